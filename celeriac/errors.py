@@ -1,0 +1,219 @@
+"""Every error that Celeriac raises, and how each one crosses a wire.
+
+An error on a wire is ``{"code", "message"}`` and nothing else: no path of a server, no key, no
+traceback. ``from_wire`` turns it back into the class that carries the code.
+
+CeleriacError
+├── ConfigError                  config_invalid        settings or celeriac.toml are wrong
+├── BrokerError                  broker_unavailable    Redis cannot be reached, or is too old
+├── RequestError                 request_invalid       the request as a whole is at fault
+│   ├── ModelNotFound            model_not_found
+│   ├── VersionNotFound          version_not_found
+│   ├── ContractMismatch         contract_mismatch     a message of a version that we do not read
+│   ├── PayloadTooLarge          payload_too_large
+│   └── PredictionNotFound       prediction_not_found  an id that was never given, or has expired
+├── ItemError                    item_failed           one item of a request is at fault
+│   ├── InvalidItem              item_invalid          it does not fit the model's input schema
+│   ├── ModelFailed              model_failed          the model raised on it
+│   ├── NonFiniteOutput          output_not_finite     the model answered NaN or infinity
+│   └── ResourceExhausted        resource_exhausted    not enough memory for it
+├── DeadlineExceeded             deadline_exceeded     no answer within the time that was allowed
+├── Cancelled                    cancelled
+├── WorkerError                  worker_failed         a worker failed outside the model
+├── RegistryError                registry_invalid      the model folder cannot be used
+│   ├── ModelCorrupt             model_corrupt         a file differs from its recorded digest
+│   ├── UntrustedModel           model_untrusted       it needs a type that is not trusted here
+│   ├── RuntimeMissing           runtime_missing       a library that the format needs is absent
+│   └── PromotionRefused         promotion_refused     the version did not pass its checks
+├── DatasetError                 dataset_invalid       a source cannot be read or does not fit
+├── OutputConflict               output_conflict       the output folder belongs to something else
+├── JobNotFound                  job_not_found
+└── JobFailed                    job_failed
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class CeleriacError(Exception):
+    """Something in Celeriac went wrong."""
+
+    code: ClassVar[str] = "error"
+    _by_code: ClassVar[dict[str, type[CeleriacError]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        CeleriacError._by_code[cls.code] = cls
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+    def to_wire(self) -> dict[str, str]:
+        """The form that may leave the process: ``{"code", "message"}``."""
+        return {"code": self.code, "message": self.message}
+
+
+class ConfigError(CeleriacError):
+    """The configuration is not valid."""
+
+    code = "config_invalid"
+
+
+class BrokerError(CeleriacError):
+    """Redis cannot be reached."""
+
+    code = "broker_unavailable"
+
+
+class RequestError(CeleriacError):
+    """The request is not valid."""
+
+    code = "request_invalid"
+
+
+class ModelNotFound(RequestError):
+    """No such model."""
+
+    code = "model_not_found"
+
+
+class VersionNotFound(RequestError):
+    """The model has no such version or alias."""
+
+    code = "version_not_found"
+
+
+class ContractMismatch(RequestError):
+    """The message has a contract version that this worker does not read."""
+
+    code = "contract_mismatch"
+
+
+class PayloadTooLarge(RequestError):
+    """The request is larger than the limit; score large data as a dataset."""
+
+    code = "payload_too_large"
+
+
+class PredictionNotFound(RequestError):
+    """No prediction has this id, or it has expired."""
+
+    code = "prediction_not_found"
+
+
+class ItemError(CeleriacError):
+    """The item could not be answered."""
+
+    code = "item_failed"
+
+
+class InvalidItem(ItemError):
+    """The item does not fit the model's input schema."""
+
+    code = "item_invalid"
+
+
+class ModelFailed(ItemError):
+    """The model raised an error on this item."""
+
+    code = "model_failed"
+
+
+class NonFiniteOutput(ItemError):
+    """The model answered with NaN or infinity."""
+
+    code = "output_not_finite"
+
+
+class ResourceExhausted(ItemError):
+    """There was not enough memory for this item."""
+
+    code = "resource_exhausted"
+
+
+class DeadlineExceeded(CeleriacError):
+    """No answer came within the time that was allowed."""
+
+    code = "deadline_exceeded"
+
+
+class Cancelled(CeleriacError):
+    """The work was cancelled."""
+
+    code = "cancelled"
+
+
+class WorkerError(CeleriacError):
+    """A worker failed; its log has the reason."""
+
+    code = "worker_failed"
+
+
+class RegistryError(CeleriacError):
+    """The model cannot be used."""
+
+    code = "registry_invalid"
+
+
+class ModelCorrupt(RegistryError):
+    """A file of the model differs from its recorded digest."""
+
+    code = "model_corrupt"
+
+
+class UntrustedModel(RegistryError):
+    """The model needs a type that this server does not trust."""
+
+    code = "model_untrusted"
+
+
+class RuntimeMissing(RegistryError):
+    """A library that this model's format needs is not installed."""
+
+    code = "runtime_missing"
+
+
+class PromotionRefused(RegistryError):
+    """The version did not pass its checks, so the old one goes on serving."""
+
+    code = "promotion_refused"
+
+
+class DatasetError(CeleriacError):
+    """The dataset cannot be read."""
+
+    code = "dataset_invalid"
+
+
+class OutputConflict(CeleriacError):
+    """The output folder belongs to something else."""
+
+    code = "output_conflict"
+
+
+class JobNotFound(CeleriacError):
+    """No such job."""
+
+    code = "job_not_found"
+
+
+class JobFailed(CeleriacError):
+    """The job failed."""
+
+    code = "job_failed"
+
+
+def from_wire(error: dict[str, Any]) -> CeleriacError:
+    """The exception that ``{"code", "message"}`` stands for; an unknown code keeps its message.
+
+    >>> from_wire({"code": "model_not_found", "message": "no model named 'x'"})
+    ModelNotFound("no model named 'x'")
+    """
+    code = str(error.get("code", "error"))
+    message = str(error.get("message") or code)
+    return CeleriacError._by_code.get(code, CeleriacError)(message)

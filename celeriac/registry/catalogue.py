@@ -1,0 +1,105 @@
+"""The catalogue: what the registry holds, published to Redis for clients and workers.
+
+Truth is the registry on disk. The maintenance role publishes; everybody else reads, and follows
+the generation number, which goes up by one with every change.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from celeriac import errors
+from celeriac.messages import CATALOGUE_KEY, GENERATION_KEY, ModelRef
+from celeriac.registry.manifest import InputSchema, ModelVersion, OutputSchema
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")  # a newer publisher may say more
+
+
+class VersionInfo(_Record):
+    """What a caller must know of a version."""
+
+    version: int
+    format: str
+    device: Literal["cpu", "gpu"]
+    input: InputSchema
+    output: OutputSchema
+    created_at: str
+    metrics: dict[str, float] = {}
+    description: str = ""
+
+
+class ModelInfo(_Record):
+    """One model: its aliases and its versions."""
+
+    name: str
+    aliases: dict[str, int] = {}
+    versions: dict[int, VersionInfo] = {}
+
+
+class Catalogue(_Record):
+    """All models."""
+
+    generation: int = 0
+    models: dict[str, ModelInfo] = {}
+
+    def resolve(self, ref: ModelRef) -> VersionInfo:
+        """The version that ``ref`` means. Raises ModelNotFound or VersionNotFound."""
+        model = self.models.get(ref.name)
+        if model is None:
+            known = ", ".join(sorted(self.models)[:10]) or "none yet"
+            raise errors.ModelNotFound(f"no model named {ref.name!r}; registered models: {known}")
+        number = ref.version if ref.version is not None else model.aliases.get(ref.alias or "")
+        if number is None:
+            raise errors.VersionNotFound(_no_alias(ref, model))
+        if number not in model.versions:
+            have = ", ".join(map(str, sorted(model.versions))) or "none"
+            raise errors.VersionNotFound(f"{ref.name} has no version {number}; it has: {have}")
+        return model.versions[number]
+
+
+def _no_alias(ref: ModelRef, model: ModelInfo) -> str:
+    if ref.alias == "champion":
+        return (
+            f"{ref.name} has no promoted version; promote one: "
+            f"celeriac models promote {ref.name}@{max(model.versions, default=1)}"
+        )
+    have = ", ".join(sorted(model.aliases)) or "none"
+    return f"{ref.name} has no alias {ref.alias!r}; it has: {have}"
+
+
+def version_info(version: ModelVersion) -> VersionInfo:
+    """The published part of a version."""
+    return VersionInfo(**{name: getattr(version, name) for name in VersionInfo.model_fields})
+
+
+_PUBLISH = """
+local old = redis.call('GET', KEYS[1])
+if old == ARGV[1] then return tonumber(redis.call('GET', KEYS[2]) or '0') end
+redis.call('SET', KEYS[1], ARGV[1])
+return redis.call('INCR', KEYS[2])
+"""
+
+
+def publish(client: Any, models: dict[str, ModelInfo]) -> int:
+    """Publish through a redis-py client; returns the generation, which rises only on a change."""
+    body = Catalogue(models=dict(sorted(models.items()))).model_dump_json()
+    return int(client.eval(_PUBLISH, 2, CATALOGUE_KEY, GENERATION_KEY, body))
+
+
+def fetch(client: Any) -> Catalogue:
+    """The published catalogue; empty if nobody has published yet."""
+    body, generation = client.mget(CATALOGUE_KEY, GENERATION_KEY)
+    if body is None:
+        return Catalogue()
+    return Catalogue.model_validate_json(body).model_copy(
+        update={"generation": int(generation or 0)}
+    )
+
+
+def fetch_generation(client: Any) -> int:
+    """The generation number alone: one GET."""
+    return int(client.get(GENERATION_KEY) or 0)

@@ -1,0 +1,259 @@
+"""Settings: typed data from ``celeriac.toml``, with scalars overridden by the environment.
+
+``CELERIAC_CONFIG`` names the file; without it, ``celeriac.toml`` in the current folder is read if
+it is there. ``CELERIAC_<SECTION>_<SETTING>`` overrides one scalar: ``CELERIAC_BROKER_URL`` is
+``url`` in ``[broker]``. Nothing is read when this module is imported: call :func:`load_settings`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from celeriac import errors
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class BrokerSettings(_Section):
+    """``[broker]``: the Redis (or Valkey, 7.0 or newer) that carries everything."""
+
+    url: str | None = None
+    """``redis://host:port/db``. Unset: the embedded server of ``celeriac up``."""
+    connect_timeout_s: Annotated[float, Field(gt=0, le=60)] = 2.0
+    socket_timeout_s: Annotated[float, Field(ge=2, le=60)] = 5.0
+    """A reply of Redis later than this counts as a broken connection."""
+
+
+class StackSettings(_Section):
+    """``[stack]``: the local stack of ``celeriac up``."""
+
+    state_dir: Path = Path(".celeriac")
+    """Where the embedded server, the logs and the beat schedule keep their files."""
+    redis_port: Annotated[int, Field(ge=1, le=65535)] = 6389
+    flower_port: Annotated[int, Field(ge=1, le=65535)] = 5555
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9401
+    """First port of the workers' metrics: each role takes the next one. 0: any free ports."""
+    batch_processes: Annotated[int, Field(ge=0, le=256)] = 0
+    """Processes of the ``batch.cpu`` worker. 0: one per core."""
+
+
+class FlowerSettings(_Section):
+    """``[flower]``: where Flower listens. Beyond loopback it needs a password."""
+
+    host: str = "127.0.0.1"
+    basic_auth: str = ""
+    """``user:password``."""
+
+
+class ModelsSettings(_Section):
+    """``[models]``: the registry, and what a model file may contain."""
+
+    root: Path = Path("models")
+    trusted_types: tuple[str, ...] = ()
+    """Types beyond scikit-learn's, numpy's and scipy's own that a skops file may hold."""
+    architectures: tuple[str, ...] = ("celeriac.runtimes.architectures",)
+    """Module prefixes that a torch architecture (``package.module:Class``) may come from."""
+    check_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    """Longest check of a version (load and golden examples) before a promotion."""
+
+
+class RealtimeSettings(_Section):
+    """``[realtime]``: single items."""
+
+    timeout_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    """How long ``predict`` waits when the caller does not say."""
+    max_items: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    """Items of one ``celeriac.predict`` task, at most."""
+    max_item_bytes: Annotated[int, Field(ge=1_024, le=64_000_000)] = 1_000_000
+    """One item on the wire, at most; larger data belongs into a dataset."""
+    max_batch_items: Annotated[int, Field(ge=1, le=4_096)] = 256
+    """Items that one forward pass takes, at most."""
+    submission_ttl_s: Annotated[int, Field(ge=60, le=2_592_000)] = 86_400
+    """How long the result of ``submit`` can be fetched."""
+    event_sample: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the lane's envelopes that Flower sees; failures are always shown."""
+
+
+class BatchSettings(_Section):
+    """``[batch]``: datasets."""
+
+    chunk_rows: Annotated[int, Field(ge=1, le=100_000_000)] = 50_000
+    """Rows of one chunk when the caller does not say; fewer when the dataset is small."""
+    chunk_bytes: Annotated[int, Field(ge=1_024)] = 64_000_000
+    """Bytes of one chunk's source, at most."""
+    chunk_timeout_s: Annotated[int, Field(ge=1, le=86_400)] = 1_800
+    """Longest run of one chunk; then its process is ended."""
+    job_ttl_s: Annotated[int, Field(ge=60)] = 604_800
+    """How long Redis remembers a job after its last change. Its files stay."""
+
+
+class NightlySettings(_Section):
+    """``[nightly.NAME]``: a dataset that is scored each night."""
+
+    dataset: str
+    """Path of the dataset; ``{date}`` stands for the logical date, as 2026-11-22."""
+    model: str
+    output: str
+    """Path of the output folder; holds ``{date}``."""
+    at: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = "02:00"
+    """Time of day of the run, UTC. The run's logical date is the day before."""
+    lookback_days: Annotated[int, Field(ge=1, le=31)] = 3
+    """How many past dates are checked for a missed run."""
+    enabled: bool = True
+
+
+class LogSettings(_Section):
+    """``[log]``"""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["console", "json"] = "console"
+
+
+class Settings(_Section):
+    """All settings. Each section is a table of ``celeriac.toml``."""
+
+    broker: BrokerSettings = BrokerSettings()
+    stack: StackSettings = StackSettings()
+    flower: FlowerSettings = FlowerSettings()
+    models: ModelsSettings = ModelsSettings()
+    realtime: RealtimeSettings = RealtimeSettings()
+    batch: BatchSettings = BatchSettings()
+    nightly: dict[str, NightlySettings] = {}
+    log: LogSettings = LogSettings()
+
+    @property
+    def broker_url(self) -> str:
+        """The broker in use: the configured one, or the embedded server's address."""
+        return self.broker.url or f"redis://127.0.0.1:{self.stack.redis_port}/0"
+
+
+def load_settings(
+    path: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Read the file, then the environment.
+
+    Raises ConfigError, which names the file, the setting, what is wrong, and a likely spelling.
+    """
+    environ = os.environ if environ is None else environ
+    path = path or _config_path(environ)
+    data = _read_toml(path) if path else {}
+    _override(data, environ)
+    try:
+        settings = Settings.model_validate(data)
+    except ValidationError as error:
+        raise errors.ConfigError(_explain(error, path)) from error
+    check_broker_url(settings.broker_url)
+    return settings
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read once at first use."""
+    return load_settings()
+
+
+def check_broker_url(url: str) -> str:
+    """``url`` itself; raises ConfigError if it cannot be the address of a Redis."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise errors.ConfigError(
+            f"the broker URL {hide_password(url)!r} is not usable; "
+            "it looks like redis://host:6379/0 (or rediss:// for TLS)"
+        )
+    return url
+
+
+def hide_password(url: str) -> str:
+    """``url`` without its password, for messages and logs."""
+    head, at, tail = url.rpartition("@")
+    if not at:
+        return url
+    scheme, slashes, user = head.partition("://")
+    return f"{scheme}{slashes}{user.partition(':')[0]}:***@{tail}"
+
+
+def _config_path(environ: Mapping[str, str]) -> Path | None:
+    named = environ.get("CELERIAC_CONFIG")
+    if named:
+        return Path(named)
+    default = Path("celeriac.toml")
+    return default if default.is_file() else None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError as error:
+        raise errors.ConfigError(f"{path}: no such file (CELERIAC_CONFIG names it)") from error
+    except OSError as error:
+        raise errors.ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise errors.ConfigError(f"{path}: is not valid TOML: {error}") from error
+
+
+def _override(data: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """Put the scalars that the environment names into ``data``.
+
+    Only known settings are looked up: an orchestrator may set other ``CELERIAC_*`` variables.
+    """
+    for section, field in Settings.model_fields.items():
+        model = field.annotation
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            continue
+        for name in model.model_fields:
+            variable = f"CELERIAC_{section}_{name}".upper()
+            if variable in environ:
+                table = data.setdefault(section, {})
+                if isinstance(table, dict):
+                    table[name] = _env_value(model, name, environ[variable])
+
+
+def _env_value(model: type[BaseModel], name: str, text: str) -> Any:
+    annotation = model.model_fields[name].annotation
+    if annotation == tuple[str, ...]:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if annotation is bool:
+        return TypeAdapter(bool).validate_python(text)
+    return text or None
+
+
+def _explain(error: ValidationError, path: Path | None) -> str:
+    where = str(path) if path else "the environment"
+    lines = [f"{where}: {_explain_one(dict(item))}" for item in error.errors()[:5]]
+    return "\n".join(lines)
+
+
+def _explain_one(item: dict[str, Any]) -> str:
+    location = ".".join(str(part) for part in item["loc"])
+    if item["type"] != "extra_forbidden":
+        return f"{location}: {item['msg']} (found {item['input']!r})"
+    name = str(item["loc"][-1])
+    close = difflib.get_close_matches(name, _names_beside(item["loc"][:-1]), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{location}: no such setting{hint}"
+
+
+def _names_beside(location: tuple[Any, ...]) -> list[str]:
+    if not location:
+        return list(Settings.model_fields)
+    if location[0] == "nightly":
+        return list(NightlySettings.model_fields)
+    section = Settings.model_fields[location[0]].annotation
+    assert isinstance(section, type) and issubclass(section, BaseModel)
+    return list(section.model_fields)

@@ -1,0 +1,143 @@
+"""The one place where the producer half meets Redis and Celery.
+
+Both are made from :mod:`celeriac.settings` alone, so a host project's Celery app and
+``celeryconfig`` are never touched. The Celery app has no result backend: a group of a thousand
+tasks would otherwise send a thousand SUBSCRIBEs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from typing import TYPE_CHECKING, Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from celeriac import errors
+from celeriac.settings import Settings, hide_password
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+MIN_REDIS = (7, 0)
+"""``BLMPOP`` came with Redis 7.0."""
+
+
+class Broker:
+    """Connections of one client. Safe with threads; a forked child makes its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.url = settings.broker_url
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._redis: redis.Redis | None = None
+        self._celery: Celery | None = None
+
+    @property
+    def redis(self) -> redis.Redis:
+        """A Redis client with a pool of its own, made at first use in this process."""
+        with self._lock:
+            self._forget_parent()
+            if self._redis is None:
+                self._redis = connect(self.settings)
+            return self._redis
+
+    @property
+    def celery(self) -> Celery:
+        """A Celery app that can only publish, made at first use in this process."""
+        with self._lock:
+            self._forget_parent()
+            if self._celery is None:
+                self._celery = _publishing_app(self.settings)
+            return self._celery
+
+    def check(self) -> None:
+        """Raises BrokerError if Redis cannot be reached or is older than 7.0."""
+        check_server(self.redis, self.url)
+
+    def close(self) -> None:
+        """Close what this process opened. The broker can be used again."""
+        with self._lock:
+            self._forget_parent()
+            if self._redis is not None:
+                self._redis.close()
+            if self._celery is not None:
+                self._celery.close()
+            self._redis = self._celery = None
+
+    def _forget_parent(self) -> None:
+        # After a fork the sockets belong to the parent: drop them, never close them.
+        if self._pid != os.getpid():
+            self._redis = self._celery = None
+            self._pid = os.getpid()
+
+
+def connect(settings: Settings, **options: Any) -> redis.Redis:
+    """A Redis client that fails soon: no hidden retries, every wait bounded by the settings."""
+    return redis.Redis.from_url(
+        settings.broker_url,
+        socket_connect_timeout=settings.broker.connect_timeout_s,
+        socket_timeout=settings.broker.socket_timeout_s,
+        socket_keepalive=True,
+        health_check_interval=15,
+        retry=Retry(NoBackoff(), 1),
+        **({"max_connections": 1_024} | options),
+    )
+
+
+def check_server(client: redis.Redis, url: str) -> tuple[int, int]:
+    """The server's Redis version; raises BrokerError if it cannot be reached or is too old."""
+    try:
+        info: Any = client.info("server")
+    except redis.RedisError as error:
+        raise broker_error(error, url) from error
+    # Valkey says here which Redis it is compatible with.
+    found = re.match(r"(\d+)\.(\d+)", str(info.get("redis_version", "")))
+    version = (int(found[1]), int(found[2])) if found else (0, 0)
+    if version < MIN_REDIS:
+        raise errors.BrokerError(
+            f"the server at {hide_password(url)} is Redis {version[0]}.{version[1]}; "
+            "Celeriac needs Redis or Valkey 7.0 or newer"
+        )
+    return version
+
+
+def broker_error(error: Exception, url: str) -> errors.BrokerError:
+    """What to tell a user of a failed exchange with Redis."""
+    return errors.BrokerError(
+        f"no answer from Redis at {hide_password(url)} ({error}). Is it running? "
+        "`celeriac up` starts a local one; CELERIAC_BROKER_URL names another"
+    )
+
+
+def _publishing_app(settings: Settings) -> Celery:
+    from celery import Celery
+
+    # set_as_current=False: the host project's own app stays the current one.
+    app = Celery("celeriac.producer", broker=settings.broker_url, set_as_current=False)
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_protocol=2,
+        result_backend=None,
+        task_ignore_result=True,
+        broker_pool_limit=10,
+        broker_pool_acquire_timeout=2,
+        broker_connection_timeout=settings.broker.connect_timeout_s,
+        broker_connection_retry=False,
+        task_publish_retry=True,
+        task_publish_retry_policy={
+            "max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1,
+        },
+        broker_transport_options={
+            "socket_timeout": settings.broker.socket_timeout_s,
+            "socket_connect_timeout": settings.broker.connect_timeout_s,
+            "socket_keepalive": True,
+            "priority_steps": [0],
+        },
+    )
+    return app

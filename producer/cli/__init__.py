@@ -1,0 +1,1 @@
+"""The ``celeriac`` command: one file per command; heavy imports inside the commands."""
