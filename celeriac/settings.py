@@ -44,6 +44,8 @@ class StackSettings(_Section):
     flower_port: Annotated[int, Field(ge=1, le=65535)] = 5555
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9401
     """First port of the workers' metrics: each role takes the next one. 0: any free ports."""
+    metrics_host: str = "127.0.0.1"
+    """Where the workers' metrics and health pages listen; they hold no payload."""
     batch_processes: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes of the ``batch.cpu`` worker. 0: one per core."""
 
@@ -81,6 +83,8 @@ class RealtimeSettings(_Section):
     """Items that one forward pass takes, at most."""
     submission_ttl_s: Annotated[int, Field(ge=60, le=2_592_000)] = 86_400
     """How long the result of ``submit`` can be fetched."""
+    drain_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
+    """After TERM, how long the lane may take to answer what it has popped."""
     event_sample: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the lane's envelopes that Flower sees; failures are always shown."""
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from celeriac import errors
 from celeriac.messages import CATALOGUE_KEY, GENERATION_KEY, ModelRef
 from celeriac.registry.manifest import InputSchema, ModelVersion, OutputSchema
+from celeriac.registry.reference import pick, unknown_model
 
 
 class _Record(BaseModel):
@@ -50,25 +50,8 @@ class Catalogue(_Record):
         """The version that ``ref`` means. Raises ModelNotFound or VersionNotFound."""
         model = self.models.get(ref.name)
         if model is None:
-            known = ", ".join(sorted(self.models)[:10]) or "none yet"
-            raise errors.ModelNotFound(f"no model named {ref.name!r}; registered models: {known}")
-        number = ref.version if ref.version is not None else model.aliases.get(ref.alias or "")
-        if number is None:
-            raise errors.VersionNotFound(_no_alias(ref, model))
-        if number not in model.versions:
-            have = ", ".join(map(str, sorted(model.versions))) or "none"
-            raise errors.VersionNotFound(f"{ref.name} has no version {number}; it has: {have}")
-        return model.versions[number]
-
-
-def _no_alias(ref: ModelRef, model: ModelInfo) -> str:
-    if ref.alias == "champion":
-        return (
-            f"{ref.name} has no promoted version; promote one: "
-            f"celeriac models promote {ref.name}@{max(model.versions, default=1)}"
-        )
-    have = ", ".join(sorted(model.aliases)) or "none"
-    return f"{ref.name} has no alias {ref.alias!r}; it has: {have}"
+            raise unknown_model(ref.name, self.models)
+        return model.versions[pick(ref, model.versions, model.aliases)]
 
 
 def version_info(version: ModelVersion) -> VersionInfo:

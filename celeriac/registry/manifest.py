@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 MANIFEST_NAME = "model.json"
 MANIFEST_CONTRACT = 1
@@ -21,6 +22,14 @@ class FileRecord(_Record):
     """Relative to the version's folder; no ``..``, never absolute."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     size: Annotated[int, Field(ge=0)]
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, path: str) -> str:
+        parts = PurePosixPath(path).parts
+        if not parts or path.startswith("/") or ".." in parts or str(PurePosixPath(path)) != path:
+            raise ValueError(f"{path!r} does not lie in the version's folder")
+        return path
 
 
 class Column(_Record):
@@ -79,15 +88,11 @@ class Architecture(_Record):
     arguments: dict[str, Any] = {}
 
 
-class ModelVersion(_Record):
-    """``model.json`` of one version."""
+class ModelDraft(_Record):
+    """What is known of a version before the registry gives it a number."""
 
-    contract: Literal[1] = 1
-    name: str
-    version: Annotated[int, Field(ge=1)]
     format: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
     """Which runtime loads it: ``sklearn``, ``torch``, ``echo`` ..."""
-    files: tuple[FileRecord, ...]
     input: InputSchema
     output: OutputSchema
     device: Literal["cpu", "gpu"] = "cpu"
@@ -97,6 +102,15 @@ class ModelVersion(_Record):
     metrics: dict[str, float] = {}
     golden: tuple[GoldenExample, ...] = ()
     description: str = ""
+
+
+class ModelVersion(ModelDraft):
+    """``model.json`` of one version."""
+
+    contract: Literal[1] = 1
+    name: str
+    version: Annotated[int, Field(ge=1)]
+    files: tuple[FileRecord, ...]
     created_at: str
     """ISO 8601, UTC."""
     created_by: str = ""

@@ -1,0 +1,47 @@
+"""What a worker counts. The first four names are the tutorial's; all others begin ``celeriac_``.
+
+In a prefork worker ``PROMETHEUS_MULTIPROC_DIR`` must be set before this module is imported:
+``workers/app.py`` does so.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram, Summary
+
+BATCH_SECONDS = Summary(
+    "batch_inference_seconds", "Time to score one chunk of a dataset", ["model"]
+)
+REAL_TIME_SECONDS = Summary(
+    "real_time_inference_seconds", "Time of one forward pass for single items", ["model"]
+)
+REQUESTS = Counter("inference_requests_total", "Items and rows that were scored", ["model", "kind"])
+MODEL_VERSION = Gauge(
+    "model_version", "Version that serves as champion", ["model"], multiprocess_mode="mostrecent"
+)
+
+ITEM_ERRORS = Counter(
+    "celeriac_item_errors_total", "Items and rows that got an error instead of an answer",
+    ["model", "code"],
+)
+EXPIRED = Counter(
+    "celeriac_expired_items_total", "Items dropped because their deadline had passed", ["place"]
+)
+BATCH_ITEMS = Histogram(
+    "celeriac_lane_batch_items", "Items of one forward pass in the real-time lane", ["model"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+)
+QUEUE_SECONDS = Histogram(
+    "celeriac_lane_queue_seconds", "From a client's publishing to the lane's popping", ["model"],
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+LANE_ERRORS = Counter(
+    "celeriac_lane_errors_total", "Exchanges and messages that the real-time lane gave up", ["kind"]
+)
+LOAD_FAILURES = Counter(
+    "celeriac_model_load_failures_total", "Versions that could not be loaded", ["model"]
+)
+CHUNKS = Counter("celeriac_batch_chunks_total", "Chunks by what became of them", ["outcome"])
+NIGHTLY_MISSED = Gauge(
+    "celeriac_nightly_missed", "Dates of a nightly schedule that have no run", ["schedule"],
+    multiprocess_mode="mostrecent",
+)

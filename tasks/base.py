@@ -1,0 +1,75 @@
+"""What every task shares, once: errors, log context, and what Flower may see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Task
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from celery.worker.request import Request
+
+from celeriac import errors
+from celeriac.logs import bound, get_logger
+
+log = get_logger(__name__)
+
+SHOWN = ("model", "ref", "name", "job_id", "chunk_no", "chunk", "date", "v")
+"""Arguments that events and logs may show; of ``items`` only their number, of others nothing."""
+
+
+def summarise(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The part of a task's arguments that is no payload.
+
+    >>> summarise({"model": "reviews", "items": ["good", "bad"]})
+    {'model': 'reviews', 'items': 2}
+    """
+    shown = {name: kwargs[name] for name in SHOWN if isinstance(kwargs.get(name), (str, int))}
+    items = kwargs.get("items")
+    if isinstance(items, (list, tuple)):
+        shown["items"] = len(items)
+    return {name: value[:80] if isinstance(value, str) else value for name, value in shown.items()}
+
+
+class SummarisedRequest(Request):  # type: ignore[misc]
+    """A request whose events and log lines carry a summary instead of the caller's payload."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        payload = self._payload
+        found = payload[1] if isinstance(payload, (list, tuple)) and len(payload) > 1 else {}
+        self._argsrepr = "()"
+        self._kwargsrepr = repr(summarise(found if isinstance(found, dict) else {}))
+        self._request_dict["argsrepr"] = self._argsrepr
+        self._request_dict["kwargsrepr"] = self._kwargsrepr
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        if "result" in fields:
+            fields["result"] = "'stored'"
+        super().send_event(type, **fields)
+
+
+class CeleriacTask(Task):  # type: ignore[misc]
+    """Base of all our tasks: at most three attempts, typed errors, one log context."""
+
+    Request = "tasks.base:SummarisedRequest"
+    max_retries = 2
+    resultrepr_maxsize = 64
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        request = self.request.id or "-"
+        with bound(request=request, task=self.name, **summarise(kwargs)):
+            try:
+                return super().__call__(*args, **kwargs)
+            except (errors.CeleriacError, Retry, Ignore, Reject, SoftTimeLimitExceeded):
+                raise
+            except MemoryError as error:
+                # Celery would end the whole worker and requeue the message, worker after worker.
+                log.exception("task out of memory")
+                raise errors.ResourceExhausted(
+                    "the worker had not enough memory for this task; send fewer items at once"
+                ) from error
+            except Exception as error:  # what a remote caller learns must name no path of ours
+                log.exception("task failed")
+                raise errors.WorkerError(
+                    f"the task failed; the worker's log names the reason (request {request})"
+                ) from error

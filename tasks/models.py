@@ -1,0 +1,56 @@
+"""Promotion, rollback and publishing, on the maintenance queue.
+
+A machine that has only the producer half can promote through these: the checks and the alias
+live where the registry is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from celery import Task, shared_task
+
+from celeriac import release
+from celeriac.messages import CATALOGUE_PUBLISH, MODELS_PROMOTE, MODELS_ROLLBACK, ModelRef
+from celeriac.registry import catalogue
+from celeriac.registry.store import Registry
+from celeriac.settings import get_settings
+from tasks.base import CeleriacTask
+
+
+def _registry() -> Registry:
+    return Registry(Path(get_settings().models.root))
+
+
+def publish_registry(client: Any) -> int:
+    """Publish the registry through a redis-py client; returns the generation."""
+    return catalogue.publish(client, _registry().infos())
+
+
+@shared_task(name=MODELS_PROMOTE, base=CeleriacTask, bind=True)
+def promote(self: Task, ref: str, who: str = "", why: str = "") -> dict[str, Any]:
+    """Verify and check a version in a process of its own, then make it the champion.
+
+    Raises PromotionRefused (the old version goes on serving), ModelCorrupt, ModelNotFound,
+    VersionNotFound.
+    """
+    result = release.promote(
+        _registry(), ModelRef.parse(ref), settings=get_settings(), who=who, why=why
+    )
+    publish_registry(self.backend.client)
+    return result
+
+
+@shared_task(name=MODELS_ROLLBACK, base=CeleriacTask, bind=True)
+def rollback(self: Task, name: str, who: str = "", why: str = "") -> dict[str, Any]:
+    """Make the version before the last promotion the champion again."""
+    result = release.rollback(_registry(), name, who=who, why=why)
+    publish_registry(self.backend.client)
+    return result
+
+
+@shared_task(name=CATALOGUE_PUBLISH, base=CeleriacTask, bind=True, ignore_result=True)
+def publish(self: Task) -> None:
+    """Publish the catalogue; its generation rises only if something changed."""
+    publish_registry(self.backend.client)

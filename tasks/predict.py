@@ -1,0 +1,122 @@
+"""The two doors to the models: ``celeriac.predict`` and ``celeriac.predict.envelope``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+from celery import Task, shared_task
+
+from celeriac import errors, metrics
+from celeriac.host import get_host
+from celeriac.logs import get_logger
+from celeriac.messages import (
+    CONTRACT, PREDICT, PREDICT_ENVELOPE, REPLY_TTL_S, Envelope, Reply, check_contract,
+    reply_key, result_key, submission_key,
+)
+from celeriac.settings import get_settings
+from tasks.base import CeleriacTask
+
+log = get_logger(__name__)
+
+
+class PredictTask(CeleriacTask):
+    """Keeps the result of a submission as long as its handle states."""
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: dict[str, Any]) -> None:
+        submission = kwargs.get("submission")
+        if submission:
+            client = self.backend.client
+            left_s = client.ttl(submission_key(submission))
+            if left_s > 0:
+                client.expire(result_key(task_id), left_s)
+
+
+@shared_task(name=PREDICT, base=PredictTask, bind=True)
+def predict(
+    self: Task,
+    model: str,
+    items: list[Any],
+    submission: str | None = None,
+    v: int = CONTRACT,
+) -> list[dict[str, Any]]:
+    """Score ``items`` with ``model``; the answers are a list in the items' order.
+
+    Each entry is an answer or ``{"error": {"code", "message"}}``. The task fails as a whole only
+    when the whole request is at fault: RequestError and its kinds, RegistryError, Cancelled.
+    """
+    check_contract(v)
+    _check_items(items)
+    if submission is not None and _was_cancelled(self, submission):
+        raise errors.Cancelled(f"the prediction {submission} was cancelled before it began")
+    return score(model, items)
+
+
+@shared_task(name=PREDICT_ENVELOPE, base=CeleriacTask, bind=True, ignore_result=True)
+def predict_envelope(self: Task, **kwargs: Any) -> None:
+    """What the lane does, for a worker without a lane: score one envelope and push the reply."""
+    envelope = read_envelope(kwargs)
+    if envelope.deadline_ms < time.time() * 1000:
+        metrics.EXPIRED.labels("receipt").inc(len(envelope.items))
+        return
+    reply = Reply(v=CONTRACT, id=envelope.id, batch_items=len(envelope.items))
+    started = time.perf_counter()
+    try:
+        check_contract(envelope.v)
+        reply.answers = score(envelope.model, envelope.items)
+    except errors.CeleriacError as error:
+        reply.error = error.to_wire()
+    reply.compute_ms = (time.perf_counter() - started) * 1000
+    key = reply_key(envelope.reply_to)
+    with self.backend.client.pipeline(transaction=False) as pipe:
+        pipe.rpush(key, msgspec.json.encode(reply))
+        pipe.expire(key, REPLY_TTL_S)
+        pipe.execute()
+
+
+def read_envelope(kwargs: dict[str, Any]) -> Envelope:
+    """The envelope that a message's keyword arguments are. Raises RequestError if they are not."""
+    try:
+        return msgspec.convert(kwargs, Envelope)
+    except msgspec.ValidationError as error:
+        raise errors.RequestError(f"the envelope is not well formed: {error}") from error
+
+
+def score(model: str, items: list[Any]) -> list[dict[str, Any]]:
+    """Answers of the model that ``model`` names, counted and timed.
+
+    Raises RequestError (or a kind of it) for an unknown model, RegistryError if it cannot load.
+    """
+    host = get_host()
+    name, version = host.resolve(model)
+    scorer = host.scorer(name, version)
+    started = time.perf_counter()
+    answers = scorer.score(items)
+    metrics.REAL_TIME_SECONDS.labels(name).observe(time.perf_counter() - started)
+    count_answers(name, answers)
+    return answers
+
+
+def count_answers(name: str, answers: list[dict[str, Any]]) -> None:
+    """Count scored items and the errors among them."""
+    metrics.REQUESTS.labels(name, "realtime").inc(len(answers))
+    for answer in answers:
+        if "error" in answer:
+            metrics.ITEM_ERRORS.labels(name, answer["error"]["code"]).inc()
+
+
+def _check_items(items: Any) -> None:
+    limit = get_settings().realtime.max_items
+    if not isinstance(items, list):
+        raise errors.RequestError(f"items must be a list, not {type(items).__name__}")
+    if len(items) > limit:
+        raise errors.PayloadTooLarge(
+            f"{len(items)} items in one task; at most {limit} are allowed: "
+            "score more as a dataset (celeriac batch submit)"
+        )
+
+
+def _was_cancelled(task: Task, submission: str) -> bool:
+    state = task.backend.client.hget(submission_key(submission), "state")
+    return bool(state == b"cancelled")

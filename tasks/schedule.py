@@ -1,0 +1,26 @@
+"""What beat sends, and when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celeriac.messages import CATALOGUE_PUBLISH, MAINTENANCE_QUEUE
+from celeriac.settings import Settings
+from tasks import nightly
+
+PUBLISH_EVERY_S = 30.0
+
+
+def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Entries of the beat schedule: the catalogue, and the nights of ``celeriac.toml``."""
+    return {
+        "publish-catalogue": {
+            "task": CATALOGUE_PUBLISH,
+            "schedule": PUBLISH_EVERY_S,
+            # Expires before the next one: a stopped worker does not find a heap of them.
+            "options": {
+                "queue": MAINTENANCE_QUEUE, "expires": PUBLISH_EVERY_S, "ignore_result": True,
+            },
+        },
+        **nightly.beat_schedule(settings),
+    }

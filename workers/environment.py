@@ -1,0 +1,64 @@
+"""A worker process's environment, set before any library reads it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from celeriac import errors
+from celeriac.settings import get_settings
+from workers import roles
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+)
+
+
+def prepare(queues: Sequence[str], pool: str | None) -> None:
+    """Set up this process as the worker that its command line asks for.
+
+    One compute thread for each process: the pool's processes share the cores among them, and the
+    lane's model shares them with the client and Redis. A prefork worker keeps its metrics in a
+    folder of its own, emptied at its start.
+    """
+    if not queues:
+        return  # beat, Flower, inspect, or a program that imports the app
+    for variable in THREAD_VARIABLES:
+        os.environ.setdefault(variable, "1")
+    try:
+        role = roles.role_for(queues)
+    except errors.ConfigError:
+        return  # celeryd_init says so, in one line
+    if (pool or role.pool) == "prefork":
+        folder = metrics_folder(role.name, os.getpid())
+        _remove_leftovers(folder.parent)
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+
+
+def metrics_folder(role: str, pid: int) -> Path:
+    """Where the worker ``pid`` of a role keeps its children's metrics."""
+    return Path(get_settings().stack.state_dir).absolute() / "metrics" / f"{role}-{pid}"
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the folders of workers that are gone, this process id's among them."""
+    if not folder.is_dir():
+        return
+    for leftover in folder.iterdir():
+        pid = leftover.name.rpartition("-")[2]
+        if pid.isdigit() and (int(pid) == os.getpid() or not is_alive(int(pid))):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def is_alive(pid: int) -> bool:
+    """True if a process of this id runs on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,147 @@
+"""What a live worker says of itself, and how it follows promotions.
+
+A worker with a lane beats from a thread, so that a long task in its main loop does not make it
+look dead. A prefork worker beats from its main loop: a process that forks has no other threads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from typing import Any
+
+import redis
+from celery import bootsteps
+
+from celeriac.host import ModelHost, get_host
+from celeriac.logs import get_logger
+from celeriac.messages import WORKER_TTL_S, worker_key
+from celeriac.registry.catalogue import fetch_generation
+from celeriac.settings import get_settings
+from producer.broker import connect
+from workers.roles import Role
+
+log = get_logger(__name__)
+
+BEAT_S = 4.0
+FOLLOW_S = 1.0
+"""How often the generation of the catalogue is looked at."""
+
+
+class Heartbeat:
+    """Beats for one worker: writes its key, and refreshes the host on a new generation."""
+
+    def __init__(self, worker: Any, client: redis.Redis, host: ModelHost | None) -> None:
+        self.role: Role = worker.celeriac_role
+        self.hostname: str = worker.hostname
+        self.last_beat = time.monotonic()
+        self._worker = worker
+        self._client = client
+        self._host = host
+        self._generation: int | None = None
+        self._started_at = time.time()
+
+    def beat(self) -> None:
+        """Write this worker's key; it expires if no further beat follows."""
+        self._client.set(
+            worker_key(self.hostname), json.dumps(self.describe()), ex=WORKER_TTL_S
+        )
+        self.last_beat = time.monotonic()
+
+    def describe(self) -> dict[str, Any]:
+        """What ``celeriac status`` shows of this worker."""
+        return {
+            "hostname": self.hostname,
+            "role": self.role.name,
+            "pid": os.getpid(),
+            "concurrency": self._worker.concurrency,
+            "started_at": self._started_at,
+            "metrics_port": getattr(self._worker, "celeriac_metrics_port", None),
+            "serving": self._host.serving() if self._host else {},
+            "loaded": self._host.loaded() if self._host else {},
+        }
+
+    def follow(self) -> None:
+        """Refresh the host if the catalogue has changed since the last look."""
+        if self._host is None:
+            return
+        generation = fetch_generation(self._client)
+        if generation != self._generation:
+            self._host.refresh()
+            self._generation = generation
+            self.beat()
+
+    def farewell(self) -> None:
+        """Remove the key: this worker leaves by its own will."""
+        try:
+            self._client.delete(worker_key(self.hostname))
+        except redis.RedisError as error:
+            log.debug("no farewell", reason=str(error))
+
+
+class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Starts with the consumer, when the worker is ready to work."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self._stopping = threading.Event()
+        self._timer: Any = None
+        self._thread: threading.Thread | None = None
+        self._heartbeat: Heartbeat | None = None
+
+    def start(self, parent: Any) -> None:
+        worker = parent.controller
+        role: Role = worker.celeriac_role
+        host = get_host() if role.warm else None
+        if self._heartbeat is None:
+            self._heartbeat = Heartbeat(worker, connect(get_settings()), host)
+            worker.celeriac_heartbeat = self._heartbeat
+        if role.lane:
+            self._start_thread()
+        else:
+            self._beat()
+            self._timer = parent.timer.call_repeatedly(BEAT_S, self._beat)
+
+    def stop(self, parent: Any) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def shutdown(self, parent: Any) -> None:
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(2 * FOLLOW_S)
+        if self._heartbeat is not None:
+            self._heartbeat.farewell()
+
+    def _start_thread(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        next_beat = 0.0
+        while not self._stopping.is_set():
+            try:
+                if self._heartbeat is not None:
+                    if time.monotonic() >= next_beat:
+                        self._heartbeat.beat()
+                        next_beat = time.monotonic() + BEAT_S
+                    self._heartbeat.follow()
+            except redis.RedisError as error:
+                log.warning("no heartbeat", reason=str(error))
+            except Exception:  # noqa: BLE001 - a worker that looks dead would be worse
+                log.exception("heartbeat failed")
+            self._stopping.wait(FOLLOW_S)
+
+    def _beat(self) -> None:
+        try:
+            if self._heartbeat is not None:
+                self._heartbeat.beat()
+                self._heartbeat.follow()
+        except redis.RedisError as error:
+            log.warning("no heartbeat", reason=str(error))

@@ -1,0 +1,123 @@
+"""From start to stop of a worker: role from ``-Q``, models loaded and warm, heartbeat, drain."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from celery import Celery, signals
+
+from celeriac import errors, logs
+from celeriac.host import get_host, make_host, set_host
+from celeriac.settings import get_settings
+from producer.broker import check_server, connect
+from tasks.models import publish_registry
+from workers import exporter, roles
+from workers.heartbeat import HeartbeatStep
+from workers.lane import LaneStep
+from workers.lease import Lease
+from workers.roles import Role
+
+log = logs.get_logger(__name__)
+
+
+def install(app: Celery) -> None:
+    """Connect the worker's life to Celery's signals and steps."""
+    signals.celeryd_init.connect(_take_role, weak=False)
+    signals.celeryd_after_setup.connect(_select_queues, weak=False)
+    signals.worker_init.connect(_load_models, weak=False)
+    signals.setup_logging.connect(_keep_our_logging, weak=False)
+    signals.worker_process_init.connect(_start_child, weak=False)
+    signals.worker_process_shutdown.connect(_end_child, weak=False)
+    app.steps["worker"].add(LaneStep)
+    app.steps["worker"].add(exporter.ExporterStep)
+    app.steps["consumer"].add(Lease)
+    app.steps["consumer"].add(HeartbeatStep)
+
+
+def _take_role(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> None:
+    """Settings of the role that ``-Q`` names, before Celery reads them."""
+    try:
+        logs.configure(get_settings().log)
+        role = roles.role_for(_names(options.get("queues")))
+        asked = roles.pool_in(sys.argv)
+        if asked:
+            roles.check_pool(role, asked)
+        check_server(connect(get_settings()), get_settings().broker_url)
+    except errors.CeleriacError as error:
+        _leave(error)
+    instance.celeriac_role = role
+    conf.worker_concurrency = role.concurrency
+    conf.worker_pool_start_method = role.start_method
+    suffix = f".{role.name}"
+    conf.broker_transport_options = conf.broker_transport_options | {
+        "visibility_timeout": role.lease_s,
+        # The shortest timeout on a shared key would count for every role.
+        "unacked_key": f"unacked{suffix}",
+        "unacked_index_key": f"unacked_index{suffix}",
+        "unacked_mutex_key": f"unacked_mutex{suffix}",
+    }
+    if role.name.startswith("batch."):
+        # A chunk that hangs is ended with its process; Celery's own retry counts it.
+        conf.task_time_limit = get_settings().batch.chunk_timeout_s
+    if role.niceness:
+        os.nice(role.niceness)
+
+
+def _select_queues(instance: Any, **_: Any) -> None:
+    """Consume the queues of the role instead of a queue of the role's name."""
+    role: Role = instance.celeriac_role
+    queues = instance.app.amqp.queues
+    if role.lane or role.name not in role.queues:
+        queues.deselect([role.name])
+    for queue in role.queues:
+        queues.select_add(queue)
+
+
+def _load_models(sender: Any, **_: Any) -> None:
+    role: Role = sender.celeriac_role
+    if roles.pool_in(sys.argv) is None:
+        sender.pool_cls = role.pool
+    set_host(make_host(get_settings(), device=role.device))
+    if role.warm:
+        get_host().refresh()
+    if role.name == "maintenance":
+        _publish_at_start()
+
+
+def _publish_at_start() -> None:
+    try:
+        generation = publish_registry(connect(get_settings()))
+    except Exception as error:
+        log.exception("catalogue not published", reason=str(error))
+    else:
+        log.info("catalogue published", generation=generation)
+
+
+def _keep_our_logging(**_: Any) -> None:
+    """Having a receiver is enough: Celery then leaves the configured logging alone."""
+
+
+def _start_child(**_: Any) -> None:
+    """A pool process: its own host, since the parent's belongs to the parent."""
+    set_host(None)
+
+
+def _end_child(pid: int | None = None, **_: Any) -> None:
+    exporter.forget_child(pid or os.getpid())
+
+
+def _names(queues: Any) -> list[str]:
+    if not queues:
+        return []
+    names = queues.split(",") if isinstance(queues, str) else list(queues)
+    return [name.strip() for name in names if name.strip()]
+
+
+def _leave(error: errors.CeleriacError) -> None:
+    # Celery's signals swallow every exception but this one.
+    sys.stderr.write(f"celeriac: {error.message}\n")
+    raise SystemExit(1)
+
+
