@@ -1,0 +1,86 @@
+"""Files that survive a crash whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from celeriac import errors
+from celeriac.registry.manifest import FileRecord
+
+
+def record(folder: Path, path: Path) -> FileRecord:
+    """Size and SHA-256 of one file, named relative to ``folder``."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileRecord(
+        path=path.relative_to(folder).as_posix(), sha256=digest, size=path.stat().st_size
+    )
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Everything below ``folder`` that is not a real folder, in a stable order."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            yield from walk(path)
+        else:
+            yield path
+
+
+def sync(path: Path) -> None:
+    """Force a file, or the entries of a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write ``path`` and force it to the disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Replace ``path`` in one step: a reader sees the old content or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write(temporary, data)
+    temporary.replace(path)
+    sync(path.parent)
+
+
+def append(path: Path, line: bytes) -> None:
+    """Append one line and force it to the disk."""
+    with path.open("ab") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def locked(path: Path, timeout_s: float = 10.0) -> Iterator[None]:
+    """Hold the lock file ``path``; the lock ends with the process that holds it.
+
+    Raises RegistryError if somebody else holds it longer than ``timeout_s``.
+    """
+    deadline = time.monotonic() + timeout_s
+    with path.open("ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise errors.RegistryError(
+                        f"{path}: another process has held this lock for {timeout_s:g} s; try again"
+                    ) from None
+                time.sleep(0.02)
+        yield

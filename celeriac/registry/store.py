@@ -1,0 +1,257 @@
+"""The registry on disk: ``<root>/<name>/<version>/`` folders that never change.
+
+A version is written into a temporary folder beside its final place and renamed, so a crash leaves
+nothing that looks like a version. The rename takes the number: it fails if somebody else has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import getpass
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from celeriac import errors
+from celeriac.messages import ModelRef, check_model_name
+from celeriac.registry import files
+from celeriac.registry.aliases import Aliases
+from celeriac.registry.catalogue import ModelInfo, version_info
+from celeriac.registry.manifest import MANIFEST_NAME, FileRecord, ModelDraft, ModelVersion
+from celeriac.registry.reference import pick, unknown_model, unknown_version
+
+log = logging.getLogger(__name__)
+
+_TEMPORARY = ".tmp-"
+_ABANDONED_AFTER_S = 86_400
+
+
+class Registry:
+    """The models below one folder. Safe with threads and processes, on one file system."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def names(self) -> list[str]:
+        """Names of all models with at least one version."""
+        if not self.root.is_dir():
+            return []
+        found = sorted(path.name for path in self.root.iterdir() if path.is_dir())
+        return [name for name in found if _is_name(name) and self._numbers(name)]
+
+    def versions(self, name: str) -> list[int]:
+        """Numbers of all versions, rising. Raises ModelNotFound."""
+        numbers = self._numbers(check_model_name(name))
+        if not numbers:
+            raise unknown_model(name, self.names())
+        return numbers
+
+    def folder(self, name: str, version: int) -> Path:
+        """Where a version lies. Raises ModelNotFound or VersionNotFound."""
+        numbers = self.versions(name)
+        if version not in numbers:
+            raise unknown_version(name, version, numbers)
+        return self.root / name / str(version)
+
+    def get(self, name: str, version: int) -> ModelVersion:
+        """``model.json`` of a version, its files not verified.
+
+        Raises ModelNotFound, VersionNotFound, or ModelCorrupt if it cannot be read.
+        """
+        path = self.folder(name, version) / MANIFEST_NAME
+        try:
+            manifest = ModelVersion.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise errors.ModelCorrupt(
+                f"{name}@{version}: {MANIFEST_NAME} is damaged ({_reason(error)}); "
+                "register the model again"
+            ) from error
+        if (manifest.name, manifest.version) != (name, version):
+            raise errors.ModelCorrupt(
+                f"{name}@{version}: its {MANIFEST_NAME} is that of {manifest.ref}; "
+                "versions are never copied or renamed by hand"
+            )
+        return manifest
+
+    def aliases(self, name: str) -> Aliases:
+        """The aliases of a model. Raises ModelNotFound."""
+        self.versions(name)
+        return Aliases(self.root / name)
+
+    def resolve(self, ref: ModelRef) -> int:
+        """The number that ``ref`` means. Raises ModelNotFound or VersionNotFound."""
+        versions = self.versions(ref.name)
+        return pick(ref, versions, {} if ref.version else self.aliases(ref.name).read())
+
+    def verify(self, name: str, version: int) -> ModelVersion:
+        """Check every file of a version against its record, without loading any of them.
+
+        Raises ModelCorrupt, which names the version and the file.
+        """
+        manifest = self.get(name, version)
+        folder = self.folder(name, version)
+        records = {record.path: record for record in manifest.files}
+        found = {path.relative_to(folder).as_posix(): path for path in files.walk(folder)}
+        found.pop(MANIFEST_NAME)
+        if folder.is_symlink():
+            raise _corrupt(manifest, ".", "is a symbolic link")
+        for path in sorted(found.keys() - records.keys()):
+            raise _corrupt(manifest, path, "does not belong to the version")
+        for path, expected in records.items():
+            _verify_file(manifest, found.get(path), expected, folder)
+        return manifest
+
+    def add(self, name: str, write: Callable[[Path], ModelDraft]) -> ModelVersion:
+        """Register a new version. ``write`` fills an empty folder and describes what it wrote.
+
+        Raises whatever ``write`` raises; then, and after a crash, there is no new version.
+        """
+        home = self.root / check_model_name(name)
+        home.mkdir(parents=True, exist_ok=True)
+        _clear_abandoned(home)
+        folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=home))
+        try:
+            draft = write(folder)
+            return self._seal(name, folder, draft)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                home.rmdir()  # a first registration that failed leaves nothing
+            raise
+
+    def infos(self) -> dict[str, ModelInfo]:
+        """All models as the catalogue publishes them. What is damaged is left out and logged."""
+        infos = {}
+        for name in self.names():
+            try:
+                infos[name] = self._info(name)
+            except errors.RegistryError as error:
+                log.warning("model %s is left out of the catalogue: %s", name, error.message)
+        return infos
+
+    def _info(self, name: str) -> ModelInfo:
+        versions = {}
+        for number in self.versions(name):
+            try:
+                versions[number] = version_info(self.get(name, number))
+            except errors.ModelCorrupt as error:
+                log.warning("a version is left out of the catalogue: %s", error.message)
+        return ModelInfo(name=name, aliases=self.aliases(name).read(), versions=versions)
+
+    def _numbers(self, name: str) -> list[int]:
+        try:
+            entries = list((self.root / name).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(int(path.name) for path in entries if _is_version(path))
+
+    def _seal(self, name: str, folder: Path, draft: ModelDraft) -> ModelVersion:
+        written = list(files.walk(folder))
+        records = tuple(files.record(folder, path) for path in written)
+        for path in written:
+            path.chmod(0o444)
+            files.sync(path)
+        home, number = folder.parent, max(self._numbers(name), default=0) + 1
+        while True:
+            manifest = _numbered(name, number, records, draft)
+            files.write(folder / MANIFEST_NAME, _as_json(manifest))
+            files.sync(folder)
+            try:
+                folder.rename(home / str(number))
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                number += 1  # another registration was faster
+        files.sync(home)
+        _make_read_only(home / str(number))
+        return manifest
+
+
+def _numbered(
+    name: str, number: int, records: tuple[FileRecord, ...], draft: ModelDraft
+) -> ModelVersion:
+    return ModelVersion(
+        **{field: getattr(draft, field) for field in ModelDraft.model_fields},
+        name=name, version=number, files=records,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"), created_by=_user(),
+    )
+
+
+def _as_json(manifest: ModelVersion) -> bytes:
+    first = {"contract": manifest.contract, "name": manifest.name, "version": manifest.version}
+    data = first | manifest.model_dump(mode="json")
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _make_read_only(folder: Path) -> None:
+    (folder / MANIFEST_NAME).chmod(0o444)
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            path.chmod(0o555)
+    folder.chmod(0o555)
+
+
+def _verify_file(
+    manifest: ModelVersion, path: Path | None, expected: FileRecord, folder: Path
+) -> None:
+    if path is None:
+        raise _corrupt(manifest, expected.path, "is missing")
+    if path.is_symlink() or not path.is_file():
+        raise _corrupt(manifest, expected.path, "is not a regular file")
+    size = path.stat().st_size
+    if size != expected.size:
+        raise _corrupt(
+            manifest, expected.path, f"has {size} bytes where {expected.size} were written"
+        )
+    if files.record(folder, path).sha256 != expected.sha256:
+        raise _corrupt(manifest, expected.path, "was changed: its SHA-256 is not the recorded one")
+
+
+def _corrupt(manifest: ModelVersion, path: str, what: str) -> errors.ModelCorrupt:
+    return errors.ModelCorrupt(f"{manifest.ref}: {path} {what}; register the model again")
+
+
+def _clear_abandoned(home: Path) -> None:
+    for path in home.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
+                shutil.rmtree(path)
+
+
+def _is_name(name: str) -> bool:
+    try:
+        return check_model_name(name) == name
+    except errors.RequestError:
+        return False
+
+
+def _is_version(path: Path) -> bool:
+    number = path.name
+    return (
+        number.isascii() and number.isdigit() and not number.startswith("0")
+        and len(number) <= 9 and (path / MANIFEST_NAME).is_file()
+    )
+
+
+def _reason(error: OSError | ValidationError) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        return f"{where}: {first['msg']}" if where else str(first["msg"])
+    return error.strerror or type(error).__name__
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return ""
