@@ -234,7 +234,7 @@ def _env_value(model: type[BaseModel], name: str, text: str) -> Any:
         return [part.strip() for part in text.split(",") if part.strip()]
     if annotation is bool:
         return TypeAdapter(bool).validate_python(text)
-    return text or None
+    return text if annotation is str else text or None
 
 
 def _explain(error: ValidationError, path: Path | None) -> str:
@@ -259,5 +259,4 @@ def _names_beside(location: tuple[Any, ...]) -> list[str]:
     if location[0] == "nightly":
         return list(NightlySettings.model_fields)
     section = Settings.model_fields[location[0]].annotation
-    assert isinstance(section, type) and issubclass(section, BaseModel)
-    return list(section.model_fields)
+    return list(getattr(section, "model_fields", ()))
