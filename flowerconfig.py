@@ -1,0 +1,11 @@
+"""Options of Flower, read by ``celery -A workers.app flower`` in this folder."""
+
+from celeriac.errors import CeleriacError
+from celeriac.settings import get_settings
+from workers import flower
+
+try:
+    globals().update(flower.options(get_settings()))
+except CeleriacError as error:
+    raise SystemExit(f"celeriac: {error.message}") from None
+flower.hide_running_arguments()

@@ -1,0 +1,86 @@
+"""``celeriac up``: the local stack in the foreground."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from celeriac.settings import load_settings
+from workers.stack import Part, Stack, has_models
+
+NO_MODELS = """\
+The registry {root} has no models yet. To get one:
+  scripts/demo                      trains two models on real data and uses them
+  celeriac models register --help   registers a model of yours"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("up")(up)
+
+
+def up(
+    no_flower: bool = typer.Option(False, "--no-flower", help="Leave Flower out."),
+    no_beat: bool = typer.Option(False, "--no-beat", help="Leave the nightly schedule out."),
+) -> None:
+    """Run the local stack: broker, workers, beat and Flower. Ctrl-C stops it."""
+    console = Console(highlight=False)
+    settings = load_settings()
+    stack = Stack(
+        settings, flower=not no_flower, beat=not no_beat,
+        say=lambda line: console.print(f"{time.strftime('%H:%M:%S')} {line}", markup=False),
+    )
+    signals = _StopSignals(stack)
+    try:
+        console.print("Starting the stack ...")
+        stack.start()
+        stack.wait_ready()
+        console.print(table(stack.parts()))
+        if not has_models(stack.settings):
+            console.print(NO_MODELS.format(root=stack.settings.models.root), markup=False)
+        console.print("Ready. Ctrl-C stops everything; `celeriac status` shows what goes on.")
+        threading.Event().wait()
+    except _Stop:
+        console.print("Stopping: workers finish what they have begun (Ctrl-C again: at once) ...")
+    finally:
+        signals.stopping = True
+        stack.stop()
+    console.print("Stopped. Nothing is left running.")
+
+
+def table(parts: list[Part]) -> Table:
+    """What runs where."""
+    grid = Table(title="The Celeriac stack", title_justify="left")
+    for heading in ("name", "what", "where", "pid", "log"):
+        grid.add_column(heading, overflow="fold", justify="right" if heading == "pid" else "left")
+    for part in parts:
+        grid.add_row(part.name, part.what, part.where, str(part.pid or "-"), part.log)
+    return grid
+
+
+class _Stop(BaseException):
+    """The first signal to stop; leaves whatever the main thread waits in."""
+
+
+class _StopSignals:
+    """The first signal drains; Ctrl-C after that kills what is left."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stopping = False
+        self._stack = stack
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup asks for it
+                signal.signal(signum, self._handle)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        del frame
+        if not self.stopping:
+            self.stopping = True
+            raise _Stop
+        if signum == signal.SIGINT:
+            self._stack.stop_now()

@@ -1,0 +1,390 @@
+"""The local stack: embedded Valkey, workers, beat and Flower as children of one supervisor."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import redis
+from pydantic import BaseModel
+
+from celeriac import errors
+from celeriac.messages import worker_key
+from celeriac.settings import NightlySettings, Settings, hide_password
+from producer.broker import check_server, connect
+from workers import flower, valkey
+from workers.lock import StateLock
+from workers.supervisor import ChildSpec, ChildStatus, Supervisor
+
+ROOT = Path(__file__).resolve().parents[1]
+ROLES = ("realtime.cpu", "batch.cpu", "maintenance")
+DRAIN_S = 30.0
+"""How long a worker may take to finish what it has begun."""
+READY_S = 120.0
+"""How long the whole stack may take to start; workers load their models in it."""
+VALKEY, BEAT, FLOWER = "valkey", "beat", "flower"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One line of the stack's table."""
+
+    name: str
+    what: str
+    where: str
+    pid: int | None
+    log: str
+
+
+class Stack:
+    """A local stack; as a context manager it is started, ready, and stopped at the end.
+
+    ``roles`` are the workers to run; ``say`` gets lines for people (a child died, and the like).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        roles: Sequence[str] = ROLES,
+        flower: bool = True,
+        beat: bool = True,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.settings = absolute(settings)
+        self.roles = tuple(roles)
+        self.state_dir = self.settings.stack.state_dir
+        self.logs = self.state_dir / "logs"
+        self._flower, self._beat = flower, beat
+        self._started_at = 0.0
+        self._lock = StateLock(self.state_dir)
+        self._ready = False
+        self._supervisor = Supervisor(say or _say_nothing, self._write_state)
+
+    @property
+    def url(self) -> str:
+        """Address of the broker, password included."""
+        return self.settings.broker_url
+
+    @property
+    def flower_url(self) -> str:
+        """Where Flower answers on this machine."""
+        return f"http://{_local(self.settings.flower.host)}:{self.settings.stack.flower_port}"
+
+    def __enter__(self) -> Stack:
+        self.start()
+        self.wait_ready()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start everything; the broker answers when this returns, the rest is on its way.
+
+        Raises ConfigError (settings, a port in use, a second stack on the state folder),
+        BrokerError or WorkerError; then nothing is left running.
+        """
+        self._check_flower()
+        self._lock.acquire()
+        try:
+            self._started_at = time.time()
+            self._start_broker()
+            for spec in self._specs():
+                self._supervisor.launch(spec)
+        except BaseException:
+            self.stop()
+            raise
+
+    def wait_ready(self, timeout_s: float = READY_S) -> None:
+        """Wait until every worker has its models, and Flower answers.
+
+        After :meth:`kill`, wait until what died is back. Raises WorkerError with the end of the
+        log of what did not start; then nothing is left running.
+        """
+        try:
+            with contextlib.closing(connect(self.settings)) as client:
+                self._await(self._missing(client), timeout_s)
+            self._ready = True
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Drain and stop everything, the broker last. Waits at most about a minute."""
+        self._supervisor.stop()
+        with contextlib.suppress(FileNotFoundError):
+            if self._started_at:
+                (self.state_dir / "stack.json").unlink()
+        self._lock.release()
+
+    def stop_now(self) -> None:
+        """Make a stop that is under way kill what is left. Safe in a signal handler."""
+        self._supervisor.hurry()
+
+    def kill(self, name: str, signum: int) -> None:
+        """Send a signal to one process: a role, ``beat``, ``flower`` or ``valkey``."""
+        self._supervisor.kill(name, signum)
+
+    def status(self) -> dict[str, ChildStatus]:
+        """The processes of the stack by name, in the order of their start."""
+        return self._supervisor.status()
+
+    def parts(self) -> list[Part]:
+        """What runs where, for people."""
+        lines = [] if self._embedded else [_external(self.url)]
+        for name, child in self.status().items():
+            what, where = self._describe(name)
+            lines.append(
+                Part(name=name, what=what, where=where, pid=child.pid, log=str(self._log(name)))
+            )
+        return lines
+
+    # --- what runs ------------------------------------------------------------------------------
+
+    @property
+    def _embedded(self) -> bool:
+        return self.settings.broker.url is None
+
+    def _start_broker(self) -> None:
+        if self._embedded:
+            self._launch_valkey()
+        with contextlib.closing(connect(self.settings)) as client:
+            check_server(client, self.url)
+
+    def _launch_valkey(self) -> None:
+        port, folder = self.settings.stack.redis_port, self.state_dir / VALKEY
+        _check_port(port, "the embedded Valkey", "CELERIAC_STACK_REDIS_PORT")
+        folder.mkdir(parents=True, exist_ok=True)
+        # Its output is not ours to drain: a save of a large append-only file takes a while.
+        self._supervisor.launch(self._spec(VALKEY, valkey.command(port, folder), stage=0))
+        with contextlib.closing(connect(self.settings)) as client:
+            self._await(lambda: [] if _answers(client) else [VALKEY], READY_S)
+
+    def _specs(self) -> list[ChildSpec]:
+        self._write_nights()
+        specs = [self._spec(role, self._worker(role)) for role in self.roles]
+        if self._beat:
+            specs.append(self._spec(BEAT, self._beat_command(), stage=2))
+        if self._flower:
+            specs.append(self._spec(FLOWER, flower.command(), stage=2))
+        return specs
+
+    def _spec(self, name: str, argv: Sequence[str], stage: int = 1) -> ChildSpec:
+        return ChildSpec(
+            name=name, argv=argv, log=self._log(name), env=self._environment(), cwd=ROOT,
+            drain_s=DRAIN_S if stage == 1 else 10.0, stage=stage,
+        )
+
+    def _worker(self, role: str) -> list[str]:
+        processes = self.settings.stack.batch_processes
+        return worker_command(role, processes if role == "batch.cpu" else 0)
+
+    def _beat_command(self) -> list[str]:
+        folder = self.state_dir / BEAT
+        folder.mkdir(parents=True, exist_ok=True)
+        return [*_CELERY, BEAT, "-s", str(folder / "schedule"), "--pidfile="]
+
+    def _environment(self) -> dict[str, str]:
+        others = {k: v for k, v in os.environ.items() if not k.startswith("CELERIAC_")}
+        nights = {"CELERIAC_CONFIG": str(self._nights)}
+        return others | environment(self.settings) | nights | {"PYTHONUNBUFFERED": "1"}
+
+    @property
+    def _nights(self) -> Path:
+        return self.state_dir / "nightly.toml"
+
+    def _write_nights(self) -> None:
+        """Tables have no place in the environment, so children read them from a file."""
+        self._nights.write_text(nightly_toml(self.settings.nightly), encoding="utf-8")
+
+    def _log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+    def _describe(self, name: str) -> tuple[str, str]:
+        if name == VALKEY:
+            return "broker: Valkey, append-only", hide_password(self.url)
+        if name == FLOWER:
+            return "what the workers do, as a page", self.flower_url
+        if name == BEAT:
+            return "sends what is due", "-"
+        return "worker", f"queues of {name}"
+
+    # --- ready or not ---------------------------------------------------------------------------
+
+    def _check_flower(self) -> None:
+        if self._flower:
+            flower.options(self.settings)  # refuses to be open to everybody
+            _check_port(self.settings.stack.flower_port, "Flower", "CELERIAC_STACK_FLOWER_PORT")
+
+    def _missing(self, client: redis.Redis) -> Callable[[], list[str]]:
+        def missing() -> list[str]:
+            children = self.status()
+            waiting = [r for r in self.roles if not is_up(client, r, children[r].pid)]
+            if self._flower and not _answers_http(f"{self.flower_url}/healthcheck"):
+                waiting.append(FLOWER)
+            return waiting
+
+        return missing
+
+    def _await(self, missing: Callable[[], list[str]], timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while waiting := missing():
+            for name, child in self.status().items():
+                if child.deaths and not self._ready:  # later on it is started again
+                    raise self._failure(name, child.last_exit)
+            if time.monotonic() >= deadline:
+                raise self._failure(waiting[0], f"was not ready after {timeout_s:g} s")
+            time.sleep(0.05)
+
+    def _failure(self, name: str, what: str) -> errors.WorkerError:
+        end = tail(self._log(name))
+        return errors.WorkerError(f"{name} {what}; the end of {self._log(name)}:\n{end}")
+
+    def _write_state(self) -> None:
+        """``stack.json``: what other programs may want to know. Replaced as a whole."""
+        stack = self.settings.stack
+        state = {
+            "pid": os.getpid(),
+            "started_at": self._started_at,
+            "broker_url": hide_password(self.url),
+            "redis_port": stack.redis_port if self._embedded else None,
+            "flower_url": self.flower_url if self._flower else None,
+            "logs": str(self.logs),
+            "children": {name: child.pid for name, child in self.status().items()},
+        }
+        temporary = self.state_dir / f"stack.json.{os.getpid()}"
+        with contextlib.suppress(OSError):  # a full disk must not stop what runs
+            temporary.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+            temporary.replace(self.state_dir / "stack.json")
+
+
+_CELERY = (sys.executable, "-m", "celery", "-A", "workers.app")
+
+
+def worker_command(role: str, concurrency: int = 0) -> list[str]:
+    """The ``celery worker`` of a role; ``concurrency`` 0 leaves the role's own."""
+    argv = [*_CELERY, "worker", "-Q", role, "-n", f"{role}@%h"]
+    return [*argv, "-c", str(concurrency)] if concurrency else argv
+
+
+def absolute(settings: Settings) -> Settings:
+    """``settings`` with absolute paths: children run in another folder."""
+    stack = settings.stack.model_copy(update={"state_dir": settings.stack.state_dir.absolute()})
+    models = settings.models.model_copy(update={"root": settings.models.root.absolute()})
+    return settings.model_copy(update={"stack": stack, "models": models})
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Every scalar setting as an environment variable, for a process that shall have the same.
+
+    The nights (``[nightly.NAME]``) are tables and not among them.
+    """
+    settings = absolute(settings)
+    variables = {}
+    for section in type(settings).model_fields:
+        table = getattr(settings, section)
+        if isinstance(table, BaseModel):
+            for name in type(table).model_fields:
+                variables[f"CELERIAC_{section}_{name}".upper()] = _text(getattr(table, name))
+    return variables | {"CELERIAC_BROKER_URL": settings.broker_url}
+
+
+def nightly_toml(nights: dict[str, NightlySettings]) -> str:
+    """The nights as tables of a ``celeriac.toml``."""
+    lines = []
+    for name, night in nights.items():
+        lines.append(f"[nightly.{_quote(name)}]")
+        lines += [f"{key} = {_quote(value)}" for key, value in night.model_dump().items()]
+    return "\n".join([*lines, ""])
+
+
+def is_up(client: redis.Redis, role: str, pid: int | None) -> bool:
+    """True if a worker of ``role`` on this machine says that it is ready, and is ``pid``."""
+    try:
+        found: Any = client.get(worker_key(f"{role}@{socket.gethostname()}"))
+    except redis.RedisError:
+        return False
+    return found is not None and pid is not None and json.loads(found).get("pid") == pid
+
+
+def has_models(settings: Settings) -> bool:
+    """True if the registry holds any version of any model."""
+    return any(settings.models.root.glob("*/*/model.json"))
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log; of a large one, only its end is read."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 16_384))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError as error:
+        return f"(no log: {error.strerror})"
+
+
+def _say_nothing(line: str) -> None:
+    del line
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _quote(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)  # of these types JSON and TOML agree
+
+
+def _check_port(port: int, whose: str, setting: str) -> None:
+    if not valkey.port_is_free(port):
+        raise errors.ConfigError(
+            f"port {port}, which {whose} needs, is in use by another program: "
+            f"stop that program, or set {setting} to a free port"
+        )
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:  # not listening yet, or still loading its file
+        return False
+
+
+def _answers_http(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own http URL
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _local(host: str) -> str:
+    """The address at which this machine reaches a server that listens on ``host``."""
+    if host in ("", "0.0.0.0"):  # noqa: S104 - compared, not bound
+        return "127.0.0.1"
+    if host == "::":
+        return "[::1]"
+    return f"[{host}]" if ":" in host else host
+
+
+def _external(url: str) -> Part:
+    where = hide_password(url)
+    return Part(name="broker", what="Redis, not started here", where=where, pid=None, log="-")
