@@ -116,8 +116,10 @@ class ModelHost:
         except errors.CeleriacError as error:
             metrics.LOAD_FAILURES.labels(name).inc()
             old = self._serving.get(name)
-            log.error("model not loaded", model=name, version=version,
-                      reason=error.message, still_serving=old)
+            log.warning(
+                "model not loaded",
+                model=name, version=version, reason=error.message, still_serving=old,
+            )
             return
         with self._lock:
             self._loaded[name, version] = scorer

@@ -88,7 +88,7 @@ def result_key(task_id: str) -> str:
 
 
 def job_key(job_id: str) -> str:
-    """Hash of one batch job: state and counts. Expires ``batch.job_ttl_s`` after its last change."""
+    """Hash of one batch job. Expires ``batch.job_ttl_s`` after its last change."""
     return f"celeriac:job:{job_id}"
 
 
@@ -172,7 +172,7 @@ def encode_item(item: Any) -> Any:
         return item
     if isinstance(item, float):
         if item - item != 0.0:
-            raise errors.InvalidItem("the item holds NaN or infinity; send null for a missing value")
+            raise errors.InvalidItem("the item holds NaN or infinity; send null if it is missing")
         return item
     if isinstance(item, (bytes, bytearray, memoryview)):
         return {"$bytes": base64.b64encode(bytes(item)).decode("ascii")}
@@ -217,7 +217,7 @@ def decode_item(item: Any) -> Any:
         if "$array" in item:
             return _decode_array(item)
         return {key: decode_item(value) for key, value in item.items()}
-    if isinstance(item, list) and item and isinstance(item[0], (dict, list)):
+    if isinstance(item, list) and any(isinstance(value, (dict, list)) for value in item):
         return [decode_item(value) for value in item]
     return item
 
@@ -238,7 +238,7 @@ def _decode_array(item: dict[str, Any]) -> Any:
     import numpy as np  # only what sends or receives arrays needs numpy
 
     dtype, shape = item.get("dtype"), item.get("shape")
-    if dtype not in _DTYPES:
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise errors.InvalidItem(f"the array's dtype {dtype!r} is not one of {sorted(_DTYPES)}")
     if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**31 for n in shape):
         raise errors.InvalidItem("the array's shape must be a list of whole numbers")

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import getpass
 import json
-import logging
 import shutil
 import tempfile
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from celeriac import errors
+from celeriac.logs import get_logger
 from celeriac.messages import ModelRef, check_model_name
 from celeriac.registry import files
 from celeriac.registry.aliases import Aliases
@@ -28,7 +28,7 @@ from celeriac.registry.catalogue import ModelInfo, version_info
 from celeriac.registry.manifest import MANIFEST_NAME, FileRecord, ModelDraft, ModelVersion
 from celeriac.registry.reference import pick, unknown_model, unknown_version
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 _TEMPORARY = ".tmp-"
 _ABANDONED_AFTER_S = 86_400
@@ -134,7 +134,7 @@ class Registry:
             try:
                 infos[name] = self._info(name)
             except errors.RegistryError as error:
-                log.warning("model %s is left out of the catalogue: %s", name, error.message)
+                log.warning("model left out of the catalogue", model=name, reason=error.message)
         return infos
 
     def _info(self, name: str) -> ModelInfo:
@@ -143,7 +143,8 @@ class Registry:
             try:
                 versions[number] = version_info(self.get(name, number))
             except errors.ModelCorrupt as error:
-                log.warning("a version is left out of the catalogue: %s", error.message)
+                log.warning("version left out of the catalogue", model=name, version=number,
+                            reason=error.message)
         return ModelInfo(name=name, aliases=self.aliases(name).read(), versions=versions)
 
     def _numbers(self, name: str) -> list[int]:

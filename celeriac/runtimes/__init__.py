@@ -1,10 +1,12 @@
 """Runtimes: one small module for each model format, behind one small interface.
 
-A runtime module has the name of its format and two functions::
+A runtime module has the name of its format and three functions::
 
     def save(model, folder: Path, *, architecture: Architecture | None) -> Saved
     def load(folder: Path, version: ModelVersion, options: LoadOptions) -> Model
+    def wrap(model, output: OutputSchema) -> Model
 
+``wrap`` makes a Model of an object in memory; ``load`` reads the object from files and wraps it.
 Runtimes do not know each other, and each imports its library only inside these functions.
 """
 
@@ -13,14 +15,18 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-import numpy as np
-
 from celeriac import errors
+from celeriac.logs import get_logger
+from celeriac.outputs import Output
 from celeriac.registry.manifest import Architecture, ModelVersion, OutputSchema
+
+log = get_logger(__name__)
 
 FORMATS = ("sklearn", "torch", "echo")
 
@@ -45,19 +51,6 @@ class Saved:
     output: OutputSchema | None = None
     """What the model says of its own answers, if it can tell."""
     frameworks: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Output:
-    """Raw answers of one forward pass over ``n`` items.
-
-    ``values`` has shape ``(n,)`` or ``(n, outputs)``: labels of a classifier, numbers of a
-    regressor. ``probabilities`` is ``(n, labels)``, one such array per output for several outputs,
-    or None.
-    """
-
-    values: Any
-    probabilities: np.ndarray[Any, Any] | list[np.ndarray[Any, Any]] | None = None
 
 
 class Model(Protocol):
@@ -90,10 +83,46 @@ def load(folder: Path, version: ModelVersion, options: LoadOptions) -> Model:
     Raises RegistryError, or one of its kinds, that names the version.
     """
     module = runtime(version.format)
-    model: Model = module.load(folder, version, options)
+    _note_mismatch(version)
+    try:
+        model: Model = module.load(folder, version, options)
+    except errors.CeleriacError as error:
+        raise type(error)(f"{version.ref}: {error.message}") from error
     return model
 
 
+def library(module: str, *, pip: str) -> Any:
+    """Import a library that a format needs.
+
+    Raises RuntimeMissing, which says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise
+        raise errors.RuntimeMissing(
+            f"this model needs {error.name}, which is not installed; run: pip install {pip}"
+        ) from error
+
+
+def frameworks(*packages: str) -> dict[str, str]:
+    """Installed versions of ``packages``, for the manifest."""
+    return {package: installed(package) for package in packages}
+
+
+def _note_mismatch(version: ModelVersion) -> None:
+    for package, wrote in version.frameworks.items():
+        try:
+            here = installed(package)
+        except PackageNotFoundError:
+            continue  # the runtime itself says what is missing
+        if here.split("+")[0] != wrote.split("+")[0]:
+            log.warning("written by another release of a library", model=version.name,
+                        version=version.version, library=package, wrote=wrote, here=here)
+
+
 __all__ = [
-    "FORMATS", "Architecture", "LoadOptions", "Model", "Output", "Saved", "load", "runtime",
+    "FORMATS", "Architecture", "LoadOptions", "Model", "Output", "Saved", "frameworks", "library",
+    "load", "runtime",
 ]

@@ -1,0 +1,81 @@
+"""celeriac.toml and the environment: typed, and clear about mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from celeriac import errors
+from celeriac.settings import hide_password, load_settings
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "celeriac.toml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_name_the_embedded_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(environ={})
+    assert settings.broker_url == "redis://127.0.0.1:6389/0"
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, '[broker]\nurl = "redis://a:1/0"\n[models]\nroot = "there"\n')
+    settings = load_settings(
+        environ={
+            "CELERIAC_CONFIG": str(path),
+            "CELERIAC_BROKER_URL": "redis://b:2/0",
+            "CELERIAC_STACK_FLOWER_PORT": "6001",
+            "CELERIAC_MODELS_TRUSTED_TYPES": "a.B, c.D",
+        }
+    )
+    assert settings.broker_url == "redis://b:2/0"
+    assert settings.models.root == Path("there")
+    assert settings.stack.flower_port == 6001
+    assert settings.models.trusted_types == ("a.B", "c.D")
+
+
+def test_variables_of_an_orchestrator_are_not_ours() -> None:
+    load_settings(
+        environ={"CELERIAC_BROKER_PORT": "tcp://10.0.0.1:6379", "CELERIAC_SERVICE_HOST": "x"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('[broker]\nurll = "redis://a:1/0"', ["broker.urll", "did you mean 'url'"]),
+        ("[brokr]\n", ["brokr", "did you mean 'broker'"]),
+        ("[realtime]\ntimeout_s = 0", ["realtime.timeout_s", "greater than 0"]),
+        ('[nightly.a]\ndataset = "d"\nmodel = "m"\noutput = "o"\nat = "25:00"', ["nightly.a.at"]),
+        ('[nightly.a]\ndataste = "d"', ["did you mean 'dataset'"]),
+        ("[broker\n", ["not valid TOML"]),
+        ('[broker]\nurl = "localhost:6379"', ["localhost:6379", "redis://host:6379/0"]),
+        ('[broker]\nurl = "http://a:1"', ["not usable"]),
+        ('[broker]\nurl = "redis://a:notaport/0"', ["not usable"]),
+        ("broker = 3", ["broker"]),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, text: str, parts: list[str]) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(errors.ConfigError) as raised:
+        load_settings(path, environ={})
+    for part in parts:
+        assert part in raised.value.message
+
+
+def test_a_named_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(errors.ConfigError, match="no such file"):
+        load_settings(environ={"CELERIAC_CONFIG": str(tmp_path / "none.toml")})
+
+
+def test_passwords_are_hidden() -> None:
+    assert hide_password("redis://:secret@host:1/0") == "redis://:***@host:1/0"
+    assert hide_password("redis://me:secret@host:1/0") == "redis://me:***@host:1/0"
+    assert hide_password("redis://host:1/0") == "redis://host:1/0"
+    with pytest.raises(errors.ConfigError) as raised:
+        load_settings(environ={"CELERIAC_BROKER_URL": "ftp://:secret@host/0"})
+    assert "secret" not in raised.value.message
