@@ -1,0 +1,307 @@
+"""CSV with a header and commas: its columns, its chunks, and the rows of one chunk.
+
+A row that cannot be read (wrong number of fields, not UTF-8, a value that does not fit its
+column's type) becomes a RowError; the rows around it are read.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as arrow_csv
+
+from celeriac import errors
+from celeriac.datasets.records import Chunk, DatasetColumn, RowError
+from celeriac.datasets.scan import Span, UnclosedQuote, cut, scan
+
+HEAD_BYTES = 1 << 22
+"""How much of a file decides the types of its columns."""
+MAX_ROW_BYTES = 4_000
+"""How much of a bad row is kept."""
+
+TYPES = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+_BOM = b"\xef\xbb\xbf"
+_NULLS = [*arrow_csv.ConvertOptions().null_values]
+# Only values that come out as they went in: "007" and 20-digit ids stay texts.
+_PATTERNS = {
+    "int": r"^(0|-?[1-9][0-9]{0,17})$",
+    "float": r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$",
+    "bool": r"^(true|false|True|False|TRUE|FALSE)$",
+}
+
+
+def read_header(path: Path) -> tuple[list[str], int]:
+    """Names of the columns, and the byte at which the data starts.
+
+    Raises DatasetError if there is no usable header.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if not head:
+        raise errors.DatasetError(f"{path}: the file is empty")
+    line, data_start = _first_record(path, head)
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise errors.DatasetError(
+            f"{path}: the header is not valid UTF-8 ({error.reason} at byte {error.start}); "
+            "save the file as UTF-8"
+        ) from error
+    names = next(csv.reader(io.StringIO(text, newline="")), [])
+    names = [name or f"unnamed_{number}" for number, name in enumerate(names)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise errors.DatasetError(f"{path}: the header names a column twice: {', '.join(twice)}")
+    return names, data_start
+
+
+def infer_types(path: Path, names: list[str], data_start: int) -> dict[str, str]:
+    """A type for each column from the head of the file; ``text`` unless all values agree."""
+    with path.open("rb") as file:
+        file.seek(data_start)
+        head = file.read(HEAD_BYTES)
+        partial = bool(file.read(1))
+    spans = _spans(head, whole=not partial)
+    data = b"".join(head[span.start : span.end] for span in spans)
+    data, _, _ = _drop_undecodable(data)
+    table, _ = _parse(path, data, names, dict.fromkeys(names, "text"), names)
+    return {name: _infer(table[name]) for name in names}
+
+
+def plan_chunks(
+    path: Path,
+    data_start: int,
+    chunk_rows: int,
+    chunk_bytes: int,
+    on_bytes: Callable[[int], None],
+) -> tuple[list[Span], str]:
+    """Cut the file into spans; also its sha256. One pass, constant memory.
+
+    Raises DatasetError if the file ends inside quotes.
+    """
+    digest = hashlib.sha256()
+
+    def seen(block: bytes) -> None:
+        digest.update(block)
+        on_bytes(len(block))
+
+    with path.open("rb") as file:
+        digest.update(file.read(data_start))
+        try:
+            ends = scan(file, data_start, on_block=seen)
+            spans = list(cut(ends, data_start, chunk_rows, chunk_bytes))
+        except UnclosedQuote as error:
+            raise errors.DatasetError(
+                f"{path}: row {error.row} opens a quote that is never closed; "
+                "close it, or double it if it is part of the text"
+            ) from error
+    return spans, digest.hexdigest()
+
+
+def read_rows(
+    path: Path, chunk: Chunk, columns: tuple[DatasetColumn, ...], names: list[str]
+) -> tuple[pa.Table, np.ndarray[Any, Any], list[RowError]]:
+    """The readable rows of a chunk, their numbers (from 1), and the errors of the others.
+
+    Raises DatasetError if the chunk does not hold the rows that the plan says.
+    """
+    with path.open("rb") as file:
+        file.seek(chunk.start)
+        data = file.read(chunk.end - chunk.start)
+    types = {column.name: column.dtype for column in columns}
+    data, positions, bad = _drop_undecodable(data)
+    everything = [column.name for column in columns]
+    table, misshapen = _parse(path, data, everything, types, names)
+    if table.num_rows + len(misshapen) + len(bad) != chunk.rows:
+        raise errors.DatasetError(
+            f"{path}: chunk {chunk.number} holds {table.num_rows + len(misshapen) + len(bad)} "
+            f"rows, the plan says {chunk.rows}; the file has changed: submit it again"
+        )
+    if positions is None:
+        positions = np.arange(chunk.rows)
+    bad += [(int(positions[at]), message, text) for at, message, text in misshapen]
+    positions = np.delete(positions, [at for at, _, _ in misshapen])
+    table, kept, misfits = _convert(table, types)
+    bad += [(int(positions[at]), message, text) for at, message, text in misfits]
+    first = chunk.first_row + 1
+    found = [
+        RowError(row=first + at, code=errors.DatasetError.code, message=message, data=clip(text))
+        for at, message, text in sorted(bad)
+    ]
+    return table, positions[kept] + first, found
+
+
+def clip(text: str) -> str:
+    """At most 4 kB of ``text``."""
+    data = text.encode("utf-8", "backslashreplace")
+    return data[:MAX_ROW_BYTES].decode("utf-8", "ignore")
+
+
+_Bad = tuple[int, str, str]
+"""Position within the chunk, message, the row."""
+
+
+def _first_record(path: Path, head: bytes) -> tuple[bytes, int]:
+    skip = len(_BOM) if head.startswith(_BOM) else 0
+    body = head[skip:]
+    blank = re.match(rb"[\r\n]*", body)
+    lead = blank.end() if blank else 0
+    if lead == len(body):
+        raise errors.DatasetError(f"{path}: the file holds no header")
+    spans = _spans(body[lead:], whole=True, chunk_rows=1, limit=1)
+    if not spans:
+        raise errors.DatasetError(f"{path}: the header opens a quote that is never closed")
+    end = lead + spans[0].end
+    return body[lead:end].rstrip(b"\r\n"), skip + end
+
+
+def _spans(
+    data: bytes, *, whole: bool, chunk_rows: int = 1_000, limit: int | None = None
+) -> list[Span]:
+    """Spans of the complete records of ``data``, at most ``limit``."""
+    spans: list[Span] = []
+    try:
+        for span in cut(scan(io.BytesIO(data)), 0, chunk_rows, len(data) + 1):
+            spans.append(span)
+            if limit is not None and len(spans) == limit:
+                return spans
+    except UnclosedQuote:
+        return spans
+    return spans if whole else spans[:-1]
+
+
+def _drop_undecodable(data: bytes) -> tuple[bytes, np.ndarray[Any, Any] | None, list[_Bad]]:
+    """``data`` without the records that are not UTF-8; where the others stood (None: as before)."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    else:
+        return data, None, []
+    good: list[bytes] = []
+    positions: list[int] = []
+    bad: list[_Bad] = []
+    for span in cut(scan(io.BytesIO(data)), 0, 1, len(data) + 1):
+        record = data[span.start : span.end]
+        try:
+            record.decode("utf-8")
+        except UnicodeDecodeError as error:
+            text = record.strip(b"\r\n").decode("utf-8", "backslashreplace")
+            bad.append((span.first_row, f"not valid UTF-8 ({error.reason})", text))
+        else:
+            good.append(record)
+            positions.append(span.first_row)
+    return b"".join(good), np.array(positions, dtype=np.int64), bad
+
+
+def _parse(
+    path: Path, data: bytes, columns: list[str], types: dict[str, str], names: list[str]
+) -> tuple[pa.Table, list[_Bad]]:
+    """Parse with the given types, or, where a value does not fit its type, all as texts."""
+    wanted = {name: TYPES[types[name]] for name in names}
+    if not data.strip(b"\r\n"):
+        return pa.schema(list(wanted.items())).empty_table(), []
+    try:
+        return _arrow(data, columns, wanted)
+    except pa.ArrowInvalid:
+        pass
+    try:
+        return _arrow(data, columns, dict.fromkeys(names, pa.string()))
+    except pa.ArrowInvalid as error:
+        raise errors.DatasetError(f"{path}: cannot be read as CSV: {error}") from error
+
+
+def _arrow(
+    data: bytes, columns: list[str], types: dict[str, Any]
+) -> tuple[pa.Table, list[_Bad]]:
+    bad: list[_Bad] = []
+
+    def note(row: Any) -> str:
+        message = f"{row.actual_columns} fields where the header has {row.expected_columns}"
+        bad.append((row.number - 1, message, row.text))
+        return "skip"
+
+    table = arrow_csv.read_csv(
+        pa.BufferReader(data),
+        # One block: otherwise rows are numbered from the start of each block.
+        arrow_csv.ReadOptions(
+            use_threads=False, column_names=columns, block_size=len(data) + 1
+        ),
+        arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
+        arrow_csv.ConvertOptions(
+            column_types=types, include_columns=list(types), strings_can_be_null=False
+        ),
+    )
+    return table.combine_chunks(), bad
+
+
+def _convert(
+    table: pa.Table, types: dict[str, str]
+) -> tuple[pa.Table, np.ndarray[Any, Any], list[_Bad]]:
+    """Give columns that were read as texts their types; rows with misfits are taken out."""
+    kept = np.ones(table.num_rows, dtype=bool)
+    converted = table
+    bad: dict[int, str] = {}
+    for index, name in enumerate(table.column_names):
+        target = TYPES[types[name]]
+        if table.schema.field(index).type == target:
+            continue
+        values, misfits = _cast(table[name].combine_chunks(), target)
+        converted = converted.set_column(index, name, values)
+        for at in misfits:
+            found = table[name][at].as_py()[:80]
+            bad.setdefault(at, f"column {name!r}: {found!r} is not {_KINDS[types[name]]}")
+    if not bad:
+        return converted, kept, []
+    kept[list(bad)] = False
+    rows = [
+        (at, message, json.dumps(table.slice(at, 1).to_pylist()[0], ensure_ascii=False))
+        for at, message in bad.items()
+    ]
+    return converted.filter(pa.array(kept)), kept, rows
+
+
+def _cast(texts: pa.Array, target: Any) -> tuple[pa.Array, list[int]]:
+    texts = pc.utf8_trim_whitespace(texts)
+    is_null = pc.is_in(texts, value_set=pa.array(_NULLS))
+    texts = pc.if_else(is_null, pa.scalar(None, pa.string()), texts)
+    misfits = list(_misfits(texts, target, 0))
+    if misfits:
+        mask = np.zeros(len(texts), dtype=bool)
+        mask[misfits] = True
+        texts = pc.if_else(pa.array(mask), pa.scalar(None, pa.string()), texts)
+    return texts.cast(target), misfits
+
+
+def _misfits(texts: pa.Array, target: Any, offset: int) -> Iterator[int]:
+    """Positions that do not cast, found by halving."""
+    try:
+        texts.cast(target)
+    except pa.ArrowInvalid:
+        if len(texts) == 1:
+            yield offset
+            return
+        half = len(texts) // 2
+        yield from _misfits(texts.slice(0, half), target, offset)
+        yield from _misfits(texts.slice(half), target, offset + half)
+
+
+def _infer(texts: pa.ChunkedArray) -> str:
+    values = texts.filter(pc.invert(pc.is_in(texts, value_set=pa.array(_NULLS))))
+    if len(values) == 0:
+        return "text"
+    for name, pattern in _PATTERNS.items():
+        if pc.all(pc.match_substring_regex(values, pattern)).as_py():
+            return name
+    return "text"

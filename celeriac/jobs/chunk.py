@@ -1,0 +1,141 @@
+"""One chunk: read it, predict, join, write its part and its record. Safe to repeat."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from celeriac import errors
+from celeriac.datasets.csv import clip
+from celeriac.datasets.files import write_file
+from celeriac.datasets.parts import write_errors, write_part
+from celeriac.datasets.reader import Rows, read_chunk
+from celeriac.datasets.records import Chunk, RowError
+from celeriac.jobs.folder import JobFolder
+from celeriac.jobs.plan import ChunkRecord, JobPlan
+from celeriac.outputs import TableAnswers
+
+SLICE_ROWS = 4_096
+"""Rows that the model is given at once: large enough for whole-array speed, small enough for
+the memory of a network's layers, and for a cancellation to be noticed."""
+
+PredictBatch = Callable[[pa.Table], TableAnswers]
+
+
+def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
+    folder: JobFolder,
+    plan: JobPlan,
+    chunk: Chunk,
+    predict_batch: PredictBatch,
+    *,
+    is_stopped: Callable[[], bool] = lambda: False,
+    attempt: int = 1,
+) -> ChunkRecord:
+    """Do one chunk, or find it done: its record. The same chunk always writes the same part.
+
+    ``is_stopped`` is asked before each slice; raises Cancelled when it says yes, and then leaves
+    nothing behind. Raises DatasetError if the source has changed.
+    """
+    record = folder.valid_record(plan, chunk)
+    if record is not None:
+        return record
+    started = time.perf_counter()
+    file = plan.files[chunk.file]
+    rows = read_chunk(plan.format, file, chunk, plan.columns, plan.scoring.reads)
+    table, failed = _predict(rows, plan, predict_batch, is_stopped)
+    failed = sorted([*rows.errors, *failed], key=lambda row: row.row)
+    part = folder.part(chunk.number, plan.scoring.output_format)
+    written = write_part(part, table, plan.scoring.output_format)
+    errors_file = write_errors(folder.errors(chunk.number), file.path, failed)
+    record = ChunkRecord(
+        chunk=chunk.number,
+        fingerprint=plan.fingerprint,
+        first_row=chunk.first_row,
+        rows_in=chunk.rows,
+        rows_ok=table.num_rows,
+        rows_failed=len(failed),
+        part=part.name,
+        bytes=written.bytes,
+        sha256=written.sha256,
+        errors_sha256=errors_file.sha256 if errors_file else None,
+        model=plan.scoring.model,
+        version=plan.scoring.version,
+        attempt=attempt,
+        worker=f"{socket.gethostname()}:{os.getpid()}",
+        seconds=round(time.perf_counter() - started, 6),
+        finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )
+    _check_sums(record, Path(file.path))
+    write_file(folder.record(chunk.number), msgspec.json.encode(record))
+    return record
+
+
+def join(
+    table: pa.Table, answers: TableAnswers, keeps: tuple[str, ...]
+) -> tuple[pa.Table, dict[int, errors.CeleriacError]]:
+    """The kept columns and the answers side by side, without the rows that failed.
+
+    An input column with the name of an answer's column comes out as ``input_<name>``.
+    """
+    names = list(keeps)
+    columns: list[Any] = [table[name] for name in keeps]
+    for name, values in answers.columns.items():
+        if name in names:
+            names[names.index(name)] = _free_name(f"input_{name}", {*names, *answers.columns})
+        names.append(name)
+        columns.append(values)
+    joined = pa.table(columns, names=names)
+    if answers.errors:
+        ok = np.ones(table.num_rows, dtype=bool)
+        ok[list(answers.errors)] = False
+        joined = joined.filter(pa.array(ok))
+    return joined, dict(answers.errors)
+
+
+def _predict(
+    rows: Rows, plan: JobPlan, predict_batch: PredictBatch, is_stopped: Callable[[], bool]
+) -> tuple[pa.Table, list[RowError]]:
+    tables: list[pa.Table] = []
+    failed: list[RowError] = []
+    for start in range(0, max(rows.table.num_rows, 1), SLICE_ROWS):
+        if is_stopped():
+            raise errors.Cancelled(f"job {plan.job_id} was stopped")
+        piece = rows.table.slice(start, SLICE_ROWS)
+        answers = predict_batch(piece.select(list(plan.scoring.needs)))
+        joined, problems = join(piece, answers, plan.scoring.keeps)
+        tables.append(joined)
+        failed += [
+            _row_error(int(rows.numbers[start + at]), problem, piece, at)
+            for at, problem in problems.items()
+        ]
+    return pa.concat_tables(tables, promote_options="permissive").combine_chunks(), failed
+
+
+def _row_error(number: int, error: errors.CeleriacError, piece: pa.Table, at: int) -> RowError:
+    row = piece.slice(at, 1).to_pylist()[0]
+    data = clip(json.dumps(row, ensure_ascii=False, default=str))
+    return RowError(row=number, code=error.code, message=error.message, data=data)
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name = f"input_{name}"
+    return name
+
+
+def _check_sums(record: ChunkRecord, path: Path) -> None:
+    if record.rows_in != record.rows_ok + record.rows_failed:
+        raise errors.JobFailed(
+            f"{path}: chunk {record.chunk} has {record.rows_in} rows, but {record.rows_ok} were "
+            f"answered and {record.rows_failed} failed"
+        )

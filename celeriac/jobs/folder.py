@@ -1,0 +1,144 @@
+"""The output folder: home of a job, and the truth about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from celeriac import errors
+from celeriac.datasets.files import TEMPORARY_PREFIX, create_file, sha256_of, write_file
+from celeriac.datasets.records import Chunk, Format
+from celeriac.jobs.plan import (
+    CONTRACT,
+    ChunkRecord,
+    JobPlan,
+    decode_chunks,
+    encode_chunks,
+)
+
+
+class JobFolder:
+    """Paths and records of one output folder."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser().resolve()
+        self.job = self.path / "job.json"
+        self.plan = self.path / "plan.jsonl"
+        self.manifest = self.path / "manifest.json"
+        self.success = self.path / "_SUCCESS"
+
+    def part(self, chunk: int, format: Format) -> Path:
+        return self.path / "parts" / f"part-{chunk:05d}.{format}"
+
+    def record(self, chunk: int) -> Path:
+        return self.path / "parts" / f"part-{chunk:05d}.json"
+
+    def errors(self, chunk: int) -> Path:
+        return self.path / "errors" / f"part-{chunk:05d}.jsonl"
+
+    def holds_job(self) -> bool:
+        return self.job.exists()
+
+    def create(self, plan: JobPlan, chunks: tuple[Chunk, ...]) -> JobPlan:
+        """Make this folder the home of ``plan``, or go on with the same job that lives here.
+
+        Returns the plan that holds: of two callers at once, the first one's.
+        Raises OutputConflict if the folder holds something else.
+        """
+        self._check_free()
+        try:
+            create_file(self.job, msgspec.json.format(msgspec.json.encode(plan)))
+        except FileExistsError:
+            held = self.load()
+            if held.fingerprint != plan.fingerprint:
+                raise errors.OutputConflict(self._conflict(held, plan)) from None
+            plan = held
+        except OSError as error:
+            raise errors.OutputConflict(
+                f"{self.path}: cannot be written to: {error.strerror}"
+            ) from error
+        write_file(self.plan, encode_chunks(chunks))
+        return plan
+
+    def load(self) -> JobPlan:
+        """The job that lives here. Raises JobNotFound."""
+        try:
+            plan = msgspec.json.decode(self.job.read_bytes(), type=JobPlan)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise errors.JobNotFound(f"{self.path}: is not the output of a job") from error
+        except msgspec.MsgspecError as error:
+            raise errors.JobNotFound(f"{self.job}: is damaged: {error}") from error
+        if plan.contract != CONTRACT:
+            raise errors.JobNotFound(
+                f"{self.job}: has contract {plan.contract}, this release reads {CONTRACT}"
+            )
+        return plan
+
+    def chunks(self, plan: JobPlan) -> list[Chunk]:
+        """All chunks, in order. Raises JobFailed if the plan is damaged."""
+        try:
+            chunks = decode_chunks(self.plan.read_bytes())
+        except (OSError, msgspec.MsgspecError) as error:
+            raise errors.JobFailed(
+                f"{self.plan}: cannot be read ({error}); submit the dataset again"
+            ) from error
+        numbers = [chunk.number for chunk in chunks]
+        if numbers != list(range(plan.chunks)) or sum(c.rows for c in chunks) != plan.rows:
+            raise errors.JobFailed(f"{self.plan}: does not fit job.json; submit the dataset again")
+        return chunks
+
+    def read_record(self, chunk: int) -> ChunkRecord | None:
+        """What a finished chunk wrote; None if there is nothing readable."""
+        try:
+            return msgspec.json.decode(self.record(chunk).read_bytes(), type=ChunkRecord)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None
+
+    def valid_record(self, plan: JobPlan, chunk: Chunk) -> ChunkRecord | None:
+        """The record of a chunk whose part is whole and belongs to this plan; else None."""
+        record = self.read_record(chunk.number)
+        if record is None or record.fingerprint != plan.fingerprint:
+            return None
+        if record.rows_in != chunk.rows or record.rows_in != record.rows_ok + record.rows_failed:
+            return None
+        part = self.part(chunk.number, plan.scoring.output_format)
+        if part.name != record.part or not _is(part, record.sha256):
+            return None
+        if record.errors_sha256 and not _is(self.errors(chunk.number), record.errors_sha256):
+            return None
+        return record
+
+    def remove_debris(self) -> None:
+        """Delete temporary files that killed processes left."""
+        for folder in (self.path, self.path / "parts", self.path / "errors"):
+            for file in folder.glob(f"{TEMPORARY_PREFIX}*"):
+                file.unlink(missing_ok=True)
+
+    def _check_free(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise errors.OutputConflict(f"{self.path}: is a file; the output is a folder")
+        if not self.path.is_dir() or self.holds_job():
+            return
+        other = [
+            file.name for file in self.path.iterdir() if not file.name.startswith(TEMPORARY_PREFIX)
+        ]
+        if other and not self.holds_job():
+            raise errors.OutputConflict(
+                f"{self.path}: is not empty and holds no job ({', '.join(sorted(other)[:3])} ...); "
+                "choose a new folder"
+            )
+
+    def _conflict(self, held: JobPlan, plan: JobPlan) -> str:
+        return (
+            f"{self.path}: holds job {held.job_id} ({held.source} by {held.scoring.ref}), which "
+            f"differs from this one ({plan.source} by {plan.scoring.ref}) in data, model version "
+            "or options; choose another output folder"
+        )
+
+
+def _is(path: Path, sha256: str) -> bool:
+    try:
+        return sha256_of(path) == sha256
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,130 @@
+"""What a job is, as data: written once to its output folder, read by everybody."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+from celeriac import errors
+from celeriac.datasets.records import Chunk, DatasetColumn, DatasetPlan, Format, SourceFile
+
+CONTRACT = 1
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+class Scoring(msgspec.Struct, frozen=True, kw_only=True):
+    """Which model answers, from which columns, and what stands beside its answers."""
+
+    model: str
+    version: int
+    device: Literal["cpu", "gpu"]
+    needs: tuple[str, ...]
+    """Columns that the model reads."""
+    keeps: tuple[str, ...]
+    """Columns that are joined to the predictions."""
+    text_column: str | None = None
+    output_format: Format = "parquet"
+
+    @property
+    def ref(self) -> str:
+        return f"{self.model}@{self.version}"
+
+    @property
+    def reads(self) -> list[str]:
+        """Columns that are read at all, without repetition."""
+        return list(dict.fromkeys((*self.keeps, *self.needs)))
+
+
+class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """``job.json``: all that a chunk needs to know, except which rows it has."""
+
+    contract: int
+    job_id: str
+    fingerprint: str
+    """The same for the same data, chunks, model version and options."""
+    source: str
+    """As the caller named it."""
+    format: Format
+    files: tuple[SourceFile, ...]
+    columns: tuple[DatasetColumn, ...]
+    scoring: Scoring
+    rows: int
+    chunks: int
+    created_at: str
+    """ISO 8601, UTC."""
+
+
+class ChunkRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """``parts/part-00000.json``: written after the part, so it vouches for it."""
+
+    chunk: int
+    fingerprint: str
+    first_row: int
+    rows_in: int
+    rows_ok: int
+    rows_failed: int
+    part: str
+    bytes: int
+    sha256: str
+    errors_sha256: str | None
+    model: str
+    version: int
+    attempt: int
+    worker: str
+    seconds: float
+    finished_at: str
+
+
+def make_plan(
+    dataset: DatasetPlan, scoring: Scoring, *, source: str, job_id: str, now: datetime
+) -> JobPlan:
+    """The header of a job."""
+    return JobPlan(
+        contract=CONTRACT,
+        job_id=job_id,
+        fingerprint=fingerprint(dataset, scoring),
+        source=source,
+        format=dataset.format,
+        files=dataset.files,
+        columns=dataset.columns,
+        scoring=scoring,
+        rows=dataset.rows,
+        chunks=len(dataset.chunks),
+        created_at=now.isoformat(timespec="seconds"),
+    )
+
+
+def fingerprint(dataset: DatasetPlan, scoring: Scoring) -> str:
+    """sha256 over everything that decides the output; times of files do not."""
+    files = [(file.path, file.size, file.sha256) for file in dataset.files]
+    parts: list[Any] = [CONTRACT, dataset.format, files, dataset.columns, dataset.chunks, scoring]
+    return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
+
+
+def new_job_id(now: datetime) -> str:
+    """Sorts by time, and is easy to read out: ``20261122-142233-5f0c1d``."""
+    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def check_job_id(job_id: str) -> str:
+    """``job_id`` itself; raises RequestError if it cannot be one."""
+    if not _JOB_ID.fullmatch(job_id):
+        raise errors.RequestError(
+            f"{job_id!r} is not a job id: use letters, digits, '-', '_' and '.', at most 64"
+        )
+    return job_id
+
+
+def encode_chunks(chunks: tuple[Chunk, ...]) -> bytes:
+    """``plan.jsonl``: one chunk a line."""
+    return b"".join(msgspec.json.encode(chunk) + b"\n" for chunk in chunks)
+
+
+def decode_chunks(data: bytes) -> list[Chunk]:
+    """The inverse of :func:`encode_chunks`. Raises msgspec.MsgspecError."""
+    return [msgspec.json.decode(line, type=Chunk) for line in data.splitlines()]
