@@ -1,0 +1,231 @@
+"""``scripts/demo``: train two kinds of model, serve them, score datasets with them.
+
+Everything here is a public call: this file is meant to be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from celeriac import errors, release
+from celeriac.registry.store import Registry
+from celeriac.settings import Settings, load_settings
+from demo import train
+from producer import Client
+from workers.stack import Stack
+from workers.valkey import free_port, port_is_free
+
+HOME = Path(".celeriac/demo").absolute()
+SINGLE_ITEMS = 300
+console = Console(highlight=False)
+
+
+def main() -> int:
+    """Run the demonstration. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
+    parser.add_argument(
+        "--keep", action="store_true", help="leave the stack running until Ctrl-C"
+    )
+    keep = parser.parse_args().keep
+    shutil.rmtree(HOME, ignore_errors=True)
+    settings = demo_settings()
+    data = prepare_data()
+    step("Starting the local stack: Valkey, workers, beat, Flower")
+    with Stack(settings) as stack, Client(settings=settings) as client:
+        stack.wait_ready()
+        console.print(f"  workers are up; Flower: {stack.flower_url}")
+        train_and_promote(client, settings, data)
+        single_items(client, data)
+        whole_datasets(client, data)
+        sentiment_per_film(client, data)
+        if keep:
+            wait_for_the_user(stack)
+        step("Stopping: workers finish what they have begun, then the server")
+    console.print("\n[bold green]Done.[/] Everything that was written is in", str(HOME))
+    return 0
+
+
+def demo_settings() -> Settings:
+    """The user's settings, with a registry and a state folder that are the demo's own."""
+    settings = load_settings()
+    ports = {
+        "redis_port": settings.stack.redis_port,
+        "flower_port": settings.stack.flower_port,
+    }
+    taken = [name for name, port in ports.items() if not port_is_free(port)]
+    if taken:
+        ports |= {name: free_port() for name in taken}
+        console.print(f"Another program uses the usual ports, so the demo takes {ports}")
+    stack = settings.stack.model_copy(update={"state_dir": HOME / "state", **ports})
+    models = settings.models.model_copy(update={"root": HOME / "models"})
+    return settings.model_copy(update={"stack": stack, "models": models})
+
+
+def prepare_data() -> Path:
+    """Real reviews as CSV files, written by a program of its own (see ``demo/data.py``)."""
+    folder = HOME / "data"
+    subprocess.run([sys.executable, "-m", "demo.data", str(folder)], check=True, timeout=120)
+    return folder
+
+
+def train_and_promote(client: Client, settings: Settings, data: Path) -> None:
+    """Three models: food reviews and film reviews (scikit-learn), digits (torch)."""
+    step("Training, registering and promoting models")
+    registry = Registry(settings.models.root)
+
+    reviews, held_out = read(data, "reviews_train"), read(data, "reviews_heldout")
+    model = train.text_classifier(reviews["review"], reviews["score"])
+    reached = train.accuracy(model.predict(held_out["review"]), held_out["score"])
+    report("reviews", "great or other? 4,000 Amazon food reviews", reached, len(held_out))
+    release.register(
+        "reviews", model, registry=registry, examples=held_out["review"].head(20).tolist(),
+        text_column="review", metrics={"accuracy": reached},
+    )
+
+    films = read(data, "film_reviews")
+    known = films["film"].isin(sorted(films["film"].unique())[::2])
+    model = train.text_classifier(films[known]["text"], films[known]["category"])
+    reached = train.accuracy(model.predict(films[~known]["text"]), films[~known]["category"])
+    report("films", "fresh or rotten? half of 508 films", reached, int((~known).sum()))
+    release.register(
+        "films", model, registry=registry, examples=films["text"].head(20).tolist(),
+        text_column="text", metrics={"accuracy": reached},
+    )
+    films[~known].to_csv(data / "film_reviews_heldout.csv", index=False)
+
+    images, unseen, labels, unseen_labels = train.digit_images()
+    network = train.digit_classifier(images, labels)
+    version = release.register(
+        "digits", network, registry=registry, examples=unseen[:20], labels=list(range(10)),
+        architecture="celeriac.runtimes.architectures:DigitCNN",
+    )
+    for ref in ("reviews", "films", version.name):
+        client.promote(f"{ref}@1", why="demonstration")
+    answers = client.predict_many("digits", list(unseen), timeout_s=30)
+    reached = train.accuracy([answer.label for answer in answers], unseen_labels)
+    report("digits", "CNN on scanned digits, scored by the worker", reached, len(unseen))
+
+
+def single_items(client: Client, data: Path) -> None:
+    """One item at a time, as another service would ask."""
+    step(f"Single items, one after the other ({SINGLE_ITEMS} of each model)")
+    texts = read(data, "reviews_heldout")["review"].tolist()
+    images = list(train.digit_images()[1])
+    table = Table("model", "example", "answer", "p50", "p99", box=None, padding=(0, 2))
+    for model, items, example in (
+        ("reviews", texts, "Best coffee I ever bought"),
+        ("digits", images, images[0]),
+    ):
+        answer = client.predict(model, example)
+        waits_ms = [time_ms(client, model, items[i % len(items)]) for i in range(SINGLE_ITEMS)]
+        table.add_row(
+            f"{answer.model}@{answer.version}",
+            example if isinstance(example, str) else "an image of 8 x 8",
+            f"{answer.label} ({answer.probability:.0%})",
+            *(f"{np.percentile(waits_ms, q):.2f} ms" for q in (50, 99)),
+        )
+    console.print(table)
+
+
+def whole_datasets(client: Client, data: Path) -> None:
+    """The held-out reviews, and a table ten times larger, as batch jobs."""
+    step("Whole datasets, as batch jobs")
+    reviews = read(data, "reviews_heldout")
+    larger = pd.concat([reviews.assign(copy=copy) for copy in range(10)])
+    larger.to_parquet(data / "reviews_x10.parquet", index=False)
+    for name in ("reviews_heldout.csv", "reviews_x10.parquet"):
+        output = HOME / "out" / Path(name).stem
+        job = client.submit_dataset(data / name, "reviews", output, text_column="review")
+        status = job.wait(timeout_s=120)
+        console.print(
+            f"  {name}: {status.state}, {status.rows_done:,} rows, {status.rows_per_s:,.0f} rows/s"
+        )
+    scored = client.job(job.id).results().to_pandas()
+    right = train.accuracy(scored["prediction"], scored["score"])
+    console.print(f"  accuracy in the job's output: {right:.3f}; its first rows:\n")
+    console.print(shortened(scored).head(4).to_string(index=False), markup=False)
+
+
+def sentiment_per_film(client: Client, data: Path) -> None:
+    """Mean sentiment (-1 to 1) of each held-out film, as the tutorial does per product."""
+    step("Mean sentiment per film (films that the model has not seen)")
+    output = HOME / "out" / "films"
+    job = client.submit_dataset(
+        data / "film_reviews_heldout.csv", "films", output, text_column="text"
+    )
+    job.wait(timeout_s=120)
+    scored = job.results().to_pandas()
+    fresh = np.where(
+        scored["prediction"] == "fresh", scored["probability"], 1 - scored["probability"]
+    )
+    scored = scored.assign(sentiment=2 * fresh - 1, fresh=scored["category"] == "fresh")
+    films = scored.groupby("film").agg(
+        reviews=("sentiment", "size"), sentiment=("sentiment", "mean"), fresh=("fresh", "mean")
+    )
+    films = films[films["reviews"] >= 20].sort_values("sentiment")
+    correlation = np.corrcoef(films["sentiment"], films["fresh"])[0, 1]
+    console.print(pd.concat([films.tail(3)[::-1], films.head(3)]).round(2).to_string())
+    console.print(f"\n  correlation with the critics' own verdicts: {correlation:.2f}")
+
+
+def wait_for_the_user(stack: Stack) -> None:
+    """Leave everything running, and say what to try."""
+    broker = "" if stack.url == Settings().broker_url else f"CELERIAC_BROKER_URL={stack.url} "
+    command = f"{broker}.venv/bin/celeriac"
+    console.print(
+        f"\n[bold]The stack is running.[/] Flower: {stack.flower_url}   files: {HOME}\n"
+        "Try, in another terminal:\n"
+        f'  {command} predict reviews "Best coffee I ever bought"\n'
+        f"  {command} batch submit {HOME}/data/reviews_heldout.csv --model reviews "
+        f"--text-column review --output {HOME}/out/mine --wait\n"
+        f"  {command} status\n"
+        "Ctrl-C stops it."
+    )
+    try:
+        while True:
+            time.sleep(1)
+    except KeyboardInterrupt:
+        console.print()
+
+
+def read(data: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(data / f"{name}.csv")
+
+
+def time_ms(client: Client, model: str, item: Any) -> float:
+    started = time.perf_counter()
+    client.predict(model, item)
+    return (time.perf_counter() - started) * 1000
+
+
+def shortened(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(review=frame["review"].str.slice(0, 30) + "...").round(3)
+
+
+def step(title: str) -> None:
+    console.print(f"\n[bold]{title}[/]")
+
+
+def report(model: str, what: str, accuracy: float, rows: int) -> None:
+    console.print(f"  {model:8} {what}: held-out accuracy {accuracy:.3f} ({rows:,} rows)")
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main())
+    except errors.CeleriacError as error:
+        sys.stderr.write(f"demo: {error.message}\n")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

