@@ -18,6 +18,7 @@ CeleriacError
 │   ├── NonFiniteOutput          output_not_finite     the model answered NaN or infinity
 │   └── ResourceExhausted        resource_exhausted    not enough memory for it
 ├── DeadlineExceeded             deadline_exceeded     no answer within the time that was allowed
+├── Overloaded                   overloaded            too much waits already; try again later
 ├── Cancelled                    cancelled
 ├── WorkerError                  worker_failed         a worker failed outside the model
 ├── RegistryError                registry_invalid      the model folder cannot be used
@@ -142,6 +143,12 @@ class DeadlineExceeded(CeleriacError):
     code = "deadline_exceeded"
 
 
+class Overloaded(CeleriacError):
+    """Too much work waits already."""
+
+    code = "overloaded"
+
+
 class Cancelled(CeleriacError):
     """The work was cancelled."""
 
@@ -206,6 +213,12 @@ class JobFailed(CeleriacError):
     """The job failed."""
 
     code = "job_failed"
+
+
+def by_class_name(name: str) -> type[CeleriacError] | None:
+    """Our error class of that name; None if it is not one of ours."""
+    known = (kind for kind in CeleriacError._by_code.values() if kind.__name__ == name)
+    return CeleriacError if name == "CeleriacError" else next(known, None)
 
 
 def from_wire(error: dict[str, Any]) -> CeleriacError:

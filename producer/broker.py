@@ -7,7 +7,6 @@ tasks would otherwise send a thousand SUBSCRIBEs.
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from typing import TYPE_CHECKING, Any
@@ -18,12 +17,16 @@ from redis.retry import Retry
 
 from celeriac import errors
 from celeriac.settings import Settings, hide_password
+from producer import forks
 
 if TYPE_CHECKING:
     from celery import Celery
 
 MIN_REDIS = (7, 0)
 """``BLMPOP`` came with Redis 7.0."""
+
+CELERY_CONNECTIONS = 10
+"""Connections of the Celery app, at most."""
 
 
 class Broker:
@@ -33,15 +36,14 @@ class Broker:
         self.settings = settings
         self.url = settings.broker_url
         self._lock = threading.Lock()
-        self._pid = os.getpid()
         self._redis: redis.Redis | None = None
         self._celery: Celery | None = None
+        forks.watch(self)
 
     @property
     def redis(self) -> redis.Redis:
         """A Redis client with a pool of its own, made at first use in this process."""
         with self._lock:
-            self._forget_parent()
             if self._redis is None:
                 self._redis = connect(self.settings)
             return self._redis
@@ -50,7 +52,6 @@ class Broker:
     def celery(self) -> Celery:
         """A Celery app that can only publish, made at first use in this process."""
         with self._lock:
-            self._forget_parent()
             if self._celery is None:
                 self._celery = _publishing_app(self.settings)
             return self._celery
@@ -62,18 +63,18 @@ class Broker:
     def close(self) -> None:
         """Close what this process opened. The broker can be used again."""
         with self._lock:
-            self._forget_parent()
             if self._redis is not None:
                 self._redis.close()
             if self._celery is not None:
+                self._celery.pool.force_close_all()
                 self._celery.close()
             self._redis = self._celery = None
 
-    def _forget_parent(self) -> None:
-        # After a fork the sockets belong to the parent: drop them, never close them.
-        if self._pid != os.getpid():
-            self._redis = self._celery = None
-            self._pid = os.getpid()
+    def after_fork(self) -> None:
+        """A child's fresh start: the parent's sockets are neither used nor closed."""
+        forks.abandon(self._redis, self._celery)
+        self._lock = threading.Lock()
+        self._redis = self._celery = None
 
 
 def connect(settings: Settings, **options: Any) -> redis.Redis:
@@ -116,6 +117,7 @@ def broker_error(error: Exception, url: str) -> errors.BrokerError:
 
 def _publishing_app(settings: Settings) -> Celery:
     from celery import Celery
+    from kombu.pools import ProducerPool
 
     # set_as_current=False: the host project's own app stays the current one.
     app = Celery("celeriac.producer", broker=settings.broker_url, set_as_current=False)
@@ -125,7 +127,7 @@ def _publishing_app(settings: Settings) -> Celery:
         task_protocol=2,
         result_backend=None,
         task_ignore_result=True,
-        broker_pool_limit=10,
+        broker_pool_limit=CELERY_CONNECTIONS,
         broker_pool_acquire_timeout=2,
         broker_connection_timeout=settings.broker.connect_timeout_s,
         broker_connection_retry=False,
@@ -140,4 +142,9 @@ def _publishing_app(settings: Settings) -> Celery:
             "priority_steps": [0],
         },
     )
+    # Celery would take its pools from kombu's globals, where they are found by URL: a host
+    # project's app on the same Redis would share them, and a forked child its parent's sockets.
+    app._pool = app.connection_for_write().Pool(limit=CELERY_CONNECTIONS)
+    pool: Any = ProducerPool
+    app.amqp._producer_pool = pool(app._pool, limit=CELERY_CONNECTIONS)
     return app
