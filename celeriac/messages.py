@@ -101,6 +101,22 @@ JOBS_KEY = "celeriac:jobs"
 """Sorted set of job ids by creation time. Trimmed to the newest 1,000 by who adds to it."""
 
 
+def nightly_key(name: str, date: str) -> str:
+    """Claim of one nightly run while it is planned. Owned by the task whose id it holds; expires
+    :data:`NIGHTLY_CLAIM_S` after a kill. Afterwards the output folder says that it has run."""
+    return f"celeriac:nightly:{name}:{date}"
+
+
+def nightly_missed_key(name: str) -> str:
+    """Missed dates of one nightly schedule (JSON list). Owned by ``celeriac.nightly.watch``, which
+    writes it anew each hour; expires after :data:`NIGHTLY_MISSED_S`."""
+    return f"celeriac:nightly:{name}:missed"
+
+
+NIGHTLY_CLAIM_S = 3_600
+NIGHTLY_MISSED_S = 86_400
+
+
 def worker_key(hostname: str) -> str:
     """What a live worker says of itself (JSON). Expires 15 s after its last heartbeat."""
     return f"celeriac:worker:{hostname}"

@@ -1,0 +1,171 @@
+"""From a dataset to a job: resolve the model, check, plan, enter the job, publish its chunks."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from celeriac import errors, inputs
+from celeriac.datasets.records import DatasetPlan
+from celeriac.jobs.finalize import read_manifest
+from celeriac.jobs.folder import JobFolder
+from celeriac.jobs.plan import JobPlan, Scoring, check_job_id, make_plan, new_job_id
+from celeriac.messages import ModelRef
+from celeriac.registry.catalogue import fetch
+from celeriac.registry.manifest import InputSchema
+from producer.broker import Broker
+from producer.jobs import JobHandle, publish_missing, redis_errors
+
+if TYPE_CHECKING:
+    from celeriac.datasets.planner import Source
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes that were read so far and the bytes in all."""
+
+
+def submit_dataset(  # noqa: PLR0913 - a dataset and its options
+    broker: Broker,
+    source: str | Path,
+    model: str,
+    output: str | Path,
+    *,
+    chunk_rows: int | None = None,
+    text_column: str | None = None,
+    keep_columns: Sequence[str] | None = None,
+    output_format: Literal["parquet", "csv"] = "parquet",
+    job_id: str | None = None,
+    on_progress: Progress | None = None,
+) -> JobHandle:
+    """Score a dataset: plan it, queue its chunks, and return at once.
+
+    ``source`` is a CSV or Parquet file, a folder of such files or a pattern; ``output`` a new
+    folder that the workers reach under the same path. ``model`` is pinned to the version that it
+    means now. ``keep_columns`` are joined to the predictions (default: all). Submitting the same
+    job to the same folder again continues it (``handle.resumed``).
+
+    Raises ModelNotFound, VersionNotFound, DatasetError, OutputConflict, BrokerError; then nothing
+    was queued.
+    """
+    if chunk_rows is not None and chunk_rows < 1:
+        raise errors.RequestError(f"chunk_rows is a positive number of rows, not {chunk_rows}")
+    if output_format not in ("parquet", "csv"):
+        raise errors.RequestError(f"the output is parquet or csv, not {output_format!r}")
+    ref = ModelRef.parse(model)
+    with redis_errors(broker):
+        version = fetch(broker.redis).resolve(ref)
+    _require_readers()
+    from celeriac.datasets import planner
+
+    found = planner.open_source(source)
+    needs = inputs.columns_needed(version.input, found.names, text_column)
+    keeps = _kept(found, keep_columns)
+    _check_types(found, version.input, needs)
+    _check_output(found, keeps, output_format)
+    scoring = Scoring(
+        model=ref.name, version=version.version, device=version.device, needs=tuple(needs),
+        keeps=tuple(keeps), text_column=text_column, output_format=output_format,
+    )
+    batch = broker.settings.batch
+    total = found.bytes
+    dataset = planner.plan(
+        found,
+        chunk_rows=chunk_rows,
+        default_chunk_rows=batch.chunk_rows,
+        chunk_bytes=batch.chunk_bytes,
+        dtypes=_dtypes(version.input, needs),
+        on_progress=_adding_up(on_progress, total) if on_progress else None,
+    )
+    now = datetime.now(UTC)
+    wanted = check_job_id(job_id) if job_id else new_job_id(now)
+    ours = make_plan(dataset, scoring, source=str(source), job_id=wanted, now=now)
+    return _start(broker, dataset, ours, JobFolder(output))
+
+
+def _start(broker: Broker, dataset: DatasetPlan, ours: JobPlan, folder: JobFolder) -> JobHandle:
+    existed = folder.holds_job()
+    plan = folder.create(ours, dataset.chunks)
+    if read_manifest(folder) is None:
+        publish_missing(broker, folder, plan, list(dataset.chunks))
+    return JobHandle(broker, plan.job_id, folder.path, resumed=existed)
+
+
+def _kept(source: Source, keep_columns: Sequence[str] | None) -> list[str]:
+    if keep_columns is None:
+        return source.names
+    missing = [column for column in keep_columns if column not in source.names]
+    if missing:
+        raise errors.DatasetError(
+            f"no column {', '.join(missing)} to keep; the dataset has: {', '.join(source.names)}"
+        )
+    return list(dict.fromkeys(keep_columns))
+
+
+def _dtypes(schema: InputSchema, needs: Sequence[str]) -> dict[str, str]:
+    """Types that the model fixes for columns of a CSV file."""
+    if schema.kind == "text":
+        return dict.fromkeys(needs, "text")
+    if schema.kind == "array":
+        return dict.fromkeys(needs, "float")
+    return {column.name: column.dtype for column in schema.columns}
+
+
+_NUMBERS = ("int", "uint", "float", "double", "halffloat", "decimal", "null")
+_TEXTS = ("string", "large_string", "string_view", "null")
+_TAKES = {
+    "float": ("numbers", _NUMBERS),
+    "int": ("whole numbers", ("int", "uint", "float", "double", "halffloat", "null")),
+    "bool": ("true or false", ("bool", "null")),
+    "text": ("text", _TEXTS),
+}
+
+
+def _check_types(source: Source, schema: InputSchema, needs: Sequence[str]) -> None:
+    """Parquet says what its columns are, so a misfit is found before anything is queued."""
+    if source.format != "parquet":
+        return
+    wanted = _dtypes(schema, needs)
+    for column in source.columns:
+        takes, prefixes = _TAKES[wanted[column.name]] if column.name in wanted else ("", ("",))
+        if not column.dtype.startswith(prefixes):
+            raise errors.DatasetError(
+                f"column {column.name!r} of the dataset is of type {column.dtype}; "
+                f"the model takes {takes}"
+            )
+
+
+def _check_output(source: Source, keeps: Sequence[str], output_format: str) -> None:
+    from celeriac.datasets.parquet import is_nested
+
+    if source.format != "parquet" or output_format != "csv":
+        return
+    nested = [one.name for one in source.columns if one.name in keeps and is_nested(one.dtype)]
+    if nested:
+        raise errors.DatasetError(
+            f"column {nested[0]!r} holds lists or records, which CSV cannot; "
+            "choose parquet for the output, or keep other columns"
+        )
+
+
+def _require_readers() -> None:
+    for library in ("numpy", "pyarrow"):
+        try:
+            importlib.import_module(library)
+        except ImportError as error:
+            raise errors.DatasetError(
+                f"datasets need {library}, which is not installed here: "
+                'pip install "celeriac[datasets]"'
+            ) from error
+
+
+def _adding_up(on_progress: Progress, total: int) -> Callable[[int], None]:
+    read = 0
+
+    def step(count: int) -> None:
+        nonlocal read
+        read += count
+        on_progress(read, total)
+
+    return step
