@@ -1,0 +1,203 @@
+"""``torch``: weights as safetensors, and code named ``package.module:Class``.
+
+The weights hold no code. The class comes only from module prefixes that the server's
+configuration allows; that is checked before anything is imported.
+
+What the network returns is decided by the version's output schema. Classifier: logits
+``(n, labels)``, or ``(n,)`` for two labels; of several outputs a tuple of such tensors.
+Regressor: ``(n,)`` or ``(n, outputs)``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from celeriac import errors
+from celeriac.registry.manifest import Architecture, ModelVersion, OutputSchema
+from celeriac.runtimes import LoadOptions, Output, Saved, frameworks, library
+
+FILE = "model.safetensors"
+PIP = "'torch>=2.10' safetensors"
+
+_SLICE_ROWS = 1_024
+"""Rows of one forward pass: activations of a whole chunk would not fit into memory."""
+
+
+class TorchModel:
+    """A network in evaluation mode."""
+
+    def __init__(self, module: Any, output: OutputSchema) -> None:
+        self._torch = library("torch", pip=PIP)
+        self._module = module.eval()
+        self._output = output
+        first = next(iter(module.parameters()), None)
+        self._device = "cpu" if first is None else first.device
+
+    def predict(self, inputs: Any) -> Output:
+        """Forward passes over slices of ``inputs``, joined."""
+        parts = [
+            self._forward(inputs[start : start + _SLICE_ROWS])
+            for start in range(0, len(inputs), _SLICE_ROWS)
+        ]
+        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        if self._output.kind == "classifier":
+            return self._classify(columns)
+        if len(columns) > 1:
+            return Output(values=np.column_stack(columns))
+        values = columns[0]
+        if values.ndim == 2 and values.shape[1] == 1:
+            values = values[:, 0]
+        return Output(values=values)
+
+    def _forward(self, inputs: Any) -> tuple[np.ndarray[Any, Any], ...]:
+        torch = self._torch
+        if isinstance(inputs, np.ndarray):
+            inputs = torch.tensor(inputs, device=self._device)  # a copy: networks may write to it
+        try:
+            with torch.inference_mode():
+                result = self._module(inputs)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(str(error)) from error
+        except RuntimeError as error:
+            if "can't allocate memory" in str(error):  # the CPU allocator has no type of its own
+                raise MemoryError(str(error)) from error
+            raise
+        tensors = result if isinstance(result, (tuple, list)) else (result,)
+        return tuple(tensor.float().cpu().numpy() for tensor in tensors)
+
+    def _classify(self, columns: list[np.ndarray[Any, Any]]) -> Output:
+        several = self._output.outputs > 1
+        labels = self._output.labels if several else (self._output.labels,)
+        if len(columns) != len(labels):
+            raise ValueError(f"the network gave {len(columns)} outputs, not {len(labels)}")
+        pairs = [_choose(logits, list(of)) for logits, of in zip(columns, labels, strict=True)]
+        if not several:
+            return Output(values=pairs[0][0], probabilities=pairs[0][1])
+        return Output(
+            values=np.column_stack([values for values, _ in pairs]).astype(object),
+            probabilities=[probabilities for _, probabilities in pairs],
+        )
+
+
+def save(model: Any, folder: Path, *, architecture: Architecture | None) -> Saved:
+    """Write the weights. Raises RegistryError if the code that they belong to is not named."""
+    library("safetensors.torch", pip=PIP).save_model(model, str(folder / FILE))
+    check_architecture(model, architecture)
+    return Saved(files=[FILE], frameworks=frameworks("torch", "safetensors"))
+
+
+def load(folder: Path, version: ModelVersion, options: LoadOptions) -> TorchModel:
+    """Build the network and fill it. Raises UntrustedModel, ModelCorrupt or RegistryError."""
+    if version.architecture is None:
+        raise errors.ModelCorrupt("its model.json names no architecture")
+    module = read(folder / FILE, version.architecture, options)
+    return TorchModel(module, version.output)
+
+
+def wrap(model: Any, output: OutputSchema) -> TorchModel:
+    """A Model of a live network, which it puts into evaluation mode."""
+    return TorchModel(model, output)
+
+
+def read(path: Path, architecture: Architecture, options: LoadOptions) -> Any:
+    """The network of ``architecture`` with the weights of a safetensors file.
+
+    Raises UntrustedModel, RuntimeMissing or RegistryError.
+    """
+    _check_allowed(architecture.path, options)
+    torch = library("torch", pip=PIP)
+    weights = library("safetensors.torch", pip=PIP)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise errors.RegistryError("this process has no CUDA device; run it on a cpu role")
+    torch.set_num_threads(max(1, options.threads))
+    with torch.random.fork_rng(devices=[]):  # initial weights must not move the caller's generator
+        module = _build(architecture)
+    try:
+        weights.load_model(module, str(path), strict=True)
+    except Exception as error:
+        text = str(error).strip().partition("\n")[0][:200]
+        raise errors.RegistryError(
+            f"{path.name} does not hold the weights of {architecture.path}: {text}"
+        ) from error
+    return module.to(options.device).eval()
+
+
+def architecture_of(model: Any) -> Architecture:
+    """The architecture of a network that keeps its ``arguments``. Raises RegistryError."""
+    path = _class_path(model)
+    arguments = getattr(model, "arguments", None)
+    if not isinstance(arguments, dict):
+        raise errors.RegistryError(
+            f"how was this {path} made? Give architecture=Architecture(path={path!r}, "
+            "arguments={...}), or keep the arguments in the network as a dict `arguments`"
+        )
+    return Architecture(path=path, arguments=arguments)
+
+
+def check_architecture(model: Any, architecture: Architecture | None) -> None:
+    """Raises RegistryError unless ``architecture`` names the class of ``model``."""
+    path = _class_path(model)
+    if architecture is None or architecture.path != path:
+        named = architecture.path if architecture else "nothing"
+        raise errors.RegistryError(f"the network is a {path}; the architecture names {named}")
+
+
+def _class_path(model: Any) -> str:
+    kind = type(model)
+    if kind.__module__ == "__main__" or "." in kind.__qualname__:
+        raise errors.RegistryError(
+            f"workers cannot import {kind.__qualname__} from {kind.__module__}; "
+            "put the class at the top of a module that they have too"
+        )
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _check_allowed(path: str, options: LoadOptions) -> None:
+    module = path.partition(":")[0]
+    for prefix in options.architectures:
+        if module == prefix or module.startswith(f"{prefix}."):
+            return
+    allowed = ", ".join(options.architectures) or "none"
+    raise errors.UntrustedModel(
+        f"architectures of {module!r} are not allowed here (allowed: {allowed}); "
+        "if you trust that code, add its module to [models] architectures in celeriac.toml"
+    )
+
+
+def _build(architecture: Architecture) -> Any:
+    name, _, attribute = architecture.path.partition(":")
+    torch = library("torch", pip=PIP)
+    try:
+        kind = getattr(importlib.import_module(name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise errors.RegistryError(f"cannot import {architecture.path}: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
+        raise errors.UntrustedModel(f"{architecture.path} is not a torch Module")
+    try:
+        return kind(**architecture.arguments)
+    except Exception as error:
+        raise errors.RegistryError(
+            f"{architecture.path} does not take its arguments: {error}"
+        ) from error
+
+
+def _choose(
+    logits: np.ndarray[Any, Any], labels: list[Any]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Labels and probabilities from logits."""
+    logits = logits.astype(np.float64)
+    if len(labels) == 2 and (logits.ndim == 1 or logits.shape[1] == 1):
+        positive = logits.reshape(-1)
+        logits = np.column_stack([np.zeros_like(positive), positive])  # softmax of it is sigmoid
+    if logits.ndim != 2 or logits.shape[1] != len(labels):
+        raise ValueError(f"the network gave logits of shape {logits.shape} for {len(labels)} labels")
+    with np.errstate(invalid="ignore", over="ignore"):
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = powers / powers.sum(axis=1, keepdims=True)
+    names = np.empty(len(labels), dtype=object)
+    names[:] = labels
+    return names[logits.argmax(axis=1)], probabilities

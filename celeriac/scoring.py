@@ -1,0 +1,190 @@
+"""One loaded version that answers items and tables; bad items never spoil the others."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from celeriac import errors, runtimes
+from celeriac.inputs import collate, collate_table, take
+from celeriac.outputs import Output, TableAnswers, answers, concat, table_answers
+from celeriac.registry.manifest import ModelVersion
+from celeriac.registry.store import Registry
+
+_RELATIVE, _ABSOLUTE = 1e-4, 1e-6
+"""Tolerance of golden answers: libraries and processors differ in the last digits."""
+
+_PROBES = 16
+"""Single items to try before a large batch that failed is taken apart."""
+
+
+class Scorer:
+    """A loaded version. Safe with threads."""
+
+    def __init__(self, manifest: ModelVersion, model: runtimes.Model) -> None:
+        self.manifest = manifest
+        self._model = model
+
+    @classmethod
+    def load(
+        cls, registry: Registry, name: str, version: int, options: runtimes.LoadOptions
+    ) -> Scorer:
+        """Verify the files, load the model, and warm it on its golden items.
+
+        Raises ModelNotFound, VersionNotFound, or RegistryError and its kinds.
+        """
+        manifest = registry.verify(name, version)
+        folder = registry.folder(name, version)
+        scorer = cls(manifest, runtimes.load(folder, manifest, options))
+        scorer.score([example.item for example in manifest.golden])
+        return scorer
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def version(self) -> int:
+        return self.manifest.version
+
+    @property
+    def ref(self) -> str:
+        """``NAME@VERSION``."""
+        return self.manifest.ref
+
+    def score(self, items: Sequence[Any]) -> list[dict[str, Any]]:
+        """Answer items as they came over the wire, in their order.
+
+        Each entry is a prediction, or ``{"error": {"code", "message"}}`` for that item alone.
+        """
+        collated = collate(items, self.manifest.input)
+        output, kept, failed = isolate(self._model, collated.inputs, len(collated.index))
+        result: list[dict[str, Any]] = [{} for _ in items]
+        for position, error in collated.errors.items():
+            result[position] = {"error": error.to_wire()}
+        for position, error in failed.items():
+            result[collated.index[position]] = {"error": error.to_wire()}
+        if output is not None:
+            scored = answers(output, self.manifest.output, self.name, self.version)
+            for position, answer in zip(kept, scored, strict=True):
+                result[collated.index[position]] = answer
+        return result
+
+    def score_table(self, table: Any, text_column: str | None = None) -> TableAnswers:
+        """Answer all rows of a pyarrow table as whole columns.
+
+        Raises DatasetError if a column is missing or of a wrong type.
+        """
+        collated = collate_table(table, self.manifest.input, text_column=text_column)
+        output, kept, failed = isolate(self._model, collated.inputs, len(collated.index))
+        bad = dict(collated.errors)
+        bad.update((collated.index[position], error) for position, error in failed.items())
+        index = collated.index
+        if failed:
+            index = [collated.index[position] for position in kept]
+        return table_answers(output, self.manifest.output, index, bad, table.num_rows)
+
+    def check_golden(self) -> None:
+        """Raises PromotionRefused unless every golden item gets the recorded answer again."""
+        golden = self.manifest.golden
+        found = self.score([example.item for example in golden])
+        for number, (example, answer) in enumerate(zip(golden, found, strict=True), start=1):
+            if not same_answer(example.answer, answer):
+                raise errors.PromotionRefused(
+                    f"{self.ref}: golden example {number} of {len(golden)} should answer "
+                    f"{essence(example.answer)}; it answered {essence(answer)}"
+                )
+
+
+def isolate(
+    model: runtimes.Model, inputs: Any, count: int
+) -> tuple[Output | None, Sequence[int], dict[int, errors.CeleriacError]]:
+    """Predict ``count`` collated inputs; where that fails, halve until only the bad ones are left.
+
+    Returns the output of the good ones (None: there are none), their positions, and the errors of
+    the others. If single items from all over a large batch fail too, the model is at fault rather
+    than an item, and all fail alike.
+    """
+    parts: list[tuple[int, int, Output]] = []
+    failed: dict[int, errors.CeleriacError] = {}
+    waiting = deque([(0, count)] if count else [])
+    while waiting:
+        start, stop = waiting.popleft()
+        try:
+            parts.append((start, stop, model.predict(take(inputs, start, stop))))
+        except Exception as error:  # noqa: BLE001 - a model may raise anything
+            _pass_on(error)
+            if stop - start == 1:
+                failed[start] = _item_error(error)
+            elif stop - start == count and _fails_throughout(model, inputs, count):
+                return None, (), dict.fromkeys(range(count), _item_error(error))
+            else:
+                middle = (start + stop) // 2
+                waiting.extend(((start, middle), (middle, stop)))
+    parts.sort(key=lambda part: part[0])
+    if not failed and len(parts) == 1:
+        return parts[0][2], range(count), failed
+    kept = [position for start, stop, _ in parts for position in range(start, stop)]
+    return (concat([output for _, _, output in parts]) if parts else None), kept, failed
+
+
+def same_answer(expected: dict[str, Any], found: dict[str, Any]) -> bool:
+    """True if two answers agree: labels equal, numbers within tolerance."""
+    return _close(essence(expected), essence(found))
+
+
+def essence(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer without the model's name and version, and without what is not set."""
+    return {
+        key: value for key, value in answer.items()
+        if key not in ("model", "version") and value is not None
+    }
+
+
+def _close(expected: Any, found: Any) -> bool:
+    if isinstance(expected, dict) and isinstance(found, dict):
+        return expected.keys() == found.keys() and all(
+            _close(value, found[key]) for key, value in expected.items()
+        )
+    if isinstance(expected, list) and isinstance(found, list):
+        return len(expected) == len(found) and all(map(_close, expected, found))
+    if isinstance(expected, float) and isinstance(found, (int, float)):
+        return math.isclose(expected, found, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
+    return bool(expected == found)
+
+
+def _fails_throughout(model: runtimes.Model, inputs: Any, count: int) -> bool:
+    if count < 4 * _PROBES:
+        return False
+    for probe in range(_PROBES):
+        position = probe * (count - 1) // (_PROBES - 1)
+        try:
+            model.predict(take(inputs, position, position + 1))
+        except Exception as error:  # noqa: BLE001
+            _pass_on(error)
+        else:
+            return False
+    return True
+
+
+def _pass_on(error: Exception) -> None:
+    # A time limit of the task that we run in is not a failure of the model. It is known by its
+    # name, because the model half does not import Celery.
+    if type(error).__name__ == "SoftTimeLimitExceeded":
+        raise error
+
+
+def _item_error(error: Exception) -> errors.CeleriacError:
+    if isinstance(error, errors.ItemError):
+        return error
+    if isinstance(error, MemoryError):
+        return errors.ResourceExhausted("not enough memory for this item, even alone")
+    text = _PATH.sub(r"\1", str(error).strip().partition("\n")[0])[:200]
+    return errors.ModelFailed(f"the model raised {type(error).__name__}{': ' if text else ''}{text}")
+
+
+_PATH = re.compile(r"(?:/[\w.@+-]+)+/([\w.@+-]+)")
+"""A path of this machine: only its last part may leave."""
