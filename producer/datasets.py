@@ -59,6 +59,8 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     _require_readers()
     from celeriac.datasets import planner
 
+    folder = JobFolder(output)
+    folder.check_free()
     found = planner.open_source(source)
     needs = inputs.columns_needed(version.input, found.names, text_column)
     keeps = _kept(found, keep_columns)
@@ -81,7 +83,7 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     now = datetime.now(UTC)
     wanted = check_job_id(job_id) if job_id else new_job_id(now)
     ours = make_plan(dataset, scoring, source=str(source), job_id=wanted, now=now)
-    return _start(broker, dataset, ours, JobFolder(output))
+    return _start(broker, dataset, ours, folder)
 
 
 def _start(broker: Broker, dataset: DatasetPlan, ours: JobPlan, folder: JobFolder) -> JobHandle:

@@ -15,11 +15,13 @@ from celeriac import metrics, nightly
 from celeriac.jobs.folder import JobFolder
 from celeriac.logs import get_logger
 from celeriac.messages import (
+    CONTRACT,
     MAINTENANCE_QUEUE,
     NIGHTLY_CLAIM_S,
     NIGHTLY_MISSED_S,
     NIGHTLY_RUN,
     NIGHTLY_WATCH,
+    check_contract,
     nightly_key,
     nightly_missed_key,
 )
@@ -43,11 +45,12 @@ return 0
     name=NIGHTLY_RUN, base=CeleriacTask, bind=True,
     autoretry_for=(redis.RedisError,), retry_backoff=1, retry_backoff_max=60,
 )
-def run(self: Task, name: str, date: str) -> str | None:
+def run(self: Task, name: str, date: str, v: int = 1) -> str | None:
     """Submit one night; returns its job id, or None if another worker is about to.
 
     Raises ConfigError, DatasetError, ModelNotFound ...; then the date stays owed.
     """
+    check_contract(v)
     broker = Broker(get_settings())
     try:
         return run_date(broker, name, nightly.parse_date(date), owner=str(self.request.id))
@@ -121,7 +124,7 @@ def _entry(name: str, schedule: NightlySettings) -> dict[str, Any]:
         "task": NIGHTLY_RUN,
         "schedule": crontab(hour=int(hour), minute=int(minute)),
         # Evaluated when the message is sent; beat keeps it in its file by the function's name.
-        "kwargs": {"name": name, "date": BeatLazyFunc(date_to_send, schedule.at)},
+        "kwargs": {"v": CONTRACT, "name": name, "date": BeatLazyFunc(date_to_send, schedule.at)},
         "options": {"queue": MAINTENANCE_QUEUE, "expires": _EXPIRES_S},
     }
 

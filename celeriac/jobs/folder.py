@@ -40,13 +40,28 @@ class JobFolder:
     def holds_job(self) -> bool:
         return self.job.exists()
 
+    def check_free(self) -> None:
+        """Raises OutputConflict if the folder can neither take a job nor holds one."""
+        if self.path.exists() and not self.path.is_dir():
+            raise errors.OutputConflict(f"{self.path}: is a file; the output is a folder")
+        if not self.path.is_dir() or self.holds_job():
+            return
+        other = [
+            file.name for file in self.path.iterdir() if not file.name.startswith(TEMPORARY_PREFIX)
+        ]
+        if other and not self.holds_job():  # a job may have come while we looked
+            raise errors.OutputConflict(
+                f"{self.path}: is not empty and holds no job ({', '.join(sorted(other)[:3])} ...); "
+                "choose a new folder"
+            )
+
     def create(self, plan: JobPlan, chunks: tuple[Chunk, ...]) -> JobPlan:
         """Make this folder the home of ``plan``, or go on with the same job that lives here.
 
         Returns the plan that holds: of two callers at once, the first one's.
         Raises OutputConflict if the folder holds something else.
         """
-        self._check_free()
+        self.check_free()
         try:
             create_file(self.job, msgspec.json.format(msgspec.json.encode(plan)))
         except FileExistsError:
@@ -114,20 +129,6 @@ class JobFolder:
         for folder in (self.path, self.path / "parts", self.path / "errors"):
             for file in folder.glob(f"{TEMPORARY_PREFIX}*"):
                 file.unlink(missing_ok=True)
-
-    def _check_free(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise errors.OutputConflict(f"{self.path}: is a file; the output is a folder")
-        if not self.path.is_dir() or self.holds_job():
-            return
-        other = [
-            file.name for file in self.path.iterdir() if not file.name.startswith(TEMPORARY_PREFIX)
-        ]
-        if other and not self.holds_job():
-            raise errors.OutputConflict(
-                f"{self.path}: is not empty and holds no job ({', '.join(sorted(other)[:3])} ...); "
-                "choose a new folder"
-            )
 
     def _conflict(self, held: JobPlan, plan: JobPlan) -> str:
         return (

@@ -1,0 +1,235 @@
+"""``celeriac batch``: score whole datasets."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from celeriac import errors
+from celeriac.jobs.ledger import JobState
+from celeriac.settings import get_settings
+from producer.broker import Broker
+from producer.jobs import JobHandle, JobStatus, list_jobs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+app = typer.Typer(no_args_is_help=True, help="Score whole datasets, in the background.")
+
+EXIT_CODES = {JobState.COMPLETED: 0, JobState.COMPLETED_WITH_ERRORS: 3}
+"""Of a job that has ended; 1 for every other end."""
+LONGEST_WAIT_S = 30 * 86_400.0
+_LINE_EVERY_S = 5.0
+
+Job = Annotated[str, typer.Argument(help="Id of the job, or its output folder.")]
+
+
+def register(main: typer.Typer) -> None:
+    """Add ``celeriac batch`` to the command."""
+    main.add_typer(app, name="batch")
+
+
+@app.command()
+def submit(
+    source: Annotated[str, typer.Argument(help="CSV or Parquet file, folder of them, or pattern.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="NAME, NAME@VERSION or NAME@ALIAS.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the results.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end, with progress.")] = False,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column that a text model reads.")
+    ] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Column to join to the predictions (default: all).")
+    ] = None,
+    chunk_rows: Annotated[int | None, typer.Option(min=1, help="Rows of one chunk.")] = None,
+    output_format: Annotated[
+        Literal["parquet", "csv"], typer.Option("--format", help="Of the results.")
+    ] = "parquet",
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", min=0, help="Longest --wait, in seconds.")
+    ] = LONGEST_WAIT_S,
+) -> None:
+    """Score SOURCE. Exit code with --wait: 0 completed, 3 completed with errors, 1 otherwise."""
+    from producer.datasets import submit_dataset
+
+    with _broker() as broker:
+        with _planning() as on_progress:
+            handle = submit_dataset(
+                broker, source, model, output, chunk_rows=chunk_rows, text_column=text_column,
+                keep_columns=keep or None, output_format=output_format, on_progress=on_progress,
+            )
+        _say_submitted(handle)
+        if wait:
+            raise typer.Exit(_follow(handle, timeout_s))
+
+
+@app.command()
+def status(job: Job) -> None:
+    """Where a job stands. Exit code of an ended job as with submit --wait; 0 while it runs."""
+    with _broker() as broker:
+        found = _open(broker, job).status()
+    _print_status(found)
+    if found.state.is_final:
+        raise typer.Exit(EXIT_CODES.get(found.state, 1))
+
+
+@app.command("list")
+def list_(limit: Annotated[int, typer.Option(min=1, max=1_000)] = 20) -> None:
+    """The newest jobs."""
+    from rich.table import Table
+
+    with _broker() as broker:
+        jobs = list_jobs(broker, limit)
+    if not jobs:
+        _console().print("no jobs yet; `celeriac batch submit` starts one")
+        return
+    table = Table("job", "state", "model", "rows", "failed", "source", box=None)
+    for one in jobs:
+        table.add_row(
+            one.id, one.state, f"{one.model}@{one.version}",
+            f"{one.rows_done:,} of {one.rows_total:,}", f"{one.rows_failed:,}", one.source,
+        )
+    _console().print(table)
+
+
+@app.command()
+def cancel(job: Job) -> None:
+    """Start no further chunk. What is done stays, and `resume` goes on."""
+    with _broker() as broker:
+        found = _open(broker, job).cancel()
+    if found.state not in (JobState.CANCELLING, JobState.CANCELLED):
+        raise errors.RequestError(f"job {found.id} is {found.state}: there is nothing to cancel")
+    _console().print(f"job {found.id} is {found.state}; parts that are done stay in {found.output}")
+
+
+@app.command()
+def resume(
+    job: Job,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end, with progress.")] = False,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", min=0, help="Longest --wait, in seconds.")
+    ] = LONGEST_WAIT_S,
+) -> None:
+    """Go on with a job that was cancelled, has failed or was lost; done chunks stay done."""
+    with _broker() as broker:
+        handle = _open(broker, job)
+        _print_status(handle.resume())
+        if wait:
+            raise typer.Exit(_follow(handle, timeout_s))
+
+
+@contextmanager
+def _broker() -> Iterator[Broker]:
+    broker = Broker(get_settings())
+    try:
+        yield broker
+    finally:
+        broker.close()
+
+
+def _open(broker: Broker, job: str) -> JobHandle:
+    folder = Path(job)
+    if (folder / "job.json").is_file():
+        return JobHandle.from_output(broker, folder)
+    if "/" in job or folder.is_dir():
+        raise errors.JobNotFound(f"{job}: is not the output of a job")
+    return JobHandle.open(broker, job)
+
+
+def _say_submitted(handle: JobHandle) -> None:
+    found = handle.status()
+    again = "continues" if handle.resumed else "submitted"
+    _console().print(
+        f"job {handle.id} {again}: {found.rows_total:,} rows in {found.chunks_total:,} chunks "
+        f"by {found.model}@{found.version}, output in {found.output}",
+        soft_wrap=True,
+    )
+
+
+def _follow(handle: JobHandle, timeout_s: float) -> int:
+    with _progress() as progress:
+        task = progress.add_task("scoring", total=None, note="")
+        shown = _Shown(progress, task)
+        found = handle.wait(timeout_s, shown)
+    _print_status(found)
+    return EXIT_CODES.get(found.state, 1)
+
+
+class _Shown:
+    """Shows a status as a bar, or, where there is no terminal, as a line now and then."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+        self._next_line_s = _LINE_EVERY_S
+
+    def __call__(self, found: JobStatus) -> None:
+        note = describe(found)
+        self._progress.update(
+            self._task, total=found.rows_total, completed=found.rows_done, note=note,
+            description=found.state,
+        )
+        elapsed_s = self._progress.tasks[self._task].elapsed or 0.0
+        if not self._progress.console.is_terminal and elapsed_s >= self._next_line_s:
+            self._next_line_s = elapsed_s + _LINE_EVERY_S
+            sys.stderr.write(f"{found.state}: {note}\n")
+
+
+def describe(found: JobStatus) -> str:
+    """Rows, rate and remaining time in one line."""
+    parts = [f"{found.rows_done:,} of {found.rows_total:,} rows"]
+    if found.rows_failed:
+        parts.append(f"{found.rows_failed:,} failed")
+    if found.rows_per_s:
+        parts.append(f"{found.rows_per_s:,.0f} rows/s")
+    if found.eta_s is not None:
+        minutes, seconds = divmod(round(found.eta_s), 60)
+        parts.append(f"{minutes}:{seconds:02d} left")
+    return ", ".join(parts)
+
+
+def _print_status(found: JobStatus) -> None:
+    console = _console()
+    console.print(f"job {found.id} {found.state}: {describe(found)}", soft_wrap=True)
+    if found.error:
+        console.print(f"  {found.error}", markup=False, soft_wrap=True)
+    console.print(f"  output in {found.output}", markup=False, soft_wrap=True)
+    if found.rows_failed:
+        console.print(f"  failed rows, with reasons, in {found.output}/errors", soft_wrap=True)
+    if found.state in (JobState.CANCELLED, JobState.FAILED, JobState.EXPIRED):
+        console.print(f"  `celeriac batch resume {found.output}` goes on", soft_wrap=True)
+
+
+@contextmanager
+def _planning() -> Iterator[Any]:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    columns = (TextColumn("planning"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=_console(stderr=True), transient=True) as progress:
+        task = progress.add_task("planning", total=None)
+        yield lambda read, total: progress.update(task, completed=read, total=total)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=_console(stderr=True), transient=True) as progress:
+        yield progress
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
