@@ -1,0 +1,116 @@
+"""The host follows the registry, and never gives up a version that serves for one that does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from celeriac import errors
+from celeriac.host import MAX_UNALIASED, ModelHost
+from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
+from celeriac.registry.store import Registry
+from celeriac.runtimes import LoadOptions
+from celeriac.settings import Settings
+
+
+def add(registry: Registry, name: str = "echo", *, device: str = "cpu") -> int:
+    draft = ModelDraft.model_validate(
+        {
+            "format": "echo", "device": device,
+            "input": InputSchema(kind="any"), "output": OutputSchema(kind="any"),
+        }
+    )  # fmt: skip
+
+    def write(folder):  # type: ignore[no-untyped-def]
+        (folder / "weights").write_bytes(b"w" * 100)
+        return draft
+
+    return registry.add(name, write).version
+
+
+def promote(registry: Registry, version: int, name: str = "echo") -> None:
+    aliases = registry.aliases(name)
+    aliases.promote(version, expected=aliases.read().get("champion"), who="test", why="")
+
+
+@pytest.fixture
+def registry(settings: Settings) -> Registry:
+    registry = Registry(settings.models.root)
+    promote(registry, add(registry))
+    return registry
+
+
+@pytest.fixture
+def host(registry: Registry) -> ModelHost:
+    host = ModelHost(registry, LoadOptions())
+    host.refresh()
+    return host
+
+
+def test_the_champion_is_loaded_by_refresh(host: ModelHost) -> None:
+    assert host.loaded() == {"echo": [1]}
+    assert host.serving() == {"echo": 1}
+    assert host.resolve("echo") == ("echo", 1)
+
+
+def test_a_promotion_is_followed_and_the_old_version_goes(
+    host: ModelHost, registry: Registry
+) -> None:
+    for _ in range(MAX_UNALIASED + 3):
+        promote(registry, add(registry))
+        host.refresh()
+    newest = MAX_UNALIASED + 4
+    assert host.resolve("echo") == ("echo", newest)
+    loaded = host.loaded()["echo"]
+    assert loaded[-1] == newest
+    assert len(loaded) <= MAX_UNALIASED + 1
+
+
+def test_a_changed_file_is_refused_and_the_old_version_serves(
+    host: ModelHost, registry: Registry
+) -> None:
+    version = add(registry)
+    promote(registry, version)
+    path = registry.folder("echo", version) / "weights"
+    path.parent.chmod(0o755)
+    path.chmod(0o644)
+    path.write_bytes(b"v" + b"w" * 99)
+    host.refresh()
+    assert host.resolve("echo") == ("echo", 1)
+    with pytest.raises(errors.ModelCorrupt, match="weights"):
+        host.scorer("echo", version)
+
+
+def test_a_pinned_version_is_loaded_when_asked_for(host: ModelHost, registry: Registry) -> None:
+    version = add(registry)
+    assert host.resolve(f"echo@{version}") == ("echo", version)
+    scorer = host.scorer("echo", version)
+    assert scorer.version == version
+    assert host.scorer("echo", version) is scorer
+
+
+@pytest.mark.parametrize(
+    ("ref", "kind"),
+    [
+        ("nothing", errors.ModelNotFound),
+        ("echo@9", errors.VersionNotFound),
+        ("echo@nobody", errors.VersionNotFound),
+        ("../etc", errors.RequestError),
+    ],
+)
+def test_what_is_not_there(host: ModelHost, ref: str, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        host.resolve(ref)
+
+
+def test_a_model_registered_since_the_last_refresh_is_found(
+    host: ModelHost, registry: Registry
+) -> None:
+    promote(registry, add(registry, "new"), "new")
+    assert host.resolve("new") == ("new", 1)
+
+
+def test_models_of_another_device_are_not_ours(host: ModelHost, registry: Registry) -> None:
+    promote(registry, add(registry, "big", device="gpu"), "big")
+    host.refresh()
+    assert host.models() == ["echo"]
+    assert "big" not in host.loaded()
