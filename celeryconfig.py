@@ -39,7 +39,7 @@ result_backend_max_retries = 5  # the default is to try for ever
 worker_send_task_events = True  # Flower sees every task of the main loop
 worker_hijack_root_logger = False  # logs are ours: celeriac.logs
 worker_redirect_stdouts = False
-worker_proc_alive_timeout = 180  # a child loads models before it reports; the default of 4 s kills it
+worker_proc_alive_timeout = 180  # a new child imports model libraries: the default of 4 s kills it
 worker_enable_remote_control = True
 
 broker_connection_retry_on_startup = True

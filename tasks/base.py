@@ -52,6 +52,7 @@ class CeleriacTask(Task):  # type: ignore[misc]
     """Base of all our tasks: at most three attempts, typed errors, one log context."""
 
     Request = "tasks.base:SummarisedRequest"
+    throws = (errors.CeleriacError,)  # an answer to the caller, not a defect: no traceback logged
     max_retries = 2
     resultrepr_maxsize = 64
 

@@ -12,8 +12,16 @@ from celeriac import errors, metrics
 from celeriac.host import get_host
 from celeriac.logs import get_logger
 from celeriac.messages import (
-    CONTRACT, PREDICT, PREDICT_ENVELOPE, REPLY_TTL_S, Envelope, Reply, check_contract,
-    reply_key, result_key, submission_key,
+    CONTRACT,
+    PREDICT,
+    PREDICT_ENVELOPE,
+    REPLY_TTL_S,
+    Envelope,
+    Reply,
+    check_contract,
+    reply_key,
+    result_key,
+    submission_key,
 )
 from celeriac.settings import get_settings
 from tasks.base import CeleriacTask

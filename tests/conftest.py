@@ -10,7 +10,11 @@ import pytest
 import redis
 
 from celeriac.settings import (
-    BrokerSettings, ModelsSettings, Settings, StackSettings, get_settings,
+    BrokerSettings,
+    ModelsSettings,
+    Settings,
+    StackSettings,
+    get_settings,
 )
 from workers.valkey import EmbeddedServer, free_port
 

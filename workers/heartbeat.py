@@ -96,7 +96,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, parent: Any) -> None:
         worker = parent.controller
         role: Role = worker.celeriac_role
-        host = get_host() if role.warm else None
+        host = get_host() if worker.celeriac_predicts else None
         if self._heartbeat is None:
             self._heartbeat = Heartbeat(worker, connect(get_settings()), host)
             worker.celeriac_heartbeat = self._heartbeat
@@ -134,7 +134,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]
                     self._heartbeat.follow()
             except redis.RedisError as error:
                 log.warning("no heartbeat", reason=str(error))
-            except Exception:  # noqa: BLE001 - a worker that looks dead would be worse
+            except Exception:
                 log.exception("heartbeat failed")
             self._stopping.wait(FOLLOW_S)
 

@@ -88,7 +88,7 @@ class Lane:
                 metrics.LANE_ERRORS.labels("redis").inc()
                 log.warning("lane lost Redis", reason=str(error), retry_s=RETRY_S)
                 self._stopping.wait(RETRY_S)
-            except Exception:  # noqa: BLE001 - without the lane every caller waits in vain
+            except Exception:
                 metrics.LANE_ERRORS.labels("internal").inc()
                 log.exception("lane turn failed")
                 self._stopping.wait(RETRY_S)

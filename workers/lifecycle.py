@@ -10,6 +10,7 @@ from celery import Celery, signals
 
 from celeriac import errors, logs
 from celeriac.host import get_host, make_host, set_host
+from celeriac.messages import MAINTENANCE_QUEUE
 from celeriac.settings import get_settings
 from producer.broker import check_server, connect
 from tasks.models import publish_registry
@@ -20,6 +21,8 @@ from workers.lease import Lease
 from workers.roles import Role
 
 log = logs.get_logger(__name__)
+
+ROLE_VARIABLE = "CELERIAC_ROLE"
 
 
 def install(app: Celery) -> None:
@@ -48,6 +51,7 @@ def _take_role(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> N
     except errors.CeleriacError as error:
         _leave(error)
     instance.celeriac_role = role
+    os.environ[ROLE_VARIABLE] = role.name  # a spawned child has no other way to know
     conf.worker_concurrency = role.concurrency
     conf.worker_pool_start_method = role.start_method
     suffix = f".{role.name}"
@@ -80,9 +84,11 @@ def _load_models(sender: Any, **_: Any) -> None:
     if roles.pool_in(sys.argv) is None:
         sender.pool_cls = role.pool
     set_host(make_host(get_settings(), device=role.device))
-    if role.warm:
+    # No model library is used before a fork: a prefork pool's children load for themselves.
+    sender.celeriac_predicts = role.warm and not _is_prefork(sender.pool_cls)
+    if sender.celeriac_predicts:
         get_host().refresh()
-    if role.name == "maintenance":
+    if role.name == MAINTENANCE_QUEUE:
         _publish_at_start()
 
 
@@ -101,11 +107,18 @@ def _keep_our_logging(**_: Any) -> None:
 
 def _start_child(**_: Any) -> None:
     """A pool process: its own host, since the parent's belongs to the parent."""
-    set_host(None)
+    role = roles.role_for([os.environ[ROLE_VARIABLE]])
+    set_host(make_host(get_settings(), device=role.device))
+    if role.warm:
+        get_host().refresh()
 
 
 def _end_child(pid: int | None = None, **_: Any) -> None:
     exporter.forget_child(pid or os.getpid())
+
+
+def _is_prefork(pool: Any) -> bool:
+    return pool == "prefork" or getattr(pool, "__module__", "") == "celery.concurrency.prefork"
 
 
 def _names(queues: Any) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from celeriac import errors
 from celeriac.messages import DEVICES, MAINTENANCE_QUEUE, batch_queue, predict_queue
@@ -47,13 +48,14 @@ ROLES: tuple[Role, ...] = (
     _realtime("gpu"),
     Role(
         name="batch.cpu", device="cpu", queues=(batch_queue("cpu"),),
-        pool="prefork", pools=("prefork", "solo"), concurrency="auto", lease_s=30, niceness=10,
+        pool="prefork", pools=("prefork", "solo"), concurrency="auto", warm=True, lease_s=30,
+        niceness=10,
     ),
     Role(
         # One process for each GPU; a child of its own, so that a hung chunk can be ended.
         name="batch.gpu", device="gpu", queues=(batch_queue("gpu"),),
-        pool="prefork", pools=("prefork", "solo"), concurrency=1, lease_s=30, niceness=10,
-        start_method="spawn",
+        pool="prefork", pools=("prefork", "solo"), concurrency=1, warm=True, lease_s=30,
+        niceness=10, start_method="spawn",
     ),
     Role(
         # Two processes: a promotion that checks a large model must not hold up finalisers.
@@ -94,7 +96,8 @@ def check_pool(role: Role, pool: str) -> None:
     """Raises ConfigError if ``role`` cannot use a pool that was asked for."""
     if pool not in role.pools:
         raise errors.ConfigError(
-            f"the role {role.name} cannot use the pool {pool!r}; leave -P out: {_command(role.name)}"
+            f"the role {role.name} cannot use the pool {pool!r}; "
+            f"leave -P out: {_command(role.name)}"
         )
 
 
@@ -115,8 +118,8 @@ def pool_in(argv: Sequence[str]) -> str | None:
 def _option(argv: Sequence[str], short: str, long: str) -> str:
     if "worker" not in argv:
         return ""
-    words = list(argv[argv.index("worker") + 1 :]) + [""]
-    for word, following in zip(words, words[1:], strict=False):
+    words = [*argv[argv.index("worker") + 1 :], ""]
+    for word, following in pairwise(words):
         if word in (short, long):
             return following
         if word.startswith(long + "="):

@@ -1,4 +1,4 @@
-"""The lane against a real server: every item answered once, in its own slot, whatever else comes."""
+"""The lane against a real server: every item is answered once, in its own slot."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def push(
 
 
 def replies(client: redis.Redis, reply_to: str = "me") -> dict[str, Reply]:
-    found = [msgspec.json.decode(raw, type=Reply) for raw in client.lrange(reply_key(reply_to), 0, -1)]
+    raws = client.lrange(reply_key(reply_to), 0, -1)
+    found = [msgspec.json.decode(raw, type=Reply) for raw in raws]
     assert len({reply.id for reply in found}) == len(found)
     return {reply.id: reply for reply in found}
 
@@ -138,7 +139,7 @@ def test_a_bad_request_fails_alone(lane: Lane, redis_client: redis.Redis) -> Non
     push(redis_client, envelope("item", [1, {"$bytes": "?"}]))
     lane.step()
     found = replies(redis_client)
-    codes = {id: reply.error["code"] for id, reply in found.items() if reply.error}
+    codes = {reply.id: reply.error["code"] for reply in found.values() if reply.error}
     assert codes == {
         "version": "version_not_found",
         "alias": "version_not_found",

@@ -13,11 +13,12 @@ from hypothesis.extra import numpy as np_st
 from celeriac import errors, messages
 from celeriac.messages import ModelRef
 
+plain_keys = st.text(max_size=8).filter(lambda key: not key.startswith("$"))
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=20)
     | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(max_size=8).filter(lambda k: not k.startswith("$")), inner, max_size=4),
+    | st.dictionaries(plain_keys, inner, max_size=4),
     max_leaves=12,
 )
 

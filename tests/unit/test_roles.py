@@ -51,7 +51,7 @@ def test_a_models_queue_is_an_ordinary_worker() -> None:
 
 
 def test_a_pool_that_the_role_cannot_use() -> None:
-    with pytest.raises(errors.ConfigError, match="realtime.cpu cannot use the pool 'threads'"):
+    with pytest.raises(errors.ConfigError, match=r"realtime\.cpu cannot use the pool 'threads'"):
         roles.check_pool(roles.role_for(["realtime.cpu"]), "threads")
     roles.check_pool(roles.role_for(["batch.cpu"]), "prefork")
 
