@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from celery import Task
@@ -69,8 +70,21 @@ class CeleriacTask(Task):  # type: ignore[misc]
                 raise errors.ResourceExhausted(
                     "the worker had not enough memory for this task; send fewer items at once"
                 ) from error
+            except TypeError as error:
+                self._check_arguments(args, kwargs)
+                raise self._defect(request) from error
             except Exception as error:  # what a remote caller learns must name no path of ours
-                log.exception("task failed")
-                raise errors.WorkerError(
-                    f"the task failed; the worker's log names the reason (request {request})"
-                ) from error
+                raise self._defect(request) from error
+
+    def _check_arguments(self, args: Any, kwargs: dict[str, Any]) -> None:
+        """Raises RequestError if the caller's arguments do not fit the task."""
+        try:
+            inspect.signature(self.run).bind(*args, **kwargs)
+        except TypeError as error:
+            raise errors.RequestError(f"{self.name}: {error}") from error
+
+    def _defect(self, request: str) -> errors.WorkerError:
+        log.exception("task failed")
+        return errors.WorkerError(
+            f"the task failed; the worker's log names the reason (request {request})"
+        )

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
+from celeriac.messages import worker_key
 from celeriac.settings import (
     BrokerSettings,
     ModelsSettings,
@@ -16,7 +24,10 @@ from celeriac.settings import (
     StackSettings,
     get_settings,
 )
+from workers.stack import environment
 from workers.valkey import EmbeddedServer, free_port
+
+ROOT = Path(__file__).parents[1]
 
 for _name in [name for name in os.environ if name.startswith("CELERIAC_")]:
     del os.environ[_name]  # a developer's own environment must not colour the tests
@@ -50,3 +61,69 @@ def settings(server: EmbeddedServer, tmp_path: Path) -> Iterator[Settings]:
         models=ModelsSettings(root=tmp_path / "models"),
     )
     get_settings.cache_clear()
+
+
+class Worker:
+    """A real worker process of one role, in a process group of its own."""
+
+    def __init__(self, settings: Settings, role: str, log: Path, *options: str) -> None:
+        self.role = role
+        self.log = log
+        self.hostname = f"{role}-{os.urandom(3).hex()}@test"
+        command = [
+            sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-Q", role,
+            "-n", self.hostname, "--without-mingle", "--without-gossip", *options,
+        ]  # fmt: skip
+        self._client = redis.Redis.from_url(settings.broker_url)
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=os.environ | environment(settings), stdin=subprocess.DEVNULL,
+                stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    def wait_ready(self, timeout_s: float = 40.0) -> Worker:
+        deadline = time.monotonic() + timeout_s
+        while not self._client.exists(worker_key(self.hostname)):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"{self.role} did not start:\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.05)
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        """What the worker's heartbeat says."""
+        found: dict[str, Any] = json.loads(self._client.get(worker_key(self.hostname)) or "{}")
+        return found
+
+    def kill(self) -> None:
+        """SIGKILL to the whole group: the power cut."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
+
+    def stop(self, timeout_s: float = 30.0) -> int:
+        """TERM, then wait; KILL if it does not leave."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        finally:
+            self.kill()
+            self._client.close()
+
+
+@pytest.fixture
+def start_worker(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """Starts workers of this test's settings; they are stopped after it."""
+    started: list[Worker] = []
+
+    def start(role: str, *options: str, wait: bool = True) -> Worker:
+        worker = Worker(settings, role, tmp_path / f"{role}-{len(started)}.log", *options)
+        started.append(worker)
+        return worker.wait_ready() if wait else worker
+
+    yield start
+    for worker in started:
+        worker.stop()

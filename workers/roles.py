@@ -39,7 +39,7 @@ def _realtime(device: str) -> Role:
     # One process owns the model; the lane's thread is its only heavy user.
     return Role(
         name=f"realtime.{device}", device=device, queues=(predict_queue(device),),
-        pool="solo", pools=("solo",), concurrency=1, lane=True, warm=True, lease_s=20, niceness=0,
+        pool="solo", pools=("solo",), concurrency=1, lane=True, warm=True, lease_s=12, niceness=0,
     )
 
 
@@ -137,7 +137,7 @@ def _plain_worker(names: list[str]) -> Role:
     device = names[0].split(".")[1]
     return Role(
         name=names[0], device=device, queues=tuple(names), pool="solo",
-        pools=("solo", "threads", "prefork"), concurrency=1, warm=True, lease_s=20, niceness=0,
+        pools=("solo", "threads", "prefork"), concurrency=1, warm=True, lease_s=12, niceness=0,
     )
 
 
