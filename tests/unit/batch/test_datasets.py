@@ -1,0 +1,222 @@
+"""Planning and reading: columns, types, bad rows, bad files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from celeriac import errors
+from celeriac.datasets.parquet import Group, cut_groups
+from celeriac.datasets.planner import open_source, plan
+from celeriac.datasets.reader import read_chunk
+from celeriac.datasets.records import DatasetPlan, RowError
+
+
+def read_all(planned: DatasetPlan) -> tuple[list[dict[str, Any]], list[int], list[RowError]]:
+    rows: list[dict[str, Any]] = []
+    numbers: list[int] = []
+    bad: list[RowError] = []
+    names = [column.name for column in planned.columns]
+    for chunk in planned.chunks:
+        file = planned.files[chunk.file]
+        found = read_chunk(planned.format, file, chunk, planned.columns, names)
+        assert found.table.num_rows + len(found.errors) == chunk.rows
+        rows += found.table.to_pylist()
+        numbers += found.numbers.tolist()
+        bad += found.errors
+    return rows, numbers, bad
+
+
+def test_types_come_from_the_head_and_hold_in_every_chunk(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    lines = ["id,zip,price,flag,note,empty", *(f"{n},00{n},{n}.5,true,2026-11-0{n},"
+             for n in range(1, 6))]
+    path.write_text("\n".join(lines))
+    source = open_source(path)
+    types = {column.name: column.dtype for column in source.columns}
+    assert types == {
+        "id": "int", "zip": "text", "price": "float", "flag": "bool", "note": "text",
+        "empty": "text",
+    }
+    rows, numbers, bad = read_all(plan(source, chunk_rows=2))
+    assert numbers == [1, 2, 3, 4, 5]
+    assert bad == []
+    assert rows[0] == {
+        "id": 1, "zip": "001", "price": 1.5, "flag": True, "note": "2026-11-01", "empty": "",
+    }
+
+
+def test_long_numbers_stay_texts(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("id\n12345678901234567890\n1\n")
+    rows, _, _ = read_all(plan(open_source(path)))
+    assert rows == [{"id": "12345678901234567890"}, {"id": "1"}]
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 2, 3, 100])
+def test_bad_rows_are_errors_and_their_neighbours_are_read(
+    tmp_path: Path, chunk_rows: int
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(
+        b'\xef\xbb\xbfid,text,x\r\n1,"a\nb ""q""",1.5\r\n2,b\r\n\r\n3,5" pipe,\r\n'
+        b"4,\xff,3\r\n5,e,abc\r\n6,f,7"
+    )
+    planned = plan(open_source(path), chunk_rows=chunk_rows, dtypes={"x": "float"})
+    rows, numbers, bad = read_all(planned)
+    assert planned.rows == 6
+    assert rows == [
+        {"id": 1, "text": 'a\nb "q"', "x": 1.5},
+        {"id": 3, "text": '5" pipe', "x": None},
+        {"id": 6, "text": "f", "x": 7.0},
+    ]
+    assert numbers == [1, 3, 6]
+    assert [(error.row, error.message) for error in bad] == [
+        (2, "2 fields where the header has 3"),
+        (4, "not valid UTF-8 (invalid start byte)"),
+        (5, "column 'x': 'abc' is not a number"),
+    ]
+    assert bad[0].data == "2,b"
+    assert "abc" in bad[2].data
+
+
+def test_a_late_misfit_is_a_row_error_with_the_type_of_the_head(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    head = "".join(f"{n}\n" for n in range(800_000))
+    path.write_text(f"id\n{head}x7\n{5}\n")
+    planned = plan(open_source(path), chunk_rows=500_000)
+    chunk = planned.chunks[-1]
+    found = read_chunk("csv", planned.files[0], chunk, planned.columns, ["id"])
+    assert found.table.schema.field("id").type == pa.int64()
+    assert [(bad.row, bad.message) for bad in found.errors] == [
+        (800_001, "column 'id': 'x7' is not a whole number")
+    ]
+
+
+def test_a_huge_row_error_is_clipped(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n1,2\n" + "é" * 10_000 + "\n")
+    _, _, bad = read_all(plan(open_source(path)))
+    assert len(bad[0].data.encode()) <= 4_000
+
+
+def test_small_datasets_are_cut_for_parallel_work(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a\n" + "1\n" * 40_000)
+    assert len(plan(open_source(path)).chunks) == 8
+    path.write_text("a\n" + "1\n" * 900)
+    assert len(plan(open_source(path)).chunks) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", b"", "the file is empty"),
+        ("a.csv", b"\n\n", "holds no header"),
+        ("a.csv", b"a,b\n", "a header but no rows"),
+        ("a.csv", b"a,b,a\n1,2,3\n", "names a column twice: a"),
+        ("a.csv", b"\xff\xfea\x00\n\x00", "header is not valid UTF-8"),
+        ("a.csv", b'a,b\n1,2\n3,"4\n5,6\n', "row 2 opens a quote that is never closed"),
+        ("a.parquet", b"", "the file is empty"),
+        ("a.parquet", b"PAR1 and then nothing", "cannot be read as Parquet"),
+        ("a.xlsx", b"x", "is a .csv or a .parquet file"),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(errors.DatasetError) as caught:
+        plan(open_source(path))
+    assert says in caught.value.message
+    assert str(path) in caught.value.message
+
+
+def test_a_truncated_parquet_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": list(range(1_000))}), path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(errors.DatasetError, match="cut short"):
+        open_source(path)
+
+
+def test_missing_files_folders_and_patterns(tmp_path: Path) -> None:
+    for source, says in [
+        (tmp_path / "no.csv", "no such file"),
+        (tmp_path, "holds no .csv or .parquet"),
+        (tmp_path / "*.csv", "no file matches"),
+    ]:
+        with pytest.raises(errors.DatasetError, match=says):
+            open_source(source)
+
+
+def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
+    (tmp_path / "b.csv").write_text("a\n3.5\n")
+    (tmp_path / "a.csv").write_text("a\n1\n2\n")
+    (tmp_path / ".hidden.csv").write_text("z\n")
+    rows, numbers, _ = read_all(plan(open_source(tmp_path)))
+    assert [row["a"] for row in rows] == [1.0, 2.0, 3.5]
+    assert numbers == [1, 2, 1]
+    assert read_all(plan(open_source(tmp_path / "[ab].csv")))[0] == rows
+
+
+def test_files_of_one_dataset_have_the_same_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "b.csv").write_text("a,c\n1,2\n")
+    with pytest.raises(errors.DatasetError, match=r"b\.csv: differs from a\.csv in: b, c"):
+        open_source(tmp_path)
+
+
+def test_a_changed_or_vanished_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a\n1\n2\n")
+    planned = plan(open_source(path))
+    os.utime(path, (1, 1))
+    with pytest.raises(errors.DatasetError, match="has changed since"):
+        read_all(planned)
+    path.unlink()
+    with pytest.raises(errors.DatasetError, match="no such file"):
+        read_all(planned)
+
+
+GROUPS = st.lists(st.builds(Group, st.integers(0, 30), st.integers(0, 300)), max_size=10)
+
+
+@settings(max_examples=200, deadline=None)
+@given(groups=GROUPS, chunk_rows=st.integers(1, 40), chunk_bytes=st.integers(1, 400))
+def test_row_groups_are_covered_once(
+    groups: list[Group], chunk_rows: int, chunk_bytes: int
+) -> None:
+    spans = list(cut_groups(groups, chunk_rows, chunk_bytes))
+    starts = [sum(group.rows for group in groups[:number]) for number in range(len(groups))]
+    seen = 0
+    for span in spans:
+        assert span.first_row == seen == starts[span.group] + span.skip
+        assert span.rows > 0
+        covered = sum(group.rows for group in groups[span.group : span.group + span.groups])
+        assert span.skip + span.rows <= covered
+        assert span.groups == 1 or span.rows <= chunk_rows
+        seen += span.rows
+    assert seen == sum(group.rows for group in groups)
+
+
+@pytest.mark.parametrize(("group_rows", "chunk_rows"), [(10, 25), (100, 30), (7, 7), (1_000, 100)])
+def test_parquet_rows_come_in_order(tmp_path: Path, group_rows: int, chunk_rows: int) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({
+        "n": list(range(500)),
+        "kind": pa.array(["x", "y"] * 250).dictionary_encode(),
+        "many": [[n, n] for n in range(500)],
+    })
+    pq.write_table(table, path, row_group_size=group_rows)
+    planned = plan(open_source(path), chunk_rows=chunk_rows)
+    rows, numbers, bad = read_all(planned)
+    assert rows == table.to_pylist()
+    assert numbers == list(range(1, 501))
+    assert bad == []
+    assert len(planned.chunks) > 1

@@ -1,0 +1,263 @@
+"""The output folder, one chunk, and the finaliser: no server, a model of three lines."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as arrow_csv
+import pyarrow.parquet as pq
+import pytest
+
+from celeriac import errors
+from celeriac.datasets.planner import open_source, plan as plan_dataset
+from celeriac.datasets.records import Chunk
+from celeriac.jobs import chunk as chunks_of, policy
+from celeriac.jobs.chunk import run_chunk
+from celeriac.jobs.finalize import finalize, read_manifest
+from celeriac.jobs.folder import JobFolder
+from celeriac.jobs.plan import ChunkRecord, JobPlan, Scoring, check_job_id, make_plan, new_job_id
+from celeriac.outputs import TableAnswers
+
+NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)
+
+
+def shout(table: pa.Table) -> TableAnswers:
+    """Upper case; the text ``bad`` fails."""
+    texts = table["text"].to_pylist()
+    bad: dict[int, errors.CeleriacError] = {
+        at: errors.ModelFailed("cannot shout that") for at, text in enumerate(texts)
+        if text == "bad"
+    }
+    return TableAnswers({"prediction": pc.utf8_upper(table["text"]).combine_chunks()}, bad)
+
+
+def make_job(
+    tmp_path: Path, lines: list[str], *, version: int = 1, chunk_rows: int = 2,
+    output_format: str = "parquet",
+) -> tuple[JobFolder, JobPlan, list[Chunk]]:
+    path = tmp_path / "in.csv"
+    if not path.exists():
+        path.write_text("\n".join(["id,text", *lines]) + "\n")
+    dataset = plan_dataset(open_source(path), chunk_rows=chunk_rows)
+    scoring = Scoring(
+        model="shout", version=version, device="cpu", needs=("text",), keeps=("id", "text"),
+        output_format=output_format,  # type: ignore[arg-type]
+    )
+    plan = make_plan(dataset, scoring, source="in.csv", job_id=new_job_id(NOW), now=NOW)
+    folder = JobFolder(tmp_path / "out")
+    return folder, folder.create(plan, dataset.chunks), list(dataset.chunks)
+
+
+def run_all(folder: JobFolder, plan: JobPlan, chunks: list[Chunk]) -> list[ChunkRecord]:
+    return [run_chunk(folder, plan, chunk, shout) for chunk in chunks]
+
+
+LINES = ["1,a", "2,bad", "3,c", "4", "5,e"]
+
+
+def test_a_job_from_plan_to_success(tmp_path: Path) -> None:
+    folder, plan, chunks = make_job(tmp_path, LINES)
+    records = run_all(folder, plan, chunks)
+    assert [(one.rows_in, one.rows_ok, one.rows_failed) for one in records] == [
+        (2, 1, 1), (2, 1, 1), (1, 1, 0),
+    ]
+    manifest = finalize(folder, NOW)
+    assert manifest.state == "completed_with_errors"
+    assert (manifest.rows_in, manifest.rows_ok, manifest.rows_failed) == (5, 3, 2)
+    rows = [row for part in manifest.parts for row in pq.read_table(folder.path / part.file)
+            .to_pylist()]
+    assert rows == [
+        {"id": 1, "text": "a", "prediction": "A"}, {"id": 3, "text": "c", "prediction": "C"},
+        {"id": 5, "text": "e", "prediction": "E"},
+    ]
+    failed = [json.loads(line) for part in manifest.parts if part.errors
+              for line in (folder.path / part.errors).read_text().splitlines()]
+    assert [(row["row"], row["code"], row["message"]) for row in failed] == [
+        (2, "model_failed", "cannot shout that"),
+        (4, "dataset_invalid", "1 fields where the header has 2"),
+    ]
+    assert {row["source"] for row in failed} == {str(tmp_path / "in.csv")}
+    assert sorted(file.name for file in folder.path.iterdir()) == [
+        "_SUCCESS", "errors", "job.json", "manifest.json", "parts", "plan.jsonl",
+    ]
+
+
+def test_a_finished_chunk_is_not_computed_again(tmp_path: Path) -> None:
+    folder, plan, chunks = make_job(tmp_path, LINES)
+    first = run_all(folder, plan, chunks)
+    before = {file: file.stat().st_mtime_ns for file in folder.path.rglob("*") if file.is_file()}
+
+    def never(table: pa.Table) -> TableAnswers:
+        raise AssertionError("was asked again")
+
+    assert [run_chunk(folder, plan, chunk, never) for chunk in chunks] == first
+    after = {file: file.stat().st_mtime_ns for file in folder.path.rglob("*") if file.is_file()}
+    assert after == before
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "csv"])
+def test_a_repeated_chunk_writes_the_same_bytes(tmp_path: Path, output_format: str) -> None:
+    folder, plan, chunks = make_job(tmp_path, LINES, output_format=output_format)
+    run_all(folder, plan, chunks)
+    kept = {
+        file: file.read_bytes() for file in folder.path.rglob("part-*")
+        if file.suffix != ".json"
+    }
+    assert len(kept) == 5
+    for chunk in chunks:
+        folder.record(chunk.number).unlink()
+    run_all(folder, plan, chunks)
+    assert {file: file.read_bytes() for file in kept} == kept
+
+
+@pytest.mark.parametrize("damage", ["part", "record", "errors", "fingerprint"])
+def test_a_damaged_chunk_is_computed_again(tmp_path: Path, damage: str) -> None:
+    folder, plan, chunks = make_job(tmp_path, LINES)
+    run_all(folder, plan, chunks)
+    record = folder.record(0)
+    if damage == "part":
+        part = folder.part(0, "parquet")
+        part.write_bytes(part.read_bytes()[:-1] + b"X")
+    elif damage == "record":
+        record.write_bytes(record.read_bytes()[:40])
+    elif damage == "errors":
+        folder.errors(0).unlink()
+    else:
+        record.write_bytes(record.read_bytes().replace(plan.fingerprint.encode(), b"other"))
+    with pytest.raises(errors.JobFailed, match="part 0 of 3 is missing or damaged"):
+        finalize(folder, NOW)
+    assert not folder.success.exists()
+    run_all(folder, plan, chunks)
+    assert finalize(folder, NOW).rows_in == 5
+
+
+def test_finalize_twice_changes_nothing(tmp_path: Path) -> None:
+    folder, plan, chunks = make_job(tmp_path, ["1,a"])
+    run_all(folder, plan, chunks)
+    (folder.path / "parts" / ".tmp-1234-part-00000.parquet").write_bytes(b"debris of a kill")
+    first = finalize(folder, NOW)
+    kept = folder.manifest.read_bytes()
+    assert finalize(folder, datetime.now(UTC)) == first == read_manifest(folder)
+    assert folder.manifest.read_bytes() == kept
+    assert first.state == "completed"
+    assert not list(folder.path.rglob(".tmp-*"))
+
+
+def test_wrong_sums_do_not_pass(tmp_path: Path) -> None:
+    folder, plan, chunks = make_job(tmp_path, LINES)
+    records = run_all(folder, plan, chunks)
+    wrong = msgspec.structs.replace(records[0], rows_ok=2)
+    folder.record(0).write_bytes(msgspec.json.encode(wrong))
+    with pytest.raises(errors.JobFailed, match="part 0"):
+        finalize(folder, NOW)
+
+
+def test_a_stopped_chunk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks_of, "SLICE_ROWS", 2)
+    folder, plan, chunks = make_job(tmp_path, [f"{n},t" for n in range(6)], chunk_rows=100)
+    asked: list[int] = []
+
+    def after_two() -> bool:
+        asked.append(1)
+        return len(asked) > 2
+
+    with pytest.raises(errors.Cancelled):
+        run_chunk(folder, plan, chunks[0], shout, is_stopped=after_two)
+    assert not (folder.path / "parts").exists()
+
+
+def test_slices_keep_order_and_row_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks_of, "SLICE_ROWS", 3)
+    lines = [f"{n},{'bad' if n % 4 == 0 else n}" for n in range(1, 11)]
+    folder, plan, chunks = make_job(tmp_path, lines, chunk_rows=100)
+    record = run_chunk(folder, plan, chunks[0], shout)
+    assert (record.rows_ok, record.rows_failed) == (8, 2)
+    ids = pq.read_table(folder.part(0, "parquet"))["id"].to_pylist()
+    assert ids == [1, 2, 3, 5, 6, 7, 9, 10]
+    numbers = [json.loads(line)["row"] for line in folder.errors(0).read_text().splitlines()]
+    assert numbers == [4, 8]
+
+
+def test_a_chunk_without_a_good_row_is_a_part(tmp_path: Path) -> None:
+    folder, plan, chunks = make_job(tmp_path, ["1,a", "2,b", "x", "y"])
+    run_all(folder, plan, chunks)
+    manifest = finalize(folder, NOW)
+    assert [part.rows for part in manifest.parts] == [2, 0]
+    empty = pq.read_table(folder.path / manifest.parts[1].file)
+    assert empty.column_names == ["id", "text", "prediction"]
+
+
+def test_an_input_column_named_like_an_answer_is_renamed(tmp_path: Path) -> None:
+    table = pa.table({"prediction": ["old"], "input_prediction": ["older"]})
+    answers = TableAnswers({"prediction": pa.array(["new"])})
+    joined, _ = chunks_of.join(table, answers, ("prediction", "input_prediction"))
+    assert joined.to_pylist() == [
+        {"input_input_prediction": "old", "input_prediction": "older", "prediction": "new"}
+    ]
+
+
+def test_csv_parts_hold_a_header_each(tmp_path: Path) -> None:
+    folder, plan, chunks = make_job(tmp_path, ["1,a", '2,"b,""c"', "3,d"], output_format="csv")
+    run_all(folder, plan, chunks)
+    found = [arrow_csv.read_csv(folder.part(n, "csv")).to_pylist() for n in range(2)]
+    assert found == [
+        [{"id": 1, "text": "a", "prediction": "A"},
+         {"id": 2, "text": 'b,"c', "prediction": 'B,"C'}],
+        [{"id": 3, "text": "d", "prediction": "D"}],
+    ]
+
+
+def test_the_same_job_may_come_again_and_another_may_not(tmp_path: Path) -> None:
+    folder, plan, _ = make_job(tmp_path, LINES)
+    _, again, _ = make_job(tmp_path, LINES)
+    assert again == plan
+    with pytest.raises(errors.OutputConflict, match=r"holds job .* by shout@1.*shout@2"):
+        make_job(tmp_path, LINES, version=2)
+    with pytest.raises(errors.OutputConflict, match="data, model version or options"):
+        make_job(tmp_path, LINES, chunk_rows=3)
+    assert folder.load() == plan
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("precious")
+    with pytest.raises(errors.OutputConflict, match=r"not empty and holds no job \(thesis.txt"):
+        make_job(tmp_path, LINES)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.OutputConflict, match="is a file"):
+        JobFolder(tmp_path / "file").check_free()
+
+
+def test_a_damaged_plan_is_noticed(tmp_path: Path) -> None:
+    folder, plan, _ = make_job(tmp_path, LINES)
+    folder.plan.write_bytes(folder.plan.read_bytes().splitlines()[0])
+    with pytest.raises(errors.JobFailed, match="does not fit"):
+        folder.chunks(plan)
+    folder.job.write_text("{")
+    with pytest.raises(errors.JobNotFound, match="is damaged"):
+        folder.load()
+    with pytest.raises(errors.JobNotFound, match="is not the output of a job"):
+        JobFolder(tmp_path / "nowhere").load()
+
+
+def test_what_can_heal_is_tried_again() -> None:
+    assert policy.retry_delay_s(OSError("disk"), 1) == 2.0
+    assert policy.retry_delay_s(MemoryError(), 2) == 4.0
+    assert policy.retry_delay_s(OSError("disk"), 3) is None
+    assert policy.retry_delay_s(errors.DatasetError("changed"), 1) is None
+    assert policy.retry_delay_s(errors.ModelCorrupt("x"), 1) is None
+    assert "attempt 3 of 3: OSError('disk')" in policy.reason(OSError("disk"), 7, 3)
+
+
+@pytest.mark.parametrize("job_id", ["", "a b", "../x", "x" * 65, "-a"])
+def test_job_ids_are_checked(job_id: str) -> None:
+    with pytest.raises(errors.RequestError):
+        check_job_id(job_id)
+    assert check_job_id(new_job_id(NOW)).startswith("20261122-030000-")
