@@ -183,7 +183,8 @@ def _item_error(error: Exception) -> errors.CeleriacError:
     if isinstance(error, MemoryError):
         return errors.ResourceExhausted("not enough memory for this item, even alone")
     text = _PATH.sub(r"\1", str(error).strip().partition("\n")[0])[:200]
-    return errors.ModelFailed(f"the model raised {type(error).__name__}{': ' if text else ''}{text}")
+    name = type(error).__name__
+    return errors.ModelFailed(f"the model raised {name}" + (f": {text}" if text else ""))
 
 
 _PATH = re.compile(r"(?:/[\w.@+-]+)+/([\w.@+-]+)")

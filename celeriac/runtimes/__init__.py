@@ -24,6 +24,7 @@ from celeriac import errors
 from celeriac.logs import get_logger
 from celeriac.outputs import Output
 from celeriac.registry.manifest import Architecture, ModelVersion, OutputSchema
+from celeriac.settings import ModelsSettings
 
 log = get_logger(__name__)
 
@@ -40,6 +41,12 @@ class LoadOptions:
     """``cpu`` or ``cuda``."""
     threads: int = 1
     """Intra-op threads that the model may use."""
+
+    @classmethod
+    def of(cls, settings: ModelsSettings, *, device: str = "cpu", threads: int = 1) -> LoadOptions:
+        """What ``[models]`` allows."""
+        return cls(trusted_types=settings.trusted_types, architectures=settings.architectures,
+                   device=device, threads=threads)
 
 
 @dataclass(frozen=True, kw_only=True)

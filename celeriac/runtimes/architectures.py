@@ -8,6 +8,7 @@ architectures`` allows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -53,7 +54,7 @@ class MLP(nn.Module):
         self.arguments = {"inputs": inputs, "outputs": outputs, "hidden": list(hidden)}
         sizes = [inputs, *hidden]
         layers: list[nn.Module] = []
-        for size, following in zip(sizes, sizes[1:], strict=False):
+        for size, following in pairwise(sizes):
             layers += [nn.Linear(size, following), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
 

@@ -85,8 +85,8 @@ class TorchModel:
 
 def save(model: Any, folder: Path, *, architecture: Architecture | None) -> Saved:
     """Write the weights. Raises RegistryError if the code that they belong to is not named."""
-    library("safetensors.torch", pip=PIP).save_model(model, str(folder / FILE))
     check_architecture(model, architecture)
+    library("safetensors.torch", pip=PIP).save_model(model, str(folder / FILE))
     return Saved(files=[FILE], frameworks=frameworks("torch", "safetensors"))
 
 
@@ -194,7 +194,7 @@ def _choose(
         positive = logits.reshape(-1)
         logits = np.column_stack([np.zeros_like(positive), positive])  # softmax of it is sigmoid
     if logits.ndim != 2 or logits.shape[1] != len(labels):
-        raise ValueError(f"the network gave logits of shape {logits.shape} for {len(labels)} labels")
+        raise ValueError(f"the network gave shape {logits.shape} for {len(labels)} labels")
     with np.errstate(invalid="ignore", over="ignore"):
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = powers / powers.sum(axis=1, keepdims=True)

@@ -1,0 +1,338 @@
+"""Register a model, check it in a process of its own, promote it, roll it back.
+
+``python -m celeriac.release ROOT NAME VERSION`` is that process: options as JSON on stdin, the
+result as JSON on stdout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from celeriac import errors, runtimes
+from celeriac.messages import CHAMPION, ModelRef, check_model_name, encode_item
+from celeriac.outputs import answers
+from celeriac.registry.aliases import PREVIOUS
+from celeriac.registry.manifest import (
+    Architecture,
+    GoldenExample,
+    InputSchema,
+    ModelDraft,
+    ModelVersion,
+    OutputSchema,
+)
+from celeriac.registry.store import Registry
+from celeriac.runtimes import LoadOptions, Saved
+from celeriac.samples import Samples, as_items, as_samples
+from celeriac.scoring import Scorer, essence, same_answer
+from celeriac.settings import Settings, get_settings
+
+# --- register ------------------------------------------------------------------------------------
+
+
+def register(  # noqa: PLR0913 - the words of a notebook; all but three have a default
+    name: str,
+    model: Any,
+    *,
+    examples: Any,
+    registry: Registry | None = None,
+    labels: Sequence[Any] | None = None,
+    kind: Literal["classifier", "regressor"] | None = None,
+    input: InputSchema | None = None,
+    text_column: str = "text",
+    architecture: Architecture | None = None,
+    metrics: Mapping[str, float] | None = None,
+    description: str = "",
+    device: Literal["cpu", "gpu"] = "cpu",
+    golden: int = 8,
+) -> ModelVersion:
+    """Write a model into the registry as its next version. It serves once it is promoted.
+
+    ``model`` is a fitted scikit-learn estimator or pipeline, a torch Module, or ``"echo"``.
+    ``examples`` are inputs as the model takes them: a list of texts, a pandas frame, or an array
+    whose first axis counts them. The input schema is inferred from them, and ``golden`` of them
+    are kept with their answers: whoever promotes the version reproduces them first.
+    ``labels`` names the outputs of a torch classifier, in order (of several outputs: one list for
+    each); without it a Module is a regressor. ``registry`` is the configured one by default.
+
+    Raises RegistryError if the model cannot be saved, does not answer its examples, or answers
+    differently when it is read back; then nothing is registered.
+    """
+    check_model_name(name)
+    settings = get_settings().models
+    registry = registry or Registry(settings.root)
+    form = format_of(model)
+    if form == "torch":
+        model = copy.deepcopy(model)  # evaluation mode is ours, not the caller's
+        architecture = architecture or runtimes.runtime("torch").architecture_of(model)
+    samples = _samples(model, examples, input, text_column, golden)
+    module = runtimes.runtime(form)
+
+    def write(folder: Path) -> ModelDraft:
+        saved: Saved = module.save(model, folder, architecture=architecture)
+        output = _output_of(saved, kind, labels)
+        output = _with_outputs(output, module.wrap(model, output).predict(samples.raw).values)
+        draft = ModelDraft(
+            format=form, input=samples.schema, output=output, device=device,
+            architecture=architecture, frameworks=saved.frameworks,
+            metrics={key: float(value) for key, value in (metrics or {}).items()},
+            description=description,
+        )
+        expected = answers(module.wrap(model, output).predict(samples.raw), output, name, 1)
+        reread = _reread(name, folder, draft, LoadOptions.of(settings))
+        golden = _golden(name, samples.items, expected, reread.score(samples.items))
+        return draft.model_copy(update={"golden": golden})
+
+    return registry.add(name, write)
+
+
+def format_of(model: Any) -> str:
+    """The format for an object in memory. Raises RegistryError if there is none."""
+    if isinstance(model, str) and model == "echo":
+        return "echo"
+    for package, kind, form in (
+        ("torch.nn", "Module", "torch"), ("sklearn.base", "BaseEstimator", "sklearn"),
+    ):
+        module = sys.modules.get(package)  # whoever holds such an object has imported it
+        if module is not None and isinstance(model, getattr(module, kind)):
+            return form
+    raise errors.RegistryError(
+        f"a {type(model).__name__} cannot be registered; "
+        "give a scikit-learn estimator, a torch Module, or 'echo'"
+    )
+
+
+def _samples(
+    model: Any, examples: Any, schema: InputSchema | None, text_column: str, count: int
+) -> Samples:
+    form = format_of(model)
+    if form == "echo":
+        schema = schema or InputSchema(kind="any")
+    if schema is not None:
+        return as_items(examples, count=count, schema=schema)
+    if form == "torch":
+        return as_samples(examples, count=count, text_column=text_column, dtype="float32")
+    names = getattr(model, "feature_names_in_", None)
+    return as_samples(
+        examples, count=count, text_column=text_column,
+        names=None if names is None else [str(name) for name in names],
+    )
+
+
+def _output_of(
+    saved: Saved, kind: Literal["classifier", "regressor"] | None, labels: Sequence[Any] | None
+) -> OutputSchema:
+    """What the model says of its answers; where it cannot tell, what the caller says."""
+    given = _plain_labels(labels)
+    if saved.output is not None:
+        if given and given != saved.output.labels:
+            raise errors.RegistryError(
+                f"the model has its own labels {saved.output.labels}; leave out `labels`"
+            )
+        if kind and kind != saved.output.kind:
+            raise errors.RegistryError(f"the model is a {saved.output.kind}, not a {kind}")
+        return saved.output
+    if not given:
+        if kind == "classifier":
+            raise errors.RegistryError("name the labels of the classifier, in order: labels=[...]")
+        return OutputSchema(kind="regressor")
+    if kind == "regressor":
+        raise errors.RegistryError("a regressor has no labels; leave out `labels` or `kind`")
+    several = isinstance(given[0], tuple)
+    return OutputSchema(
+        kind="classifier", labels=given, outputs=len(given) if several else 1, probabilities=True
+    )
+
+
+def _plain_labels(labels: Any) -> tuple[Any, ...]:
+    plain = [] if labels is None else encode_item(labels.tolist() if hasattr(labels, "tolist")
+                                                  else list(labels))
+    return tuple(tuple(label) if isinstance(label, list) else label for label in plain)
+
+
+def _with_outputs(output: OutputSchema, values: Any) -> OutputSchema:
+    if output.kind != "regressor" or values.ndim == 1:
+        return output
+    return output.model_copy(update={"outputs": int(values.shape[1])})
+
+
+def _reread(name: str, folder: Path, draft: ModelDraft, options: LoadOptions) -> Scorer:
+    """The model as its files have it, before they are a version."""
+    manifest = ModelVersion(
+        **{field: getattr(draft, field) for field in ModelDraft.model_fields},
+        name=name, version=1, files=(), created_at="",
+    )
+    return Scorer(manifest, runtimes.runtime(draft.format).load(folder, manifest, options))
+
+
+def _golden(
+    name: str, items: Sequence[Any], expected: Sequence[dict[str, Any]],
+    found: Sequence[dict[str, Any]],
+) -> tuple[GoldenExample, ...]:
+    """Items with their answers; raises RegistryError unless both models give the same."""
+    for number, (one, other) in enumerate(zip(expected, found, strict=True), start=1):
+        if "error" in other:
+            raise errors.RegistryError(
+                f"{name}: example {number} gets no answer: {other['error']['message']}"
+            )
+        if not same_answer(one, other):
+            raise errors.RegistryError(
+                f"{name}: read back from its files, the model answers example {number} with "
+                f"{essence(other)}; the one in memory answers {essence(one)}. "
+                "Does it keep something that its format does not save?"
+            )
+    return tuple(
+        GoldenExample(item=item, answer=essence(answer))
+        for item, answer in zip(items, found, strict=True)
+    )
+
+
+# --- promote and roll back -----------------------------------------------------------------------
+
+
+def promote(
+    registry: Registry, ref: ModelRef | str, *, settings: Settings, who: str, why: str = ""
+) -> dict[str, Any]:
+    """Make a version the champion, after its files verify and its golden examples reproduce.
+
+    Returns ``{"model", "version", "previous", "changed"}``. Raises ModelNotFound,
+    VersionNotFound, ModelCorrupt, UntrustedModel, RuntimeMissing or PromotionRefused; then nothing
+    has changed.
+    """
+    ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
+    if ref.version is None and ref.alias == CHAMPION:
+        newest = max(registry.versions(ref.name))
+        raise errors.RequestError(
+            f"say which version of {ref.name} to promote; the newest is {ref.name}@{newest}"
+        )
+    version = registry.resolve(ref)
+    aliases = registry.aliases(ref.name)
+    champion = aliases.read().get(CHAMPION)
+    check(registry, ModelRef(name=ref.name, version=version), settings)
+    changed = aliases.promote(version, expected=champion, who=who, why=why)
+    return {
+        "model": ref.name, "version": version, "changed": changed,
+        "previous": aliases.read().get(PREVIOUS),
+    }
+
+
+def rollback(registry: Registry, name: str, *, who: str, why: str = "") -> dict[str, Any]:
+    """Make the champion before the last promotion the champion again, after its files verify.
+
+    Returns ``{"model", "version", "from"}``. Raises ModelNotFound, ModelCorrupt, or
+    PromotionRefused if there is nothing to go back to.
+    """
+    aliases = registry.aliases(check_model_name(name))
+    before = aliases.read()
+    target = before.get(PREVIOUS)
+    if target is None:
+        raise errors.PromotionRefused(
+            f"{name} has no previous champion to go back to; promote a version by its number"
+        )
+    registry.verify(name, target)
+    aliases.rollback(expected=target, who=who, why=why)
+    return {"model": name, "version": target, "from": before.get(CHAMPION)}
+
+
+# --- check ---------------------------------------------------------------------------------------
+
+
+def check(
+    registry: Registry, ref: ModelRef | str, settings: Settings, timeout_s: float | None = None
+) -> ModelVersion:
+    """Verify, load and try a version in a process of its own.
+
+    ``timeout_s`` is ``[models] check_timeout_s`` by default. Raises ModelCorrupt, UntrustedModel,
+    RuntimeMissing, or PromotionRefused: also if the process crashes or does not end in time.
+    """
+    ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
+    version = registry.resolve(ref)
+    manifest = registry.verify(ref.name, version)
+    options = LoadOptions.of(settings.models)
+    timeout_s = settings.models.check_timeout_s if timeout_s is None else timeout_s
+    command = [
+        sys.executable, "-m", "celeriac.release",
+        str(registry.root.absolute()), ref.name, str(version),
+    ]
+    result = _run(command, json.dumps(asdict(options)), timeout_s, manifest.ref)
+    if result.get("error"):
+        raise errors.from_wire(result["error"])
+    return manifest
+
+
+def _run(command: list[str], options: str, timeout_s: float, ref: str) -> dict[str, Any]:
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(options, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise errors.PromotionRefused(
+            f"{ref}: loading it and answering its golden examples took longer than {timeout_s:g} s "
+            "([models] check_timeout_s)"
+        ) from None
+    finally:
+        _end(process)
+    try:
+        result: dict[str, Any] = json.loads(out.strip().rpartition("\n")[2])
+        return result
+    except ValueError:
+        code = process.returncode
+        how = f"was ended by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
+        last = err.strip().rpartition("\n")[2][:200]
+        raise errors.PromotionRefused(
+            f"{ref}: the process that checked it {how}{': ' if last else ''}{last}"
+        ) from None
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the process with everything that it started."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The checking process. Whatever a library prints goes to stderr."""
+    root, name, version = arguments
+    with os.fdopen(os.dup(1), "w") as result:
+        os.dup2(2, 1)
+        try:
+            options = LoadOptions(**json.load(sys.stdin))
+            Scorer.load(Registry(Path(root)), name, int(version), options).check_golden()
+            answer: dict[str, Any] = {"ok": True}
+        except errors.CeleriacError as error:
+            answer = {"error": error.to_wire()}
+        except Exception as error:  # noqa: BLE001 - whatever a model's code raises
+            refused = errors.PromotionRefused(
+                f"{name}@{version}: loading it raised {type(error).__name__}: {error}"
+            )
+            answer = {"error": refused.to_wire()}
+        result.write(json.dumps(answer) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,231 @@
+"""``sklearn``: estimators and pipelines, through skops. Never pickle, never joblib.
+
+A file may hold only types that are trusted here: those of skops itself, a fixed list of
+scikit-learn's own compiled parts, and what ``[models] trusted_types`` adds. The list never comes
+from the file.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from celeriac import errors
+from celeriac.registry.manifest import Architecture, ModelVersion, OutputSchema
+from celeriac.runtimes import LoadOptions, Output, Saved, frameworks, library
+
+FILE = "model.skops"
+PIP = "scikit-learn 'skops>=0.13'"
+
+TRUSTED = (
+    "numpy.dtype",
+    "scipy.interpolate._bsplines.BSpline",
+    "sklearn._loss.loss.HalfTweedieLossIdentity",
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
+    "sklearn.gaussian_process.kernels.ConstantKernel",
+    "sklearn.gaussian_process.kernels.DotProduct",
+    "sklearn.gaussian_process.kernels.ExpSineSquared",
+    "sklearn.gaussian_process.kernels.Exponentiation",
+    "sklearn.gaussian_process.kernels.Matern",
+    "sklearn.gaussian_process.kernels.Product",
+    "sklearn.gaussian_process.kernels.RBF",
+    "sklearn.gaussian_process.kernels.RationalQuadratic",
+    "sklearn.gaussian_process.kernels.Sum",
+    "sklearn.gaussian_process.kernels.WhiteKernel",
+    "sklearn.metrics._dist_metrics.ChebyshevDistance64",
+    "sklearn.metrics._dist_metrics.EuclideanDistance64",
+    "sklearn.metrics._dist_metrics.ManhattanDistance64",
+    "sklearn.metrics._dist_metrics.MinkowskiDistance64",
+    "sklearn.metrics._scorer._PassthroughScorer",
+    "sklearn.model_selection._split.KFold",
+    "sklearn.model_selection._split.StratifiedKFold",
+    "sklearn.neighbors._ball_tree.BallTree",
+    "sklearn.neighbors._kd_tree.KDTree",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+    "sklearn.tree._tree.Tree",
+    "sklearn.utils._bunch.Bunch",
+)
+"""Parts of scikit-learn's own estimators that skops does not list: data containers, kernels and
+losses. None of them calls what a file names."""
+
+_BY_ARGMAX = ("RandomForestClassifier", "ExtraTreesClassifier")
+"""Estimators whose ``predict`` is by definition the most probable class: half the work."""
+
+
+class SklearnModel:
+    """A fitted estimator."""
+
+    def __init__(self, estimator: Any, output: OutputSchema) -> None:
+        self._output = output
+        self._transform, self._estimator = _split(estimator)
+        self._by_argmax = type(self._estimator).__name__ in _BY_ARGMAX and output.outputs == 1
+
+    def predict(self, inputs: Any) -> Output:
+        """Labels and, where the estimator gives them, probabilities; numbers of a regressor."""
+        if self._transform is not None:
+            inputs = self._transform.transform(inputs)
+        if not self._output.probabilities:
+            return Output(values=_flat(np.asarray(self._estimator.predict(inputs)), self._output))
+        probabilities = self._estimator.predict_proba(inputs)
+        if self._by_argmax:
+            values = self._estimator.classes_.take(probabilities.argmax(axis=1))
+        else:
+            values = _flat(np.asarray(self._estimator.predict(inputs)), self._output)
+        if self._output.outputs > 1 and not isinstance(probabilities, list):
+            # One probability for each of several labels that may all be true.
+            probabilities = [np.column_stack([1 - column, column]) for column in probabilities.T]
+        return Output(values=values, probabilities=probabilities)
+
+
+def save(model: Any, folder: Path, *, architecture: Architecture | None) -> Saved:
+    """Write a fitted estimator. Raises RegistryError if its kind is not known."""
+    if architecture is not None:
+        raise errors.RegistryError("an architecture is for torch; scikit-learn needs none")
+    output = describe(model)
+    library("skops.io", pip=PIP).dump(model, folder / FILE)
+    return Saved(
+        files=[FILE], output=output, frameworks=frameworks("scikit-learn", "skops", "numpy")
+    )
+
+
+def load(folder: Path, version: ModelVersion, options: LoadOptions) -> SklearnModel:
+    """Read the estimator. Raises UntrustedModel, RuntimeMissing or RegistryError."""
+    estimator = read(folder / FILE, options)
+    for part in _estimators(estimator):
+        if getattr(part, "n_jobs", None) is not None:
+            part.n_jobs = 1  # the workers are the parallel part
+    return SklearnModel(estimator, version.output)
+
+
+def wrap(model: Any, output: OutputSchema) -> SklearnModel:
+    """A Model of an estimator in memory."""
+    return SklearnModel(model, output)
+
+
+def read(path: Path, options: LoadOptions) -> Any:
+    """The estimator in a skops file; the types are checked before anything is built.
+
+    Raises UntrustedModel, which names the types, RuntimeMissing or RegistryError.
+    """
+    library("sklearn", pip=PIP)
+    io = library("skops.io", pip=PIP)
+    if not _is_skops(path):
+        raise errors.UntrustedModel(
+            f"{path.name} is not a skops file; pickle and joblib files are never loaded. "
+            "Write it with skops.io.dump(estimator, path)"
+        )
+    trusted = [*TRUSTED, *options.trusted_types]
+    try:
+        unknown = sorted(set(io.get_untrusted_types(file=path)) - set(trusted))
+        if not unknown:
+            with warnings.catch_warnings():
+                # Another release of scikit-learn: the manifest says so, and we log it.
+                warnings.filterwarnings("ignore", message="Trying to unpickle estimator")
+                return io.load(path, trusted=trusted)
+    except Exception as error:
+        text = str(error).strip().partition("\n")[0][:200]
+        raise errors.RegistryError(f"{path.name} cannot be read: {text}") from error
+    raise errors.UntrustedModel(
+        f"the model holds types that are not trusted here: {', '.join(unknown)}; if you trust "
+        f"them, add them to [models] trusted_types in celeriac.toml"
+    )
+
+
+def describe(estimator: Any) -> OutputSchema:
+    """What a fitted estimator answers. Raises RegistryError if it cannot be told."""
+    base = library("sklearn.base", pip=PIP)
+    validation = library("sklearn.utils.validation", pip=PIP)
+    name = type(estimator).__name__
+    try:
+        validation.check_is_fitted(estimator)
+    except Exception as error:
+        raise errors.RegistryError(f"the {name} is not fitted; fit it first") from error
+    if base.is_outlier_detector(estimator):
+        return OutputSchema(kind="classifier", labels=(-1, 1))
+    if base.is_classifier(estimator):
+        return _describe_classifier(estimator)
+    if base.is_regressor(estimator):
+        return OutputSchema(kind="regressor")
+    raise errors.RegistryError(
+        f"a {name} is neither a classifier, a regressor nor an outlier detector"
+    )
+
+
+def _describe_classifier(estimator: Any) -> OutputSchema:
+    classes = estimator.classes_
+    probabilities = hasattr(estimator, "predict_proba")
+    if isinstance(classes, list):
+        labels: tuple[Any, ...] = tuple(_labels(of_one) for of_one in classes)
+        if len(classes) == 1:
+            labels = labels[0]
+        return OutputSchema(
+            kind="classifier", labels=labels, outputs=len(classes), probabilities=probabilities
+        )
+    if _is_multilabel(_split(estimator)[1]):
+        return OutputSchema(kind="classifier", labels=((0, 1),) * len(classes),
+                            outputs=len(classes), probabilities=probabilities)
+    return OutputSchema(kind="classifier", labels=_labels(classes), probabilities=probabilities)
+
+
+def _is_multilabel(estimator: Any) -> bool:
+    """True if it answers with one 0 or 1 for each class, rather than with one class."""
+    binarizer = getattr(estimator, "_label_binarizer", None)
+    kind = getattr(binarizer, "y_type_", "")
+    return bool(getattr(estimator, "multilabel_", False)) or kind.startswith("multilabel")
+
+
+def _labels(classes: Any) -> tuple[Any, ...]:
+    values = classes.tolist()
+    if all(isinstance(value, float) and value.is_integer() for value in values):
+        return tuple(map(int, values))
+    return tuple(values)
+
+
+def _flat(values: np.ndarray[Any, Any], output: OutputSchema) -> np.ndarray[Any, Any]:
+    return values[:, 0] if output.outputs == 1 and values.ndim == 2 else values
+
+
+def _split(estimator: Any) -> tuple[Any, Any]:
+    """A pipeline as (all but the last step, last step): what is common is computed once."""
+    steps = getattr(estimator, "steps", None)
+    if type(estimator).__name__ != "Pipeline" or not steps or len(steps) < 2:
+        return None, estimator
+    return estimator[:-1], steps[-1][1]
+
+
+def _is_skops(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "schema.json" in archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def _estimators(thing: Any, seen: set[int] | None = None) -> Iterator[Any]:
+    """``thing`` and every estimator within it, however deep."""
+    seen = set() if seen is None else seen
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if hasattr(thing, "get_params"):
+        yield thing
+        inner: Any = vars(thing).values()
+    elif isinstance(thing, dict):
+        inner = thing.values()
+    elif isinstance(thing, (list, tuple)):
+        inner = thing
+    elif isinstance(thing, np.ndarray) and thing.dtype.hasobject:
+        inner = thing.ravel().tolist()
+    else:
+        return
+    for part in inner:
+        yield from _estimators(part, seen)
