@@ -121,6 +121,17 @@ def task_error(status: str, result: Any) -> errors.CeleriacError:
     return errors.WorkerError(f"the task failed with {kind}: {text}" if text else f"{kind} failed")
 
 
+def check_timeout(timeout_s: float | None, default_s: float) -> float:
+    """``timeout_s`` or the default. Raises RequestError unless it is a number above 0."""
+    if timeout_s is None:
+        return default_s
+    if not 0 < timeout_s <= 86_400:
+        raise errors.RequestError(
+            f"timeout_s is a number of seconds above 0 and at most a day, not {timeout_s!r}"
+        )
+    return float(timeout_s)
+
+
 def _text(message: Any) -> str:
     if isinstance(message, (list, tuple)):
         return ", ".join(str(part) for part in message)

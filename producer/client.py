@@ -1,0 +1,293 @@
+"""The client: single predictions and whole datasets for any Python service.
+
+    with Client() as client:
+        client.predict("reviews", "Best coffee I ever bought").label
+"""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
+
+import msgspec
+import redis
+
+from celeriac import errors
+from celeriac.messages import (
+    MAINTENANCE_QUEUE,
+    MODELS_PROMOTE,
+    MODELS_ROLLBACK,
+    ModelRef,
+    Prediction,
+    check_model_name,
+)
+from celeriac.registry.catalogue import ModelInfo
+from celeriac.settings import Settings, check_broker_url, get_settings
+from producer import wire
+from producer.broker import Broker, broker_error
+from producer.coalescer import Call
+from producer.handles import PredictionHandle
+from producer.realtime import BLOCK_ITEMS, WINDOW_ITEMS, Realtime, abandon, wait
+from producer.results import check_timeout, wait_result
+
+if TYPE_CHECKING:
+    from producer.datasets import Progress
+    from producer.jobs import JobHandle, JobStatus
+
+PROMOTE_EXTRA_S = 15.0
+"""What a promotion may take beyond the check of the version."""
+
+
+class Client:
+    """Predictions from the models that Celeriac serves.
+
+    Safe with threads, and after a fork: connections and threads are made at first use, in each
+    process anew, so one client may be made at import time and shared by all workers of a service.
+    It changes nothing of a host project's Celery, and waits for no Celery result, so it can be
+    used inside any task.
+
+    Defaults: ``url`` is ``CELERIAC_BROKER_URL``, or ``[broker] url`` of ``celeriac.toml``, or the
+    local stack at redis://127.0.0.1:6389/0. ``timeout_s`` is ``[realtime] timeout_s``, 5 s. One
+    client holds at most 10,000 items without an answer; an item has at most 1,000,000 bytes.
+
+    Every method may raise BrokerError (Redis cannot be reached), and RequestError for an argument
+    that makes no sense. Errors are in :mod:`celeriac.errors`.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        settings: Settings | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        settings = settings or get_settings()
+        if url is not None:
+            broker = settings.broker.model_copy(update={"url": check_broker_url(url)})
+            settings = settings.model_copy(update={"broker": broker})
+        self.settings = settings
+        self.timeout_s = check_timeout(timeout_s, settings.realtime.timeout_s)
+        self.broker = Broker(settings)
+        self.realtime = Realtime(self.broker)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the client's threads and connections; takes a few seconds at most.
+
+        Calls of other threads that still wait fail with Cancelled.
+        """
+        self.realtime.close()
+        self.broker.close()
+
+    # --- single items ---------------------------------------------------------------------------
+
+    def predict(self, model: str, item: Any, *, timeout_s: float | None = None) -> Prediction:
+        """The model's answer to one item: a text, number, list, dict, bytes or numpy array.
+
+        ``model`` is ``NAME``, ``NAME@VERSION`` or ``NAME@ALIAS``. Raises ModelNotFound and
+        VersionNotFound at once, ItemError and its kinds, PayloadTooLarge, Overloaded, and
+        DeadlineExceeded after ``timeout_s``.
+        """
+        limit_s = check_timeout(timeout_s, self.timeout_s)
+        end_s = time.monotonic() + limit_s
+        route = self.realtime.routes.find(model, limit_s)
+        (call,) = self.realtime.start(route, [item], limit_s)
+        return wait(call, end_s, limit_s)
+
+    @overload
+    def predict_many(
+        self, model: str, items: Iterable[Any], *, timeout_s: float | None = None,
+        return_errors: Literal[False] = False,
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict_many(
+        self, model: str, items: Iterable[Any], *, timeout_s: float | None = None,
+        return_errors: bool,
+    ) -> list[Prediction | errors.CeleriacError]: ...
+
+    def predict_many(
+        self, model: str, items: Iterable[Any], *, timeout_s: float | None = None,
+        return_errors: bool = False,
+    ) -> list[Any]:
+        """The answers to any number of items, in their order.
+
+        ``timeout_s`` is for all of them together. The first item's error is raised; with
+        ``return_errors``, errors stand in the places of their items. Otherwise as :meth:`predict`.
+        """
+        limit_s = check_timeout(timeout_s, self.timeout_s)
+        end_s = time.monotonic() + limit_s
+        route = self.realtime.routes.find(model, limit_s)
+        calls: deque[Call] = deque()
+        answers: list[Prediction | errors.CeleriacError] = []
+        try:
+            for block in blocks(items):
+                calls += self.realtime.start(route, block, max(end_s - time.monotonic(), 0.001))
+                while len(calls) > WINDOW_ITEMS:
+                    answers.append(_settle(calls.popleft(), end_s, limit_s, return_errors))
+            while calls:
+                answers.append(_settle(calls.popleft(), end_s, limit_s, return_errors))
+        finally:
+            abandon(calls)
+        return answers
+
+    # --- submitted items ------------------------------------------------------------------------
+
+    def submit(
+        self, model: str, item: Any, *, expires_s: float | None = None
+    ) -> PredictionHandle:
+        """Queue one item and return at once; the handle fetches the answer.
+
+        The answer is kept until ``handle.expires_at``: ``expires_s`` from now, by default and at
+        most ``[realtime] submission_ttl_s`` (a day). Raises as :meth:`predict` does before an item
+        is sent.
+        """
+        kept_s = self.settings.realtime.submission_ttl_s
+        if expires_s is not None and not 1 <= expires_s <= kept_s:
+            raise errors.RequestError(
+                f"expires_s is 1 to {kept_s} seconds ([realtime] submission_ttl_s), "
+                f"not {expires_s!r}"
+            )
+        route = self.realtime.routes.find(model, self.timeout_s)
+        return PredictionHandle.submit(
+            self.broker, route, msgspec.Raw(self.realtime.encode(item)),
+            kept_s if expires_s is None else expires_s, self.timeout_s,
+        )
+
+    def prediction(self, prediction_id: str) -> PredictionHandle:
+        """A submitted prediction by its id, in any process.
+
+        Raises PredictionNotFound for an id that was never given, or has expired.
+        """
+        return PredictionHandle.open(self.broker, prediction_id, self.timeout_s)
+
+    # --- models ---------------------------------------------------------------------------------
+
+    def models(self) -> dict[str, ModelInfo]:
+        """Every model by its name, with its versions and aliases, as of now."""
+        return dict(self.realtime.routes.catalogue(self.timeout_s).models)
+
+    def promote(
+        self, ref: str, why: str = "", *, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Make a version (``NAME@VERSION``) its model's champion, after its checks on a worker.
+
+        Returns what changed. Raises PromotionRefused, ModelNotFound, VersionNotFound, and
+        DeadlineExceeded when no maintenance worker answers within ``timeout_s`` (default: the
+        longest check, ``[models] check_timeout_s``, and 15 s).
+        """
+        ModelRef.parse(ref)
+        return self._maintain(MODELS_PROMOTE, {"ref": ref}, why, timeout_s)
+
+    def rollback(
+        self, name: str, why: str = "", *, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Make the previous champion of a model champion again. Raises as :meth:`promote`."""
+        return self._maintain(MODELS_ROLLBACK, {"name": check_model_name(name)}, why, timeout_s)
+
+    # --- datasets -------------------------------------------------------------------------------
+
+    def submit_dataset(  # noqa: PLR0913 - a dataset and its options
+        self,
+        source: str | Path,
+        model: str,
+        output: str | Path,
+        *,
+        chunk_rows: int | None = None,
+        text_column: str | None = None,
+        keep_columns: Sequence[str] | None = None,
+        output_format: Literal["parquet", "csv"] = "parquet",
+        job_id: str | None = None,
+        on_progress: Progress | None = None,
+    ) -> JobHandle:
+        """Score a dataset with the batch workers; as :func:`producer.datasets.submit_dataset`.
+
+        Needs the extra ``celeriac[datasets]``. Raises ModelNotFound, VersionNotFound,
+        DatasetError and OutputConflict; then nothing was queued.
+        """
+        from producer.datasets import submit_dataset
+
+        return submit_dataset(
+            self.broker, source, model, output, chunk_rows=chunk_rows, text_column=text_column,
+            keep_columns=keep_columns, output_format=output_format, job_id=job_id,
+            on_progress=on_progress,
+        )
+
+    def job(self, job_id: str) -> JobHandle:
+        """A job by its id, in any process. Raises JobNotFound if Redis does not know it."""
+        from producer.jobs import JobHandle
+
+        return JobHandle.open(self.broker, job_id)
+
+    def jobs(self) -> list[JobStatus]:
+        """The jobs that Redis knows, the newest first, at most 100."""
+        from producer.jobs import list_jobs
+
+        return list_jobs(self.broker)
+
+    def _maintain(
+        self, task: str, kwargs: dict[str, Any], why: str, timeout_s: float | None
+    ) -> dict[str, Any]:
+        """Have the maintenance role do something, and wait for it."""
+        limit_s = check_timeout(
+            timeout_s, self.settings.models.check_timeout_s + PROMOTE_EXTRA_S
+        )
+        kwargs = {**kwargs, "who": _who(), "why": why}
+        task_id = wire.new_id()
+        message = wire.task_message(
+            task, task_id, MAINTENANCE_QUEUE, kwargs, shown=kwargs,
+            expires_at=datetime.now(UTC) + timedelta(seconds=limit_s),
+        )
+        try:
+            self.broker.redis.lpush(MAINTENANCE_QUEUE, message)
+        except redis.RedisError as error:
+            raise broker_error(error, self.broker.url) from error
+        done: dict[str, Any] = wait_result(self.broker, task_id, limit_s, what=task)
+        return done
+
+
+def blocks(items: Iterable[Any]) -> Iterator[list[Any]]:
+    """``items`` in lists of at most ``BLOCK_ITEMS``."""
+    if isinstance(items, (str, bytes, dict)):
+        raise errors.RequestError(
+            f"predict_many takes a list of items, not {type(items).__name__}; "
+            "predict takes a single one"
+        )
+    rest = iter(items)
+    while block := list(islice(rest, BLOCK_ITEMS)):
+        yield block
+
+
+def _settle(
+    call: Call, end_s: float, limit_s: float, return_errors: bool
+) -> Prediction | errors.CeleriacError:
+    try:
+        return wait(call, end_s, limit_s)
+    except errors.CeleriacError as error:
+        if return_errors:
+            return error
+        raise
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"

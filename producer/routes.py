@@ -1,0 +1,133 @@
+"""Where the items of a model go, by the published catalogue."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future
+from typing import NamedTuple
+
+import redis
+
+from celeriac import errors
+from celeriac.messages import ModelRef, predict_queue, realtime_queue
+from celeriac.registry.catalogue import Catalogue, fetch, fetch_generation
+from celeriac.settings import hide_password
+from producer import forks
+from producer.broker import Broker, broker_error, check_server
+
+POLL_S = 1.0
+"""Age from which the catalogue is looked at again, behind the callers' backs."""
+
+
+class Route(NamedTuple):
+    """The queues of one model."""
+
+    model: str
+    """As the caller wrote it: the worker resolves an alias at the time of the prediction."""
+    realtime: str
+    ordinary: str
+
+
+class Held(NamedTuple):
+    """A catalogue and the routes that were asked of it."""
+
+    catalogue: Catalogue
+    routes: dict[str, Route]
+
+
+class Routes:
+    """The catalogue of this process, read at first use and kept fresh while it is used."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._held: Held | None = None
+        self._checked = 0.0
+        self.after_fork()
+        forks.watch(self)
+
+    def after_fork(self) -> None:
+        """A child's fresh start; what is in memory stays good."""
+        self._lock = threading.Lock()
+        self._refresh: Future[Catalogue] | None = None
+
+    def known(self, model: str) -> Route | None:
+        """The route by what is in memory, without waiting; None if that does not have it.
+
+        Raises RequestError if ``model`` is not the name of a model.
+        """
+        held = self._held
+        if held is None:
+            return None
+        if time.monotonic() - self._checked > POLL_S:
+            self._start_refresh()
+        name = str(model)  # what is no text has no route, and is refused by its own error
+        route = held.routes.get(name)
+        if route is None:
+            try:
+                route = held.routes[name] = _route(held.catalogue, model)
+            except (errors.ModelNotFound, errors.VersionNotFound):
+                return None
+        return route
+
+    def find(self, model: str, timeout_s: float) -> Route:
+        """The route; asks Redis, at most ``timeout_s``, if memory does not have it.
+
+        Raises RequestError (no model name), ModelNotFound, VersionNotFound, BrokerError, and
+        DeadlineExceeded.
+        """
+        return self.known(model) or _route(self.catalogue(timeout_s), model)
+
+    def catalogue(self, timeout_s: float) -> Catalogue:
+        """The catalogue as it is now. Raises BrokerError or DeadlineExceeded."""
+        try:
+            return self._start_refresh().result(timeout_s)
+        except TimeoutError as error:
+            raise errors.DeadlineExceeded(
+                f"Redis at {hide_password(self._broker.url)} gave no catalogue of the models "
+                f"within {timeout_s:g} s"
+            ) from error
+
+    def _start_refresh(self) -> Future[Catalogue]:
+        """The refresh that is under way, or a new one: at most one at a time."""
+        with self._lock:
+            if self._refresh is None:
+                self._refresh = Future()
+                threading.Thread(
+                    target=self._run, args=(self._refresh,), name="celeriac-models", daemon=True
+                ).start()
+            return self._refresh
+
+    def _run(self, refresh: Future[Catalogue]) -> None:
+        try:
+            catalogue = self._fetch()
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+            self._finish()
+            refresh.set_exception(error)
+        else:
+            self._finish()
+            refresh.set_result(catalogue)
+
+    def _finish(self) -> None:
+        self._checked = time.monotonic()
+        with self._lock:
+            self._refresh = None
+
+    def _fetch(self) -> Catalogue:
+        client, held = self._broker.redis, self._held
+        try:
+            if held is None:
+                check_server(client, self._broker.url)
+            elif fetch_generation(client) == held.catalogue.generation:
+                return held.catalogue
+            catalogue = fetch(client)
+        except redis.RedisError as error:
+            raise broker_error(error, self._broker.url) from error
+        self._held = Held(catalogue, {})
+        return catalogue
+
+
+def _route(catalogue: Catalogue, model: str) -> Route:
+    ref = ModelRef.parse(model)
+    device = catalogue.resolve(ref).device
+    return Route(model, realtime_queue(device, ref.name), predict_queue(device))

@@ -1,0 +1,267 @@
+"""A client for the unit tests of services: same interface and errors, no Redis, no waiting.
+
+    client = FakeClient({"reviews": {"label": "positive", "probability": 0.9}})
+    assert client.predict("reviews", "Best coffee").label == "positive"
+    assert client.calls == [FakeCall("predict", "reviews", ("Best coffee",))]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from celeriac import errors
+from celeriac.messages import ModelRef, Prediction, check_model_name, encode_item
+from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo
+from celeriac.registry.manifest import InputSchema, OutputSchema
+from producer import wire
+from producer.client import blocks
+
+if TYPE_CHECKING:
+    from producer.datasets import Progress
+    from producer.jobs import JobStatus
+
+_DAY_S = 86_400.0
+_CREATED = datetime(2026, 1, 1, tzinfo=UTC)
+
+Answers = Callable[[list[Any]], Sequence[Any]] | Any
+"""What a fake model answers: a function from the items to a list with an answer for each, or one
+answer for every item. An answer is a Prediction, a dict with ``label`` (and ``probability``) or
+``value``, an error to raise, or else the value itself."""
+
+
+@dataclass(frozen=True)
+class FakeCall:
+    """One call that a test can look at: the method, the model as written, the items."""
+
+    method: str
+    model: str
+    items: tuple[Any, ...]
+
+
+class FakeClient:
+    """:class:`producer.client.Client` over made-up answers.
+
+    ``models`` maps bare names to :data:`Answers`; each model has version 1, its champion. Items
+    are checked as the real client checks them, so a test finds what could not be sent. Whatever
+    else the service asks for raises ModelNotFound and its kind, with the same messages.
+    """
+
+    def __init__(self, models: Mapping[str, Answers]) -> None:
+        self._answers = {check_model_name(name): answers for name, answers in models.items()}
+        self._catalogue = Catalogue(models={name: _info(name) for name in self._answers})
+        self._handles: dict[str, FakePredictionHandle] = {}
+        self._jobs: dict[str, FakeJob] = {}
+        self.calls: list[FakeCall] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def predict(self, model: str, item: Any, *, timeout_s: float | None = None) -> Prediction:
+        self.calls.append(FakeCall("predict", model, (item,)))
+        return _or_raise(self._predict(model, [item])[0])
+
+    def predict_many(
+        self, model: str, items: Iterable[Any], *, timeout_s: float | None = None,
+        return_errors: bool = False,
+    ) -> list[Any]:
+        listed = [item for block in blocks(items) for item in block]
+        self.calls.append(FakeCall("predict_many", model, tuple(listed)))
+        answers = self._predict(model, listed)
+        return list(answers) if return_errors else [_or_raise(answer) for answer in answers]
+
+    def submit(
+        self, model: str, item: Any, *, expires_s: float | None = None
+    ) -> FakePredictionHandle:
+        self.calls.append(FakeCall("submit", model, (item,)))
+        encode_item(item)
+        kept = timedelta(seconds=_DAY_S if expires_s is None else expires_s)
+        answer = self._predict(model, [item])[0]
+        handle = FakePredictionHandle(wire.new_id(), model, datetime.now(UTC) + kept, answer)
+        self._handles[handle.id] = handle
+        return handle
+
+    def prediction(self, prediction_id: str) -> FakePredictionHandle:
+        if prediction_id not in self._handles:
+            raise errors.PredictionNotFound(f"no prediction has the id {prediction_id!r}")
+        return self._handles[prediction_id]
+
+    def models(self) -> dict[str, ModelInfo]:
+        return dict(self._catalogue.models)
+
+    def promote(
+        self, ref: str, why: str = "", *, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        self.calls.append(FakeCall("promote", ref, ()))
+        version = self._catalogue.resolve(ModelRef.parse(ref)).version
+        name = ModelRef.parse(ref).name
+        return {"model": name, "version": version, "changed": False, "previous": None}
+
+    def rollback(
+        self, name: str, why: str = "", *, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        self.calls.append(FakeCall("rollback", name, ()))
+        self._catalogue.resolve(ModelRef.parse(check_model_name(name)))
+        raise errors.RequestError(f"{name} has no previous version to go back to")
+
+    def submit_dataset(  # noqa: PLR0913 - as the client's
+        self,
+        source: str | Path,
+        model: str,
+        output: str | Path,
+        *,
+        chunk_rows: int | None = None,
+        text_column: str | None = None,
+        keep_columns: Sequence[str] | None = None,
+        output_format: Literal["parquet", "csv"] = "parquet",
+        job_id: str | None = None,
+        on_progress: Progress | None = None,
+    ) -> FakeJob:
+        """A job that is complete at once. It reads no source and writes no file."""
+        self.calls.append(FakeCall("submit_dataset", model, (str(source), str(output))))
+        name = ModelRef.parse(model).name
+        version = self._catalogue.resolve(ModelRef.parse(model)).version
+        job = FakeJob(job_id or wire.new_id(), name, version, str(source), Path(output))
+        self._jobs[job.id] = job
+        return job
+
+    def job(self, job_id: str) -> FakeJob:
+        if job_id not in self._jobs:
+            raise errors.JobNotFound(f"no job {job_id!r}")
+        return self._jobs[job_id]
+
+    def jobs(self) -> list[JobStatus]:
+        return [job.status() for job in reversed(self._jobs.values())]
+
+    def _predict(self, model: str, items: list[Any]) -> list[Prediction | errors.CeleriacError]:
+        ref = ModelRef.parse(model)
+        version = self._catalogue.resolve(ref).version
+        checked = [_check(item) for item in items]
+        good = [item for item, error in zip(items, checked, strict=True) if error is None]
+        answers = iter(self._answer(ref.name, version, good))
+        return [next(answers) if error is None else error for error in checked]
+
+    def _answer(
+        self, name: str, version: int, items: list[Any]
+    ) -> list[Prediction | errors.CeleriacError]:
+        made = self._answers[name]
+        answers = list(made(items)) if _is_function(made) else [made] * len(items)
+        if len(answers) != len(items):
+            raise errors.WorkerError(
+                f"the fake model {name!r} gave {len(answers)} answers to {len(items)} items"
+            )
+        return [_prediction(name, version, answer) for answer in answers]
+
+
+class FakePredictionHandle:
+    """A submitted prediction that is finished already."""
+
+    def __init__(
+        self, prediction_id: str, model: str, expires_at: datetime,
+        answer: Prediction | errors.CeleriacError,
+    ) -> None:
+        self.id = prediction_id
+        self.model = model
+        self.expires_at = expires_at
+        self._answer = answer
+
+    def done(self) -> bool:
+        return True
+
+    def result(self, timeout_s: float | None = None) -> Prediction:
+        return _or_raise(self._answer)
+
+    def cancel(self) -> bool:
+        """False: it is finished."""
+        return False
+
+
+@dataclass(frozen=True)
+class FakeJob:
+    """A job that is complete, with no rows and no files."""
+
+    id: str
+    model: str
+    version: int
+    source: str
+    output: Path
+    resumed: bool = False
+
+    def status(self) -> JobStatus:
+        from celeriac.jobs.ledger import JobState
+        from producer.jobs import JobStatus
+
+        return JobStatus(
+            id=self.id, state=JobState.COMPLETED, model=self.model, version=self.version,
+            source=self.source, output=str(self.output), chunks_total=0, chunks_done=0,
+            rows_total=0, rows_done=0, rows_failed=0,
+        )
+
+    def wait(
+        self, timeout_s: float, on_progress: Callable[[JobStatus], None] | None = None
+    ) -> JobStatus:
+        status = self.status()
+        if on_progress is not None:
+            on_progress(status)
+        return status
+
+    def cancel(self) -> JobStatus:
+        return self.status()
+
+    def resume(self) -> JobStatus:
+        return self.status()
+
+    def parts(self) -> list[Path]:
+        return []
+
+    def results(self) -> Any:
+        raise errors.JobFailed("a fake job has no results: FakeClient writes no files")
+
+
+def _info(name: str) -> ModelInfo:
+    version = VersionInfo(
+        version=1, format="fake", device="cpu", input=InputSchema(kind="any"),
+        output=OutputSchema(kind="any"), created_at=_CREATED.isoformat(),
+    )
+    return ModelInfo(name=name, aliases={"champion": 1}, versions={1: version})
+
+
+def _is_function(made: Any) -> bool:
+    return callable(made) and not isinstance(made, type)
+
+
+def _check(item: Any) -> errors.CeleriacError | None:
+    try:
+        encode_item(item)
+    except errors.CeleriacError as error:
+        return error
+    return None
+
+
+def _prediction(name: str, version: int, answer: Any) -> Prediction | errors.CeleriacError:
+    if isinstance(answer, (Prediction, errors.CeleriacError)):
+        return answer
+    if isinstance(answer, type) and issubclass(answer, errors.CeleriacError):
+        return answer()
+    if isinstance(answer, dict) and answer.keys() <= {"label", "probability", "value"}:
+        return Prediction(model=name, version=version, **answer)
+    return Prediction(model=name, version=version, value=answer)
+
+
+def _or_raise(answer: Prediction | errors.CeleriacError) -> Prediction:
+    if isinstance(answer, errors.CeleriacError):
+        raise answer
+    return answer
