@@ -6,7 +6,7 @@ import importlib
 
 import typer
 
-COMMANDS: tuple[str, ...] = ()
+COMMANDS: tuple[str, ...] = ("up", "down", "status", "worker")
 """Modules of ``workers.cli``; each has ``register(app)``."""
 
 

@@ -11,7 +11,6 @@ from celeriac.settings import load_settings
 from workers.roles import ROLES
 from workers.stack import ROOT, environment, worker_command
 
-
 NAMES = [role.name for role in ROLES]
 
 

@@ -1,0 +1,120 @@
+"""``celeriac status``: what goes on now."""
+
+from __future__ import annotations
+
+import time
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from celeriac import errors
+from celeriac.settings import Settings, hide_password, load_settings
+from workers.status import Snapshot, snapshot
+
+
+def register(app: typer.Typer) -> None:
+    app.command("status")(status)
+
+
+def status(
+    watch: bool = typer.Option(False, "--watch", "-w", help="Go on showing it until Ctrl-C."),
+    every_s: float = typer.Option(
+        1.0, "--every", min=0.2, max=3600.0, help="Seconds between two looks, with --watch."
+    ),
+) -> None:
+    """Show workers, queues, models and jobs."""
+    console, settings = Console(highlight=False), load_settings()
+    if not watch:
+        console.print(_look(settings))
+        return
+    with Live(_look(settings), console=console, screen=console.is_terminal) as live:
+        while True:
+            time.sleep(every_s)
+            live.update(_look_again(settings), refresh=True)
+
+
+def _look(settings: Settings) -> Group:
+    return render(snapshot(settings, time.time()), settings.broker_url)
+
+
+def _look_again(settings: Settings) -> Group | str:
+    try:
+        return _look(settings)
+    except errors.BrokerError as error:  # Redis may come back
+        return error.message
+
+
+def render(shot: Snapshot, url: str) -> Group:
+    """The whole page."""
+    return Group(
+        f"Broker {hide_password(url)}", _workers(shot), _queues(shot), _models(shot), _jobs(shot)
+    )
+
+
+def _workers(shot: Snapshot) -> Table | str:
+    if not shot.workers:
+        return "\nNo worker is up. `celeriac up` starts them all, `celeriac worker ROLE` one."
+    table = _table("Workers", "worker", "role", "pid", "up", "serving", "metrics")
+    for line in shot.workers:
+        serving = ", ".join(f"{name}@{version}" for name, version in sorted(line.serving.items()))
+        port = f":{line.metrics_port}" if line.metrics_port else "-"
+        table.add_row(
+            line.hostname, line.role, str(line.pid), duration(line.up_s), serving or "-", port
+        )
+    return table
+
+
+def _queues(shot: Snapshot) -> Table:
+    table = _table("Queues", "queue", "waiting", "oldest")
+    for line in shot.queues:
+        oldest = "-" if line.oldest_s is None else duration(line.oldest_s)
+        table.add_row(line.name, f"{line.waiting:,}", oldest)
+    return table
+
+
+def _models(shot: Snapshot) -> Table | str:
+    if not shot.catalogue.models:
+        return "\nNo models. `scripts/demo` trains two; `celeriac models register` takes yours."
+    table = _table("Models", "model", "versions", "aliases")
+    for name, model in sorted(shot.catalogue.models.items()):
+        aliases = ", ".join(f"{alias} = {number}" for alias, number in model.aliases.items())
+        table.add_row(name, ", ".join(map(str, sorted(model.versions))) or "-", aliases or "-")
+    return table
+
+
+def _jobs(shot: Snapshot) -> Table | str:
+    if not shot.jobs:
+        return "\nNo jobs."
+    table = _table("Jobs, newest first", "job", "model", "state", "rows", "failed", "rows/s")
+    for job in shot.jobs:
+        speed = "-" if job.rows_per_s is None else f"{job.rows_per_s:,.0f}"
+        table.add_row(
+            job.id, f"{job.model}@{job.version}", str(job.state),
+            f"{job.rows_done:,} of {job.rows_total:,}", f"{job.rows_failed:,}", speed,
+        )
+    return table
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=f"\n{title}", title_justify="left")
+    numbers = ("pid", "up", "waiting", "oldest", "rows", "failed", "rows/s", "metrics")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in numbers else "left")
+    return table
+
+
+def duration(seconds: float) -> str:
+    """A span as people write it.
+
+    >>> duration(0.25), duration(75), duration(7_300)
+    ('0.2 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

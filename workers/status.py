@@ -1,0 +1,123 @@
+"""What goes on now, read from Redis: workers, queues, models and jobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from celeriac.messages import MAINTENANCE_QUEUE, batch_queue, predict_queue, realtime_queue
+from celeriac.registry.catalogue import Catalogue, fetch
+from celeriac.settings import Settings
+from producer.broker import Broker, broker_error
+from producer.jobs import JobStatus, list_jobs
+
+_WORKERS = "celeriac:worker:*"
+JOBS_SHOWN = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerLine:
+    """One live worker."""
+
+    hostname: str
+    role: str
+    pid: int
+    up_s: float
+    serving: dict[str, int]
+    """Versions that it has loaded and answers with, by model."""
+    metrics_port: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueLine:
+    """One queue."""
+
+    name: str
+    waiting: int
+    oldest_s: float | None
+    """Age of the message that waits longest; None if none waits or it does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What ``celeriac status`` shows."""
+
+    workers: list[WorkerLine]
+    queues: list[QueueLine]
+    catalogue: Catalogue
+    jobs: list[JobStatus]
+
+
+def snapshot(settings: Settings, now_s: float) -> Snapshot:
+    """Read it all. ``now_s`` is Unix time. Raises BrokerError if Redis does not answer."""
+    broker = Broker(settings)
+    try:
+        broker.check()
+        client = broker.redis
+        catalogue = fetch(client)
+        return Snapshot(
+            workers=_workers(client, now_s),
+            queues=_queues(client, queue_names(catalogue), now_s),
+            catalogue=catalogue,
+            jobs=list_jobs(broker, JOBS_SHOWN),
+        )
+    except redis.RedisError as error:
+        raise broker_error(error, broker.url) from error
+    finally:
+        broker.close()
+
+
+def queue_names(catalogue: Catalogue) -> list[str]:
+    """Queues in use: those of the CPU, of the models, and of the GPU if a model needs it."""
+    versions = [v for model in catalogue.models.values() for v in model.versions.values()]
+    devices = ["cpu"] + (["gpu"] if any(v.device == "gpu" for v in versions) else [])
+    of_models = sorted({
+        realtime_queue(version.device, name)
+        for name, model in catalogue.models.items()
+        for version in model.versions.values()
+    })
+    general = [queue(device) for queue in (predict_queue, batch_queue) for device in devices]
+    return [*of_models, *general, MAINTENANCE_QUEUE]
+
+
+def worker_line(text: bytes | str, now_s: float) -> WorkerLine:
+    """A worker from what it says of itself; a newer one may say more."""
+    said: dict[str, Any] = json.loads(text)
+    return WorkerLine(
+        hostname=said["hostname"], role=said["role"], pid=said["pid"],
+        up_s=max(0.0, now_s - float(said["started_at"])),
+        serving=dict(said.get("serving") or {}), metrics_port=said.get("metrics_port"),
+    )
+
+
+def oldest_s(message: bytes | str | None, now_s: float) -> float | None:
+    """How long a message has waited; None if its sender did not stamp it."""
+    try:
+        sent_ms = json.loads(message or "")["headers"]["sent_ms"]
+        return max(0.0, now_s - float(sent_ms) / 1000)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _workers(client: redis.Redis, now_s: float) -> list[WorkerLine]:
+    keys = list(client.scan_iter(match=_WORKERS, count=1_000))
+    said: list[Any] = list(client.mget(keys)) if keys else []
+    lines = [worker_line(text, now_s) for text in said if text is not None]
+    return sorted(lines, key=lambda line: line.hostname)
+
+
+def _queues(client: redis.Redis, names: Iterable[str], now_s: float) -> list[QueueLine]:
+    names = list(names)
+    with client.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.llen(name)
+            pipe.lindex(name, -1)
+        found = pipe.execute()
+    return [
+        QueueLine(name=name, waiting=waiting, oldest_s=oldest_s(oldest, now_s))
+        for name, waiting, oldest in zip(names, found[::2], found[1::2], strict=True)
+    ]
