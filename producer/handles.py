@@ -13,8 +13,14 @@ from celeriac import errors
 from celeriac.messages import CONTRACT, PREDICT, Prediction, result_key, submission_key
 from producer import wire
 from producer.broker import Broker, broker_error
-from producer.replies import read_answer
-from producer.results import Outcome, check_timeout, parse_outcome, pauses, schedule
+from producer.results import (
+    Outcome,
+    check_timeout,
+    parse_outcome,
+    pauses,
+    read_answer,
+    schedule,
+)
 from producer.routes import Route
 
 _CANCEL = """

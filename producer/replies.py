@@ -15,6 +15,7 @@ from celeriac import errors
 from celeriac.messages import Prediction, Reply, reply_key
 from producer.broker import Broker
 from producer.coalescer import Call, Coalescer
+from producer.results import read_answer
 
 log = logging.getLogger(__name__)
 
@@ -121,13 +122,3 @@ def _resolve(call: Call, answer: dict[str, Any]) -> None:
         call.answer(result)
     else:
         call.fail(result)
-
-
-def read_answer(answer: Any) -> Prediction | errors.CeleriacError:
-    """One entry of a list of answers: a prediction, or the error of that item."""
-    try:
-        if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
-            return errors.from_wire(answer["error"])
-        return Prediction.from_wire(answer)
-    except msgspec.ValidationError as error:
-        return errors.WorkerError(f"the worker's answer cannot be read: {error}")

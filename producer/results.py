@@ -14,7 +14,7 @@ import msgspec
 import redis
 
 from celeriac import errors
-from celeriac.messages import result_key
+from celeriac.messages import Prediction, result_key
 from producer.broker import Broker, broker_error
 
 FIRST_PAUSE_S = 0.002
@@ -119,6 +119,16 @@ def task_error(status: str, result: Any) -> errors.CeleriacError:
     if kind == "NotRegistered":
         return errors.WorkerError(f"the worker does not know the task {text}; upgrade it")
     return errors.WorkerError(f"the task failed with {kind}: {text}" if text else f"{kind} failed")
+
+
+def read_answer(answer: Any) -> Prediction | errors.CeleriacError:
+    """One entry of a list of answers: a prediction, or the error of that item."""
+    try:
+        if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
+            return errors.from_wire(answer["error"])
+        return Prediction.from_wire(answer)
+    except msgspec.ValidationError as error:
+        return errors.WorkerError(f"the worker's answer cannot be read: {error}")
 
 
 def check_timeout(timeout_s: float | None, default_s: float) -> float:
