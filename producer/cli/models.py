@@ -1,0 +1,257 @@
+"""``celeriac models``: what is registered and what serves, from anywhere that reaches Redis.
+
+Promotion and rollback are tasks on the maintenance queue, so this half needs neither the registry
+nor a model library. In a checkout, ``workers.cli.models`` adds what works on the registry folder.
+"""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import uuid
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import msgspec
+import redis
+import typer
+
+from celeriac import errors
+from celeriac.messages import (
+    CHAMPION,
+    MAINTENANCE_QUEUE,
+    MODELS_PROMOTE,
+    MODELS_ROLLBACK,
+    ModelRef,
+    check_model_name,
+    worker_key,
+)
+from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo, fetch
+from celeriac.registry.manifest import InputSchema, OutputSchema
+from celeriac.settings import get_settings
+from producer.broker import Broker, broker_error
+from producer.results import wait_result
+
+app = typer.Typer(help="List, show, promote and roll back models.", no_args_is_help=True)
+
+Local = Callable[[str, str, str, str], dict[str, Any]]
+"""Takes ``promote`` or ``rollback``, the model, who and why; works on the registry folder."""
+
+_local: Local | None = None
+
+_EXTRA_WAIT_S = 30.0
+"""Beyond the longest check: the queue, and the flip of the alias."""
+
+
+def register(main: typer.Typer) -> None:
+    """Add ``celeriac models``."""
+    main.add_typer(app, name="models")
+
+
+def offer_local(local: Local) -> None:
+    """Make ``--local`` work; called by the half that has the registry."""
+    global _local
+    _local = local
+
+
+@app.command("list")
+def list_models() -> None:
+    """All models with the version that serves."""
+    catalogue = _catalogue()
+    if not catalogue.models:
+        typer.echo("No model is registered. See: celeriac models register --help")
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("MODEL", "SERVES", "VERSIONS", "TAKES", "ANSWERS", "DEVICE", "METRICS"):
+        table.add_column(heading, overflow="fold")
+    for model in catalogue.models.values():
+        table.add_row(*_list_row(model))
+    _print(table)
+
+
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(help="NAME, NAME@VERSION or NAME@ALIAS.")],
+) -> None:
+    """One model: its versions, what it takes, and what it answers."""
+    ref = ModelRef.parse(model)
+    catalogue = _catalogue()
+    info = catalogue.models.get(ref.name)
+    if info is not None and info.versions and "@" not in model and CHAMPION not in info.aliases:
+        ref = ModelRef(name=ref.name, version=max(info.versions))  # nothing serves yet
+    version = catalogue.resolve(ref)
+    _show(catalogue.models[ref.name], version)
+
+
+@app.command()
+def promote(
+    model: Annotated[str, typer.Argument(help="NAME@VERSION or NAME@ALIAS.")],
+    why: Annotated[str, typer.Option(help="Reason, for the history.")] = "",
+    local: Annotated[
+        bool, typer.Option("--local", help="Work on the registry folder, without Redis.")
+    ] = False,
+) -> None:
+    """Check a version and let it serve."""
+    ref = ModelRef.parse(model)
+    result = _run("promote", str(ref), why, local)
+    if not result["changed"]:
+        typer.echo(f"{result['model']}@{result['version']} serves already")
+        return
+    before = f"; before it: {result['previous']}" if result["previous"] else ""
+    typer.echo(f"{result['model']}@{result['version']} is promoted{before}")
+
+
+@app.command()
+def rollback(
+    model: Annotated[str, typer.Argument(help="NAME.")],
+    why: Annotated[str, typer.Option(help="Reason, for the history.")] = "",
+    local: Annotated[
+        bool, typer.Option("--local", help="Work on the registry folder, without Redis.")
+    ] = False,
+) -> None:
+    """Let the version before the last promotion serve again."""
+    result = _run("rollback", check_model_name(model), why, local)
+    typer.echo(f"{result['model']}@{result['version']} serves again, instead of {result['from']}")
+
+
+def _run(action: str, model: str, why: str, local: bool) -> dict[str, Any]:
+    if not local:
+        return _through_queue(action, model, why)
+    if _local is None:
+        raise errors.RequestError(
+            "--local works where the registry is: in a checkout of the repository"
+        )
+    return _local(action, model, _who(), why)
+
+
+def _through_queue(action: str, model: str, why: str) -> dict[str, Any]:
+    settings = get_settings()
+    broker = Broker(settings)
+    task, key = (
+        (MODELS_PROMOTE, "ref") if action == "promote" else (MODELS_ROLLBACK, "name")
+    )
+    timeout_s = settings.models.check_timeout_s + _EXTRA_WAIT_S
+    try:
+        _require_maintenance(broker)
+        task_id = str(uuid.uuid4())
+        broker.celery.send_task(
+            task, kwargs={key: model, "who": _who(), "why": why}, task_id=task_id,
+            queue=MAINTENANCE_QUEUE, expires=timeout_s, ignore_result=False,
+        )
+        result: dict[str, Any] = wait_result(broker, task_id, timeout_s, f"the {action}")
+        return result
+    finally:
+        broker.close()
+
+
+def _require_maintenance(broker: Broker) -> None:
+    """Raises BrokerError unless a worker of the maintenance role lives."""
+    try:
+        keys = list(broker.redis.scan_iter(match=worker_key("*"), count=1_000))
+        lives: list[Any] = broker.redis.mget(keys) if keys else []
+    except redis.RedisError as error:
+        raise broker_error(error, broker.url) from error
+    roles = {msgspec.json.decode(life).get("role") for life in lives if life}
+    if MAINTENANCE_QUEUE not in roles:
+        raise errors.BrokerError(
+            "no maintenance worker runs, and it is the one that checks and promotes. Start the "
+            "stack with `celeriac up`, or `celeriac worker maintenance` on the machine that has "
+            "the registry; in a checkout, --local works on the registry folder itself"
+        )
+
+
+def _catalogue() -> Catalogue:
+    broker = Broker(get_settings())
+    try:
+        return fetch(broker.redis)
+    except redis.RedisError as error:
+        raise broker_error(error, broker.url) from error
+    finally:
+        broker.close()
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def _list_row(model: ModelInfo) -> list[str]:
+    champion = model.aliases.get(CHAMPION)
+    newest = max(model.versions, default=0)
+    version = model.versions.get(champion or newest)
+    serves = str(champion) if champion else "-"
+    numbers = ", ".join(map(str, sorted(model.versions)[-5:]))
+    if version is None:
+        return [model.name, serves, numbers, "-", "-", "-", "-"]
+    return [model.name, serves, numbers, takes(version.input), gives(version.output),
+            version.device, _metrics(version)]
+
+
+def _show(model: ModelInfo, version: VersionInfo) -> None:
+    from rich.table import Table
+
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="bold")
+    facts.add_column(overflow="fold")
+    names = [alias for alias, number in sorted(model.aliases.items()) if number == version.version]
+    facts.add_row("model", f"{model.name}@{version.version}")
+    facts.add_row("aliases", ", ".join(names) or "none")
+    facts.add_row("format", f"{version.format}, for {version.device}")
+    facts.add_row("takes", takes(version.input))
+    if version.input.kind == "table":
+        columns = (f"{column.name} ({column.dtype})" for column in version.input.columns)
+        facts.add_row("columns", ", ".join(columns))
+    facts.add_row("answers", gives(version.output))
+    facts.add_row("metrics", _metrics(version) or "none")
+    facts.add_row("registered", version.created_at)
+    facts.add_row("description", version.description or "none")
+    _print(facts)
+    versions = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("VERSION", "ALIASES", "REGISTERED", "METRICS"):
+        versions.add_column(heading)
+    for number, other in sorted(model.versions.items(), reverse=True):
+        names = [alias for alias, of in sorted(model.aliases.items()) if of == number]
+        versions.add_row(str(number), ", ".join(names) or "-", other.created_at, _metrics(other))
+    typer.echo()
+    _print(versions)
+
+
+def takes(schema: InputSchema) -> str:
+    """One phrase for what an item must be."""
+    if schema.kind == "table":
+        return f"{len(schema.columns)} columns"
+    if schema.kind == "array":
+        return f"array {'x'.join(map(str, schema.shape))}"
+    return {"text": "text", "any": "anything"}[schema.kind]
+
+
+def gives(schema: OutputSchema) -> str:
+    """One phrase for what an answer is."""
+    several = f", {schema.outputs} outputs" if schema.outputs > 1 else ""
+    if schema.kind == "regressor":
+        return f"a number{several}"
+    if schema.kind == "any":
+        return "anything"
+    if several:
+        return f"labels{several}"
+    shown = ", ".join(map(str, schema.labels[:4]))
+    rest = len(schema.labels) - 4
+    return f"label: {shown}{f' and {rest} more' if rest > 0 else ''}"
+
+
+def _metrics(version: VersionInfo) -> str:
+    return ", ".join(f"{name}={value:.4g}" for name, value in version.metrics.items())
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, markup=False).print(table)

@@ -1,0 +1,214 @@
+"""The operator's half of ``celeriac models``: what works on the registry folder itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from celeriac import errors
+from celeriac.messages import ModelRef
+from celeriac.registry.store import Registry
+from celeriac.settings import get_settings
+from producer.cli.models import app, offer_local
+
+
+def register(_main: typer.Typer) -> None:
+    """Join the producer's ``celeriac models``."""
+    offer_local(_on_folder)
+
+
+@app.command("register")
+def register_model(
+    name: Annotated[str, typer.Argument(help="Name of the model, as in `reviews`.")],
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="A .skops or .safetensors file, or a folder that holds one."),
+    ] = None,
+    format: Annotated[
+        Literal["sklearn", "torch", "echo"] | None, typer.Option(help="Told by the file's name.")
+    ] = None,
+    examples: Annotated[
+        Path | None, typer.Option(help="Inputs, at least one: .csv, .jsonl or .npy.")
+    ] = None,
+    architecture: Annotated[str | None, typer.Option(help="torch: package.module:Class.")] = None,
+    arguments: Annotated[str, typer.Option(help="torch: arguments of the class, as JSON.")] = "{}",
+    labels: Annotated[
+        str | None, typer.Option(help="torch classifier: its labels in order, as a,b,c.")
+    ] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="As accuracy=0.93.")] = None,
+    text_column: Annotated[str, typer.Option(help="Column of a text model.")] = "text",
+    description: Annotated[str, typer.Option(help="What it is for.")] = "",
+    device: Annotated[Literal["cpu", "gpu"], typer.Option(help="Where it runs.")] = "cpu",
+) -> None:
+    """Register a model file as the next version of NAME."""
+    from celeriac import release
+    from celeriac.registry.manifest import Architecture
+
+    form = format or _format_of(source)
+    named = _architecture(architecture, arguments) if form == "torch" else None
+    model = _read_model(form, source, named)
+    version = release.register(
+        name, model,
+        examples=["hello"] if form == "echo" and examples is None
+        else _read_examples(examples, text_column, model),
+        labels=_labels(labels), metrics=_metrics(metric or []), text_column=text_column,
+        architecture=named if isinstance(named, Architecture) else None,
+        description=description, device=device,
+    )
+    typer.echo(f"{version.ref} is registered. Let it serve: celeriac models promote {version.ref}")
+
+
+@app.command()
+def check(
+    model: Annotated[str, typer.Argument(help="NAME@VERSION or NAME@ALIAS.")],
+) -> None:
+    """Verify a version's files, load it and try its golden examples, in a process of its own."""
+    from celeriac import release
+
+    version = release.check(_registry(), ModelRef.parse(model), get_settings())
+    typer.echo(
+        f"{version.ref}: {len(version.files)} files verified, "
+        f"{len(version.golden)} golden examples reproduced"
+    )
+
+
+def _on_folder(action: str, model: str, who: str, why: str) -> dict[str, Any]:
+    from celeriac import release
+
+    if action == "promote":
+        return release.promote(_registry(), model, settings=get_settings(), who=who, why=why)
+    return release.rollback(_registry(), model, who=who, why=why)
+
+
+def _registry() -> Registry:
+    return Registry(get_settings().models.root)
+
+
+_FORMATS = {".skops": "sklearn", ".safetensors": "torch"}
+
+
+def _format_of(source: Path | None) -> str:
+    if source is None:
+        raise errors.RequestError("name a model file, or --format echo")
+    form = _FORMATS.get(_model_file(source).suffix)
+    if form is None:
+        raise errors.RequestError(
+            f"{source}: a model file ends in .skops or .safetensors; "
+            "pickle and joblib files are never loaded"
+        )
+    return form
+
+
+def _model_file(source: Path) -> Path:
+    if not source.exists():
+        raise errors.RequestError(f"{source}: no such file")
+    if not source.is_dir():
+        return source
+    found = [path for path in sorted(source.iterdir()) if path.suffix in _FORMATS]
+    if len(found) != 1:
+        raise errors.RequestError(
+            f"{source}: the folder holds {len(found)} model files (.skops, .safetensors); name one"
+        )
+    return found[0]
+
+
+def _architecture(path: str | None, arguments: str) -> Any:
+    from pydantic import ValidationError
+
+    from celeriac.registry.manifest import Architecture
+
+    if path is None:
+        raise errors.RequestError(
+            "a safetensors file holds weights alone; name its code: --architecture "
+            "package.module:Class --arguments '{...}'"
+        )
+    try:
+        return Architecture(path=path, arguments=json.loads(arguments))
+    except (ValidationError, ValueError) as error:
+        raise errors.RequestError(
+            f"--architecture {path} --arguments {arguments}: want package.module:Class "
+            "and a JSON object"
+        ) from error
+
+
+def _read_model(form: str, source: Path | None, architecture: Any) -> Any:
+    from celeriac import runtimes
+
+    if form == "echo":
+        return "echo"
+    if source is None:
+        raise errors.RequestError(f"name the {form} model file")
+    options = runtimes.LoadOptions.of(get_settings().models)
+    file = _model_file(source)
+    module = runtimes.runtime(form)
+    if form == "torch":
+        return module.read(file, architecture, options)
+    return module.read(file, options)
+
+
+def _labels(text: str | None) -> list[Any] | None:
+    """``0,1,2`` are whole numbers if all of them are."""
+    if text is None:
+        return None
+    labels = [label.strip() for label in text.split(",")]
+    return [int(label) for label in labels] if all(map(_is_whole, labels)) else list(labels)
+
+
+def _is_whole(text: str) -> bool:
+    return text.removeprefix("-").isdecimal() and text.isascii()
+
+
+def _metrics(pairs: list[str]) -> dict[str, float]:
+    metrics = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            metrics[name.strip()] = float(value)
+        except ValueError:
+            raise errors.RequestError(f"--metric {pair}: want NAME=NUMBER") from None
+    return metrics
+
+
+def _read_examples(path: Path | None, text_column: str, model: Any) -> Any:
+    if path is None:
+        raise errors.RequestError("give --examples FILE: inputs tell what the model takes")
+    if not path.is_file():
+        raise errors.RequestError(f"{path}: no such file")
+    try:
+        return _READERS[path.suffix](path, text_column, model)
+    except KeyError:
+        raise errors.RequestError(f"{path}: examples are .csv, .jsonl or .npy") from None
+    except (ValueError, OSError) as error:
+        raise errors.RequestError(f"{path}: cannot be read: {error}") from error
+
+
+def _read_csv(path: Path, text_column: str, model: Any) -> Any:
+    import pandas as pd
+
+    frame = pd.read_csv(path)
+    names = getattr(model, "feature_names_in_", None)
+    if names is not None:
+        missing = [str(name) for name in names if name not in frame.columns]
+        if missing:
+            raise errors.RequestError(f"{path}: lacks the model's columns {', '.join(missing)}")
+        return frame[list(names)]
+    if text_column in frame.columns:
+        return frame[text_column].dropna().astype(str).tolist()
+    return frame.to_numpy()
+
+
+def _read_jsonl(path: Path, _text_column: str, _model: Any) -> Any:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def _read_npy(path: Path, _text_column: str, _model: Any) -> Any:
+    import numpy as np
+
+    return np.load(path, allow_pickle=False)
+
+
+_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".npy": _read_npy}
