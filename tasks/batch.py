@@ -64,7 +64,7 @@ def chunk(self: Task, job_id: str, chunk_no: int, output: str, v: int = 1) -> No
         log.info("chunk skipped", job=job_id, chunk=chunk_no, state=begin.state, done=begin.done)
         if begin.done and begin.state is JobState.FINALIZING:
             # Its first run may have been killed between the commit and the finaliser's message.
-            publish_finalizer(self.app, job_id, output)
+            publish_finalizer(_broker().celery, job_id, output)
         return
     if begin.attempt > policy.MAX_ATTEMPTS:
         metrics.CHUNKS.labels("dead").inc()
@@ -84,7 +84,7 @@ def chunk(self: Task, job_id: str, chunk_no: int, output: str, v: int = 1) -> No
     commit = ledger.commit(record, job_id)
     metrics.CHUNKS.labels("scored" if commit.is_new else "repeated").inc()
     if commit.completes:
-        publish_finalizer(self.app, job_id, output)
+        publish_finalizer(_broker().celery, job_id, output)
 
 
 @shared_task(

@@ -1,0 +1,435 @@
+"""Jobs through real messages on a real server; the tasks run in this process."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import redis
+from typer.testing import CliRunner
+
+import tasks.batch
+from celeriac import errors, host
+from celeriac.jobs.ledger import Ledger
+from celeriac.messages import (
+    BATCH_CHUNK,
+    BATCH_FINALIZE,
+    JOBS_KEY,
+    MAINTENANCE_QUEUE,
+    batch_queue,
+    job_key,
+)
+from celeriac.registry.catalogue import publish
+from celeriac.registry.manifest import Column, InputSchema, ModelDraft, OutputSchema
+from celeriac.registry.store import Registry
+from celeriac.settings import Settings
+from producer.broker import Broker
+from producer.datasets import submit_dataset
+from producer.jobs import JobHandle, list_jobs
+
+QUEUE = batch_queue("cpu")
+
+
+@pytest.fixture
+def broker(
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Broker]:
+    """A broker, an ``echo`` model, and tasks that use this test's settings."""
+    registry = Registry(settings.models.root)
+    draft = ModelDraft(
+        format="echo", input=InputSchema(kind="any"), output=OutputSchema(kind="any")
+    )
+    version = registry.add("echo", lambda folder: draft)
+    registry.aliases("echo").promote(version.version, expected=None, who="test", why="")
+    texts = InputSchema(kind="text", columns=(Column(name="text", dtype="text"),))
+    numbers = InputSchema(kind="table", columns=(Column(name="x"),))
+    for name, schema in [("texts", texts), ("numbers", numbers)]:
+        registry.add(name, lambda folder, schema=schema: draft.model_copy(update={"input": schema}))
+    publish(redis_client, registry.infos())
+    monkeypatch.setattr(tasks.batch, "get_settings", lambda: settings)
+    tasks.batch._broker.cache_clear()
+    host.set_host(host.make_host(settings))
+    broker = Broker(settings)
+    yield broker
+    broker.close()
+    tasks.batch._broker().close()
+    tasks.batch._broker.cache_clear()
+    host.set_host(None)
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    path = tmp_path / "reviews.csv"
+    rows = "".join(f'{n},"text, {n}"\n' for n in range(1, 96))
+    path.write_text(f"id,text\n{rows}broken\n97,x\n98,y\n99,z\n100,last\n")
+    return path
+
+
+@pytest.fixture
+def submit(broker: Broker, reviews: Path, tmp_path: Path) -> Callable[..., JobHandle]:
+    def submit(**options: Any) -> JobHandle:
+        chosen = {"source": reviews, "model": "echo", "output": tmp_path / "out",
+                  "chunk_rows": 10} | options
+        return submit_dataset(broker, **chosen)
+
+    return submit
+
+
+def run_message(message: dict[str, Any]) -> None:
+    """Run the task of a message as a worker would, here."""
+    _, kwargs, _ = json.loads(base64.b64decode(message["body"]))
+    task = {BATCH_CHUNK: tasks.batch.chunk, BATCH_FINALIZE: tasks.batch.finalize}
+    task[message["headers"]["task"]].apply(kwargs=kwargs)
+
+
+def queued(client: redis.Redis, queue: str) -> list[dict[str, Any]]:
+    return [json.loads(raw) for raw in reversed(client.lrange(queue, 0, -1))]
+
+
+def work(client: redis.Redis, *, chunks: int | None = None, twice: bool = False) -> int:
+    """Run what is queued: some chunks, or all of them and the finalisers."""
+    done = 0
+    while chunks is None or done < chunks:
+        raw = client.rpop(QUEUE) or (client.rpop(MAINTENANCE_QUEUE) if chunks is None else None)
+        if raw is None:
+            break
+        for _ in range(2 if twice else 1):
+            run_message(json.loads(raw))
+        done += 1
+    return done
+
+
+def test_a_job_from_submit_to_results(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis
+) -> None:
+    handle = submit()
+    started = handle.status()
+    assert (started.state, started.chunks_total, started.rows_total) == ("in_progress", 10, 100)
+    assert (started.rows_per_s, started.eta_s) == (None, None)
+    work(redis_client, chunks=5)
+    half = handle.status()
+    assert (half.chunks_done, half.rows_done) == (5, 50)
+    assert half.rows_per_s is not None
+    assert half.eta_s is not None
+    assert half.eta_s == pytest.approx(50 / half.rows_per_s)
+    with pytest.raises(errors.JobFailed, match="is not complete yet"):
+        handle.results()
+    work(redis_client)
+    seen: list[int] = []
+    ended = handle.wait(5, lambda status: seen.append(status.rows_done))
+    assert (ended.state, ended.rows_done, ended.rows_failed) == ("completed_with_errors", 100, 1)
+    assert seen == [100]
+    results = handle.results()
+    assert results["id"].to_pylist() == [*range(1, 96), *range(97, 101)]
+    assert json.loads(results["prediction"][0].as_py()) == {"id": 1, "text": "text, 1"}
+    assert (handle.output / "_SUCCESS").exists()
+
+
+def test_messages_carry_references_in_groups_and_nobody_subscribes(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, reviews: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("producer.jobs.GROUP_CHUNKS", 6)
+    redis_client.config_resetstat()
+    handle = submit()
+    stats = redis_client.info("commandstats")
+    assert not [name for name in stats if "subscribe" in name]
+    messages = queued(redis_client, QUEUE)
+    assert [message["headers"]["task"] for message in messages] == [BATCH_CHUNK] * 10
+    groups = [message["headers"]["group"] for message in messages]
+    assert groups == [groups[0]] * 6 + [groups[6]] * 4
+    assert groups[0] != groups[6]
+    for number, message in enumerate(messages):
+        headers = message["headers"]
+        assert headers["job_id"] == handle.id
+        assert headers["ignore_result"] is True
+        assert headers["timelimit"] == [1_830, 1_800]
+        assert f"'chunk_no': {number}" in headers["kwargsrepr"]
+        assert "echo@1" in headers["kwargsrepr"]
+        assert time.time() * 1_000 - headers["sent_ms"] < 60_000
+        assert len(json.dumps(message)) < 2_000
+        assert "text, 1" not in json.dumps(message)
+
+
+def test_every_message_twice_changes_nothing(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis
+) -> None:
+    handle = submit()
+    work(redis_client, twice=True)
+    status = handle.status()
+    assert (status.state, status.rows_done, status.rows_failed) == (
+        "completed_with_errors", 100, 1,
+    )
+    assert handle.results().num_rows == 99
+
+
+def test_cancel_keeps_parts_and_resume_goes_on(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis
+) -> None:
+    handle = submit()
+    work(redis_client, chunks=3)
+    assert handle.cancel().state == "cancelling"
+    assert [message["headers"]["task"] for message in queued(redis_client, MAINTENANCE_QUEUE)] == [
+        BATCH_FINALIZE
+    ]
+    work(redis_client)
+    stopped = handle.wait(5)
+    assert (stopped.state, stopped.chunks_done) == ("cancelled", 3)
+    kept = {file: file.stat().st_mtime_ns for file in (handle.output / "parts").iterdir()}
+    assert len(kept) == 6
+    assert handle.resume().state == "in_progress"
+    assert redis_client.llen(QUEUE) == 7
+    work(redis_client)
+    assert handle.status().state == "completed_with_errors"
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+    assert handle.cancel().state == "completed_with_errors"
+    assert handle.resume().state == "completed_with_errors"
+    assert redis_client.llen(QUEUE) == redis_client.llen(MAINTENANCE_QUEUE) == 0
+
+
+def test_redis_may_forget_everything(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker
+) -> None:
+    handle = submit()
+    work(redis_client, chunks=4)
+    redis_client.flushall()
+    with pytest.raises(errors.JobNotFound, match="output folder"):
+        JobHandle.open(broker, handle.id)
+    found = JobHandle.from_output(broker, handle.output)
+    lost = found.status()
+    assert (lost.id, lost.state, lost.rows_done) == (handle.id, "expired", 40)
+    found.resume()
+    assert redis_client.llen(QUEUE) == 6
+    work(redis_client)
+    assert found.status().state == "completed_with_errors"
+    redis_client.flushall()
+    assert found.status().state == "completed_with_errors"
+    assert found.results().num_rows == 99
+
+
+def test_the_same_submission_continues_and_another_is_refused(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis
+) -> None:
+    first = submit()
+    assert not first.resumed
+    work(redis_client, chunks=9)
+    redis_client.delete(QUEUE)
+    second = submit()
+    assert second.resumed
+    assert second.id == first.id
+    assert redis_client.llen(QUEUE) == 1
+    with pytest.raises(errors.OutputConflict, match=f"holds job {first.id}"):
+        submit(output_format="csv")
+    assert redis_client.llen(QUEUE) == 1
+    work(redis_client)
+    assert submit().status().state == "completed_with_errors"
+    assert redis_client.llen(QUEUE) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"model": "nobody"}, errors.ModelNotFound, "no model named 'nobody'"),
+        ({"model": "echo@9"}, errors.VersionNotFound, "no version 9"),
+        ({"model": "texts"}, errors.VersionNotFound, "no promoted version"),
+        ({"model": "Bad Name"}, errors.RequestError, "is not a model name"),
+        ({"model": "texts@1", "text_column": "body"}, errors.DatasetError, "lacks 'body'"),
+        ({"model": "numbers@1"}, errors.DatasetError, "lacks 'x'; it has: 'id', 'text'"),
+        ({"keep_columns": ["id", "nope"]}, errors.DatasetError, "no column nope to keep"),
+        ({"source": "/no/such/file.csv"}, errors.DatasetError, "no such file"),
+        ({"chunk_rows": 0}, errors.RequestError, "positive"),
+        ({"output_format": "xlsx"}, errors.RequestError, "parquet or csv"),
+        ({"job_id": "../up"}, errors.RequestError, "is not a job id"),
+    ],
+)
+def test_bad_requests_queue_nothing_and_leave_nothing(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, tmp_path: Path,
+    options: dict[str, Any], error: type[errors.CeleriacError], says: str,
+) -> None:
+    with pytest.raises(error) as caught:
+        submit(**options)
+    assert says in caught.value.message
+    assert not (tmp_path / "out").exists()
+    assert redis_client.zcard(JOBS_KEY) == redis_client.llen(QUEUE) == 0
+
+
+def test_parquet_of_a_wrong_type_is_found_before_anything_is_queued(
+    submit: Callable[..., JobHandle], tmp_path: Path
+) -> None:
+    import pyarrow as pa
+
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"x": ["a"], "many": [[1]]}), path)
+    with pytest.raises(errors.DatasetError, match="'x' of the dataset is of type string"):
+        submit(source=path, model="numbers@1")
+    with pytest.raises(errors.DatasetError, match="'many' holds lists"):
+        submit(source=path, output_format="csv")
+
+
+def test_only_kept_columns_are_joined(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis
+) -> None:
+    handle = submit(model="texts@1", keep_columns=["id"], output_format="csv")
+    work(redis_client)
+    results = handle.results()
+    assert results.column_names == ["id", "prediction"]
+    assert results["prediction"][0].as_py() == '"text, 1"'
+    assert handle.parts()[0].suffix == ".csv"
+
+
+def test_a_job_whose_source_changes_fails_with_the_reason(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, reviews: Path
+) -> None:
+    handle = submit()
+    work(redis_client, chunks=1)
+    reviews.write_text("id,text\n1,other\n")
+    work(redis_client)
+    status = handle.wait(5)
+    assert status.state == "failed"
+    assert "has changed since the job was submitted" in status.error
+    assert not (handle.output / "_SUCCESS").exists()
+
+
+def test_a_chunk_is_tried_three_times(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def fail(job_id: str, chunk_no: int, output: str, attempt: int) -> None:
+        tried.append(attempt)
+        raise OSError("the disk is away")
+
+    monkeypatch.setattr(tasks.batch, "_score", fail)
+    monkeypatch.setattr("celeriac.jobs.policy.retry_delay_s", lambda error, attempt:
+                        0 if attempt < 3 else None)
+    handle = submit(chunk_rows=1_000)
+    work(redis_client)
+    status = handle.status()
+    assert tried == [1, 2, 3]
+    assert status.state == "failed"
+    assert status.error == "chunk 0 failed at attempt 3 of 3: OSError('the disk is away')"
+
+
+def test_a_chunk_that_kills_its_process_ends_the_job(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker
+) -> None:
+    handle = submit(chunk_rows=1_000)
+    ledger = Ledger(broker.redis, 600)
+    for _ in range(3):
+        ledger.begin(handle.id, 0)  # and no commit: killed
+    work(redis_client)
+    assert handle.status().error == "chunk 0 ended its worker process 3 times"
+
+
+def test_a_kill_between_commit_and_finaliser_is_made_good(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis
+) -> None:
+    handle = submit(chunk_rows=1_000)
+    message = json.loads(redis_client.lindex(QUEUE, -1))
+    work(redis_client, chunks=1)
+    redis_client.delete(MAINTENANCE_QUEUE)
+    assert handle.status().state == "finalizing"
+    run_message(message)
+    work(redis_client)
+    assert handle.status().state == "completed_with_errors"
+
+
+def test_a_damaged_part_fails_the_job_and_resume_heals_it(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis
+) -> None:
+    handle = submit()
+    work(redis_client, chunks=10)
+    part = handle.output / "parts" / "part-00003.parquet"
+    part.write_bytes(b"not parquet")
+    work(redis_client)
+    failed = handle.status()
+    assert failed.state == "failed"
+    assert "part 3 of 10 is missing or damaged" in failed.error
+    handle.resume()
+    assert redis_client.llen(QUEUE) == 1
+    work(redis_client)
+    assert handle.status().state == "completed_with_errors"
+
+
+def test_waiting_is_bounded_and_redis_down_is_said(
+    submit: Callable[..., JobHandle], settings: Settings
+) -> None:
+    handle = submit()
+    with pytest.raises(errors.DeadlineExceeded, match="it goes on"):
+        handle.wait(0.2)
+    nowhere = settings.model_copy(
+        update={"broker": settings.broker.model_copy(update={"url": "redis://127.0.0.1:1/0"})}
+    )
+    with pytest.raises(errors.BrokerError, match="Is it running"):
+        list_jobs(Broker(nowhere))
+
+
+def test_jobs_are_listed_and_their_keys_expire(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker, tmp_path: Path
+) -> None:
+    first, second = submit(), submit(output=tmp_path / "other")
+    assert {status.id for status in list_jobs(broker)} == {first.id, second.id}
+    assert redis_client.ttl(job_key(first.id)) > 0
+    assert JobHandle.open(broker, first.id).output == first.output
+
+
+@pytest.fixture
+def cli(
+    broker: Broker, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str]]:
+    from producer.cli import batch
+
+    monkeypatch.setattr(batch, "get_settings", lambda: settings)
+
+    def run(*words: str) -> tuple[int, str]:
+        result = CliRunner().invoke(batch.app, list(words))
+        if isinstance(result.exception, errors.CeleriacError):
+            return 1, result.exception.message
+        return result.exit_code, result.output
+
+    return run
+
+
+def test_the_commands(
+    cli: Callable[..., tuple[int, str]], reviews: Path, tmp_path: Path, redis_client: redis.Redis
+) -> None:
+    out = str(tmp_path / "out")
+    code, text = cli("submit", str(reviews), "--model", "echo", "--output", out)
+    assert code == 0
+    assert "100 rows in 1 chunks by echo@1" in text
+    job_id = text.split()[1]
+    assert cli("status", job_id)[0] == 0
+    assert "in_progress" in cli("list")[1]
+    assert "is cancelling" in cli("cancel", out)[1]
+    work(redis_client)
+    code, text = cli("status", job_id)
+    assert (code, "cancelled" in text, "resume" in text) == (1, True, True)
+    assert cli("resume", job_id)[0] == 0
+    work(redis_client)
+    code, text = cli("submit", str(reviews), "--model", "echo", "--output", out, "--wait")
+    assert code == 3
+    assert "continues" in text
+    assert "completed_with_errors: 100 of 100 rows, 1 failed" in text
+    assert cli("status", out)[0] == 3
+    assert cli("cancel", job_id) == (
+        1, f"job {job_id} is completed_with_errors: there is nothing to cancel"
+    )
+    assert "no job 'nothing'" in cli("status", "nothing")[1]
+    assert "is not the output of a job" in cli("status", str(tmp_path))[1]
+
+
+def test_exit_code_of_a_clean_job(
+    cli: Callable[..., tuple[int, str]], tmp_path: Path, redis_client: redis.Redis
+) -> None:
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    out = str(tmp_path / "out")
+    words = ("submit", str(tmp_path / "a.csv"), "-m", "echo", "-o", out)
+    cli(*words)
+    work(redis_client)
+    assert cli(*words, "--wait")[0] == 0
