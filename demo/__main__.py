@@ -87,7 +87,7 @@ def train_and_promote(client: Client, settings: Settings, data: Path) -> None:
     reviews, held_out = read(data, "reviews_train"), read(data, "reviews_heldout")
     model = train.text_classifier(reviews["review"], reviews["score"])
     reached = train.accuracy(model.predict(held_out["review"]), held_out["score"])
-    report("reviews", "great or other? 4,000 Amazon food reviews", reached, len(held_out))
+    report("reviews", "great or other? 4,000 food reviews", reached, len(held_out))
     release.register(
         "reviews", model, registry=registry, examples=held_out["review"].head(20).tolist(),
         text_column="review", metrics={"accuracy": reached},
@@ -108,7 +108,6 @@ def train_and_promote(client: Client, settings: Settings, data: Path) -> None:
     network = train.digit_classifier(images, labels)
     version = release.register(
         "digits", network, registry=registry, examples=unseen[:20], labels=list(range(10)),
-        architecture="celeriac.runtimes.architectures:DigitCNN",
     )
     for ref in ("reviews", "films", version.name):
         client.promote(f"{ref}@1", why="demonstration")
@@ -218,7 +217,7 @@ def step(title: str) -> None:
 
 
 def report(model: str, what: str, accuracy: float, rows: int) -> None:
-    console.print(f"  {model:8} {what}: held-out accuracy {accuracy:.3f} ({rows:,} rows)")
+    console.print(f"  {model:8} {what}: accuracy {accuracy:.3f} on {rows:,} held out")
 
 
 if __name__ == "__main__":
