@@ -1,0 +1,102 @@
+"""The fake client behaves as the real one, and has its interface."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+from celeriac import errors
+from producer.aio import AsyncClient
+from producer.client import Client
+from producer.handles import AsyncPredictionHandle, PredictionHandle
+from producer.jobs import JobHandle
+from producer.testing import FakeCall, FakeClient, FakeJob, FakePredictionHandle
+
+
+def interface(kind: type) -> dict[str, list[tuple[str, Any, Any]]]:
+    """Parameters of every public method: name, kind, default."""
+    methods = inspect.getmembers(kind, inspect.isfunction)
+    return {
+        name: [(p.name, p.kind, p.default) for p in inspect.signature(method).parameters.values()]
+        for name, method in methods
+        if not name.startswith("_")
+    }
+
+
+@pytest.mark.parametrize(
+    ("fake", "real"), [(FakeClient, Client), (AsyncClient, Client),
+                       (FakePredictionHandle, PredictionHandle),
+                       (AsyncPredictionHandle, PredictionHandle), (FakeJob, JobHandle)],
+)  # fmt: skip
+def test_the_same_interface(fake: type, real: type) -> None:
+    assert interface(fake) == interface(real)
+    assert interface(fake)
+
+
+@pytest.fixture
+def client() -> FakeClient:
+    return FakeClient({
+        "reviews": lambda items: [{"label": "good", "probability": len(i) / 10} for i in items],
+        "price": 12.5,
+        "picky": lambda items: [errors.ModelFailed("no") if i == "bad" else i for i in items],
+        "short": lambda items: [],
+    })
+
+
+def test_answers(client: FakeClient) -> None:
+    found = client.predict("reviews", "four")
+    assert (found.model, found.version, found.label, found.probability) == (
+        "reviews", 1, "good", 0.4,
+    )  # fmt: skip
+    assert client.predict("price@1", {"rooms": 3}).value == 12.5
+    assert [p.value for p in client.predict_many("price", iter([1, 2]))] == [12.5, 12.5]
+    assert client.calls[-1] == FakeCall("predict_many", "price", (1, 2))
+
+
+def test_errors_are_those_of_the_real_client(client: FakeClient) -> None:
+    with pytest.raises(errors.ModelNotFound, match="no model named 'nothing'; registered models"):
+        client.predict("nothing", 1)
+    with pytest.raises(errors.VersionNotFound):
+        client.predict("price@2", 1)
+    with pytest.raises(errors.RequestError):
+        client.predict("../price", 1)
+    with pytest.raises(errors.RequestError, match="a list of items"):
+        client.predict_many("price", "text")
+    with pytest.raises(errors.InvalidItem):
+        client.predict("price", object())
+    with pytest.raises(errors.WorkerError):
+        client.predict("short", 1)
+    with pytest.raises(errors.PredictionNotFound):
+        client.prediction("no-such-id")
+    with pytest.raises(errors.JobNotFound):
+        client.job("no-such-id")
+
+
+def test_errors_in_the_places_of_their_items(client: FakeClient) -> None:
+    answers = client.predict_many("picky", ["a", "bad", float("nan"), "b"], return_errors=True)
+
+    assert [type(a).__name__ for a in answers] == [
+        "Prediction", "ModelFailed", "InvalidItem", "Prediction",
+    ]  # fmt: skip
+    assert answers[3].value == "b"
+    with pytest.raises(errors.ModelFailed):
+        client.predict_many("picky", ["a", "bad", float("nan")])
+
+
+def test_submitted_items_and_jobs(client: FakeClient) -> None:
+    handle = client.submit("reviews", "four")
+    assert client.prediction(handle.id).result().label == "good"
+    assert handle.done()
+    assert not handle.cancel()
+    job = client.submit_dataset("in.csv", "reviews", "out")
+    assert client.job(job.id).wait(1).state == "completed"
+    assert [status.id for status in client.jobs()] == [job.id]
+
+
+def test_models_and_promotion(client: FakeClient) -> None:
+    assert client.models()["price"].aliases == {"champion": 1}
+    assert client.promote("price@1")["version"] == 1
+    with pytest.raises(errors.VersionNotFound):
+        client.promote("price@7")
