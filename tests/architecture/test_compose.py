@@ -1,0 +1,144 @@
+"""``docker-compose.yml`` and ``Dockerfile`` as data: they fit the code, and open nothing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from celery.bin.celery import celery as celery_command
+from click.testing import CliRunner
+
+from celeriac.settings import Settings
+from workers.roles import ROLES, queues_in, role_for
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if name != "redis"}
+WORKERS = {name: service for name, service in OURS.items() if "worker" in service["command"]}
+GPU = {name: service for name, service in SERVICES.items() if service.get("profiles") == ["gpu"]}
+
+
+def known_variables() -> set[str]:
+    return {
+        f"CELERIAC_{section}_{name}".upper()
+        for section, field in Settings.model_fields.items()
+        for name in getattr(field.annotation, "model_fields", ())
+    }
+
+
+def test_there_is_one_service_for_each_role() -> None:
+    served = [queues_in(service["command"]) for service in WORKERS.values()]
+    assert sorted(served) == sorted([role.name] for role in ROLES)
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_the_command_of_a_worker_is_one_that_celery_and_the_role_take(name: str) -> None:
+    command = WORKERS[name]["command"]
+    assert command[:4] == ["celery", "-A", "workers.app", "worker"]
+    role_for(queues_in(command))
+    worker = celery_command.commands["worker"]
+    context = worker.make_context("worker", command[4:], resilient_parsing=True)
+    assert context.params["hostname"].startswith(f"{queues_in(command)[0]}@")
+
+
+@pytest.mark.parametrize("name", ["beat", "flower"])
+def test_the_other_commands_exist(name: str) -> None:
+    command = SERVICES[name]["command"]
+    assert command[:4] == ["celery", "-A", "workers.app", name]
+    shown = CliRunner().invoke(celery_command, [name, "--help"])
+    assert shown.exit_code == 0, shown.output
+
+
+def test_beat_runs_once_and_remembers_what_it_sent() -> None:
+    beats = [name for name, service in OURS.items() if "beat" in service["command"]]
+    assert beats == ["beat"]
+    assert SERVICES["beat"]["deploy"]["replicas"] == 1
+    command = SERVICES["beat"]["command"]
+    folder = Path(command[command.index("-s") + 1]).parent
+    assert f"beat:{folder}" in SERVICES["beat"]["volumes"]
+
+
+def test_gpu_services_are_in_their_profile_and_reserve_a_gpu() -> None:
+    assert set(GPU) == {"worker-realtime-gpu", "worker-batch-gpu"}
+    for service in GPU.values():
+        device = service["deploy"]["resources"]["reservations"]["devices"][0]
+        assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+        assert service["build"]["args"] == {"TORCH": "gpu"}
+    assert not any("profiles" in SERVICES[name] for name in set(SERVICES) - set(GPU))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_variable_is_a_setting(name: str) -> None:
+    assert set(OURS[name]["environment"]) <= known_variables()
+
+
+def test_settings_of_the_image_are_settings() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert set(re.findall(r"CELERIAC_\w+", text)) <= known_variables()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_confined_and_watched(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["read_only"] is True
+    assert service["init"] is True
+    assert service["restart"] == "unless-stopped"
+    assert {"test", "interval", "timeout", "retries", "start_period"} <= set(service["healthcheck"])
+    assert service["stop_grace_period"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_port_is_open_beyond_this_machine(name: str) -> None:
+    ports = SERVICES[name].get("ports", [])
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert bool(ports) == (name == "flower")
+
+
+def test_flower_demands_a_password() -> None:
+    assert SERVICES["flower"]["environment"]["CELERIAC_FLOWER_BASIC_AUTH"].startswith(
+        "${FLOWER_BASIC_AUTH:?"
+    )
+
+
+def test_redis_keeps_what_it_is_given() -> None:
+    command = " ".join(SERVICES["redis"]["command"])
+    assert "--appendonly yes" in command
+    assert "--maxmemory-policy noeviction" in command
+    assert SERVICES["redis"]["volumes"] == ["redis:/data"]
+
+
+def test_volumes_are_declared_and_used() -> None:
+    used = {volume.split(":")[0] for s in SERVICES.values() for volume in s.get("volumes", [])}
+    assert used == set(COMPOSE["volumes"])
+
+
+def test_images_are_pinned() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    base = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
+    images = [*base, SERVICES["redis"]["image"]]
+    assert all(re.search(r":\d+\.\d+\.\d+", image) for image in images), images
+
+
+def test_the_image_runs_as_nobody_special() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    user = lines.index("USER celeriac")
+    assert not any(line.startswith(("RUN", "COPY")) for line in lines[user:])
+
+
+def test_the_image_gets_all_that_it_copies() -> None:
+    allowed = (ROOT / ".dockerignore").read_text().splitlines()
+    for line in re.findall(r"^COPY (.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE):
+        for source in line.split():
+            assert (ROOT / source).exists(), source
+            assert f"!{source}" in allowed or f"!{source}/" in allowed, source
+
+
+def test_every_check_of_a_worker_reads_its_heartbeat() -> None:
+    for service in WORKERS.values():
+        assert service["healthcheck"]["test"] == ["CMD", "python", "-m", "workers.healthcheck"]
