@@ -163,14 +163,9 @@ class JobHandle:
 
     def results(self) -> pa.Table:
         """The whole output as one pyarrow table, in the order of the input. See :meth:`parts`."""
-        import pyarrow as pa
+        from celeriac.datasets.parts import read_parts
 
-        from celeriac.datasets.parts import read_part
-
-        parts = self.parts()
-        written = self._folder.load().scoring.output_format
-        tables = [read_part(part, written) for part in parts]
-        return pa.concat_tables(tables, promote_options="permissive")
+        return read_parts(self.parts(), self._folder.load().scoring.output_format)
 
 
 def list_jobs(broker: Broker, limit: int = 100) -> list[JobStatus]:

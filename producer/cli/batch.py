@@ -71,10 +71,17 @@ def submit(
 
 
 @app.command()
-def status(job: Job) -> None:
+def status(
+    job: Annotated[
+        str | None, typer.Argument(help="Id of the job, or its output folder (default: newest).")
+    ] = None,
+) -> None:
     """Where a job stands. Exit code of an ended job as with submit --wait; 0 while it runs."""
     with _broker() as broker:
-        found = _open(broker, job).status()
+        newest = list_jobs(broker, 1) if job is None else []
+        if job is None and not newest:
+            raise errors.JobNotFound("no jobs yet; `celeriac batch submit` starts one")
+        found = newest[0] if newest else _open(broker, str(job)).status()
     _print_status(found)
     if found.state.is_final:
         raise typer.Exit(EXIT_CODES.get(found.state, 1))

@@ -283,6 +283,33 @@ def test_only_kept_columns_are_joined(
     assert handle.parts()[0].suffix == ".csv"
 
 
+def test_csv_results_keep_texts_as_they_are(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('zip,n,text\n007,1,"two\nlines"\n8,2,NA\n9,2.5,\n')
+    handle = submit(source=path, output_format="csv", chunk_rows=1, keep_columns=["zip", "n",
+                    "text"], model="texts@1")
+    work(redis_client)
+    assert handle.results().drop_columns("prediction").to_pylist() == [
+        {"zip": "007", "n": 1.0, "text": "two\nlines"}, {"zip": "8", "n": 2.0, "text": "NA"},
+        {"zip": "9", "n": 2.5, "text": ""},
+    ]
+
+
+@pytest.mark.parametrize("output_format", ["csv", "parquet"])
+def test_a_job_of_which_every_row_fails(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, tmp_path: Path, output_format: str
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n1\n2\n")
+    handle = submit(source=path, output_format=output_format)
+    work(redis_client)
+    assert handle.status().state == "completed_with_errors"
+    results = handle.results()
+    assert (results.num_rows, results.column_names) == (0, ["a", "b", "prediction"])
+
+
 def test_a_job_whose_source_changes_fails_with_the_reason(
     submit: Callable[..., JobHandle], redis_client: redis.Redis, reviews: Path
 ) -> None:
@@ -404,6 +431,7 @@ def test_the_commands(
     assert code == 0
     assert "100 rows in 1 chunks by echo@1" in text
     job_id = text.split()[1]
+    assert cli("status", job_id) == cli("status")
     assert cli("status", job_id)[0] == 0
     assert "in_progress" in cli("list")[1]
     assert "is cancelling" in cli("cancel", out)[1]

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
+from celeriac.jobs.folder import JobFolder
 from celeriac.registry.catalogue import publish
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
@@ -41,12 +42,21 @@ def test_real_workers_finish_a_job(
     broker: Broker, start_worker: Callable[..., Any], tmp_path: Path
 ) -> None:
     table = write_rows(tmp_path / "in.parquet", 10_000)
-    start_worker("batch.cpu", "-c", "2")
-    start_worker("maintenance", "-c", "1")
+    write_rows(tmp_path / "few.parquet", 10)
+    stuck = submit_dataset(broker, tmp_path / "few.parquet", "echo@1", tmp_path / "stuck")
+    in_the_way = stuck.output / "parts"
+    in_the_way.write_text("no folder")
     handle = submit_dataset(
         broker, tmp_path / "in.parquet", "echo@1", tmp_path / "out", chunk_rows=500
     )
+    start_worker("batch.cpu", "-c", "2")
+    start_worker("maintenance", "-c", "1")
     status = handle.wait(60)
+    in_the_way.unlink()
+    assert stuck.wait(30).state == "completed"
+    record = JobFolder(stuck.output).read_record(0)
+    assert record is not None
+    assert record.attempt > 1
     assert (status.state, status.chunks_done, status.rows_done) == ("completed", 20, 10_000)
     assert handle.results().select(["id", "text"]) == table
     broker.close()
