@@ -153,12 +153,20 @@ class Supervisor:
         }
 
     def kill(self, name: str, signum: int) -> None:
-        """Send a signal to one child. Raises WorkerError if it is not running."""
+        """Send a signal to one child, and see it dead after a SIGKILL.
+
+        Raises WorkerError if it is not running, or outlives a SIGKILL by 10 s.
+        """
         child = self._children.get(name)
         process = child.process if child else None
-        if process is None:
+        if child is None or process is None:
             raise errors.WorkerError(f"no process named {name!r} runs here")
         _signal(process, signum)
+        deadline = time.monotonic() + 10
+        while signum == signal.SIGKILL and child.process is process:
+            if time.monotonic() >= deadline:
+                raise errors.WorkerError(f"{name} (pid {process.pid}) cannot be killed")
+            time.sleep(0.01)
 
     def stop(self) -> None:
         """Drain and stop all children, stage by stage. Waits; bounded by their ``drain_s``."""

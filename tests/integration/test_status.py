@@ -1,0 +1,123 @@
+"""``celeriac status``, the health check and their reading of Redis."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+
+import pytest
+import redis
+from rich.console import Console
+
+from celeriac import errors
+from celeriac.messages import worker_key
+from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo, publish
+from celeriac.registry.manifest import InputSchema, OutputSchema
+from celeriac.settings import BrokerSettings, Settings
+from workers.cli.status import duration, render
+from workers.healthcheck import beating
+from workers.status import oldest_s, queue_names, snapshot
+from workers.valkey import free_port
+
+NOW_S = 1_800_000_000.0
+
+
+def version(number: int, device: str = "cpu") -> VersionInfo:
+    return VersionInfo(
+        version=number, format="echo", device=device, input=InputSchema(kind="any"),  # type: ignore[arg-type]
+        output=OutputSchema(kind="any"), created_at="2026-11-22T00:00:00+00:00",
+    )
+
+
+def page(settings: Settings) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(render(snapshot(settings, NOW_S), settings.broker_url))
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def test_an_idle_system_says_what_to_do_next(
+    settings: Settings, redis_client: redis.Redis
+) -> None:
+    text = page(settings)
+    assert "No worker is up. `celeriac up` starts them all" in text
+    assert "`celeriac models register` takes yours" in text
+    assert "No jobs." in text
+
+
+def test_workers_queues_and_models_are_shown(
+    settings: Settings, redis_client: redis.Redis
+) -> None:
+    said = {
+        "hostname": "realtime.cpu@box", "role": "realtime.cpu", "pid": 42, "concurrency": 1,
+        "started_at": NOW_S - 75, "metrics_port": 9401, "serving": {"reviews": 2}, "new": True,
+    }
+    redis_client.set(worker_key("realtime.cpu@box"), json.dumps(said))
+    publish(redis_client, {
+        "reviews": ModelInfo(
+            name="reviews", aliases={"champion": 2}, versions={1: version(1), 2: version(2)}
+        )
+    })
+    for age_s in (30, 20, 10):  # senders push on the left, workers take from the right
+        message = {"body": "", "headers": {"sent_ms": (NOW_S - age_s) * 1000}}
+        redis_client.lpush("realtime.cpu.reviews", json.dumps(message))
+    redis_client.lpush("predict.cpu", json.dumps({"headers": {}}))
+
+    shot = snapshot(settings, NOW_S)
+    queues = {line.name: line for line in shot.queues}
+    assert queues["realtime.cpu.reviews"].waiting == 3
+    assert queues["realtime.cpu.reviews"].oldest_s == pytest.approx(30)
+    assert (queues["predict.cpu"].waiting, queues["predict.cpu"].oldest_s) == (1, None)
+    text = page(settings)
+    for part in ("realtime.cpu@box", "reviews@2", ":9401", "1 min 15 s", "champion = 2", "30.0 s"):
+        assert part in text
+
+
+def test_gpu_queues_are_shown_when_a_model_needs_them() -> None:
+    models = {"digits": ModelInfo(name="digits", versions={1: version(1, "gpu")})}
+    assert queue_names(Catalogue(models=models)) == [
+        "realtime.gpu.digits", "predict.cpu", "predict.gpu", "batch.cpu", "batch.gpu",
+        "maintenance",
+    ]
+
+
+@pytest.mark.parametrize(
+    "message", [None, b"", b"no json", b"[]", b'{"headers": {"sent_ms": "x"}}']
+)
+def test_a_message_without_a_stamp_has_no_age(message: bytes | None) -> None:
+    assert oldest_s(message, NOW_S) is None
+
+
+def test_a_clock_that_is_ahead_gives_no_negative_age() -> None:
+    message = json.dumps({"headers": {"sent_ms": (NOW_S + 5) * 1000}})
+    assert oldest_s(message, NOW_S) == 0
+
+
+def test_without_redis_the_error_says_where_it_was_looked_for() -> None:
+    port = free_port()
+    settings = Settings(broker=BrokerSettings(url=f"redis://ann:secret@127.0.0.1:{port}/0"))
+    began = time.monotonic()
+    with pytest.raises(errors.BrokerError, match=rf"127.0.0.1:{port}.*celeriac up") as caught:
+        snapshot(settings, NOW_S)
+    assert "secret" not in str(caught.value)
+    assert time.monotonic() - began < 5
+
+
+def test_the_health_check_sees_the_workers_of_its_own_host(
+    settings: Settings, redis_client: redis.Redis
+) -> None:
+    redis_client.set(worker_key("batch.cpu@box"), "{}")
+    redis_client.set(worker_key("batch.cpu@other"), "{}")
+    assert beating(settings, "box") == ["batch.cpu@box"]
+    assert beating(settings, "nowhere") == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.0 s"), (59.9, "59.9 s"), (3_599, "59 min 59 s"), (90_000, "25 h 0 min"),
+     (200_000, "2 d 7 h")],
+)
+def test_a_duration_as_people_write_it(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,111 @@
+"""What the stack hands to its children, and the lock on its state folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from celeriac import errors
+from celeriac.settings import (
+    BrokerSettings,
+    FlowerSettings,
+    LogSettings,
+    ModelsSettings,
+    NightlySettings,
+    RealtimeSettings,
+    Settings,
+    StackSettings,
+    load_settings,
+)
+from workers import stack
+from workers.lock import StateLock
+
+
+def test_children_get_the_same_settings(tmp_path: Path) -> None:
+    settings = Settings(
+        broker=BrokerSettings(url="redis://:pass%20word@127.0.0.1:7000/3", socket_timeout_s=7.5),
+        stack=StackSettings(state_dir=tmp_path / "a folder", redis_port=7001, batch_processes=2),
+        flower=FlowerSettings(basic_auth="ann:se=cret"),
+        models=ModelsSettings(root=tmp_path / "models", trusted_types=("a.B", "c.D")),
+        realtime=RealtimeSettings(event_sample=0.25),
+        log=LogSettings(level="DEBUG", format="json"),
+        nightly={
+            "réviews of \"films\"": NightlySettings(
+                dataset="in/{date}\\x.csv", model="reviews@2", output="out/{date}", enabled=False
+            )
+        },
+    )
+    config = tmp_path / "nightly.toml"
+    config.write_text(stack.nightly_toml(settings.nightly), encoding="utf-8")
+    assert load_settings(config, stack.environment(settings)) == settings
+
+
+def test_children_of_the_embedded_server_get_its_address_and_absolute_paths() -> None:
+    child = load_settings(None, stack.environment(Settings(stack=StackSettings(redis_port=7001))))
+    assert child.broker.url == "redis://127.0.0.1:7001/0"
+    assert child.stack.state_dir == Path(".celeriac").absolute()
+    assert child.models.root == Path("models").absolute()
+
+
+def test_the_command_of_a_worker() -> None:
+    command = stack.worker_command("batch.cpu")
+    assert command[1:] == [
+        "-m", "celery", "-A", "workers.app", "worker", "-Q", "batch.cpu", "-n", "batch.cpu@%h",
+    ]
+    assert stack.worker_command("batch.cpu", 2)[-2:] == ["-c", "2"]
+
+
+def test_a_registry_has_models_once_it_holds_a_version(tmp_path: Path) -> None:
+    settings = Settings(models=ModelsSettings(root=tmp_path))
+    assert not stack.has_models(settings)
+    version = tmp_path / "reviews" / "1"
+    version.mkdir(parents=True)
+    assert not stack.has_models(settings)
+    (version / "model.json").touch()
+    assert stack.has_models(settings)
+
+
+def test_the_end_of_a_large_log(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_text("".join(f"line {number}\n" for number in range(100_000)))
+    assert stack.tail(log, lines=2) == "line 99998\nline 99999"
+    assert "no log" in stack.tail(tmp_path / "none.log")
+
+
+def test_flower_open_to_all_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    settings = Settings(
+        stack=StackSettings(state_dir=tmp_path), flower=FlowerSettings(host="0.0.0.0")
+    )
+    with pytest.raises(errors.ConfigError, match="set a password"):
+        stack.Stack(settings).start()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_has_one_holder(tmp_path: Path) -> None:
+    first, second = StateLock(tmp_path / "state"), StateLock(tmp_path / "state")
+    assert second.holder() is None
+    first.acquire()
+    assert second.holder() == os.getpid()
+    with pytest.raises(errors.ConfigError, match=rf"pid {os.getpid()}\).*celeriac down"):
+        second.acquire()
+    second.release()
+    assert second.holder() == os.getpid()
+    first.release()
+    assert second.holder() is None
+    second.acquire()
+    second.release()
+
+
+def test_the_pid_of_a_dead_holder_is_not_believed(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("1\n")
+    assert StateLock(tmp_path).holder() is None
+
+
+def test_a_holder_that_has_not_signed_yet_is_still_a_holder(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(errors.ConfigError, match="pid unknown"):
+            StateLock(tmp_path).acquire()
