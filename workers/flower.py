@@ -51,7 +51,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "max_tasks": MAX_TASKS,
         "tasks_columns": COLUMNS,
         "format_task": format_task,
-        "task_runtime_metric_buckets": [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 1.0, 10.0, 60.0],
+        "task_runtime_metric_buckets": [0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 1.0, 10.0, 60.0],
     }
     if password:
         chosen["basic_auth"] = [password]

@@ -1,0 +1,161 @@
+"""The demonstration, and every command and code block of the README and docs, on its stack."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from workers.valkey import free_port
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+START_S = 240
+
+
+class Demo:
+    """``scripts/demo --keep`` in an empty folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.flower_port = free_port()
+        redis_port = free_port()
+        self.environment = os.environ | {
+            "CELERIAC_STACK_REDIS_PORT": str(redis_port),
+            "CELERIAC_STACK_FLOWER_PORT": str(self.flower_port),
+            "CELERIAC_STACK_METRICS_PORT": "0",
+        }
+        self.log = folder / "demo.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "demo", "--keep"],
+                cwd=folder, env=self.environment, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        self.client_environment = os.environ | {
+            "CELERIAC_BROKER_URL": f"redis://127.0.0.1:{redis_port}/0",
+            "COLUMNS": "120",
+        }
+
+    def wait(self) -> str:
+        deadline = time.monotonic() + START_S
+        while "The stack is running" not in (text := self.log.read_text()):
+            assert self.process.poll() is None, text
+            assert time.monotonic() < deadline, text
+            time.sleep(0.2)
+        return text
+
+    def run(self, *command: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=self.folder, env=self.client_environment, timeout=timeout_s,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    demo = Demo(tmp_path_factory.mktemp("demo"))
+    try:
+        demo.wait()
+        yield demo
+    finally:
+        demo.process.send_signal(signal.SIGINT)
+        code = demo.process.wait(60)
+    state = json.loads((demo.folder / ".celeriac/demo/state/stack.json").read_text()) if (
+        demo.folder / ".celeriac/demo/state/stack.json"
+    ).exists() else {}  # fmt: skip
+    assert code == 0, demo.log.read_text()
+    assert "Done." in demo.log.read_text()
+    left = [pid for pid in _pids(state) if Path(f"/proc/{pid}").exists()]
+    assert not left, "processes that the demonstration left behind"
+
+
+def _pids(value: object) -> list[int]:
+    if isinstance(value, dict):
+        return [pid for key, inner in value.items() for pid in _pids(inner) if key != "ports"]
+    if isinstance(value, list):
+        return [pid for inner in value for pid in _pids(inner)]
+    return [value] if isinstance(value, int) and value > 1 else []
+
+
+def blocks(language: str) -> list[object]:
+    """The code blocks of a language in README and docs, each named by its place."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for match in re.finditer(rf"^```{language}\n(.*?)^```", text, re.M | re.S):
+            line = text[: match.start()].count("\n") + 2
+            found.append(pytest.param(match[1], id=f"{page.name}:{line}"))
+    return found
+
+
+@pytest.mark.timeout(400)
+def test_it_says_what_it_did(demo: Demo) -> None:
+    text = demo.log.read_text()
+    accuracies = [float(found) for found in re.findall(r"accuracy (0\.\d+) on", text)]
+    assert len(accuracies) == 3
+    assert accuracies[0] > 0.75
+    assert accuracies[1] > 0.7
+    assert accuracies[2] > 0.95
+    assert len(re.findall(r"completed, [\d,]+ rows, [\d,]+ rows/s", text)) == 2
+    correlation = re.search(r"verdicts: (0\.\d+)", text)
+    assert correlation is not None
+    assert float(correlation[1]) > 0.8
+    output = demo.folder / ".celeriac/demo/out/reviews_x10"
+    assert json.loads((output / "manifest.json").read_text())["rows_in"] == 10_000
+    assert (output / "_SUCCESS").exists()
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_blocks_run(demo: Demo, code: str) -> None:
+    done = demo.run(sys.executable, "-W", "error", "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def commands() -> list[object]:
+    """The ``celeriac`` commands of README and docs, but those that start or stop a stack."""
+    found = []
+    for block in blocks("bash"):
+        for line in block.values[0].splitlines():  # type: ignore[attr-defined]
+            command = line.partition("#")[0].strip()
+            match = re.match(r"(?:\.venv/bin/)?celeriac (?!up|down|worker)(.*)", command)
+            if match:
+                found.append(pytest.param(match[1], id=f"{block.id}:{match[1][:30]}"))  # type: ignore[attr-defined]
+    return found
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("arguments", commands())
+def test_commands_run(demo: Demo, arguments: str) -> None:
+    done = demo.run("bash", "-c", f'"{Path(sys.executable).parent}/celeriac" {arguments}')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.timeout(400)
+def test_flower_shows_the_work_and_no_payload(demo: Demo) -> None:
+    deadline = time.monotonic() + 15
+    while True:
+        with urlopen(f"http://127.0.0.1:{demo.flower_port}/tasks/datatable"
+                     "?draw=1&start=0&length=500&order[0][column]=0&order[0][dir]=asc"
+                     "&search[value]=&columns[0][data]=name", timeout=10) as answer:  # fmt: skip
+            page = answer.read().decode()
+        names = {row["name"] for row in json.loads(page)["data"]}
+        if names >= {f"celeriac.{name}" for name in ("batch.chunk", "predict.envelope")}:
+            break
+        assert time.monotonic() < deadline, names
+        time.sleep(0.5)
+    assert "Best coffee" not in page
+    assert "items=" in page
+    assert "job_id=" in page
