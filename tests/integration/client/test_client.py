@@ -1,0 +1,196 @@
+"""The client against a real server and a real lane."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import redis
+
+from celeriac import errors
+from celeriac.messages import realtime_queue, reply_key
+from celeriac.registry import catalogue
+from celeriac.registry.store import Registry
+from celeriac.settings import Settings
+from producer.client import Client
+from workers.lane import Lane
+
+
+@pytest.mark.parametrize(
+    "item", ["text é \U0001f600", 1, 1.5, None, True, [1, [2]], {"a": {"b": None}}]
+)
+def test_one_item_comes_back(client: Client, lane: Lane, item: Any) -> None:
+    answer = client.predict("echo", item)
+
+    assert (answer.model, answer.version, answer.value) == ("echo", 1, item)
+
+
+def test_versions_and_aliases(client: Client, lane: Lane) -> None:
+    for ref in ("echo", "echo@1", "echo@champion"):
+        assert client.predict(ref, ref).value == ref
+
+
+def test_many_items_in_order(client: Client, lane: Lane) -> None:
+    answers = client.predict_many("echo", range(3_000), timeout_s=30)
+
+    assert [answer.value for answer in answers] == list(range(3_000))
+    assert client.predict_many("echo", []) == []
+
+
+def test_concurrent_callers_each_get_their_own_answers(client: Client, lane: Lane) -> None:
+    def work(number: int) -> bool:
+        items = [f"{number}-{i}" for i in range(50)]
+        singly = [client.predict("echo", item).value for item in items]
+        return singly == items == [p.value for p in client.predict_many("echo", items)]
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(work, range(16)))
+
+
+def test_a_bad_item_keeps_its_error_and_the_others_their_answers(
+    client: Client, lane: Lane
+) -> None:
+    items = ["a", 7, "b", object(), "c" * 1_000_001, "\ud800"]
+    answers = client.predict_many("texts", items, return_errors=True)
+
+    assert [type(answer).__name__ for answer in answers] == [
+        "Prediction", "InvalidItem", "Prediction", "InvalidItem", "PayloadTooLarge", "InvalidItem",
+    ]  # fmt: skip
+    assert answers[2].value == "b"
+    with pytest.raises(errors.InvalidItem):
+        client.predict_many("texts", items)
+    with pytest.raises(errors.PayloadTooLarge, match="submit_dataset"):
+        client.predict("echo", "c" * 1_000_001)
+
+
+def test_unknown_models_are_refused_at_once(client: Client, lane: Lane) -> None:
+    client.predict("echo", 1)
+    started = time.monotonic()
+    with pytest.raises(errors.ModelNotFound, match="registered models: echo, texts"):
+        client.predict("nothing", 1)
+    with pytest.raises(errors.VersionNotFound, match="it has: 1"):
+        client.predict("echo@9", 1)
+    with pytest.raises(errors.VersionNotFound):
+        client.predict("echo@canary", 1)
+    for name in ("../echo", "", "Echo", None, ["echo"]):
+        with pytest.raises(errors.RequestError):
+            client.predict(name, 1)  # type: ignore[arg-type]
+    assert time.monotonic() - started < 2
+
+
+def test_a_model_that_is_registered_later_is_found(
+    client: Client, registry: Registry, redis_client: redis.Redis
+) -> None:
+    with pytest.raises(errors.ModelNotFound):
+        client.submit("later", 1)
+    infos = registry.infos()
+    infos["later"] = infos["echo"].model_copy(update={"name": "later"})
+    catalogue.publish(redis_client, infos)
+
+    assert client.submit("later", 1).model == "later"
+    assert set(client.models()) == {"echo", "texts", "later"}
+
+
+def test_a_changed_catalogue_is_followed_in_the_background(
+    client: Client, lane: Lane, registry: Registry, redis_client: redis.Redis
+) -> None:
+    client.predict("echo", 1)
+    infos = registry.infos()
+    del infos["echo"]
+    catalogue.publish(redis_client, infos)
+
+    def refused() -> bool:
+        time.sleep(0.05)
+        try:
+            client.predict("echo", 1)
+        except errors.ModelNotFound:
+            return True
+        return False
+
+    assert any(refused() for _ in range(100))
+
+
+def test_nobody_answers(client: Client, registry: Registry) -> None:
+    started = time.monotonic()
+    with pytest.raises(errors.DeadlineExceeded, match=r"'echo' within 0\.3 s"):
+        client.predict("echo", 1, timeout_s=0.3)
+    with pytest.raises(errors.DeadlineExceeded):
+        client.predict_many("echo", range(500), timeout_s=0.3)
+    answers = client.predict_many("echo", range(50), timeout_s=0.3, return_errors=True)
+    assert {type(answer) for answer in answers} == {errors.DeadlineExceeded}
+    assert time.monotonic() - started < 1.9
+
+
+def test_late_answers_are_dropped_and_the_next_ones_are_right(
+    client: Client, lane: Lane, redis_client: redis.Redis
+) -> None:
+    redis_client.client_pause(300, all=True)
+    with pytest.raises(errors.DeadlineExceeded):
+        client.predict("echo", "late", timeout_s=0.1)
+    for number in range(20):
+        assert client.predict("echo", number).value == number
+
+
+def test_unreadable_replies_do_no_harm(
+    client: Client, lane: Lane, redis_client: redis.Redis
+) -> None:
+    client.predict("echo", 1)
+    exchange = client.realtime._exchange
+    assert exchange is not None
+    key = reply_key(exchange.coalescer._reply_to)
+    redis_client.rpush(key, b"", b"\xff", b"{}", b'{"v": 1, "id": "unknown", "answers": []}')
+
+    assert client.predict("echo", 2).value == 2
+
+
+def test_the_client_leaves_nothing_in_redis(
+    settings: Settings, lane: Lane, redis_client: redis.Redis
+) -> None:
+    before = set(redis_client.keys())
+    with Client(settings=settings) as client:
+        client.predict_many("echo", range(100))
+
+    assert set(redis_client.keys()) == before
+
+
+def test_closing_is_quick_and_ends_the_threads(settings: Settings, lane: Lane) -> None:
+    client = Client(settings=settings)
+    client.predict("echo", 1)
+    started = time.monotonic()
+    client.close()
+    client.close()
+
+    assert time.monotonic() - started < 1
+    assert not [t for t in threading.enumerate() if t.name.startswith("celeriac-")]
+    with pytest.raises(errors.RequestError, match="closed"):
+        client.predict("echo", 1)
+
+
+def test_a_call_that_waits_while_the_client_is_closed(
+    settings: Settings, registry: Registry
+) -> None:
+    client = Client(settings=settings)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.predict, "echo", 1, timeout_s=20)
+        while not client.broker.redis.llen(realtime_queue("cpu", "echo")):
+            time.sleep(0.01)
+        client.close()
+        with pytest.raises(errors.Cancelled, match="closed"):
+            waiting.result(5)
+
+
+def test_a_text_is_no_list_of_items(client: Client, lane: Lane) -> None:
+    with pytest.raises(errors.RequestError, match="takes a list of items, not str"):
+        client.predict_many("echo", "text")
+
+
+def test_timeouts_that_make_no_sense(client: Client, settings: Settings) -> None:
+    with pytest.raises(errors.RequestError, match="timeout_s"):
+        client.predict("echo", 1, timeout_s=0)
+    with pytest.raises(errors.RequestError, match="timeout_s"):
+        Client(settings=settings, timeout_s=-1)
+    with pytest.raises(errors.RequestError, match="expires_s"):
+        client.submit("echo", 1, expires_s=10**9)
