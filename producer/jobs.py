@@ -71,7 +71,6 @@ class JobHandle:
         """True if the output folder held this very job, and it was continued."""
         self._broker = broker
         self._folder = JobFolder(output)
-        self._ledger = Ledger(broker.redis, broker.settings.batch.job_ttl_s)
 
     def __repr__(self) -> str:
         return f"JobHandle({self.id!r}, output={str(self.output)!r})"
@@ -80,8 +79,7 @@ class JobHandle:
     def open(cls, broker: Broker, job_id: str) -> JobHandle:
         """The job with this id. Raises JobNotFound if Redis does not know it (any more)."""
         with redis_errors(broker):
-            ledger = Ledger(broker.redis, broker.settings.batch.job_ttl_s)
-            entry = ledger.entry(check_job_id(job_id))
+            entry = _ledger(broker).entry(check_job_id(job_id))
         if entry is None:
             raise errors.JobNotFound(
                 f"no job {job_id!r} in Redis; `celeriac batch list` shows the known ones, and an "
@@ -93,6 +91,10 @@ class JobHandle:
     def from_output(cls, broker: Broker, folder: str | Path) -> JobHandle:
         """The job that lives in an output folder, known to Redis or not. Raises JobNotFound."""
         return cls(broker, JobFolder(folder).load().job_id, folder)
+
+    @property
+    def _ledger(self) -> Ledger:
+        return _ledger(self._broker)  # anew each time: after a fork the broker has a new client
 
     @property
     def output(self) -> Path:
@@ -171,8 +173,7 @@ class JobHandle:
 def list_jobs(broker: Broker, limit: int = 100) -> list[JobStatus]:
     """The newest jobs first."""
     with redis_errors(broker):
-        ledger = Ledger(broker.redis, broker.settings.batch.job_ttl_s)
-        return [_status_of_entry(entry) for entry in ledger.entries(limit)]
+        return [_status_of_entry(entry) for entry in _ledger(broker).entries(limit)]
 
 
 def publish_missing(
@@ -182,8 +183,8 @@ def publish_missing(
     records = {chunk.number: folder.valid_record(plan, chunk) for chunk in chunks}
     missing = [chunk for chunk in chunks if records[chunk.number] is None]
     with redis_errors(broker):
-        ledger = Ledger(broker.redis, broker.settings.batch.job_ttl_s)
-        ledger.register(plan, str(folder.path), [found for found in records.values() if found])
+        done = [record for record in records.values() if record is not None]
+        _ledger(broker).register(plan, str(folder.path), done)
         if missing:
             publish_chunks(broker, plan, missing, folder.path)
         else:
@@ -222,6 +223,10 @@ def redis_errors(broker: Broker) -> Iterator[None]:
         yield
     except (redis.RedisError, OperationalError) as error:
         raise broker_error(error, broker.url) from error
+
+
+def _ledger(broker: Broker) -> Ledger:
+    return Ledger(broker.redis, broker.settings.batch.job_ttl_s)
 
 
 def _chunk_signature(broker: Broker, plan: JobPlan, chunk: Chunk, output: Path) -> Any:

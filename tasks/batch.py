@@ -24,7 +24,7 @@ from producer.broker import Broker
 from producer.jobs import publish_finalizer
 from tasks.base import CeleriacTask
 
-log = get_logger(__name__)
+log = get_logger(__name__)  # each line names the job and the chunk: tasks.base binds them
 
 
 @lru_cache(maxsize=1)
@@ -61,7 +61,7 @@ def chunk(self: Task, job_id: str, chunk_no: int, output: str, v: int = 1) -> No
     begin = ledger.begin(job_id, chunk_no)
     if begin.attempt == 0:
         metrics.CHUNKS.labels("skipped").inc()
-        log.info("chunk skipped", job=job_id, chunk=chunk_no, state=begin.state, done=begin.done)
+        log.info("chunk skipped", state=begin.state, done=begin.done)
         if begin.done and begin.state is JobState.FINALIZING:
             # Its first run may have been killed between the commit and the finaliser's message.
             publish_finalizer(_broker().celery, job_id, output)
@@ -96,14 +96,14 @@ def finalize(self: Task, job_id: str, output: str, v: int = 1) -> None:  # noqa:
     check_contract(v)
     ledger = _ledger()
     if ledger.confirm_cancel(job_id) is JobState.CANCELLED:
-        log.info("job cancelled", job=job_id)
+        log.info("job cancelled")
         return
     folder = JobFolder(output)
     _open(folder, job_id)
     manifest = finalizing.finalize(folder, datetime.now(UTC))
     ledger.finish(job_id, JobState(manifest.state))
     log.info(
-        "job finished", job=job_id, state=manifest.state, model=manifest.model,
+        "job finished", state=manifest.state, model=manifest.model,
         version=manifest.version, rows=manifest.rows_in, failed=manifest.rows_failed,
     )
 
@@ -126,7 +126,7 @@ def _score(job_id: str, chunk_no: int, output: str, attempt: int) -> ChunkRecord
     metrics.BATCH_SECONDS.labels(scoring.model).observe(seconds)
     metrics.REQUESTS.labels(scoring.model, "batch").inc(record.rows_in)
     log.info(
-        "chunk scored", job=job_id, chunk=chunk_no, model=scoring.model, version=scoring.version,
+        "chunk scored", model=scoring.model, version=scoring.version,
         rows=record.rows_in, failed=record.rows_failed, seconds=round(seconds, 3), attempt=attempt,
     )
     return record
@@ -144,7 +144,7 @@ def _again_or_fail(task: Task, error: Exception, chunk_no: int, attempt: int) ->
     delay_s = policy.retry_delay_s(error, attempt)
     if delay_s is None:
         metrics.CHUNKS.labels("failed").inc()
-        log.error("chunk failed", chunk=chunk_no, attempt=attempt, reason=reason)
+        log.error("chunk failed", attempt=attempt, reason=reason)
         raise errors.JobFailed(reason) from error
-    log.warning("chunk is tried again", chunk=chunk_no, attempt=attempt, reason=reason)
+    log.warning("chunk is tried again", attempt=attempt, reason=reason)
     raise task.retry(exc=error, countdown=delay_s)

@@ -97,7 +97,10 @@ def list_(limit: Annotated[int, typer.Option(min=1, max=1_000)] = 20) -> None:
     if not jobs:
         _console().print("no jobs yet; `celeriac batch submit` starts one")
         return
-    table = Table("job", "state", "model", "rows", "failed", "source", box=None)
+    table = Table(box=None)
+    for name in ("job", "state", "model", "rows", "failed"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("source", overflow="fold")
     for one in jobs:
         table.add_row(
             one.id, one.state, f"{one.model}@{one.version}",
