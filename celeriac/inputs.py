@@ -350,8 +350,8 @@ def _together(values: dict[str, Any], keep: Any, schema: InputSchema) -> Any:
         return frame if keep is None else frame[keep].reset_index(drop=True)
     import numpy as np
 
-    rows = np.column_stack(list(values.values())).astype(schema.dtype, copy=False)
-    rows = rows if keep is None else rows[keep]
+    rows = np.column_stack(list(values.values()))
+    rows = (rows if keep is None else rows[keep]).astype(schema.dtype, copy=False)
     return rows.reshape(len(rows), *schema.shape) if schema.kind == "array" else rows
 
 
@@ -370,8 +370,8 @@ def _float_cells(column: Any, name: str, schema: InputSchema) -> tuple[Any, Any]
             or pa.types.is_null(kind)):
         raise _wrong_type(name, "numbers", kind)
     values = column.cast(pa.float64(), safe=False).to_numpy()
-    limit = np.finfo(schema.dtype).max if not schema.frame else np.inf
-    wrong = np.isinf(values) | (np.abs(values) > limit)
+    with np.errstate(over="ignore"):
+        wrong = np.isinf(values if schema.frame else values.astype(schema.dtype))
     return values, wrong if schema.kind == "table" else wrong | np.isnan(values)
 
 
@@ -400,7 +400,7 @@ def _bool_cells(column: Any, name: str, _schema: InputSchema) -> tuple[Any, Any]
 
     if not (pa.types.is_boolean(column.type) or pa.types.is_null(column.type)):
         raise _wrong_type(name, "true or false", column.type)
-    filled = column.cast(pa.bool_()).fill_null(value=False)
+    filled = column.cast(pa.bool_()).fill_null(False)
     return filled.to_numpy(), column.is_null().to_numpy()
 
 

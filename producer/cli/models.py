@@ -39,6 +39,8 @@ Local = Callable[[str, str, str, str], dict[str, Any]]
 
 _local: Local | None = None
 
+_LOCAL_HINT = "in a checkout, --local works on the registry folder itself"
+
 _EXTRA_WAIT_S = 30.0
 """Beyond the longest check: the queue, and the flip of the alias."""
 
@@ -152,13 +154,14 @@ def _require_maintenance(broker: Broker) -> None:
         keys = list(broker.redis.scan_iter(match=worker_key("*"), count=1_000))
         lives: list[Any] = broker.redis.mget(keys) if keys else []
     except redis.RedisError as error:
-        raise broker_error(error, broker.url) from error
+        message = broker_error(error, broker.url).message
+        raise errors.BrokerError(f"{message}; {_LOCAL_HINT}") from error
     roles = {msgspec.json.decode(life).get("role") for life in lives if life}
     if MAINTENANCE_QUEUE not in roles:
         raise errors.BrokerError(
             "no maintenance worker runs, and it is the one that checks and promotes. Start the "
             "stack with `celeriac up`, or `celeriac worker maintenance` on the machine that has "
-            "the registry; in a checkout, --local works on the registry folder itself"
+            "the registry; " + _LOCAL_HINT
         )
 
 

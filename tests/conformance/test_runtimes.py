@@ -1,0 +1,271 @@
+"""What every runtime keeps: one suite, run over models of every format and kind."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.ensemble import (
+    HistGradientBoostingRegressor,
+    IsolationForest,
+    RandomForestClassifier,
+)
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from celeriac import errors, release
+from celeriac.messages import encode_item
+from celeriac.outputs import answer_columns
+from celeriac.registry.store import Registry
+from celeriac.runtimes import LoadOptions
+from celeriac.scoring import Scorer, same_answer
+
+TEXTS = ["good coffee", "stale tea", "the best I had", "never again", "fine", "too sweet"] * 4
+GOOD = ["great", "other"] * 12
+
+
+@dataclass
+class Case:
+    model: Any
+    examples: Any
+    bad: Any
+    """An item that the model's schema refuses."""
+    labels: list[Any] | None = None
+
+
+def _text() -> Case:
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(TEXTS, GOOD)
+    return Case(model, TEXTS, 7)
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    x, y = load_digits(return_X_y=True)
+    return x[:120], y[:120]
+
+
+def _frame() -> pd.DataFrame:
+    frame = load_diabetes(as_frame=True).data.head(60)
+    return frame.assign(old=frame["age"] > 0, visits=np.arange(60) % 5)
+
+
+def _forest() -> Case:
+    x, y = _digits()
+    return Case(RandomForestClassifier(5, n_jobs=2, random_state=1).fit(x, y), x, [1.0])
+
+
+def _frame_regressor() -> Case:
+    frame = _frame()
+    model = HistGradientBoostingRegressor(max_iter=5, min_samples_leaf=5)
+    return Case(model.fit(frame, frame["bmi"] * 2), frame, {"age": 1.0})
+
+
+def _two_numbers() -> Case:
+    x, y = load_diabetes(return_X_y=True)
+    return Case(make_pipeline(StandardScaler(), LinearRegression()).fit(x, np.c_[y, -y]), x, "no")
+
+
+def _two_labels() -> Case:
+    x, y = _digits()
+    model = RandomForestClassifier(4, random_state=1).fit(x, np.c_[y % 2, y % 3])
+    return Case(model, x, [True] * 64)
+
+
+def _many_labels() -> Case:
+    x, y = _digits()
+    model = make_pipeline(StandardScaler(), MLPClassifier((8,), max_iter=400, tol=1e-2))
+    return Case(model.fit(x, np.c_[y > 4, y % 2 == 0].astype(int)), x, None)
+
+
+def _outliers() -> Case:
+    x, _ = _digits()
+    return Case(IsolationForest(n_estimators=5, random_state=1).fit(x), x, {"x0": 1})
+
+
+def _cnn() -> Case:
+    from celeriac.runtimes.architectures import DigitCNN
+
+    x, _ = _digits()
+    return Case(DigitCNN(scale=16.0), x.reshape(-1, 8, 8), [[1.0]], labels=list(range(10)))
+
+
+def _yes_no() -> Case:
+    from celeriac.runtimes.architectures import MLP
+
+    x, _ = _digits()
+    return Case(MLP(64, 1, hidden=[8]), x, "text", labels=["no", "yes"])
+
+
+def _network_regressor() -> Case:
+    from celeriac.runtimes.architectures import MLP
+
+    x, _ = _digits()
+    return Case(MLP(64, 3, hidden=[8]), x, [float("inf")] * 64)
+
+
+def _echo() -> Case:
+    return Case("echo", [{"a": [1, "x", None]}, "text", 3.5, [True]], {"$array": "!", "dtype": 1})
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "sklearn text classifier": _text,
+    "sklearn forest on arrays": _forest,
+    "sklearn regressor on frames": _frame_regressor,
+    "sklearn two regressions": _two_numbers,
+    "sklearn two classifications": _two_labels,
+    "sklearn many labels": _many_labels,
+    "sklearn outlier detector": _outliers,
+    "torch image classifier": _cnn,
+    "torch yes or no": _yes_no,
+    "torch three regressions": _network_regressor,
+    "echo": _echo,
+}
+
+
+@dataclass
+class Subject:
+    registry: Registry
+    case: Case
+    scorer: Scorer
+    items: list[Any]
+
+
+@pytest.fixture(scope="module", params=list(CASES))
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    registry = Registry(tmp_path_factory.mktemp("models"))
+    case = CASES[request.param]()
+    version = release.register(
+        "model", case.model, examples=case.examples, labels=case.labels, registry=registry,
+        golden=6,
+    )
+    scorer = Scorer.load(registry, "model", version.version, LoadOptions())
+    return Subject(registry, case, scorer, [example.item for example in version.golden])
+
+
+def _agree(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
+    return len(one) == len(other) and all(map(same_answer, one, other))
+
+
+def test_batch_equals_single_items_in_order(subject: Subject) -> None:
+    singles = [subject.scorer.score([item])[0] for item in subject.items]
+    assert not any("error" in answer for answer in singles)
+    assert _agree(singles, subject.scorer.score(subject.items))
+    assert _agree(singles[::-1], subject.scorer.score(subject.items[::-1]))
+
+
+def test_answers_name_model_and_version_and_are_plain_json(subject: Subject) -> None:
+    found = subject.scorer.score(subject.items)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert {(answer["model"], answer["version"]) for answer in found} == {("model", 1)}
+
+
+def test_golden_examples_reproduce(subject: Subject) -> None:
+    subject.scorer.check_golden()
+
+
+def test_input_is_not_changed(subject: Subject) -> None:
+    before = copy.deepcopy(subject.items)
+    subject.scorer.score(subject.items)
+    assert subject.items == before
+
+
+def test_no_items_no_answers(subject: Subject) -> None:
+    assert subject.scorer.score([]) == []
+
+
+def test_a_bad_item_leaves_the_others_alone(subject: Subject) -> None:
+    expected = subject.scorer.score(subject.items)
+    middle = len(subject.items) // 2
+    mixed = [*subject.items[:middle], subject.case.bad, *subject.items[middle:]]
+    found = subject.scorer.score(mixed)
+    assert found.pop(middle)["error"]["code"] == errors.InvalidItem.code
+    assert _agree(expected, found)
+
+
+def test_threads_get_the_same_answers(subject: Subject) -> None:
+    expected = subject.scorer.score(subject.items)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(subject.scorer.score, [subject.items] * 24):
+            assert _agree(expected, found)
+
+
+def test_loaded_again_it_answers_the_same(subject: Subject) -> None:
+    again = Scorer.load(subject.registry, "model", 1, LoadOptions())
+    assert _agree(subject.scorer.score(subject.items), again.score(subject.items))
+
+
+def test_a_table_gets_the_answers_of_its_rows(subject: Subject) -> None:
+    manifest = subject.scorer.manifest
+    if manifest.input.kind == "array":
+        rows = [np.ravel(item).tolist() for item in _decoded(subject)]
+        names = [f"x{number}" for number in range(len(rows[0]))]
+        table = pa.table(dict(zip(names, zip(*rows, strict=True), strict=True)))
+    elif manifest.input.kind == "any":
+        table = pa.table({"a": [1, 2]})
+    elif manifest.input.kind == "text":
+        table = pa.table({"text": subject.items})
+    else:
+        names = [column.name for column in manifest.input.columns]
+        rows = [list(item.values()) if isinstance(item, dict) else item for item in subject.items]
+        table = pa.table(dict(zip(names, zip(*rows, strict=True), strict=True)))
+    scored = subject.scorer.score_table(table)
+    assert not scored.errors
+    assert list(scored.columns) == answer_columns(manifest.output)
+    assert {len(column) for column in scored.columns.values()} == {table.num_rows}
+    if manifest.input.kind != "any":
+        _assert_same_table(scored.columns, subject.scorer.score(subject.items))
+
+
+def _decoded(subject: Subject) -> list[Any]:
+    from celeriac.messages import decode_item
+
+    return [decode_item(item) for item in subject.items]
+
+
+def _assert_same_table(columns: dict[str, Any], answers: list[dict[str, Any]]) -> None:
+    for name, column in columns.items():
+        kind, _, number = name.partition("_")
+        for cell, answer in zip(column.to_pylist(), answers, strict=True):
+            key = "probability" if kind == "probability" else (
+                "label" if "label" in answer else "value"
+            )
+            expected = answer[key][int(number)] if number else answer[key]
+            assert same_answer({"value": expected}, {"value": cell})
+
+
+def test_a_changed_byte_is_refused_before_loading(subject: Subject, tmp_path: Path) -> None:
+    import shutil
+
+    root = tmp_path / "copy"
+    shutil.copytree(subject.registry.root, root)
+    files = subject.scorer.manifest.files
+    if not files:
+        pytest.skip("this format has no files")
+    path = root / "model" / "1" / files[0].path
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(errors.ModelCorrupt, match=rf"model@1: {files[0].path}"):
+        Scorer.load(Registry(root), "model", 1, LoadOptions())
+
+
+def test_items_as_a_client_sends_them(subject: Subject) -> None:
+    if subject.scorer.manifest.input.kind not in ("array", "table"):
+        pytest.skip("arrays are for models that take numbers")
+    if subject.scorer.manifest.input.frame:
+        pytest.skip("a frame's columns differ in type")
+    arrays = [encode_item(np.asarray(item)) for item in _decoded(subject)]
+    assert _agree(subject.scorer.score(subject.items), subject.scorer.score(arrays))

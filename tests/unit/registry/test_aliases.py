@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import fcntl
+import threading
+from pathlib import Path
+
+import pytest
+
+from celeriac import errors
+from celeriac.registry import files
+from celeriac.registry.aliases import Aliases
+
+
+@pytest.fixture
+def aliases(tmp_path: Path) -> Aliases:
+    return Aliases(tmp_path)
+
+
+def test_promotion_keeps_the_champion_before(aliases: Aliases) -> None:
+    assert aliases.read() == {}
+    assert aliases.promote(1, expected=None, who="ann", why="first")
+    assert aliases.read() == {"champion": 1}
+    assert aliases.promote(3, expected=1, who="bob", why="better")
+    assert aliases.read() == {"champion": 3, "previous": 1}
+
+
+def test_promoting_the_champion_changes_nothing(aliases: Aliases) -> None:
+    aliases.promote(1, expected=None, who="ann", why="")
+    assert not aliases.promote(1, expected=1, who="ann", why="")
+    assert len(aliases.history()) == 1
+
+
+def test_rollback_goes_back_once(aliases: Aliases) -> None:
+    aliases.promote(1, expected=None, who="ann", why="")
+    aliases.promote(2, expected=1, who="ann", why="")
+    aliases.rollback(expected=1, who="eve", why="too slow")
+    assert aliases.read() == {"champion": 1}
+    with pytest.raises(errors.PromotionRefused):
+        aliases.rollback(expected=1, who="eve", why="")
+
+
+def test_history_tells_who_moved_what_and_why(aliases: Aliases) -> None:
+    aliases.promote(1, expected=None, who="ann", why="first")
+    aliases.promote(2, expected=1, who="bob", why="better")
+    moves = [(move.alias, move.from_, move.to, move.who, move.why) for move in aliases.history()]
+    assert moves == [
+        ("champion", None, 1, "ann", "first"),
+        ("champion", 1, 2, "bob", "better"),
+        ("previous", None, 1, "bob", "better"),
+    ]
+
+
+def test_a_promotion_that_saw_another_champion_is_refused(aliases: Aliases) -> None:
+    aliases.promote(1, expected=None, who="ann", why="")
+    with pytest.raises(errors.PromotionRefused, match="changed from none to 1"):
+        aliases.promote(2, expected=None, who="bob", why="")
+    assert aliases.read() == {"champion": 1}
+
+
+def test_of_promotions_at_once_one_wins(aliases: Aliases) -> None:
+    outcomes: list[bool] = []
+
+    def promote(version: int) -> None:
+        try:
+            outcomes.append(aliases.promote(version, expected=None, who="x", why=""))
+        except errors.PromotionRefused:
+            outcomes.append(False)
+
+    threads = [threading.Thread(target=promote, args=(number,)) for number in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == [False] * 7 + [True]
+    assert len(aliases.history()) == 1
+
+
+def test_a_lock_that_is_held_ends_the_wait(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with path.open("ab") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with (
+            pytest.raises(errors.RegistryError, match="another process has held this lock"),
+            files.locked(path, timeout_s=0.1),
+        ):
+            pass
+
+
+def test_a_damaged_file_is_named(aliases: Aliases) -> None:
+    (aliases.folder / "aliases.json").write_text('{"champion": "one"}')
+    with pytest.raises(errors.ModelCorrupt, match=r"aliases.json is damaged"):
+        aliases.read()

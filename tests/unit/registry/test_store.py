@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from celeriac import errors
+from celeriac.messages import ModelRef
+from celeriac.registry.manifest import FileRecord, InputSchema, ModelDraft, OutputSchema
+from celeriac.registry.store import Registry
+
+DRAFT = ModelDraft(
+    format="echo", input=InputSchema(kind="any"), output=OutputSchema(kind="any"),
+    metrics={"accuracy": 0.5},
+)
+
+
+def write(folder: Path) -> ModelDraft:
+    (folder / "weights.bin").write_bytes(b"12345678")
+    (folder / "more").mkdir()
+    (folder / "more" / "vocabulary.txt").write_text("a\nb\n")
+    return DRAFT
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "models")
+
+
+def version_folder(registry: Registry) -> Path:
+    registry.add("reviews", write)
+    folder = registry.folder("reviews", 1)
+    folder.chmod(0o755)
+    (folder / "weights.bin").chmod(0o644)
+    return folder
+
+
+def test_versions_count_from_one_and_never_change(registry: Registry) -> None:
+    first, second = registry.add("reviews", write), registry.add("reviews", write)
+    assert (first.ref, second.ref) == ("reviews@1", "reviews@2")
+    assert registry.names() == ["reviews"]
+    assert registry.versions("reviews") == [1, 2]
+    assert registry.get("reviews", 2) == registry.verify("reviews", 2) == second
+    assert [record.path for record in second.files] == ["more/vocabulary.txt", "weights.bin"]
+    folder = registry.folder("reviews", 2)
+    modes = [path.stat().st_mode & 0o222 for path in [folder, *folder.rglob("*")]]
+    assert not any(modes)
+
+
+def test_an_empty_registry_has_no_models(registry: Registry) -> None:
+    assert registry.names() == []
+    assert registry.infos() == {}
+    with pytest.raises(errors.ModelNotFound, match="registered models: none yet"):
+        registry.versions("reviews")
+
+
+def test_a_failed_registration_leaves_nothing(registry: Registry) -> None:
+    def fail(folder: Path) -> ModelDraft:
+        (folder / "half").write_text("x")
+        raise RuntimeError("no space")
+
+    with pytest.raises(RuntimeError):
+        registry.add("reviews", fail)
+    assert list(registry.root.iterdir()) == []
+
+
+def test_what_a_crash_leaves_is_no_version_and_is_cleared_a_day_later(registry: Registry) -> None:
+    registry.add("reviews", write)
+    left = registry.root / "reviews" / ".tmp-crashed"
+    left.mkdir()
+    (left / "model.json").write_text("{")
+    assert registry.versions("reviews") == [1]
+    registry.add("reviews", write)
+    assert left.exists()
+    os.utime(left, (time.time() - 90_000,) * 2)
+    registry.add("reviews", write)
+    assert not left.exists()
+
+
+def test_registrations_at_once_get_different_numbers(registry: Registry) -> None:
+    barrier = threading.Barrier(8)
+    numbers: list[int] = []
+
+    def register() -> None:
+        def together(folder: Path) -> ModelDraft:
+            draft = write(folder)
+            barrier.wait(10)
+            return draft
+
+        numbers.append(registry.add("reviews", together).version)
+
+    threads = [threading.Thread(target=register) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(numbers) == registry.versions("reviews") == list(range(1, 9))
+    for number in numbers:
+        assert registry.verify("reviews", number).version == number
+
+
+def test_a_changed_byte_is_found(registry: Registry) -> None:
+    (version_folder(registry) / "weights.bin").write_bytes(b"12345679")
+    with pytest.raises(errors.ModelCorrupt, match=r"reviews@1: weights.bin was changed"):
+        registry.verify("reviews", 1)
+
+
+def test_a_shortened_file_is_found(registry: Registry) -> None:
+    (version_folder(registry) / "weights.bin").write_bytes(b"1234")
+    with pytest.raises(errors.ModelCorrupt, match=r"weights.bin has 4 bytes where 8 were written"):
+        registry.verify("reviews", 1)
+
+
+def test_a_missing_file_is_found(registry: Registry) -> None:
+    (version_folder(registry) / "weights.bin").unlink()
+    with pytest.raises(errors.ModelCorrupt, match=r"weights.bin is missing"):
+        registry.verify("reviews", 1)
+
+
+def test_a_foreign_file_is_found(registry: Registry) -> None:
+    (version_folder(registry) / "extra.py").write_text("")
+    with pytest.raises(errors.ModelCorrupt, match=r"extra.py does not belong"):
+        registry.verify("reviews", 1)
+
+
+def test_a_link_in_place_of_a_file_is_refused(registry: Registry, tmp_path: Path) -> None:
+    folder = version_folder(registry)
+    same = tmp_path / "same.bin"
+    same.write_bytes(b"12345678")
+    (folder / "weights.bin").unlink()
+    (folder / "weights.bin").symlink_to(same)
+    with pytest.raises(errors.ModelCorrupt, match=r"weights.bin is not a regular file"):
+        registry.verify("reviews", 1)
+
+
+def test_a_damaged_manifest_does_not_take_others_down(registry: Registry) -> None:
+    folder = version_folder(registry)
+    registry.add("reviews", write)
+    registry.add("digits", write)
+    (folder / "model.json").chmod(0o644)
+    (folder / "model.json").write_text('{"contract": 1')
+    infos = registry.infos()
+    assert sorted(infos) == ["digits", "reviews"]
+    assert list(infos["reviews"].versions) == [2]
+    with pytest.raises(errors.ModelCorrupt, match=r"reviews@1: model.json is damaged"):
+        registry.get("reviews", 1)
+
+
+def test_damaged_aliases_take_down_one_model_only(registry: Registry) -> None:
+    registry.add("reviews", write)
+    registry.add("digits", write)
+    (registry.root / "reviews" / "aliases.json").write_text("[]")
+    assert sorted(registry.infos()) == ["digits"]
+
+
+def test_a_version_copied_by_hand_is_refused(registry: Registry) -> None:
+    registry.add("reviews", write)
+    (registry.root / "reviews" / "1").rename(registry.root / "reviews" / "7")
+    with pytest.raises(errors.ModelCorrupt, match=r"reviews@7: its model.json is that of reviews@1"):
+        registry.verify("reviews", 7)
+
+
+def test_references_resolve_as_in_the_catalogue(registry: Registry) -> None:
+    from celeriac.registry.catalogue import Catalogue
+
+    registry.add("reviews", write)
+    registry.aliases("reviews").promote(1, expected=None, who="a", why="")
+    catalogue = Catalogue(models=registry.infos())
+    for text in ("reviews", "reviews@1", "reviews@champion"):
+        ref = ModelRef.parse(text)
+        assert registry.resolve(ref) == catalogue.resolve(ref).version == 1
+    for text in ("tea", "reviews@2", "reviews@canary"):
+        ref = ModelRef.parse(text)
+        with pytest.raises(errors.RequestError) as on_disk:
+            registry.resolve(ref)
+        with pytest.raises(errors.RequestError) as published:
+            catalogue.resolve(ref)
+        assert type(on_disk.value) is type(published.value)
+        assert on_disk.value.message == published.value.message
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "", "a//b", "./a"])
+def test_a_record_never_points_outside(path: str) -> None:
+    with pytest.raises(ValueError, match="does not lie in"):
+        FileRecord(path=path, sha256="0" * 64, size=1)
