@@ -30,7 +30,7 @@ from workers.supervisor import ChildSpec, ChildStatus, Supervisor
 ROOT = Path(__file__).resolve().parents[1]
 ROLES = ("realtime.cpu", "batch.cpu", "maintenance")
 DRAIN_S = 30.0
-"""How long a worker may take to finish what it has begun."""
+"""How long a worker may take to finish what it has begun, at least."""
 READY_S = 120.0
 """How long the whole stack may take to start; workers load their models in it."""
 VALKEY, BEAT, FLOWER = "valkey", "beat", "flower"
@@ -127,7 +127,7 @@ class Stack:
             raise
 
     def stop(self) -> None:
-        """Drain and stop everything, the broker last. Waits at most about a minute."""
+        """Drain and stop everything, the broker last. Workers get 30 s, or as long as the lane."""
         self._supervisor.stop()
         with contextlib.suppress(FileNotFoundError):
             if self._started_at:
@@ -189,8 +189,12 @@ class Stack:
     def _spec(self, name: str, argv: Sequence[str], stage: int = 1) -> ChildSpec:
         return ChildSpec(
             name=name, argv=argv, log=self._log(name), env=self._environment(), cwd=ROOT,
-            drain_s=DRAIN_S if stage == 1 else 10.0, stage=stage,
+            drain_s=self._drain_s if stage == 1 else 10.0, stage=stage,
         )
+
+    @property
+    def _drain_s(self) -> float:
+        return max(DRAIN_S, self.settings.realtime.drain_timeout_s + 10)
 
     def _worker(self, role: str) -> list[str]:
         processes = self.settings.stack.batch_processes
