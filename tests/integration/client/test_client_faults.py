@@ -94,14 +94,17 @@ def test_a_password_is_not_in_the_error() -> None:
 def test_a_server_that_is_too_old() -> None:
     info = b"# Server\r\nredis_version:6.2.14\r\n"
 
+    def reply(command: bytes) -> bytes:
+        if b"\r\nINFO\r\n" in command:
+            return b"$%d\r\n%s\r\n" % (len(info), info)
+        return b"+PONG\r\n" if b"\r\nPING\r\n" in command else b"+OK\r\n"
+
     def serve(listener: socket.socket) -> None:
         connection, _ = listener.accept()
         with connection:
             while data := connection.recv(65_536):
                 for command in data.split(b"*")[1:]:
-                    asked = b"\r\nINFO\r\n" in command
-                    reply = b"$%d\r\n%s\r\n" % (len(info), info) if asked else b"+OK\r\n"
-                    connection.sendall(reply)
+                    connection.sendall(reply(command))
 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
