@@ -1,0 +1,102 @@
+"""The client and its command against real workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from celeriac import errors
+from celeriac.messages import result_key, submission_key
+from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
+from celeriac.registry.store import Registry
+from celeriac.settings import Settings
+from producer.client import Client
+
+ROOT = Path(__file__).parents[2]
+MAIN = "from producer.cli.main import main; main()"
+
+
+@pytest.fixture
+def client(
+    settings: Settings, redis_client: redis.Redis, start_worker: Callable[..., Any]
+) -> Iterator[Client]:
+    """A client of two workers; ``echo`` has two versions, and the first is promoted."""
+    registry = Registry(settings.models.root)
+    draft = ModelDraft(
+        format="echo", input=InputSchema(kind="text"), output=OutputSchema(kind="any")
+    )
+    for _ in range(2):
+        registry.add("echo", lambda folder: draft)
+    registry.aliases("echo").promote(1, expected=None, who="test", why="")
+    workers = [start_worker(role, wait=False) for role in ("realtime.cpu", "maintenance")]
+    for worker in workers:
+        worker.wait_ready()
+    with Client(settings=settings, timeout_s=20) as client:
+        deadline = time.monotonic() + 20
+        while "echo" not in client.models() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        yield client
+
+
+def celeriac(settings: Settings, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", MAIN, *words],
+        cwd=ROOT, env=os.environ | {"CELERIAC_BROKER_URL": settings.broker_url}, input=stdin,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_the_whole_client(client: Client, settings: Settings, redis_client: redis.Redis) -> None:
+    """One test: starting workers costs more than all of it."""
+    assert client.predict("echo", "a").version == 1
+    answers = client.predict_many("echo", ["a", 1, "b"], return_errors=True)
+    assert [getattr(answer, "value", None) for answer in answers] == ["a", None, "b"]
+    assert isinstance(answers[1], errors.InvalidItem)
+
+    # submitted, fetched by id; the result is kept as long as the handle states
+    handle = client.submit("echo", "later", expires_s=3_600)
+    assert client.prediction(handle.id).result().value == "later"
+    assert handle.done()
+    left_s = redis_client.ttl(result_key(handle.id))
+    assert 3_500 < left_s <= redis_client.ttl(submission_key(handle.id)) + 1 <= 3_601
+    with pytest.raises(errors.InvalidItem):
+        client.submit("echo", 17).result()
+
+    # promoted through the maintenance role, followed without a restart, rolled back
+    assert client.promote("echo@2", "a test")["version"] == 2
+    deadline = time.monotonic() + 20
+    while client.predict("echo", "a").version != 2:
+        assert time.monotonic() < deadline
+    with pytest.raises(errors.VersionNotFound):
+        client.promote("echo@9")
+    with pytest.raises(errors.ModelNotFound):
+        client.rollback("nothing")
+    assert client.rollback("echo", "a test")["version"] == 1
+
+    check_command(settings)
+
+
+def check_command(settings: Settings) -> None:
+    one = celeriac(settings, "predict", "echo@2", "good coffee")
+    assert one.returncode == 0, one.stderr
+    answer, summary = one.stdout.splitlines()
+    assert answer == "good coffee"
+    assert summary.startswith("(echo@2, 1 item, ")
+    lines = celeriac(settings, "predict", "echo@1", "-", "--output", "json", stdin="a\nb\n")
+    assert [json.loads(line)["value"] for line in lines.stdout.splitlines()] == ["a", "b"]
+    mixed = celeriac(settings, "predict", "echo", "--json", '"a"', "17")
+    assert mixed.returncode == 1
+    assert mixed.stdout.startswith("a\nerror: ")
+    assert "1 of 2 items" in mixed.stderr
+    unknown = celeriac(settings, "predict", "nothing", "x")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert unknown.stderr == "celeriac: no model named 'nothing'; registered models: echo\n"
