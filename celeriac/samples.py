@@ -35,6 +35,8 @@ def as_samples(
     Takes a list of texts, a pandas frame, a list of dicts, or an array (a list of lists, a torch
     tensor) whose first axis counts the examples. Raises RegistryError for anything else.
     """
+    if not hasattr(examples, "columns") and len(examples) == 0:
+        raise _no_examples()
     if hasattr(examples, "detach"):  # a torch tensor
         examples = examples.detach().cpu().numpy()
     if hasattr(examples, "iloc") and not hasattr(examples, "columns"):  # a pandas series
@@ -60,7 +62,7 @@ def as_items(examples: Any, *, count: int, schema: InputSchema) -> Samples:
 def _spread(examples: Any, count: int) -> Any:
     total = len(examples)
     if total == 0:
-        raise errors.RegistryError("give at least one example of the model's input")
+        raise _no_examples()
     count = max(1, min(count, total))
     step = max(1, (total - 1) // max(1, count - 1))
     positions = [number * step for number in range(count)]
@@ -69,6 +71,10 @@ def _spread(examples: Any, count: int) -> Any:
     return [examples[p] for p in positions] if isinstance(examples, (list, tuple)) else (
         examples[positions]
     )
+
+
+def _no_examples() -> errors.RegistryError:
+    return errors.RegistryError("give at least one example of the model's input")
 
 
 def _are_texts(examples: Any) -> bool:

@@ -1,0 +1,124 @@
+"""``celeriac models`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+import skops.io
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from celeriac import release
+from celeriac.registry.catalogue import publish
+from celeriac.registry.store import Registry
+from celeriac.settings import Settings
+from producer.broker import Broker
+from workers.stack import environment
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+_COMMAND = "from producer.cli.main import main; main()"
+
+
+@pytest.fixture
+def run(settings: Settings, tmp_path: Path) -> Run:
+    def run(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [sys.executable, "-c", _COMMAND, "models", *words], cwd=tmp_path,
+            env=os.environ | environment(settings) | {"COLUMNS": "160"}, timeout=90,
+            capture_output=True, text=True, check=False,
+        )
+        assert result.returncode == code, result.stdout + result.stderr
+        return result
+
+    return run
+
+
+def test_register_promote_list_show_and_roll_back(
+    run: Run, settings: Settings, tmp_path: Path, redis_client: redis.Redis,
+    start_worker: Callable[..., Any],
+) -> None:
+    texts = ["good", "bad", "great", "awful"]
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, list("abab"))
+    skops.io.dump(model, tmp_path / "reviews.skops")
+    (tmp_path / "reviews.csv").write_text("id,text\n" + "".join(f"1,{text}\n" for text in texts))
+    done = run("register", "reviews", "reviews.skops", "--examples", "reviews.csv",
+               "--metric", "accuracy=0.875")
+    assert "reviews@1 is registered" in done.stdout
+    release.register("reviews", "echo", examples=texts, metrics={"accuracy": 0.875},
+                     registry=Registry(settings.models.root))
+    refused = run("promote", "reviews@1", code=1)
+    assert "no maintenance worker runs" in refused.stderr
+    assert "--local" in refused.stderr
+
+    start_worker("maintenance")
+    assert "reviews@1 is promoted" in run("promote", "reviews@1").stdout
+    assert "reviews@2 is promoted; before it: 1" in run("promote", "reviews@2").stdout
+    listed = run("list").stdout.splitlines()[1].split()
+    assert listed[:5] == ["reviews", "2", "1,", "2", "anything"]
+    assert listed[-1] == "accuracy=0.875"
+    shown = run("show", "reviews@1").stdout
+    assert "previous" in shown
+    assert "sklearn, for cpu" in shown
+    assert "reviews@1 serves again, instead of 2" in run("rollback", "reviews").stdout
+    assert "has no version 9; it has: 1, 2" in run("promote", "reviews@9", code=1).stderr
+
+
+def test_formats_and_local_promotion(run: Run, settings: Settings, tmp_path: Path) -> None:
+    from safetensors.torch import save_model
+
+    from celeriac.runtimes.architectures import DigitCNN
+
+    save_model(DigitCNN(classes=3), str(tmp_path / "net.safetensors"))
+    np.save(tmp_path / "images.npy", np.random.default_rng(1).random((4, 8, 8)))
+    run("register", "digits", "net.safetensors", "--examples", "images.npy", "--labels", "0,1,2",
+        "--architecture", "celeriac.runtimes.architectures:DigitCNN",
+        "--arguments", json.dumps({"classes": 3}))
+    assert "1 files verified, 4 golden" in run("check", "digits@1").stdout
+    registry = Registry(settings.models.root)
+    assert registry.get("digits", 1).output.labels == (0, 1, 2)
+    run("register", "first", "--format", "echo")
+    assert "first@1 is promoted" in run("promote", "first@1", "--local").stdout
+    assert "serves already" in run("promote", "first@1", "--local").stdout
+    assert registry.aliases("first").history()[0].who
+
+
+def test_bad_input_gets_one_clear_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "model.pkl").write_bytes(b"\x80\x04.")
+    (tmp_path / "net.safetensors").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    for words, says in (
+        (["register", "m", "model.pkl"], "pickle and joblib files are never loaded"),
+        (["register", "m", "nothing.skops"], "no such file"),
+        (["register", "m", "empty"], "holds 0 model files"),
+        (["register", "m", "net.safetensors"], "--architecture"),
+        (["register", "Bad Name", "--format", "echo"], "is not a model name"),
+        (["register", "m", "--format", "echo", "--metric", "accuracy"], "NAME=NUMBER"),
+        (["promote", "m@1", "--local"], "no model named 'm'"),
+    ):
+        result = run(*words, code=1)
+        assert says in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_the_list_without_models_and_without_redis(
+    run: Run, settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "No model is registered" in run("list").stdout
+    with_one = Registry(settings.models.root)
+    run("register", "echo", "--format", "echo")
+    publish(Broker(settings).redis, with_one.infos())
+    assert run("list").stdout.splitlines()[1].split()[:3] == ["echo", "-", "1"]
+    assert "echo@1" in run("show", "echo").stdout
+    assert "no model named 'tea'" in run("show", "tea", code=1).stderr

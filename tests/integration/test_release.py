@@ -1,0 +1,300 @@
+"""Registering, checking, promoting and rolling back, with real files and a real process."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from torch import nn
+
+from celeriac import errors, release, runtimes
+from celeriac.registry.manifest import Architecture, InputSchema
+from celeriac.registry.store import Registry
+from celeriac.runtimes import LoadOptions
+from celeriac.runtimes.architectures import MLP, DigitCNN
+from celeriac.runtimes.torch import TorchModel
+from celeriac.settings import ModelsSettings, Settings
+
+X = np.random.default_rng(1).normal(size=(30, 3))
+Y = (X[:, 0] > 0).astype(int)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "models")
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Settings:
+    return Settings(models=ModelsSettings(root=tmp_path / "models"))
+
+
+def register(registry: Registry, name: str = "m") -> None:
+    release.register(name, LogisticRegression().fit(X, Y), examples=X, registry=registry)
+
+
+def test_promote_and_roll_back(registry: Registry, plain: Settings) -> None:
+    for _ in range(2):
+        release.register("m", "echo", examples=["a"], registry=registry)
+    first = release.promote(registry, "m@1", settings=plain, who="ann")
+    assert first == {"model": "m", "version": 1, "changed": True, "previous": None}
+    second = release.promote(registry, "m@2", settings=plain, who="ann", why="newer")
+    assert second["previous"] == 1
+    back = release.rollback(registry, "m", who="eve", why="slow")
+    assert back == {"model": "m", "version": 1, "from": 2}
+    with pytest.raises(errors.PromotionRefused, match="no previous champion"):
+        release.rollback(registry, "m", who="eve")
+
+
+def test_a_name_alone_does_not_say_what_to_promote(registry: Registry, plain: Settings) -> None:
+    register(registry)
+    with pytest.raises(errors.RequestError, match="the newest is m@1"):
+        release.promote(registry, "m", settings=plain, who="ann")
+
+
+def _tamper(registry: Registry, change: str, into: str) -> None:
+    path = registry.folder("m", 1) / "model.json"
+    text = path.read_text()
+    assert change in text
+    path.chmod(0o644)
+    path.write_text(text.replace(change, into, 1))
+
+
+def test_other_golden_answers_are_refused(registry: Registry, plain: Settings) -> None:
+    register(registry)
+    golden = registry.get("m", 1).golden[0].answer["label"]
+    _tamper(registry, f'"label": {golden}', f'"label": {1 - golden}')
+    with pytest.raises(errors.PromotionRefused, match="golden example 1 of 8 should answer"):
+        release.promote(registry, "m@1", settings=plain, who="ann")
+    assert registry.aliases("m").read() == {}
+
+
+def test_a_changed_byte_is_refused(registry: Registry, plain: Settings) -> None:
+    register(registry)
+    path = registry.folder("m", 1) / "model.skops"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(errors.ModelCorrupt, match=r"m@1: model.skops was changed"):
+        release.promote(registry, "m@1", settings=plain, who="ann")
+    assert registry.aliases("m").read() == {}
+
+
+_CODE = """
+import os, time
+from pathlib import Path
+from torch import nn
+class {name}(nn.Linear):
+    def __init__(self):
+        super().__init__(3, 1)
+        if "celeriac.release" in Path("/proc/self/cmdline").read_text():
+            {action}
+        self.arguments = {{}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("action", "timeout_s", "says"),
+    [
+        ("os.kill(os.getpid(), 11)", 60, "was ended by SIGSEGV"),
+        ("print('noise'); os._exit(3)", 60, "ended with exit code 3"),
+        ("time.sleep(600)", 4, "took longer than 4 s"),
+    ],
+)
+def test_a_version_that_ends_or_hangs_its_process_is_refused(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    action: str, timeout_s: float, says: str,
+) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "celeriac_test_nets.py").write_text(_CODE.format(name="Net", action=action))
+    monkeypatch.syspath_prepend(str(code))
+    monkeypatch.setenv("PYTHONPATH", str(code))
+    settings = Settings(models=ModelsSettings(
+        root=registry.root, architectures=("celeriac_test_nets",), check_timeout_s=timeout_s,
+    ))
+    monkeypatch.setattr(release, "get_settings", lambda: settings)
+    import celeriac_test_nets
+
+    try:
+        release.register("m", celeriac_test_nets.Net(), examples=X, registry=registry)
+        with pytest.raises(errors.PromotionRefused, match=says):
+            release.promote(registry, "m@1", settings=settings, who="ann")
+    finally:
+        del sys.modules["celeriac_test_nets"]
+    assert registry.aliases("m").read() == {}
+
+
+# --- what may be loaded ------------------------------------------------------------------------
+
+
+class Homemade(ClassifierMixin, BaseEstimator):
+    """A classifier whose type nobody trusts."""
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> Homemade:
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return np.repeat(self.classes_[:1], len(x))
+
+
+def test_a_type_that_is_not_trusted_is_named_with_the_setting(registry: Registry) -> None:
+    with pytest.raises(errors.UntrustedModel, match=r"Homemade.*\[models\] trusted_types"):
+        release.register("m", Homemade().fit(X, Y), examples=X, registry=registry)
+    assert registry.names() == []
+
+
+def test_the_servers_settings_can_trust_a_type(tmp_path: Path) -> None:
+    path = tmp_path / "model.skops"
+    skops.io.dump(Homemade().fit(X, Y), path)
+    (name,) = skops.io.get_untrusted_types(file=path)
+    estimator = runtimes.runtime("sklearn").read(path, LoadOptions(trusted_types=[name]))
+    assert estimator.predict(X[:2]).tolist() == [0, 0]
+
+
+def test_pickle_is_never_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "model.skops"
+    path.write_bytes(pickle.dumps(LogisticRegression()))
+    with pytest.raises(errors.UntrustedModel, match="is not a skops file"):
+        runtimes.runtime("sklearn").read(path, LoadOptions())
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("schema.json", json.dumps({"__class__": "x"}))
+    with pytest.raises(errors.RegistryError, match=r"model.skops cannot be read"):
+        runtimes.runtime("sklearn").read(path, LoadOptions())
+
+
+@pytest.mark.parametrize("module", ["os", "celeriac.runtimes.architectures_evil", "celeriac"])
+def test_architectures_come_from_allowed_modules_only(module: str, tmp_path: Path) -> None:
+    before = set(sys.modules)
+    with pytest.raises(errors.UntrustedModel, match=r"\[models\] architectures"):
+        runtimes.runtime("torch").read(
+            tmp_path / "x.safetensors", Architecture(path=f"{module}:system"), LoadOptions()
+        )
+    assert set(sys.modules) == before
+
+
+def test_an_allowed_module_gives_networks_only(tmp_path: Path) -> None:
+    architecture = Architecture(path="celeriac.runtimes.architectures:Sequence")
+    with pytest.raises(errors.UntrustedModel, match="is not a torch Module"):
+        runtimes.runtime("torch").read(tmp_path / "x.safetensors", architecture, LoadOptions())
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_model
+
+    save_model(MLP(3, 1), str(tmp_path / "x.safetensors"))
+    architecture = Architecture(
+        path="celeriac.runtimes.architectures:MLP", arguments={"inputs": 4, "outputs": 1}
+    )
+    with pytest.raises(errors.RegistryError, match="does not hold the weights of"):
+        runtimes.runtime("torch").read(tmp_path / "x.safetensors", architecture, LoadOptions())
+
+
+def test_a_missing_library_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name="skops")
+
+    monkeypatch.setattr(runtimes.importlib, "import_module", absent)
+    with pytest.raises(errors.RuntimeMissing, match=r"needs skops.*pip install skops"):
+        runtimes.library("skops.io", pip="skops")
+
+
+# --- registering from a notebook -----------------------------------------------------------------
+
+
+def test_a_frame_tells_columns_and_types(registry: Registry) -> None:
+    frame = pd.DataFrame({"a": X[:, 0], "n": range(30), "b": X[:, 1] > 0})
+    frame.loc[3, "a"] = np.nan
+    model = RandomForestClassifier(3, n_jobs=2).fit(frame, Y)
+    version = release.register("m", model, examples=frame, registry=registry, golden=30)
+    assert [(c.name, c.dtype) for c in version.input.columns] == [
+        ("a", "float"), ("n", "int"), ("b", "bool"),
+    ]
+    assert version.input.frame
+    assert version.golden[3].item["a"] is None
+    assert set(version.frameworks) == {"scikit-learn", "skops", "numpy"}
+    loaded = runtimes.load(registry.folder("m", 1), version, LoadOptions())
+    assert loaded._estimator.n_jobs == 1  # type: ignore[attr-defined]
+    assert model.n_jobs == 2
+
+
+def test_the_callers_network_and_generator_stay_as_they_are(registry: Registry) -> None:
+    model = DigitCNN().train()
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    release.register("m", model, examples=np.ones((3, 8, 8)), labels=range(10), registry=registry)
+    assert model.training
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_schema_can_be_given(registry: Registry) -> None:
+    schema = InputSchema(kind="text")
+    version = release.register("m", "echo", examples=["a"], input=schema, registry=registry)
+    assert version.input == schema
+
+
+def test_two_heads_of_a_network() -> None:
+    from celeriac.registry.manifest import OutputSchema
+
+    class Heads(nn.Module):
+        def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return rows[:, :2], rows[:, 2]
+
+    output = OutputSchema(kind="classifier", labels=(("a", "b"), ("no", "yes")), outputs=2,
+                          probabilities=True)
+    found = TorchModel(Heads(), output).predict(np.array([[1.0, 2.0, 0.0], [9.0, 0.0, 4.0]]))
+    assert found.values.tolist() == [["b", "no"], ["a", "yes"]]
+    assert isinstance(found.probabilities, list)
+    np.testing.assert_allclose(found.probabilities[1][:, 1], [0.5, 1 / (1 + np.exp(-4))])
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "says"),
+    [
+        (LinearRegression(), {}, "not fitted"),
+        (LinearRegression().fit(X, Y), {"kind": "classifier"}, "is a regressor"),
+        (LogisticRegression().fit(X, Y), {"labels": ["a", "b"]}, "has its own labels"),
+        (MLP(3, 2), {"kind": "classifier"}, "name the labels"),
+        (MLP(3, 2), {"labels": ["a"]}, "shape"),
+        (nn.Linear(3, 1), {}, "how was this"),
+        ("weights", {}, "a str cannot be registered"),
+        (LinearRegression().fit(X, Y), {"examples": []}, "at least one"),
+        (LinearRegression().fit(X, Y), {"examples": [{"a": object()}]}, "column 'a'"),
+    ],
+)
+def test_what_cannot_be_registered_is_explained(
+    registry: Registry, model: object, options: dict[str, object], says: str
+) -> None:
+    given = {"examples": X, **options}
+    with pytest.raises((errors.RegistryError, ValueError), match=says):
+        release.register("m", model, registry=registry, **given)  # type: ignore[arg-type]
+    assert registry.names() == []
+
+
+def test_a_model_that_does_not_survive_its_file_is_refused(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = LinearRegression().fit(X, Y)
+    sklearn = runtimes.runtime("sklearn")
+    original = sklearn.read
+
+    def forgetful(path: Path, options: LoadOptions) -> object:
+        estimator = original(path, options)
+        estimator.intercept_ += 1
+        return estimator
+
+    monkeypatch.setattr(sklearn, "read", forgetful)
+    with pytest.raises(errors.RegistryError, match="read back from its files"):
+        release.register("m", model, examples=X, registry=registry)
