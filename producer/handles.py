@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import redis
-from kombu.exceptions import OperationalError
 
 from celeriac import errors
 from celeriac.messages import CONTRACT, PREDICT, Prediction, result_key, submission_key
@@ -127,6 +126,8 @@ class PredictionHandle:
         A worker that computes it already goes on, but :meth:`result` raises Cancelled.
         Raises PredictionNotFound after the expiry, and BrokerError.
         """
+        from kombu.exceptions import OperationalError
+
         keys = submission_key(self.id), result_key(self.id)
         try:
             cancelled: Any = self._broker.redis.eval(_CANCEL, 2, *keys)

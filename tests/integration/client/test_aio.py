@@ -88,14 +88,14 @@ def test_the_loop_is_never_blocked(settings: Settings, lane: Lane) -> None:
                 await client.predict("echo", 1)
             handle = await client.submit("echo", 1)
             with pytest.raises(errors.DeadlineExceeded):  # no worker of predict.cpu runs
-                await handle.result(0.5)
+                await handle.result(1.5)
             assert not await handle.done()
             again = await client.prediction(handle.id)
             assert await again.cancel()
         ticking.cancel()
         return longest
 
-    assert run(work()) < 0.4
+    assert run(work()) < 1.0
 
 
 def test_one_client_in_two_loops(settings: Settings, lane: Lane) -> None:
