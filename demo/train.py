@@ -30,7 +30,8 @@ def digit_images() -> tuple[Any, Any, Any, Any]:
     """Scikit-learn's scanned digits, 8 x 8 pixels of 0 to 16: train, held out, and the labels."""
     digits = load_digits()
     train, held_out, labels, held_out_labels = train_test_split(
-        digits.images.astype(np.float32), digits.target, test_size=0.25, random_state=0, stratify=digits.target
+        digits.images.astype(np.float32), digits.target,
+        test_size=0.25, random_state=0, stratify=digits.target,
     )
     return train, held_out, labels, held_out_labels
 
@@ -48,6 +49,12 @@ def digit_classifier(images: Any, labels: Any, *, epochs: int = 20) -> torch.nn.
             loss.backward()
             optimiser.step()
     return model.eval()
+
+
+def digits_of(model: torch.nn.Module, images: Any) -> Any:
+    """The digit that the network sees in each image."""
+    with torch.inference_mode():
+        return model(torch.from_numpy(images)).argmax(1).numpy()
 
 
 def accuracy(predicted: Any, true: Any) -> float:

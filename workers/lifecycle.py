@@ -84,9 +84,9 @@ def _load_models(sender: Any, **_: Any) -> None:
     if roles.pool_in(sys.argv) is None:
         sender.pool_cls = role.pool
     set_host(make_host(get_settings(), device=role.device))
-    # No model library is used before a fork: a prefork pool's children load for themselves.
     sender.celeriac_predicts = role.warm and not _is_prefork(sender.pool_cls)
-    if sender.celeriac_predicts:
+    if role.warm and role.start_method == "fork":
+        # A pool's children share these pages. It is safe: one compute thread, and no CUDA.
         get_host().refresh()
     if role.name == MAINTENANCE_QUEUE:
         _publish_at_start()
@@ -106,10 +106,10 @@ def _keep_our_logging(**_: Any) -> None:
 
 
 def _start_child(**_: Any) -> None:
-    """A pool process: its own host, since the parent's belongs to the parent."""
+    """A pool process: a forked one has its parent's models, a spawned one loads its own."""
     role = roles.role_for([os.environ[ROLE_VARIABLE]])
-    set_host(make_host(get_settings(), device=role.device))
-    if role.warm:
+    if role.start_method == "spawn":
+        set_host(make_host(get_settings(), device=role.device))
         get_host().refresh()
 
 

@@ -280,11 +280,13 @@ class Stack:
 
 
 _CELERY = (sys.executable, "-m", "celery", "-A", "workers.app")
+# Workers talk to Redis, not to each other: a second less at each start, no traffic between them.
+_QUIET = ("--without-mingle", "--without-gossip")
 
 
 def worker_command(role: str, concurrency: int = 0) -> list[str]:
     """The ``celery worker`` of a role; ``concurrency`` 0 leaves the role's own."""
-    argv = [*_CELERY, "worker", "-Q", role, "-n", f"{role}@%h"]
+    argv = [*_CELERY, "worker", "-Q", role, "-n", f"{role}@%h", *_QUIET]
     return [*argv, "-c", str(concurrency)] if concurrency else argv
 
 
