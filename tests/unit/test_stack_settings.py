@@ -54,7 +54,8 @@ def test_the_command_of_a_worker() -> None:
     command = stack.worker_command("batch.cpu")
     assert command[1:] == [
         "-m", "celery", "-A", "workers.app", "worker", "-Q", "batch.cpu", "-n", "batch.cpu@%h",
-    ]
+        "--without-mingle", "--without-gossip",
+    ]  # fmt: skip
     assert stack.worker_command("batch.cpu", 2)[-2:] == ["-c", "2"]
 
 
