@@ -120,7 +120,6 @@ def test_it_says_what_it_did(demo: Demo) -> None:
 def test_python_blocks_run(demo: Demo, code: str) -> None:
     done = demo.run(sys.executable, "-W", "error", "-c", code)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
 
 
 def commands() -> list[object]:
