@@ -97,11 +97,13 @@ class ModelHost:
         key = (name, version)
         with self._lock:
             scorer = self._loaded.get(key)
-            if scorer is None:
-                scorer = self._load(name, version)
-                self._loaded[key] = scorer
-                self._trim()
-            self._loaded.move_to_end(key)
+            if scorer is not None:
+                self._loaded.move_to_end(key)
+                return scorer
+        loaded = self._load(name, version)  # outside the lock: other models go on answering
+        with self._lock:
+            scorer = self._loaded.setdefault(key, loaded)
+            self._trim()
             return scorer
 
     def _is_ours(self, model: ModelInfo) -> bool:

@@ -211,7 +211,9 @@ def time_ms(client: Client, model: str, item: Any) -> float:
 
 
 def shortened(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(review=frame["review"].str.slice(0, 30) + "...").round(3)
+    """Columns that fit a terminal of 80 columns."""
+    short = frame.assign(review=frame["review"].str.slice(0, 24) + "...").round(3)
+    return short[["review_id", "review", "score", "prediction", "probability"]]
 
 
 def step(title: str) -> None:
