@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -191,7 +192,8 @@ def wait_for_the_user(stack: Stack) -> None:
         f"  {command} batch submit {HOME}/data/reviews_heldout.csv --model reviews "
         f"--text-column review --output {HOME}/out/mine --wait\n"
         f"  {command} status\n"
-        "Ctrl-C stops it."
+        "Ctrl-C stops it.",
+        soft_wrap=True,
     )
     try:
         while True:
@@ -225,6 +227,8 @@ def report(model: str, what: str, accuracy: float, rows: int) -> None:
 
 
 if __name__ == "__main__":
+    for signum in (signal.SIGINT, signal.SIGTERM):  # a shell's background job ignores Ctrl-C
+        signal.signal(signum, signal.default_int_handler)
     try:
         raise SystemExit(main())
     except errors.CeleriacError as error:
