@@ -64,13 +64,9 @@ def parse_date(text: str) -> date:
 
 
 def find(schedules: dict[str, NightlySettings], name: str) -> NightlySettings:
-    """The schedule of this name, whose output has a place for the date. Raises ConfigError."""
+    """The schedule of this name. Raises ConfigError."""
     schedule = schedules.get(name)
     if schedule is None:
         known = ", ".join(sorted(schedules)) or "none"
         raise errors.ConfigError(f"no [nightly.{name}] in the settings; there is: {known}")
-    if "{date}" not in schedule.output:
-        raise errors.ConfigError(
-            f"[nightly.{name}] output: holds no {{date}}, so each night would meet the last one's"
-        )
     return schedule

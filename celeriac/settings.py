@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from celeriac import errors
+from celeriac.messages import ModelRef
 
 
 class _Section(BaseModel):
@@ -116,6 +118,30 @@ class NightlySettings(_Section):
     """How many past dates are checked for a missed run."""
     enabled: bool = True
 
+    @field_validator("dataset", "output")
+    @classmethod
+    def _only_date(cls, template: str) -> str:
+        other = re.search(r"\{(?!date\})[^{}]*\}", template)
+        if other:
+            raise ValueError(f"{other[0]} stands for nothing; the logical date is {{date}}")
+        return template
+
+    @field_validator("output")
+    @classmethod
+    def _one_a_night(cls, output: str) -> str:
+        if "{date}" not in output:
+            raise ValueError("holds no {date}, so each night would meet the last one's")
+        return output
+
+    @field_validator("model")
+    @classmethod
+    def _a_model(cls, model: str) -> str:
+        try:
+            ModelRef.parse(model)
+        except errors.RequestError as error:
+            raise ValueError(error.message) from error
+        return model
+
 
 class LogSettings(_Section):
     """``[log]``"""
@@ -171,7 +197,11 @@ def check_broker_url(url: str) -> str:
     """``url`` itself; raises ConfigError if it cannot be the address of a Redis."""
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0
+        usable = (
+            parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0
+            # redis-py would take database 0 for anything that is no number.
+            and re.fullmatch(r"/?|/[0-9]+", parts.path)
+        )
     except ValueError:
         usable = False
     if not usable:
@@ -246,7 +276,8 @@ def _explain(error: ValidationError, path: Path | None) -> str:
 def _explain_one(item: dict[str, Any]) -> str:
     location = ".".join(str(part) for part in item["loc"])
     if item["type"] != "extra_forbidden":
-        return f"{location}: {item['msg']} (found {item['input']!r})"
+        problem = item["msg"].removeprefix("Value error, ")
+        return f"{location}: {problem} (found {item['input']!r})"
     name = str(item["loc"][-1])
     close = difflib.get_close_matches(name, _names_beside(item["loc"][:-1]), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""

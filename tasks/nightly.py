@@ -11,8 +11,9 @@ from celery import Task, shared_task
 from celery.beat import BeatLazyFunc
 from celery.schedules import crontab
 
-from celeriac import metrics, nightly
+from celeriac import errors, metrics, nightly
 from celeriac.jobs.folder import JobFolder
+from celeriac.jobs.ledger import JobState
 from celeriac.logs import get_logger
 from celeriac.messages import (
     CONTRACT,
@@ -28,6 +29,7 @@ from celeriac.messages import (
 from celeriac.settings import NightlySettings, Settings, get_settings
 from producer.broker import Broker
 from producer.datasets import submit_dataset
+from producer.jobs import JobHandle
 from tasks.base import CeleriacTask
 
 log = get_logger(__name__)
@@ -43,7 +45,7 @@ return 0
 
 @shared_task(
     name=NIGHTLY_RUN, base=CeleriacTask, bind=True,
-    autoretry_for=(redis.RedisError,), retry_backoff=1, retry_backoff_max=60,
+    autoretry_for=(redis.RedisError, errors.BrokerError), retry_backoff=1, retry_backoff_max=60,
 )
 def run(self: Task, name: str, date: str, v: int = 1) -> str | None:
     """Submit one night; returns its job id, or None if another worker is about to.
@@ -54,6 +56,9 @@ def run(self: Task, name: str, date: str, v: int = 1) -> str | None:
     broker = Broker(get_settings())
     try:
         return run_date(broker, name, nightly.parse_date(date), owner=str(self.request.id))
+    except errors.CeleriacError as error:
+        log.error("nightly run failed", schedule=name, date=date, reason=error.message)  # noqa: TRY400
+        raise
     finally:
         broker.close()
 
@@ -72,10 +77,11 @@ def run_date(broker: Broker, name: str, day: date, *, owner: str) -> str | None:
     """Submit the run of one logical date, unless there is one; never waits for the job.
 
     The output folder is the truth; the claim in Redis keeps two workers from planning at once.
+    A job that was planned but is not queued (its worker was killed, or Redis lost it) goes on.
     """
     schedule = nightly.find(broker.settings.nightly, name)
     folder = JobFolder(nightly.render(schedule.output, day))
-    if folder.holds_job():
+    if _has_run(broker, folder):
         job_id = folder.load().job_id
         log.info("nightly run exists", schedule=name, date=day.isoformat(), job=job_id)
         return job_id
@@ -95,7 +101,7 @@ def find_missed(broker: Broker, now: datetime) -> dict[str, list[date]]:
     missed: dict[str, list[date]] = {}
     for name, schedule in broker.settings.nightly.items():
         if schedule.enabled:
-            missed[name] = _missed(name, schedule, now)
+            missed[name] = _missed(broker, schedule, now)
             _record(broker, name, missed[name])
     return missed
 
@@ -129,9 +135,20 @@ def _entry(name: str, schedule: NightlySettings) -> dict[str, Any]:
     }
 
 
+def _has_run(broker: Broker, folder: JobFolder) -> bool:
+    """True if the night's job has ended or is queued; a plan alone scores nothing."""
+    if not folder.holds_job():
+        return False
+    return JobHandle.from_output(broker, folder.path).status().state is not JobState.EXPIRED
+
+
 def _submit(broker: Broker, name: str, day: date, folder: JobFolder) -> str:
-    if folder.holds_job():  # made since we looked, before the claim was ours
-        return folder.load().job_id
+    if folder.holds_job():
+        handle = JobHandle.from_output(broker, folder.path)
+        if not _has_run(broker, folder):  # else: made since we looked
+            handle.resume()
+            log.info("nightly run resumed", schedule=name, date=day.isoformat(), job=handle.id)
+        return handle.id
     schedule = broker.settings.nightly[name]
     dataset = nightly.render(schedule.dataset, day)
     handle = submit_dataset(broker, dataset, schedule.model, folder.path)
@@ -139,10 +156,10 @@ def _submit(broker: Broker, name: str, day: date, folder: JobFolder) -> str:
     return handle.id
 
 
-def _missed(name: str, schedule: NightlySettings, now: datetime) -> list[date]:
-    nightly.find({name: schedule}, name)
+def _missed(broker: Broker, schedule: NightlySettings, now: datetime) -> list[date]:
     return nightly.missed_dates(
-        schedule, now, lambda day: JobFolder(nightly.render(schedule.output, day)).holds_job()
+        schedule, now,
+        lambda day: _has_run(broker, JobFolder(nightly.render(schedule.output, day))),
     )
 
 

@@ -16,6 +16,7 @@ from celery import Celery
 from celery.beat import PersistentScheduler
 from typer.testing import CliRunner
 
+import producer.datasets
 import tasks.nightly
 from celeriac import errors, nightly
 from celeriac.messages import (
@@ -66,7 +67,7 @@ def test_a_date_is_submitted_once(broker: Broker, redis_client: redis.Redis) -> 
     assert tasks.nightly.run_date(broker, "sales", DAY, owner="later") in jobs
     redis_client.flushall()  # Redis forgets; the folder does not
     assert tasks.nightly.run_date(broker, "sales", DAY, owner="much later") in jobs
-    assert redis_client.llen(batch_queue("cpu")) == 0
+    assert redis_client.llen(batch_queue("cpu")) == 1  # the same job goes on
     assert JobHandle.from_output(broker, nightly.render(
         broker.settings.nightly["sales"].output, DAY)).id in jobs
 
@@ -81,6 +82,41 @@ def test_a_run_that_fails_leaves_the_date_owed(
     assert redis_client.exists(nightly_key("sales", DAY.isoformat())) == 0
     late.rename(source)
     assert tasks.nightly.run_date(broker, "sales", DAY, owner="second")
+
+
+def test_a_night_that_was_planned_but_not_queued_is_missed_and_goes_on(
+    broker: Broker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> int:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("producer.datasets.publish_missing", killed)
+        with pytest.raises(SystemExit):
+            tasks.nightly.run_date(broker, "sales", DAY, owner="first")
+    assert redis_client.llen(batch_queue("cpu")) == 0
+    assert DAY in tasks.nightly.find_missed(broker, NOW)["sales"]
+    tasks.nightly.run_date(broker, "sales", DAY, owner="second")
+    assert redis_client.llen(batch_queue("cpu")) == 1
+    assert DAY not in tasks.nightly.find_missed(broker, NOW)["sales"]
+
+
+def test_a_night_outlives_a_moment_without_redis(
+    broker: Broker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks.nightly, "get_settings", lambda: broker.settings)
+    published = producer.datasets.publish_missing
+    failures = [errors.BrokerError("no answer from Redis")]
+
+    def publish_later(*arguments: Any) -> int:
+        if failures:
+            raise failures.pop()
+        return published(*arguments)
+
+    monkeypatch.setattr("producer.datasets.publish_missing", publish_later)
+    result = tasks.nightly.run.apply(kwargs={"v": 1, "name": "sales", "date": DAY.isoformat()})
+    assert JobHandle.open(broker, result.get()).status().state == "in_progress"
+    assert redis_client.llen(batch_queue("cpu")) == 1
 
 
 def test_another_workers_claim_is_respected_and_ones_own_is_taken_up(

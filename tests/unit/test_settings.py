@@ -9,6 +9,8 @@ import pytest
 from celeriac import errors
 from celeriac.settings import hide_password, load_settings
 
+NIGHT = "[nightly.a]\ndataset = 'd'\n"
+
 
 def write(folder: Path, text: str) -> Path:
     path = folder / "celeriac.toml"
@@ -56,7 +58,12 @@ def test_variables_of_an_orchestrator_are_not_ours() -> None:
         ('[broker]\nurl = "localhost:6379"', ["localhost:6379", "redis://host:6379/0"]),
         ('[broker]\nurl = "http://a:1"', ["not usable"]),
         ('[broker]\nurl = "redis://a:notaport/0"', ["not usable"]),
+        ('[broker]\nurl = "redis://a:1/main"', ["not usable"]),
+        ('[broker]\nurl = "redis://a:1/0/1"', ["not usable"]),
         ("broker = 3", ["broker"]),
+        (f"{NIGHT}output = 'o'", ["nightly.a.output: holds no {date}"]),
+        (f"{NIGHT}output = 'o-{{day}}'", ["nightly.a.output: {day} stands for nothing"]),
+        (f"{NIGHT}output = 'o-{{date}}'\nmodel = 'A B'", ["nightly.a.model", "not a model name"]),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, text: str, parts: list[str]) -> None:

@@ -59,9 +59,6 @@ def test_templates_and_dates() -> None:
         nightly.parse_date("yesterday")
 
 
-def test_an_output_without_a_date_or_an_unknown_schedule_is_refused() -> None:
+def test_an_unknown_schedule_is_refused() -> None:
     with pytest.raises(errors.ConfigError, match="there is: reviews"):
         nightly.find({"reviews": NIGHT}, "review")
-    fixed = NIGHT.model_copy(update={"output": "out"})
-    with pytest.raises(errors.ConfigError, match=r"holds no \{date\}"):
-        nightly.find({"reviews": fixed}, "reviews")
