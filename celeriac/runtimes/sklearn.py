@@ -74,12 +74,12 @@ class SklearnModel:
         if self._transform is not None:
             inputs = self._transform.transform(inputs)
         if not self._output.probabilities:
-            return Output(values=_flat(np.asarray(self._estimator.predict(inputs)), self._output))
+            return Output(values=_flat(np.asarray(self._estimator.predict(inputs))))
         probabilities = self._estimator.predict_proba(inputs)
         if self._by_argmax:
             values = self._estimator.classes_.take(probabilities.argmax(axis=1))
         else:
-            values = _flat(np.asarray(self._estimator.predict(inputs)), self._output)
+            values = _flat(np.asarray(self._estimator.predict(inputs)))
         if self._output.outputs > 1 and not isinstance(probabilities, list):
             # One probability for each of several labels that may all be true.
             probabilities = [np.column_stack([1 - column, column]) for column in probabilities.T]
@@ -190,8 +190,8 @@ def _labels(classes: Any) -> tuple[Any, ...]:
     return tuple(values)
 
 
-def _flat(values: np.ndarray[Any, Any], output: OutputSchema) -> np.ndarray[Any, Any]:
-    return values[:, 0] if output.outputs == 1 and values.ndim == 2 else values
+def _flat(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
 def _split(estimator: Any) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.ensemble import (
     HistGradientBoostingRegressor,
@@ -163,6 +164,29 @@ def test_batch_equals_single_items_in_order(subject: Subject) -> None:
     assert not any("error" in answer for answer in singles)
     assert _agree(singles, subject.scorer.score(subject.items))
     assert _agree(singles[::-1], subject.scorer.score(subject.items[::-1]))
+
+
+def test_answers_are_those_of_the_model_itself(subject: Subject) -> None:
+    examples = subject.case.examples
+    rows = examples.to_dict("records") if isinstance(examples, pd.DataFrame) else list(examples)
+    found = subject.scorer.score([encode_item(row) for row in rows])
+    plain = [answer["label"] if "label" in answer else answer["value"] for answer in found]
+    for value, own in zip(plain, _own_answers(subject.case), strict=True):
+        assert same_answer({"value": own}, {"value": value})
+
+
+def _own_answers(case: Case) -> list[Any]:
+    """What the model says with nothing of ours around it."""
+    if isinstance(case.model, str):
+        return list(case.examples)
+    if hasattr(case.model, "predict"):
+        return np.asarray(case.model.predict(case.examples)).tolist()
+    with torch.inference_mode():
+        values = case.model.eval()(torch.tensor(case.examples, dtype=torch.float32))
+    if case.labels is None:
+        return values.tolist()
+    chosen = values.argmax(1) if values.shape[1] > 1 else values[:, 0] > 0
+    return [case.labels[int(number)] for number in chosen]
 
 
 def test_answers_name_model_and_version_and_are_plain_json(subject: Subject) -> None:
