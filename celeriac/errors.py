@@ -34,6 +34,7 @@ CeleriacError
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 
@@ -213,6 +214,29 @@ class JobFailed(CeleriacError):
     """The job failed."""
 
     code = "job_failed"
+
+
+_PATH = re.compile(r"(?:/[\w.@+-]+)+/([\w.@+-]+)")
+"""A path of this machine: only its last part may leave."""
+
+
+def without_paths(text: str) -> str:
+    """At most 200 characters of a foreign message, of each path only its last part.
+
+    >>> without_paths("no such file: /srv/models/net.bin")
+    'no such file: net.bin'
+    """
+    return _PATH.sub(r"\1", text.strip())[:200]
+
+
+def told(error: BaseException) -> str:
+    """The class and first line of a foreign error, for callers on other machines.
+
+    >>> told(ValueError("wrong shape"))
+    'ValueError: wrong shape'
+    """
+    text = without_paths(str(error).strip().partition("\n")[0])
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def by_class_name(name: str) -> type[CeleriacError] | None:

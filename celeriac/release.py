@@ -31,7 +31,7 @@ from celeriac.registry.manifest import (
     OutputSchema,
 )
 from celeriac.registry.store import Registry
-from celeriac.runtimes import LoadOptions, Saved
+from celeriac.runtimes import LoadOptions, Model, Output, Saved
 from celeriac.samples import Samples, as_items, as_samples
 from celeriac.scoring import Scorer, essence, same_answer
 from celeriac.settings import Settings, get_settings
@@ -80,14 +80,15 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
     def write(folder: Path) -> ModelDraft:
         saved: Saved = module.save(model, folder, architecture=architecture)
         output = _output_of(saved, kind, labels)
-        output = _with_outputs(output, module.wrap(model, output).predict(samples.raw).values)
+        found = _try(module.wrap(model, output), samples)
+        output = _with_outputs(output, found.values)
         draft = ModelDraft(
             format=form, input=samples.schema, output=output, device=device,
             architecture=architecture, frameworks=saved.frameworks,
             metrics={key: float(value) for key, value in (metrics or {}).items()},
             description=description,
         )
-        expected = answers(module.wrap(model, output).predict(samples.raw), output, name, 1)
+        expected = answers(found, output, name, 1)
         reread = _reread(name, folder, draft, LoadOptions.of(settings))
         golden = _golden(name, samples.items, expected, reread.score(samples.items))
         return draft.model_copy(update={"golden": golden})
@@ -154,9 +155,26 @@ def _output_of(
 
 
 def _plain_labels(labels: Any) -> tuple[Any, ...]:
-    plain = [] if labels is None else encode_item(labels.tolist() if hasattr(labels, "tolist")
-                                                  else list(labels))
+    given = [] if labels is None else labels
+    given = given.tolist() if hasattr(given, "tolist") else list(given)
+    plain = [label.item() if hasattr(label, "item") else encode_item(label) for label in given]
     return tuple(tuple(label) if isinstance(label, list) else label for label in plain)
+
+
+def _try(model: Model, samples: Samples) -> Output:
+    """What the model in memory answers. Raises RegistryError if it does not take its examples."""
+    try:
+        output = model.predict(samples.raw)
+    except Exception as error:
+        raise errors.RegistryError(
+            f"the model does not answer its examples: {errors.told(error)}"
+        ) from error
+    if len(output.values) != len(samples.items):
+        raise errors.RegistryError(
+            f"the model gave {len(output.values)} answers to {len(samples.items)} examples; "
+            "give the examples as it takes them (a text model: a list of texts, no frame)"
+        )
+    return output
 
 
 def _with_outputs(output: OutputSchema, values: Any) -> OutputSchema:
@@ -289,7 +307,7 @@ def _run(command: list[str], options: str, timeout_s: float, ref: str) -> dict[s
     except ValueError:
         code = process.returncode
         how = f"was ended by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
-        last = err.strip().rpartition("\n")[2][:200]
+        last = errors.without_paths(err.strip().rpartition("\n")[2])
         raise errors.PromotionRefused(
             f"{ref}: the process that checked it {how}{': ' if last else ''}{last}"
         ) from None
@@ -327,7 +345,7 @@ def main(arguments: Sequence[str]) -> int:
             answer = {"error": error.to_wire()}
         except Exception as error:  # noqa: BLE001 - whatever a model's code raises
             refused = errors.PromotionRefused(
-                f"{name}@{version}: loading it raised {type(error).__name__}: {error}"
+                f"{name}@{version}: checking it raised {errors.told(error)}"
             )
             answer = {"error": refused.to_wire()}
         result.write(json.dumps(answer) + "\n")

@@ -35,6 +35,8 @@ def as_samples(
     Takes a list of texts, a pandas frame, a list of dicts, or an array (a list of lists, a torch
     tensor) whose first axis counts the examples. Raises RegistryError for anything else.
     """
+    if not hasattr(examples, "__len__"):
+        raise _not_examples(type(examples).__name__)
     if not hasattr(examples, "columns") and len(examples) == 0:
         raise _no_examples()
     if hasattr(examples, "detach"):  # a torch tensor
@@ -73,6 +75,13 @@ def _spread(examples: Any, count: int) -> Any:
     )
 
 
+def _not_examples(found: str) -> errors.RegistryError:
+    return errors.RegistryError(
+        "examples are a list of texts, a frame, or an array whose first axis counts them; "
+        f"found {found}"
+    )
+
+
 def _no_examples() -> errors.RegistryError:
     return errors.RegistryError("give at least one example of the model's input")
 
@@ -94,6 +103,9 @@ def _from_frame(frame: Any, dtype: Literal["float32", "float64"] | None) -> Samp
     items = [encode_item(_without_nan(row)) for row in frame.to_dict("records")]
     if dtype is None:
         return Samples(frame, items, InputSchema(kind="table", columns=columns, frame=True))
+    texts = [column.name for column in columns if column.dtype == "text"]
+    if texts:
+        raise errors.RegistryError(f"column {texts[0]!r} holds text; the model takes numbers only")
     schema = InputSchema(kind="table", columns=columns, dtype=dtype)
     return Samples(frame.to_numpy(dtype=dtype), items, schema)
 
@@ -127,9 +139,8 @@ def _from_array(
     except ValueError as error:
         raise errors.RegistryError("the examples differ in length") from error
     if array.dtype.kind not in "iufb" or array.ndim < 2:
-        raise errors.RegistryError(
-            "examples are a list of texts, a frame, or an array whose first axis counts them; "
-            f"found {type(examples).__name__} of shape {array.shape} and type {array.dtype}"
+        raise _not_examples(
+            f"{type(examples).__name__} of shape {array.shape} and type {array.dtype}"
         )
     found: Literal["float32", "float64"] = "float32" if array.dtype == np.float32 else "float64"
     chosen = _spread(array.astype(dtype) if dtype else array, count)

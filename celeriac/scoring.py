@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -182,10 +181,4 @@ def _item_error(error: Exception) -> errors.CeleriacError:
         return error
     if isinstance(error, MemoryError):
         return errors.ResourceExhausted("not enough memory for this item, even alone")
-    text = _PATH.sub(r"\1", str(error).strip().partition("\n")[0])[:200]
-    name = type(error).__name__
-    return errors.ModelFailed(f"the model raised {name}" + (f": {text}" if text else ""))
-
-
-_PATH = re.compile(r"(?:/[\w.@+-]+)+/([\w.@+-]+)")
-"""A path of this machine: only its last part may leave."""
+    return errors.ModelFailed(f"the model raised {errors.told(error)}")

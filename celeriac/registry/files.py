@@ -80,7 +80,8 @@ def locked(path: Path, timeout_s: float = 10.0) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     raise errors.RegistryError(
-                        f"{path}: another process has held this lock for {timeout_s:g} s; try again"
+                        f"{path.parent.name}: another process has held {path.name} for "
+                        f"{timeout_s:g} s; try again"
                     ) from None
                 time.sleep(0.02)
         yield

@@ -86,7 +86,7 @@ def runtime(format: str) -> ModuleType:
 def load(folder: Path, version: ModelVersion, options: LoadOptions) -> Model:
     """Load a version whose files were verified.
 
-    Raises RegistryError, or one of its kinds, that names the version.
+    Raises RegistryError, or one of its kinds, that names the version, whatever its code raises.
     """
     module = runtime(version.format)
     _note_mismatch(version)
@@ -94,6 +94,12 @@ def load(folder: Path, version: ModelVersion, options: LoadOptions) -> Model:
         model: Model = module.load(folder, version, options)
     except errors.CeleriacError as error:
         raise type(error)(f"{version.ref}: {error.message}") from error
+    except Exception as error:
+        if type(error).__name__ == "SoftTimeLimitExceeded":  # of the task that we run in
+            raise
+        raise errors.RegistryError(
+            f"{version.ref}: loading it raised {errors.told(error)}"
+        ) from error
     return model
 
 

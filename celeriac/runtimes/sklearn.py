@@ -132,8 +132,9 @@ def read(path: Path, options: LoadOptions) -> Any:
                 warnings.filterwarnings("ignore", message="Trying to unpickle estimator")
                 return io.load(path, trusted=trusted)
     except Exception as error:
-        text = str(error).strip().partition("\n")[0][:200]
-        raise errors.RegistryError(f"{path.name} cannot be read: {text}") from error
+        raise errors.RegistryError(
+            f"{path.name} cannot be read: {errors.told(error)}"
+        ) from error
     raise errors.UntrustedModel(
         f"the model holds types that are not trusted here: {', '.join(unknown)}; if you trust "
         f"them, add them to [models] trusted_types in celeriac.toml"

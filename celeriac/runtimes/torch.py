@@ -119,9 +119,10 @@ def read(path: Path, architecture: Architecture, options: LoadOptions) -> Any:
     try:
         weights.load_model(module, str(path), strict=True)
     except Exception as error:
-        text = str(error).strip().partition("\n")[0][:200]
+        text = " ".join(str(error).split())  # the first line alone names no weight
         raise errors.RegistryError(
-            f"{path.name} does not hold the weights of {architecture.path}: {text}"
+            f"{path.name} does not hold the weights of {architecture.path}: "
+            f"{errors.without_paths(text)}"
         ) from error
     return module.to(options.device).eval()
 
@@ -174,14 +175,16 @@ def _build(architecture: Architecture) -> Any:
     try:
         kind = getattr(importlib.import_module(name), attribute)
     except (ImportError, AttributeError) as error:
-        raise errors.RegistryError(f"cannot import {architecture.path}: {error}") from error
+        raise errors.RegistryError(
+            f"cannot import {architecture.path}: {errors.told(error)}"
+        ) from error
     if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
         raise errors.UntrustedModel(f"{architecture.path} is not a torch Module")
     try:
         return kind(**architecture.arguments)
     except Exception as error:
         raise errors.RegistryError(
-            f"{architecture.path} does not take its arguments: {error}"
+            f"{architecture.path} does not take its arguments: {errors.told(error)}"
         ) from error
 
 

@@ -15,7 +15,9 @@ import skops.io
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
 from torch import nn
 
 from celeriac import errors, release, runtimes
@@ -201,6 +203,26 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         runtimes.runtime("torch").read(tmp_path / "x.safetensors", architecture, LoadOptions())
 
 
+def test_code_that_raises_when_imported_is_an_error_of_that_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: Registry
+) -> None:
+    (tmp_path / "celeriac_test_broken.py").write_text("open('/etc/celeriac/none/x.bin')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    release.register("m", MLP(3, 1), examples=X, registry=registry)
+    _tamper(registry, "celeriac.runtimes.architectures:MLP", "celeriac_test_broken:MLP")
+    options = LoadOptions(architectures=["celeriac_test_broken"])
+    with pytest.raises(errors.RegistryError) as raised:
+        runtimes.load(registry.folder("m", 1), registry.get("m", 1), options)
+    assert raised.value.message.startswith("m@1: loading it raised FileNotFoundError: ")
+    assert "/etc" not in raised.value.message
+
+
+def test_labels_are_plain(registry: Registry) -> None:
+    labels = list(np.array(["a", "b"]))
+    version = release.register("m", MLP(3, 2), examples=X, labels=labels, registry=registry)
+    assert {type(label) for label in version.output.labels} == {str}
+
+
 def test_a_missing_library_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}", name="skops")
@@ -268,6 +290,13 @@ def test_two_heads_of_a_network() -> None:
         (LogisticRegression().fit(X, Y), {"labels": ["a", "b"]}, "has its own labels"),
         (MLP(3, 2), {"kind": "classifier"}, "name the labels"),
         (MLP(3, 2), {"labels": ["a"]}, "shape"),
+        (LinearRegression().fit(X, Y), {"examples": None}, "found NoneType"),
+        (LinearRegression().fit(X, Y), {"examples": X[:, :2]}, "does not answer its examples"),
+        (MLP(1, 2), {"examples": pd.DataFrame({"a": ["x"]})}, "column 'a' holds text"),
+        (
+            make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(["aa", "bb"], [0, 1]),
+            {"examples": pd.DataFrame({"text": ["aa", "bb"]})}, "1 answers to 2 examples",
+        ),
         (nn.Linear(3, 1), {}, "how was this"),
         ("weights", {}, "a str cannot be registered"),
         (LinearRegression().fit(X, Y), {"examples": []}, "at least one"),
@@ -278,7 +307,7 @@ def test_what_cannot_be_registered_is_explained(
     registry: Registry, model: object, options: dict[str, object], says: str
 ) -> None:
     given = {"examples": X, **options}
-    with pytest.raises((errors.RegistryError, ValueError), match=says):
+    with pytest.raises(errors.RegistryError, match=says):
         release.register("m", model, registry=registry, **given)  # type: ignore[arg-type]
     assert registry.names() == []
 

@@ -201,8 +201,13 @@ def _read_csv(path: Path, text_column: str, model: Any) -> Any:
 
 
 def _read_jsonl(path: Path, _text_column: str, _model: Any) -> Any:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.strip()]
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise ValueError(f"line {number} is not JSON: {error}") from error
+    return rows
 
 
 def _read_npy(path: Path, _text_column: str, _model: Any) -> Any:
