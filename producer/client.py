@@ -248,7 +248,7 @@ class Client:
         limit_s = check_timeout(
             timeout_s, self.settings.models.check_timeout_s + PROMOTE_EXTRA_S
         )
-        kwargs = {**kwargs, "who": _who(), "why": why}
+        kwargs = {**kwargs, "who": who(), "why": why}
         task_id = wire.new_id()
         message = wire.task_message(
             task, task_id, MAINTENANCE_QUEUE, kwargs, shown=kwargs,
@@ -285,7 +285,8 @@ def _settle(
         raise
 
 
-def _who() -> str:
+def who() -> str:
+    """Who asks, for the history of a model."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, ProgressColumn, TaskID
 
 app = typer.Typer(no_args_is_help=True, help="Score whole datasets, in the background.")
 
@@ -97,10 +97,10 @@ def list_(limit: Annotated[int, typer.Option(min=1, max=1_000)] = 20) -> None:
     if not jobs:
         _console().print("no jobs yet; `celeriac batch submit` starts one")
         return
-    table = Table(box=None)
-    for name in ("job", "state", "model", "rows", "failed"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("source", overflow="fold")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("job", no_wrap=True)  # it is what other commands take
+    for name in ("state", "model", "rows", "failed", "source"):
+        table.add_column(name, overflow="fold")
     for one in jobs:
         table.add_row(
             one.id, one.state, f"{one.model}@{one.version}",
@@ -116,7 +116,10 @@ def cancel(job: Job) -> None:
         found = _open(broker, job).cancel()
     if found.state not in (JobState.CANCELLING, JobState.CANCELLED):
         raise errors.RequestError(f"job {found.id} is {found.state}: there is nothing to cancel")
-    _console().print(f"job {found.id} is {found.state}; parts that are done stay in {found.output}")
+    _console().print(
+        f"job {found.id} is {found.state}; parts that are done stay in {found.output}",
+        soft_wrap=True,
+    )
 
 
 @app.command()
@@ -167,7 +170,15 @@ def _follow(handle: JobHandle, timeout_s: float) -> int:
     with _progress() as progress:
         task = progress.add_task("scoring", total=None, note="")
         shown = _Shown(progress, task)
-        found = handle.wait(timeout_s, shown)
+        try:
+            found = handle.wait(timeout_s, shown)
+        except KeyboardInterrupt:
+            progress.stop()
+            sys.stderr.write(
+                f"\njob {handle.id} goes on; `celeriac batch status {handle.id}` shows it, and "
+                "`celeriac batch cancel` ends it\n"
+            )
+            raise
     _print_status(found)
     return EXIT_CODES.get(found.state, 1)
 
@@ -209,8 +220,8 @@ def _print_status(found: JobStatus) -> None:
     console = _console()
     console.print(f"job {found.id} {found.state}: {describe(found)}", soft_wrap=True)
     if found.error:
-        console.print(f"  {found.error}", markup=False, soft_wrap=True)
-    console.print(f"  output in {found.output}", markup=False, soft_wrap=True)
+        console.print(f"  {found.error}", soft_wrap=True)
+    console.print(f"  output in {found.output}", soft_wrap=True)
     if found.rows_failed:
         console.print(f"  failed rows, with reasons, in {found.output}/errors", soft_wrap=True)
     if found.state in (JobState.CANCELLED, JobState.FAILED, JobState.EXPIRED):
@@ -219,27 +230,32 @@ def _print_status(found: JobStatus) -> None:
 
 @contextmanager
 def _planning() -> Iterator[Any]:
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+    from rich.progress import BarColumn, DownloadColumn, TextColumn
 
     columns = (TextColumn("planning"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=_console(stderr=True), transient=True) as progress:
+    with _bar(*columns) as progress:
         task = progress.add_task("planning", total=None)
         yield lambda read, total: progress.update(task, completed=read, total=total)
 
 
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+def _progress() -> Progress:
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 
-    columns = (
+    return _bar(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=_console(stderr=True), transient=True) as progress:
-        yield progress
+
+
+def _bar(*columns: ProgressColumn) -> Progress:
+    """A bar that is gone when it ends; nothing at all where there is no terminal."""
+    from rich.progress import Progress
+
+    console = _console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    return Console(stderr=stderr, highlight=False, markup=False)  # a path may hold [brackets]

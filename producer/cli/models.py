@@ -6,9 +6,6 @@ nor a model library. In a checkout, ``workers.cli.models`` adds what works on th
 
 from __future__ import annotations
 
-import getpass
-import socket
-import uuid
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -20,8 +17,6 @@ from celeriac import errors
 from celeriac.messages import (
     CHAMPION,
     MAINTENANCE_QUEUE,
-    MODELS_PROMOTE,
-    MODELS_ROLLBACK,
     ModelRef,
     check_model_name,
     worker_key,
@@ -30,7 +25,7 @@ from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo, fetch
 from celeriac.registry.manifest import InputSchema, OutputSchema
 from celeriac.settings import get_settings
 from producer.broker import Broker, broker_error
-from producer.results import wait_result
+from producer.client import Client, who
 
 app = typer.Typer(help="List, show, promote and roll back models.", no_args_is_help=True)
 
@@ -40,9 +35,6 @@ Local = Callable[[str, str, str, str], dict[str, Any]]
 _local: Local | None = None
 
 _LOCAL_HINT = "in a checkout, --local works on the registry folder itself"
-
-_EXTRA_WAIT_S = 30.0
-"""Beyond the longest check: the queue, and the flip of the alias."""
 
 
 def register(main: typer.Typer) -> None:
@@ -125,27 +117,13 @@ def _run(action: str, model: str, why: str, local: bool) -> dict[str, Any]:
         raise errors.RequestError(
             "--local works where the registry is: in a checkout of the repository"
         )
-    return _local(action, model, _who(), why)
+    return _local(action, model, who(), why)
 
 
 def _through_queue(action: str, model: str, why: str) -> dict[str, Any]:
-    settings = get_settings()
-    broker = Broker(settings)
-    task, key = (
-        (MODELS_PROMOTE, "ref") if action == "promote" else (MODELS_ROLLBACK, "name")
-    )
-    timeout_s = settings.models.check_timeout_s + _EXTRA_WAIT_S
-    try:
-        _require_maintenance(broker)
-        task_id = str(uuid.uuid4())
-        broker.celery.send_task(
-            task, kwargs={key: model, "who": _who(), "why": why}, task_id=task_id,
-            queue=MAINTENANCE_QUEUE, expires=timeout_s, ignore_result=False,
-        )
-        result: dict[str, Any] = wait_result(broker, task_id, timeout_s, f"the {action}")
-        return result
-    finally:
-        broker.close()
+    with Client() as client:
+        _require_maintenance(client.broker)
+        return client.promote(model, why) if action == "promote" else client.rollback(model, why)
 
 
 def _require_maintenance(broker: Broker) -> None:
@@ -173,14 +151,6 @@ def _catalogue() -> Catalogue:
         raise broker_error(error, broker.url) from error
     finally:
         broker.close()
-
-
-def _who() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
 
 
 # --- tables --------------------------------------------------------------------------------------

@@ -29,9 +29,9 @@ def list_() -> None:
     from rich.table import Table
 
     settings = get_settings()
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not settings.nightly:
-        console.print(r"no schedules; add a \[nightly.NAME] table to celeriac.toml")
+        console.print("no schedules; add a [nightly.NAME] table to celeriac.toml")
         return
     broker = Broker(settings)
     table = Table("name", "at (UTC)", "last due date", "model", "dataset", "missed", box=None)

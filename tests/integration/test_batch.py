@@ -461,3 +461,33 @@ def test_exit_code_of_a_clean_job(
     cli(*words)
     work(redis_client)
     assert cli(*words, "--wait")[0] == 0
+
+
+def test_paths_with_brackets_and_a_narrow_terminal(
+    cli: Callable[..., tuple[int, str]], broker: Broker, tmp_path: Path,
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    source, out = str(tmp_path / "[a-c].csv"), str(tmp_path / "out[/red]")
+    code, text = cli("submit", source, "-m", "echo", "-o", out)
+    assert (code, out in text) == (0, True)
+    work(redis_client)
+    assert f"output in {out}" in cli("status", out)[1]
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = cli("list")[1]
+    assert list_jobs(broker)[0].id in listed
+    assert "[a-c].csv" in "".join(line.split()[-1] for line in listed.splitlines())
+
+
+def test_interrupting_the_wait_says_that_the_job_goes_on(
+    cli: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(JobHandle, "wait", interrupted)
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    out = str(tmp_path / "out")
+    code, text = cli("submit", str(tmp_path / "a.csv"), "-m", "echo", "-o", out, "--wait")
+    assert code == 130
+    assert "goes on" in text
