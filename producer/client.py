@@ -158,16 +158,11 @@ class Client:
         most ``[realtime] submission_ttl_s`` (a day). Raises as :meth:`predict` does before an item
         is sent.
         """
-        kept_s = self.settings.realtime.submission_ttl_s
-        if expires_s is not None and not 1 <= expires_s <= kept_s:
-            raise errors.RequestError(
-                f"expires_s is 1 to {kept_s} seconds ([realtime] submission_ttl_s), "
-                f"not {expires_s!r}"
-            )
+        kept_s = check_expiry(expires_s, self.settings.realtime.submission_ttl_s)
         route = self.realtime.routes.find(model, self.timeout_s)
         return PredictionHandle.submit(
-            self.broker, route, msgspec.Raw(self.realtime.encode(item)),
-            kept_s if expires_s is None else expires_s, self.timeout_s,
+            self.broker, route, msgspec.Raw(self.realtime.encode(item)), kept_s,
+            self.timeout_s,
         )
 
     def prediction(self, prediction_id: str) -> PredictionHandle:
@@ -272,6 +267,18 @@ def blocks(items: Iterable[Any]) -> Iterator[list[Any]]:
     rest = iter(items)
     while block := list(islice(rest, BLOCK_ITEMS)):
         yield block
+
+
+def check_expiry(expires_s: float | None, longest_s: float) -> float:
+    """``expires_s`` or the longest. Raises RequestError if it is out of range."""
+    if expires_s is None:
+        return longest_s
+    if not 1 <= expires_s <= longest_s:
+        raise errors.RequestError(
+            f"expires_s is 1 to {longest_s} seconds ([realtime] submission_ttl_s), "
+            f"not {expires_s!r}"
+        )
+    return expires_s
 
 
 def _settle(

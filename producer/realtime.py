@@ -82,18 +82,8 @@ class Realtime:
         return calls
 
     def encode(self, item: Any) -> bytes:
-        """``item`` as it travels. Raises InvalidItem or PayloadTooLarge."""
-        limit = self._broker.settings.realtime.max_item_bytes
-        try:
-            data = msgspec.json.encode(encode_item(item))
-        except (RecursionError, ValueError, TypeError, OverflowError) as error:
-            raise errors.InvalidItem(f"the item cannot be sent as JSON: {error}") from error
-        if len(data) > limit:
-            raise errors.PayloadTooLarge(
-                f"the item has {len(data):,} bytes on the wire; at most {limit:,} are allowed "
-                "([realtime] max_item_bytes): score large data as a dataset (submit_dataset)"
-            )
-        return data
+        """As :func:`encode`, with the limit of the settings."""
+        return encode(item, self._broker.settings.realtime.max_item_bytes)
 
     def close(self) -> None:
         """End the threads; calls without an answer fail with Cancelled. Takes 2 s at most."""
@@ -123,6 +113,20 @@ class Realtime:
                 # Runs when the client is collected or the interpreter ends, whichever is first.
                 self._finalizer = weakref.finalize(self, self._exchange.close)
             return self._exchange
+
+
+def encode(item: Any, limit: int) -> bytes:
+    """``item`` as it travels. Raises InvalidItem, or PayloadTooLarge beyond ``limit`` bytes."""
+    try:
+        data = msgspec.json.encode(encode_item(item))
+    except (RecursionError, ValueError, TypeError, OverflowError) as error:
+        raise errors.InvalidItem(f"the item cannot be sent as JSON: {error}") from error
+    if len(data) > limit:
+        raise errors.PayloadTooLarge(
+            f"the item has {len(data):,} bytes on the wire; at most {limit:,} are allowed "
+            "([realtime] max_item_bytes): score large data as a dataset (submit_dataset)"
+        )
+    return data
 
 
 def wait(call: Call, end_s: float, timeout_s: float) -> Prediction:

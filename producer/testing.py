@@ -15,17 +15,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from celeriac import errors
-from celeriac.messages import ModelRef, Prediction, check_model_name, encode_item
+from celeriac.messages import ModelRef, Prediction, check_model_name
 from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo
 from celeriac.registry.manifest import InputSchema, OutputSchema
+from celeriac.settings import RealtimeSettings
 from producer import wire
-from producer.client import blocks
+from producer.client import blocks, check_expiry
+from producer.realtime import encode
+from producer.results import check_timeout
 
 if TYPE_CHECKING:
     from producer.datasets import Progress
     from producer.jobs import JobStatus
 
-_DAY_S = 86_400.0
+_DEFAULTS = RealtimeSettings()
 _CREATED = datetime(2026, 1, 1, tzinfo=UTC)
 
 Answers = Callable[[list[Any]], Sequence[Any]] | Any
@@ -47,8 +50,9 @@ class FakeClient:
     """:class:`producer.client.Client` over made-up answers.
 
     ``models`` maps bare names to :data:`Answers`; each model has version 1, its champion. Items
-    are checked as the real client checks them, so a test finds what could not be sent. Whatever
-    else the service asks for raises ModelNotFound and its kind, with the same messages.
+    and times are checked as the real client checks them by default, so a test finds what could
+    not be sent. Whatever else the service asks for raises ModelNotFound and its kind, with the
+    same messages.
     """
 
     def __init__(self, models: Mapping[str, Answers]) -> None:
@@ -72,6 +76,7 @@ class FakeClient:
 
     def predict(self, model: str, item: Any, *, timeout_s: float | None = None) -> Prediction:
         self.calls.append(FakeCall("predict", model, (item,)))
+        check_timeout(timeout_s, _DEFAULTS.timeout_s)
         return _or_raise(self._predict(model, [item])[0])
 
     def predict_many(
@@ -80,6 +85,7 @@ class FakeClient:
     ) -> list[Any]:
         listed = [item for block in blocks(items) for item in block]
         self.calls.append(FakeCall("predict_many", model, tuple(listed)))
+        check_timeout(timeout_s, _DEFAULTS.timeout_s)
         answers = self._predict(model, listed)
         return list(answers) if return_errors else [_or_raise(answer) for answer in answers]
 
@@ -87,9 +93,9 @@ class FakeClient:
         self, model: str, item: Any, *, expires_s: float | None = None
     ) -> FakePredictionHandle:
         self.calls.append(FakeCall("submit", model, (item,)))
-        encode_item(item)
-        kept = timedelta(seconds=_DAY_S if expires_s is None else expires_s)
+        kept = timedelta(seconds=check_expiry(expires_s, _DEFAULTS.submission_ttl_s))
         answer = self._predict(model, [item])[0]
+        encode(item, _DEFAULTS.max_item_bytes)
         handle = FakePredictionHandle(wire.new_id(), model, datetime.now(UTC) + kept, answer)
         self._handles[handle.id] = handle
         return handle
@@ -245,7 +251,7 @@ def _is_function(made: Any) -> bool:
 
 def _check(item: Any) -> errors.CeleriacError | None:
     try:
-        encode_item(item)
+        encode(item, _DEFAULTS.max_item_bytes)
     except errors.CeleriacError as error:
         return error
     return None

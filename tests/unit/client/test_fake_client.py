@@ -66,6 +66,16 @@ def test_errors_are_those_of_the_real_client(client: FakeClient) -> None:
         client.predict_many("price", "text")
     with pytest.raises(errors.InvalidItem):
         client.predict("price", object())
+    for act in (client.predict, client.submit):
+        with pytest.raises(errors.PayloadTooLarge):
+            act("price", "x" * 1_000_001)
+    for wait in (lambda: client.predict("price", 1, timeout_s=0),
+                 lambda: client.predict_many("price", [1], timeout_s=-1),
+                 lambda: client.submit("price", 1, expires_s=0)):
+        with pytest.raises(errors.RequestError):
+            wait()
+    with pytest.raises(errors.ModelNotFound):
+        client.submit("nothing", object())
     with pytest.raises(errors.WorkerError):
         client.predict("short", 1)
     with pytest.raises(errors.PredictionNotFound):
