@@ -149,6 +149,9 @@ def _output_of(
     if kind == "regressor":
         raise errors.RegistryError("a regressor has no labels; leave out `labels` or `kind`")
     several = isinstance(given[0], tuple)
+    for of_one in given if several else (given,):
+        if len(set(of_one)) < len(of_one):
+            raise errors.RegistryError(f"each label stands for one output: {of_one} repeats some")
     return OutputSchema(
         kind="classifier", labels=given, outputs=len(given) if several else 1, probabilities=True
     )

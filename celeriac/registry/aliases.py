@@ -51,8 +51,8 @@ class Aliases:
             return {}
         except (OSError, ValidationError) as error:
             raise errors.ModelCorrupt(
-                f"{self.folder.name}: aliases.json is damaged; "
-                f"its last content can be read from {self._history.name} beside it"
+                f"{self.folder.name}: aliases.json is damaged; remove it and promote a version "
+                f"({self._history.name} beside it tells what served)"
             ) from error
 
     def history(self) -> list[Move]:

@@ -94,7 +94,7 @@ class Registry:
     def verify(self, name: str, version: int) -> ModelVersion:
         """Check every file of a version against its record, without loading any of them.
 
-        Raises ModelCorrupt, which names the version and the file.
+        Raises ModelCorrupt (RegistryError if it cannot be read), which names version and file.
         """
         manifest = self.get(name, version)
         folder = self.folder(name, version)
@@ -112,12 +112,19 @@ class Registry:
     def add(self, name: str, write: Callable[[Path], ModelDraft]) -> ModelVersion:
         """Register a new version. ``write`` fills an empty folder and describes what it wrote.
 
-        Raises whatever ``write`` raises; then, and after a crash, there is no new version.
+        Raises RegistryError if the registry cannot be written, and whatever ``write`` raises;
+        then, and after a crash, there is no new version.
         """
         home = self.root / check_model_name(name)
-        home.mkdir(parents=True, exist_ok=True)
-        _clear_abandoned(home)
-        folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=home))
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            _clear_abandoned(home)
+            folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=home))
+        except OSError as error:
+            raise errors.RegistryError(
+                f"{self.root}: no model can be written here ({error.strerror}); "
+                "[models] root in celeriac.toml, or CELERIAC_MODELS_ROOT, names the folder"
+            ) from error
         try:
             draft = write(folder)
             return self._seal(name, folder, draft)
@@ -208,12 +215,17 @@ def _verify_file(
         raise _corrupt(manifest, expected.path, "is missing")
     if path.is_symlink() or not path.is_file():
         raise _corrupt(manifest, expected.path, "is not a regular file")
-    size = path.stat().st_size
-    if size != expected.size:
+    try:
+        found = files.record(folder, path)
+    except OSError as error:
+        raise errors.RegistryError(
+            f"{manifest.ref}: {expected.path} cannot be read: {error.strerror}"
+        ) from error
+    if found.size != expected.size:
         raise _corrupt(
-            manifest, expected.path, f"has {size} bytes where {expected.size} were written"
+            manifest, expected.path, f"has {found.size} bytes where {expected.size} were written"
         )
-    if files.record(folder, path).sha256 != expected.sha256:
+    if found.sha256 != expected.sha256:
         raise _corrupt(manifest, expected.path, "was changed: its SHA-256 is not the recorded one")
 
 

@@ -290,6 +290,7 @@ def test_two_heads_of_a_network() -> None:
         (LogisticRegression().fit(X, Y), {"labels": ["a", "b"]}, "has its own labels"),
         (MLP(3, 2), {"kind": "classifier"}, "name the labels"),
         (MLP(3, 2), {"labels": ["a"]}, "shape"),
+        (MLP(3, 2), {"labels": ["a", "a"]}, "repeats some"),
         (LinearRegression().fit(X, Y), {"examples": None}, "found NoneType"),
         (LinearRegression().fit(X, Y), {"examples": X[:, :2]}, "does not answer its examples"),
         (MLP(1, 2), {"examples": pd.DataFrame({"a": ["x"]})}, "column 'a' holds text"),

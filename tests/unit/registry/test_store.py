@@ -67,6 +67,25 @@ def test_a_failed_registration_leaves_nothing(registry: Registry) -> None:
     assert list(registry.root.iterdir()) == []
 
 
+def test_a_root_that_cannot_be_written_is_named_with_its_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.RegistryError, match=r"file: no model .*CELERIAC_MODELS_ROOT"):
+        Registry(tmp_path / "file").add("reviews", write)
+
+
+def test_a_file_that_cannot_be_read_is_an_error_of_that_version(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.add("reviews", write)
+
+    def refuse(folder: Path, path: Path) -> FileRecord:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("celeriac.registry.files.record", refuse)
+    with pytest.raises(errors.RegistryError, match=r"^reviews@1: more/vocabulary.txt cannot be"):
+        registry.verify("reviews", 1)
+
+
 def test_what_a_crash_leaves_is_no_version_and_is_cleared_a_day_later(registry: Registry) -> None:
     registry.add("reviews", write)
     left = registry.root / "reviews" / ".tmp-crashed"
