@@ -390,7 +390,7 @@ def _int_cells(column: Any, name: str, _schema: InputSchema) -> tuple[Any, Any]:
             wrong = wrong | (np.floor(values) != values) | (np.abs(values) >= 2.0**63)
         return np.where(wrong, 0, values).astype(np.int64), wrong
     if pa.types.is_uint64(kind):
-        wrong = wrong | pc.greater(column.fill_null(0), 2**63 - 1).to_numpy()
+        wrong = wrong | pc.greater(column.fill_null(0), pa.scalar(2**63 - 1, kind)).to_numpy()
     column = column.cast(pa.int64(), safe=False)
     return column.fill_null(0).to_numpy(), wrong
 

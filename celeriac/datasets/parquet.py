@@ -35,8 +35,15 @@ class GroupSpan:
 
 
 def read_schema(path: Path) -> list[tuple[str, str]]:
-    """Names and Arrow types of the columns. Raises DatasetError if the file is not whole."""
+    """Names and Arrow types of the columns.
+
+    Raises DatasetError if the file is not whole, or names a column twice.
+    """
     with _open(path) as file:
+        names = file.schema_arrow.names
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise errors.DatasetError(f"{path}: names a column twice: {', '.join(twice)}")
         return [(field.name, str(_plain(field.type))) for field in file.schema_arrow]
 
 

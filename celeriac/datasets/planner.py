@@ -88,7 +88,7 @@ def plan(  # noqa: PLR0913 - one source and its options
             )
         )
     if not chunks:
-        raise errors.DatasetError(f"{source.paths[0]}: the dataset has a header but no rows")
+        raise errors.DatasetError(f"{source.paths[0]}: the dataset has columns but no rows")
     fixed = dtypes if dtypes and source.format == "csv" else {}
     columns = tuple(
         DatasetColumn(name=column.name, dtype=fixed.get(column.name, column.dtype))

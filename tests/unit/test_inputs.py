@@ -214,6 +214,13 @@ def test_numbers_of_a_table() -> None:
     assert sorted(collated.errors) == [2, 3]
 
 
+def test_a_whole_number_beyond_64_bits_spoils_one_row_only() -> None:
+    schema = InputSchema(kind="table", columns=(Column(name="n", dtype="int"),), frame=True)
+    table = pa.table({"n": pa.array([1, 2**63, None, 4], pa.uint64())})
+    found = collate_table(table, schema)
+    assert sorted(found.errors) == [1, 2]
+
+
 def test_an_array_from_columns() -> None:
     table = pa.table({f"x{n}": [float(n), None if n == 4 else 0.0] for n in range(6)})
     collated = collate_table(table, IMAGE)

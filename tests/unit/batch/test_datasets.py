@@ -119,7 +119,7 @@ def test_small_datasets_are_cut_for_parallel_work(tmp_path: Path) -> None:
     [
         ("a.csv", b"", "the file is empty"),
         ("a.csv", b"\n\n", "holds no header"),
-        ("a.csv", b"a,b\n", "a header but no rows"),
+        ("a.csv", b"a,b\n", "has columns but no rows"),
         ("a.csv", b"a,b,a\n1,2,3\n", "names a column twice: a"),
         ("a.csv", b"\xff\xfea\x00\n\x00", "header is not valid UTF-8"),
         ("a.csv", b'a,b\n1,2\n3,"4\n5,6\n', "row 2 opens a quote that is never closed"),
@@ -135,6 +135,18 @@ def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, says: st
         plan(open_source(path))
     assert says in caught.value.message
     assert str(path) in caught.value.message
+
+
+def test_a_parquet_file_that_names_a_column_twice_or_has_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    columns = [pa.array(["x"]), pa.array(["y"])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["a", "a"]), path)
+    with pytest.raises(errors.DatasetError, match="names a column twice: a"):
+        open_source(path)
+    pq.write_table(pa.table({"a": pa.array([], pa.string())}), path)
+    source = open_source(path)
+    with pytest.raises(errors.DatasetError, match="has columns but no rows"):
+        plan(source)
 
 
 def test_a_truncated_parquet_is_named(tmp_path: Path) -> None:
