@@ -95,8 +95,12 @@ def finalize(self: Task, job_id: str, output: str, v: int = 1) -> None:  # noqa:
     """Check every part, write manifest.json and _SUCCESS; or confirm a cancellation."""
     check_contract(v)
     ledger = _ledger()
-    if ledger.confirm_cancel(job_id) is JobState.CANCELLED:
+    state = ledger.confirm_cancel(job_id)
+    if state is JobState.CANCELLED:
         log.info("job cancelled")
+        return
+    if state is JobState.IN_PROGRESS:  # resumed since: its last commit sends the next one
+        log.info("job goes on")
         return
     folder = JobFolder(output)
     _open(folder, job_id)

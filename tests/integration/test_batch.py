@@ -384,6 +384,19 @@ def test_a_damaged_part_fails_the_job_and_resume_heals_it(
     assert handle.status().state == "completed_with_errors"
 
 
+def test_a_job_that_is_resumed_before_its_cancellation_is_confirmed_goes_on(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis
+) -> None:
+    handle = submit()
+    work(redis_client, chunks=2)
+    assert handle.cancel().state == "cancelling"
+    assert handle.resume().state == "in_progress"
+    run_message(json.loads(redis_client.rpop(MAINTENANCE_QUEUE) or b""))
+    assert handle.status().state == "in_progress"
+    work(redis_client)
+    assert handle.status().state == "completed_with_errors"
+
+
 def test_waiting_is_bounded_and_redis_down_is_said(
     submit: Callable[..., JobHandle], settings: Settings
 ) -> None:
