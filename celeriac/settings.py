@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from celeriac import errors
 from celeriac.messages import ModelRef
@@ -262,8 +262,6 @@ def _env_value(model: type[BaseModel], name: str, text: str) -> Any:
     annotation = model.model_fields[name].annotation
     if annotation == tuple[str, ...]:
         return [part.strip() for part in text.split(",") if part.strip()]
-    if annotation is bool:
-        return TypeAdapter(bool).validate_python(text)
     return text if annotation is str else text or None
 
 

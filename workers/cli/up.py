@@ -16,7 +16,7 @@ from workers.stack import Part, Stack, has_models
 
 NO_MODELS = """\
 The registry {root} has no models yet. To get one:
-  scripts/demo                      trains two models on real data and uses them
+  scripts/demo --keep               a stack of its own, with three models trained on real data
   celeriac models register --help   registers a model of yours"""
 
 
