@@ -87,14 +87,23 @@ def _pids(value: object) -> list[int]:
     return [value] if isinstance(value, int) and value > 1 else []
 
 
-def blocks(language: str) -> list[object]:
-    """The code blocks of a language in README and docs, each named by its place."""
+def commands(page: Path) -> list[tuple[int, list[str]]]:
+    """What a page tells its reader to run, in its order: line, and command.
+
+    Python blocks, and the ``celeriac`` lines of bash blocks but those that start or stop a stack.
+    """
     found = []
-    for page in PAGES:
-        text = page.read_text()
-        for match in re.finditer(rf"^```{language}\n(.*?)^```", text, re.M | re.S):
-            line = text[: match.start()].count("\n") + 2
-            found.append(pytest.param(match[1], id=f"{page.name}:{line}"))
+    text = page.read_text()
+    for match in re.finditer(r"^```(python|bash)\n(.*?)^```", text, re.M | re.S):
+        line = text[: match.start()].count("\n") + 2
+        if match[1] == "python":
+            found.append((line, [sys.executable, "-W", "error", "-c", match[2]]))
+            continue
+        for offset, command in enumerate(match[2].splitlines()):
+            ours = re.match(r"(?:\.venv/bin/)?celeriac (?!up|down|worker)(.*)", command)
+            if ours:
+                ours_here = f'"{Path(sys.executable).parent}/celeriac" {ours[1]}'
+                found.append((line + offset, ["bash", "-c", ours_here]))
     return found
 
 
@@ -116,30 +125,13 @@ def test_it_says_what_it_did(demo: Demo) -> None:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("code", blocks("python"))
-def test_python_blocks_run(demo: Demo, code: str) -> None:
-    done = demo.run(sys.executable, "-W", "error", "-c", code)
-    assert done.returncode == 0, done.stderr
-
-
-def commands() -> list[object]:
-    """The ``celeriac`` commands of README and docs, but those that start or stop a stack."""
-    found = []
-    for block in blocks("bash"):
-        for line in block.values[0].splitlines():  # type: ignore[attr-defined]
-            command = line.partition("#")[0].strip()
-            match = re.match(r"(?:\.venv/bin/)?celeriac (?!up|down|worker)(.*)", command)
-            if match:
-                found.append(pytest.param(match[1], id=f"{block.id}:{match[1][:30]}"))  # type: ignore[attr-defined]
-    return found
-
-
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("arguments", commands())
-def test_commands_run(demo: Demo, arguments: str) -> None:
-    done = demo.run("bash", "-c", f'"{Path(sys.executable).parent}/celeriac" {arguments}')
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda p: p.name)
+def test_a_page_runs_from_top_to_bottom(demo: Demo, page: Path) -> None:
+    for line, command in commands(page):
+        done = demo.run(*command)
+        where = f"{page.name}:{line}"
+        assert done.returncode == 0, f"{where}\n{done.stderr}"
+        assert command[0] != "bash" or done.stdout.strip(), f"{where} prints nothing"
 
 
 @pytest.mark.timeout(400)
