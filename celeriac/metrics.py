@@ -1,7 +1,7 @@
 """What a worker counts. The first four names are the tutorial's; all others begin ``celeriac_``.
 
-In a prefork worker ``PROMETHEUS_MULTIPROC_DIR`` must be set before this module is imported:
-``workers/app.py`` does so.
+A prefork worker shares them among its processes, which must be arranged before this module is
+imported: ``workers/app.py`` does so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ REAL_TIME_SECONDS = Summary(
 )
 REQUESTS = Counter("inference_requests_total", "Items and rows that were scored", ["model", "kind"])
 MODEL_VERSION = Gauge(
-    "model_version", "Version that serves as champion", ["model"], multiprocess_mode="mostrecent"
+    "model_version", "Version that serves as champion; in a batch worker, that of its last chunk",
+    ["model"], multiprocess_mode="mostrecent",
 )
 
 ITEM_ERRORS = Counter(

@@ -129,6 +129,7 @@ def _score(job_id: str, chunk_no: int, output: str, attempt: int) -> ChunkRecord
     seconds = time.perf_counter() - started
     metrics.BATCH_SECONDS.labels(scoring.model).observe(seconds)
     metrics.REQUESTS.labels(scoring.model, "batch").inc(record.rows_in)
+    metrics.MODEL_VERSION.labels(scoring.model).set(scoring.version)
     log.info(
         "chunk scored", model=scoring.model, version=scoring.version,
         rows=record.rows_in, failed=record.rows_failed, seconds=round(seconds, 3), attempt=attempt,

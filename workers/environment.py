@@ -14,6 +14,7 @@ from workers import roles
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
 )
+MULTIPROC_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def prepare(queues: Sequence[str], pool: str | None) -> None:
@@ -31,11 +32,25 @@ def prepare(queues: Sequence[str], pool: str | None) -> None:
         role = roles.role_for(queues)
     except errors.ConfigError:
         return  # celeryd_init says so, in one line
-    if (pool or role.pool) == "prefork":
+    if (pool or role.pool) == "prefork" and not _is_spawned_child(role.name):
         folder = metrics_folder(role.name, os.getpid())
         _remove_leftovers(folder.parent)
         folder.mkdir(parents=True, exist_ok=True)
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+        share_metrics(folder)
+
+
+def share_metrics(folder: Path) -> None:
+    """Keep the metrics that are made from now on in ``folder``, where all processes add theirs."""
+    os.environ[MULTIPROC_VARIABLE] = str(folder)
+    from prometheus_client import values
+
+    # The library chooses at its first import, and that is over: Flower is a plug-in of `celery`.
+    values.ValueClass = values.get_value_class()
+
+
+def _is_spawned_child(role: str) -> bool:
+    """True in a pool process that was not forked: it reads its worker's command line too."""
+    return os.environ.get(MULTIPROC_VARIABLE) == str(metrics_folder(role, os.getppid()))
 
 
 def metrics_folder(role: str, pid: int) -> Path:

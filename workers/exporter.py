@@ -21,7 +21,7 @@ from prometheus_client import (
 
 from celeriac.logs import get_logger
 from celeriac.settings import StackSettings, get_settings
-from workers.environment import is_alive
+from workers.environment import MULTIPROC_VARIABLE, is_alive
 from workers.roles import ROLES, Role
 
 log = get_logger(__name__)
@@ -40,7 +40,7 @@ def port_for(role: str, settings: StackSettings) -> int:
 
 def render_metrics() -> bytes:
     """The metrics of this worker, its children's included."""
-    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    folder = os.environ.get(MULTIPROC_VARIABLE)
     if not folder:
         return generate_latest(REGISTRY)
     _mark_dead_children(Path(folder))
@@ -51,7 +51,7 @@ def render_metrics() -> bytes:
 
 def forget_child(pid: int) -> None:
     """Take the live gauges of a child that ended out of the metrics; its counts stay."""
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    if os.environ.get(MULTIPROC_VARIABLE):
         multiprocess.mark_process_dead(pid)
 
 

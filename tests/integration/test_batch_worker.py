@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +42,18 @@ def write_rows(path: Path, rows: int) -> pa.Table:
     return table
 
 
+def samples(worker: Any) -> dict[str, float]:
+    """What ``/metrics`` of a worker says."""
+    url = f"http://127.0.0.1:{worker.describe()['metrics_port']}/metrics"
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        found = re.findall(r"^([a-z_]+\{.*\}) (\S+)$", answer.read().decode(), re.MULTILINE)
+    return {name: float(value) for name, value in found}
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def test_real_workers_finish_a_job(
     broker: Broker, start_worker: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -49,7 +65,7 @@ def test_real_workers_finish_a_job(
     handle = submit_dataset(
         broker, tmp_path / "in.parquet", "echo@1", tmp_path / "out", chunk_rows=500
     )
-    start_worker("batch.cpu", "-c", "2")
+    worker = start_worker("batch.cpu", "-c", "2")
     start_worker("maintenance", "-c", "1")
     status = handle.wait(60)
     in_the_way.unlink()
@@ -59,6 +75,12 @@ def test_real_workers_finish_a_job(
     assert record.attempt > 1
     assert (status.state, status.chunks_done, status.rows_done) == ("completed", 20, 10_000)
     assert handle.results().select(["id", "text"]) == table
+    for child in children(worker.process.pid):
+        os.kill(child, signal.SIGKILL)
+    counted = samples(worker)  # of both processes, dead or alive
+    assert counted['batch_inference_seconds_count{model="echo"}'] == 21
+    assert counted['inference_requests_total{kind="batch",model="echo"}'] == 10_010
+    assert counted['model_version{model="echo"}'] == 1
     broker.close()
 
 
