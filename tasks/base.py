@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from celery import Task
-from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from celery.exceptions import Ignore, InvalidTaskError, Reject, Retry, SoftTimeLimitExceeded
 from celery.worker.request import Request
 
 from celeriac import errors
@@ -16,6 +16,13 @@ log = get_logger(__name__)
 
 SHOWN = ("model", "ref", "name", "job_id", "chunk_no", "chunk", "date", "v")
 """Arguments that events and logs may show; of ``items`` only their number, of others nothing."""
+
+
+def named(task: Task, args: Any, kwargs: Any) -> dict[str, Any]:
+    """The arguments of a call by name, those too that a caller gave by their place."""
+    places = args if isinstance(args, (list, tuple)) else ()
+    names = kwargs if isinstance(kwargs, dict) else {}
+    return dict(zip(inspect.signature(task.run).parameters, places, strict=False)) | names
 
 
 def summarise(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -35,17 +42,21 @@ class SummarisedRequest(Request):  # type: ignore[misc]
     """A request whose events and log lines carry a summary instead of the caller's payload."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        payload = self._payload
-        found = payload[1] if isinstance(payload, (list, tuple)) and len(payload) > 1 else {}
+        try:
+            super().__init__(*args, **kwargs)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            # Any other exception ends the worker, and the message goes to the next one.
+            raise InvalidTaskError(f"the message is no task: {error}") from error
         self._argsrepr = "()"
-        self._kwargsrepr = repr(summarise(found if isinstance(found, dict) else {}))
+        self._kwargsrepr = repr(summarise(named(self.task, self.args, self.kwargs)))
         self._request_dict["argsrepr"] = self._argsrepr
         self._request_dict["kwargsrepr"] = self._kwargsrepr
 
     def send_event(self, type: str, **fields: Any) -> None:
         if "result" in fields:
             fields["result"] = "'stored'"
+        if "traceback" in fields:  # the log has it; it quotes payloads and names paths
+            fields["traceback"] = ""
         super().send_event(type, **fields)
 
 
@@ -59,7 +70,7 @@ class CeleriacTask(Task):  # type: ignore[misc]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         request = self.request.id or "-"
-        with bound(request=request, task=self.name, **summarise(kwargs)):
+        with bound(request=request, task=self.name, **summarise(named(self, args, kwargs))):
             try:
                 return super().__call__(*args, **kwargs)
             except (errors.CeleriacError, Retry, Ignore, Reject, SoftTimeLimitExceeded):
