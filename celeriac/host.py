@@ -62,13 +62,16 @@ class ModelHost:
             return dict(self._serving)
 
     def refresh(self) -> None:
-        """Read the registry again; load and warm new champions, then let the old ones go."""
+        """Read the registry again; load and warm new champions, then let the old ones go.
+
+        A new model is among :meth:`models` once it is loaded: nobody waits for it in a request.
+        """
         catalogue = Catalogue(models=self.registry.infos())
-        self._catalogue = catalogue
         for name, model in catalogue.models.items():
             champion = model.aliases.get(CHAMPION)
             if champion is not None and self._is_ours(model):
                 self._take_over(name, champion)
+        self._catalogue = catalogue
         with self._lock:
             for name in self._serving.keys() - catalogue.models.keys():
                 del self._serving[name]

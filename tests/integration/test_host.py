@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from celeriac import errors
@@ -9,6 +11,7 @@ from celeriac.host import MAX_UNALIASED, ModelHost
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
+from celeriac.scoring import Scorer
 from celeriac.settings import Settings
 
 
@@ -50,6 +53,23 @@ def test_the_champion_is_loaded_by_refresh(host: ModelHost) -> None:
     assert host.loaded() == {"echo": [1]}
     assert host.serving() == {"echo": 1}
     assert host.resolve("echo") == ("echo", 1)
+
+
+def test_a_new_model_is_offered_when_it_is_loaded(
+    host: ModelHost, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered = []
+    load = Scorer.load
+
+    def watched(*args: Any) -> Scorer:
+        offered.append(host.models())
+        return load(*args)
+
+    monkeypatch.setattr(Scorer, "load", watched)
+    promote(registry, add(registry, "new"), "new")
+    host.refresh()
+    assert offered == [["echo"]]
+    assert host.models() == ["echo", "new"]
 
 
 def test_a_promotion_is_followed_and_the_old_version_goes(
