@@ -3,7 +3,7 @@
 What depends on the role of a worker (pool, queues, lease) is in ``workers/roles.py``.
 """
 
-from celeriac.messages import MAINTENANCE_QUEUE
+from celeriac.messages import BATCH_CHUNK, MAINTENANCE_QUEUE, PREDICT, batch_queue, predict_queue
 from celeriac.settings import get_settings
 from tasks.schedule import beat_schedule as _beat_schedule
 
@@ -19,6 +19,11 @@ timezone = "UTC"  # a night is never skipped or doubled by a clock change
 
 imports = ["tasks.predict", "tasks.models", "tasks.batch", "tasks.nightly"]
 task_default_queue = MAINTENANCE_QUEUE  # nothing may fall into a queue that nobody serves
+# For `celery call` and the like: only these queues' workers follow promotions, or have the time.
+task_routes = {
+    PREDICT: {"queue": predict_queue("cpu")},
+    BATCH_CHUNK: {"queue": batch_queue("cpu")},
+}
 beat_schedule = _beat_schedule(_settings)
 beat_sync_every = 1  # what has been sent is on disk before the next is due
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import AbstractContextManager
+from logging.handlers import WatchedFileHandler
 from typing import Any
 
 import structlog
@@ -34,15 +35,21 @@ def bound(**fields: Any) -> AbstractContextManager[None]:
     return structlog.contextvars.bound_contextvars(**fields)
 
 
-def configure(settings: LogSettings) -> None:
-    """Send this process's logs, ours and every library's, to standard error in one form."""
+def configure(
+    settings: LogSettings, *, level: int | str | None = None, file: str | None = None
+) -> None:
+    """Send this process's logs, ours and every library's, to one place in one form.
+
+    That is standard error, unless ``file`` names another. ``level`` counts for more than the
+    settings.
+    """
     structlog.configure(
         processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = WatchedFileHandler(file) if file else logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_SHARED,
@@ -54,7 +61,7 @@ def configure(settings: LogSettings) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(settings.level)
+    root.setLevel(level or settings.level)
 
 
 def _renderer(settings: LogSettings) -> list[Any]:

@@ -10,9 +10,15 @@ import sys
 
 from celery import Celery
 
+from celeriac.errors import CeleriacError
+from celeriac.settings import get_settings
 from workers import environment, roles
 
-environment.prepare(roles.queues_in(sys.argv), roles.pool_in(sys.argv))
+try:
+    get_settings()  # celeryconfig.py reads them too, where a typo would be a page of traceback
+    environment.prepare(roles.queues_in(sys.argv), roles.pool_in(sys.argv))
+except CeleriacError as error:
+    raise SystemExit(f"celeriac: {error.message}") from None
 
 app = Celery("celeriac")
 app.config_from_object("celeryconfig")

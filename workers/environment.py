@@ -22,7 +22,7 @@ def prepare(queues: Sequence[str], pool: str | None) -> None:
 
     One compute thread for each process: the pool's processes share the cores among them, and the
     lane's model shares them with the client and Redis. A prefork worker keeps its metrics in a
-    folder of its own, emptied at its start.
+    folder of its own, emptied at its start. Raises ConfigError if that cannot be made.
     """
     if not queues:
         return  # beat, Flower, inspect, or a program that imports the app
@@ -34,8 +34,14 @@ def prepare(queues: Sequence[str], pool: str | None) -> None:
         return  # celeryd_init says so, in one line
     if (pool or role.pool) == "prefork" and not _is_spawned_child(role.name):
         folder = metrics_folder(role.name, os.getpid())
-        _remove_leftovers(folder.parent)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            _remove_leftovers(folder.parent)
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise errors.ConfigError(
+                f"{folder} cannot be made ({error.strerror}); it holds the worker's metrics: "
+                "name a folder that can be written in CELERIAC_STACK_STATE_DIR"
+            ) from error
         share_metrics(folder)
 
 

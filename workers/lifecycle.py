@@ -30,7 +30,7 @@ def install(app: Celery) -> None:
     signals.celeryd_init.connect(_take_role, weak=False)
     signals.celeryd_after_setup.connect(_select_queues, weak=False)
     signals.worker_init.connect(_load_models, weak=False)
-    signals.setup_logging.connect(_keep_our_logging, weak=False)
+    signals.setup_logging.connect(_configure_logging, weak=False)
     signals.worker_process_init.connect(_start_child, weak=False)
     signals.worker_process_shutdown.connect(_end_child, weak=False)
     app.steps["worker"].add(LaneStep)
@@ -42,7 +42,7 @@ def install(app: Celery) -> None:
 def _take_role(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> None:
     """Settings of the role that ``-Q`` names, before Celery reads them."""
     try:
-        logs.configure(get_settings().log)
+        _configure_logging(options.get("loglevel"))
         role = roles.role_for(_names(options.get("queues")))
         asked = roles.pool_in(sys.argv)
         if asked:
@@ -101,8 +101,12 @@ def _publish_at_start() -> None:
         log.info("catalogue published", generation=generation)
 
 
-def _keep_our_logging(**_: Any) -> None:
-    """Having a receiver is enough: Celery then leaves the configured logging alone."""
+def _configure_logging(
+    loglevel: int | str | None = None, logfile: str | None = None, **_: Any
+) -> None:
+    """Our logs in workers and beat, instead of Celery's; ``-l`` and ``-f`` count all the same."""
+    is_asked = any(word.startswith(("-l", "--loglevel")) for word in sys.argv)
+    logs.configure(get_settings().log, level=loglevel if is_asked else None, file=logfile)
 
 
 def _start_child(**_: Any) -> None:
