@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -95,11 +96,13 @@ class ExporterStep(bootsteps.StartStopStep):  # type: ignore[misc]
         handler = type("Handler", (_Handler,), {"worker": parent})
         port = port_for(role.name, settings)
         try:
-            self._server = ThreadingHTTPServer((settings.metrics_host, port), handler)
+            self._server = _listen(settings.metrics_host, port, handler)
         except OSError as error:
-            # A second worker of a role on one machine: any free port serves it as well.
-            log.warning("metrics port in use", port=port, reason=error.strerror)
-            self._server = ThreadingHTTPServer((settings.metrics_host, 0), handler)
+            log.error(  # noqa: TRY400 - the reason is enough
+                "no metrics: change CELERIAC_STACK_METRICS_HOST or CELERIAC_STACK_METRICS_PORT",
+                host=settings.metrics_host, port=port, reason=error.strerror,
+            )
+            return
         self._server.daemon_threads = True
         parent.celeriac_metrics_port = self._server.server_address[1]
         log.info("metrics served", host=settings.metrics_host, port=parent.celeriac_metrics_port)
@@ -113,6 +116,17 @@ class ExporterStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def terminate(self, parent: Any) -> None:
         self.stop(parent)
+
+
+def _listen(host: str, port: int, handler: type[_Handler]) -> ThreadingHTTPServer:
+    try:
+        return ThreadingHTTPServer((host, port), handler)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        # A second worker of a role on one machine: any free port serves it as well.
+        log.warning("metrics port in use", port=port, reason=error.strerror)
+        return ThreadingHTTPServer((host, 0), handler)
 
 
 class _Handler(BaseHTTPRequestHandler):
