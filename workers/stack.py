@@ -44,7 +44,6 @@ class Part:
     what: str
     where: str
     pid: int | None
-    log: str
 
 
 class Stack:
@@ -151,9 +150,7 @@ class Stack:
         lines = [] if self._embedded else [_external(self.url)]
         for name, child in self.status().items():
             what, where = self._describe(name)
-            lines.append(
-                Part(name=name, what=what, where=where, pid=child.pid, log=str(self._log(name)))
-            )
+            lines.append(Part(name=name, what=what, where=where, pid=child.pid))
         return lines
 
     # --- what runs ------------------------------------------------------------------------------
@@ -393,4 +390,4 @@ def _local(host: str) -> str:
 
 def _external(url: str) -> Part:
     where = hide_password(url)
-    return Part(name="broker", what="Redis, not started here", where=where, pid=None, log="-")
+    return Part(name="broker", what="Redis, not started here", where=where, pid=None)

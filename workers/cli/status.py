@@ -101,7 +101,9 @@ def _table(title: str, *headings: str) -> Table:
     table = Table(title=f"\n{title}", title_justify="left")
     numbers = ("pid", "up", "waiting", "oldest", "rows", "failed", "rows/s", "metrics")
     for heading in headings:
-        table.add_column(heading, justify="right" if heading in numbers else "left")
+        table.add_column(
+            heading, overflow="fold", justify="right" if heading in numbers else "left"
+        )
     return table
 
 

@@ -41,6 +41,7 @@ def up(
         stack.start()
         stack.wait_ready()
         console.print(table(stack.parts()))
+        console.print(f"Logs: {stack.logs}/NAME.log", soft_wrap=True, markup=False)
         if not has_models(stack.settings):
             console.print(NO_MODELS.format(root=stack.settings.models.root), markup=False)
         console.print("Ready. Ctrl-C stops everything; `celeriac status` shows what goes on.")
@@ -56,10 +57,10 @@ def up(
 def table(parts: list[Part]) -> Table:
     """What runs where."""
     grid = Table(title="The Celeriac stack", title_justify="left")
-    for heading in ("name", "what", "where", "pid", "log"):
+    for heading in ("name", "what", "where", "pid"):
         grid.add_column(heading, overflow="fold", justify="right" if heading == "pid" else "left")
     for part in parts:
-        grid.add_row(part.name, part.what, part.where, str(part.pid or "-"), part.log)
+        grid.add_row(part.name, part.what, part.where, str(part.pid or "-"))
     return grid
 
 
