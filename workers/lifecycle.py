@@ -27,16 +27,21 @@ ROLE_VARIABLE = "CELERIAC_ROLE"
 
 def install(app: Celery) -> None:
     """Connect the worker's life to Celery's signals and steps."""
+    connect_signals()
+    app.steps["worker"].add(LaneStep)
+    app.steps["worker"].add(exporter.ExporterStep)
+    app.steps["consumer"].add(Lease)
+    app.steps["consumer"].add(HeartbeatStep)
+
+
+def connect_signals() -> None:
+    """Connect this process to Celery's signals."""
     signals.celeryd_init.connect(_take_role, weak=False)
     signals.celeryd_after_setup.connect(_select_queues, weak=False)
     signals.worker_init.connect(_load_models, weak=False)
     signals.setup_logging.connect(_configure_logging, weak=False)
     signals.worker_process_init.connect(_start_child, weak=False)
     signals.worker_process_shutdown.connect(_end_child, weak=False)
-    app.steps["worker"].add(LaneStep)
-    app.steps["worker"].add(exporter.ExporterStep)
-    app.steps["consumer"].add(Lease)
-    app.steps["consumer"].add(HeartbeatStep)
 
 
 def _take_role(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> None:
@@ -54,6 +59,8 @@ def _take_role(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> N
     os.environ[ROLE_VARIABLE] = role.name  # a spawned child has no other way to know
     conf.worker_concurrency = role.concurrency
     conf.worker_pool_start_method = role.start_method
+    if role.start_method == "spawn":
+        conf.imports = ["workers.spawned", *conf.imports]
     suffix = f".{role.name}"
     conf.broker_transport_options = conf.broker_transport_options | {
         "visibility_timeout": role.lease_s,

@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from celeriac.jobs.folder import JobFolder
+from celeriac.messages import BATCH_CHUNK
 from celeriac.registry.catalogue import publish
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
@@ -81,6 +82,27 @@ def test_real_workers_finish_a_job(
     assert counted['batch_inference_seconds_count{model="echo"}'] == 21
     assert counted['inference_requests_total{kind="batch",model="echo"}'] == 10_010
     assert counted['model_version{model="echo"}'] == 1
+    broker.close()
+
+
+def test_a_spawned_process_loads_counts_and_logs_as_a_forked_one(
+    broker: Broker, settings: Settings, start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    draft = ModelDraft(
+        format="echo", device="gpu", input=InputSchema(kind="any"), output=OutputSchema(kind="any")
+    )
+    registry = Registry(settings.models.root)
+    registry.add("large", lambda folder: draft)
+    registry.aliases("large").promote(1, expected=None, who="test", why="")
+    worker = start_worker("batch.gpu")
+    kwargs = {"job_id": "unknown", "chunk_no": 0, "output": str(tmp_path / "out")}
+    broker.celery.send_task(BATCH_CHUNK, kwargs=kwargs, queue="batch.gpu")
+    deadline = time.monotonic() + 40
+    while "succeeded in" not in worker.log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert re.search(r"Z \[info +\] model serves +model=large", worker.log.read_text())
+    assert re.search(r"Z \[info +\] chunk skipped", worker.log.read_text())
+    assert samples(worker)['celeriac_batch_chunks_total{outcome="skipped"}'] == 1
     broker.close()
 
 
