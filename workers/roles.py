@@ -135,9 +135,10 @@ def _is_model_queue(name: str) -> bool:
 
 def _plain_worker(names: list[str]) -> Role:
     device = names[0].split(".")[1]
+    # No prefork: its processes would keep the models of their start when another is promoted.
     return Role(
         name=names[0], device=device, queues=tuple(names), pool="solo",
-        pools=("solo", "threads", "prefork"), concurrency=1, warm=True, lease_s=12, niceness=0,
+        pools=("solo", "threads"), concurrency=1, warm=True, lease_s=12, niceness=0,
     )
 
 

@@ -53,6 +53,8 @@ def test_a_models_queue_is_an_ordinary_worker() -> None:
 def test_a_pool_that_the_role_cannot_use() -> None:
     with pytest.raises(errors.ConfigError, match=r"realtime\.cpu cannot use the pool 'threads'"):
         roles.check_pool(roles.role_for(["realtime.cpu"]), "threads")
+    with pytest.raises(errors.ConfigError, match="'prefork'"):  # would not follow promotions
+        roles.check_pool(roles.role_for(["realtime.cpu.reviews"]), "prefork")
     roles.check_pool(roles.role_for(["batch.cpu"]), "prefork")
 
 
