@@ -1,7 +1,8 @@
 """Every error that Celeriac raises, and how each one crosses a wire.
 
-An error on a wire is ``{"code", "message"}`` and nothing else: no path of a server, no key, no
-traceback. ``from_wire`` turns it back into the class that carries the code.
+An error on a wire is ``{"code", "message"}`` (and ``retry_after_s`` of an overload) and nothing
+else: no path of a server, no key, no traceback. ``from_wire`` turns it back into the class that
+carries the code.
 
 CeleriacError
 ├── ConfigError                  config_invalid        settings or celeriac.toml are wrong
@@ -55,7 +56,7 @@ class CeleriacError(Exception):
     def message(self) -> str:
         return str(self.args[0])
 
-    def to_wire(self) -> dict[str, str]:
+    def to_wire(self) -> dict[str, Any]:
         """The form that may leave the process: ``{"code", "message"}``."""
         return {"code": self.code, "message": self.message}
 
@@ -148,6 +149,15 @@ class Overloaded(CeleriacError):
     """Too much work waits already."""
 
     code = "overloaded"
+
+    def __init__(self, message: str | None = None, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """After this many seconds there should be room; 0 if that is not known."""
+
+    def to_wire(self) -> dict[str, Any]:
+        """``{"code", "message", "retry_after_s"}``."""
+        return {**super().to_wire(), "retry_after_s": self.retry_after_s}
 
 
 class Cancelled(CeleriacError):
@@ -253,4 +263,12 @@ def from_wire(error: dict[str, Any]) -> CeleriacError:
     """
     code = str(error.get("code", "error"))
     message = str(error.get("message") or code)
-    return CeleriacError._by_code.get(code, CeleriacError)(message)
+    kind = CeleriacError._by_code.get(code, CeleriacError)
+    if kind is Overloaded:
+        return Overloaded(message, _seconds(error.get("retry_after_s")))
+    return kind(message)
+
+
+def _seconds(value: Any) -> float:
+    known = isinstance(value, (int, float)) and 0 <= value < 86_400
+    return float(value) if known else 0.0

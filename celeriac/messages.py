@@ -293,7 +293,7 @@ class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Id of the envelope."""
     answers: list[dict[str, Any]] | None = None
     """One answer or ``{"error": {...}}`` per item, in order; None if the whole envelope failed."""
-    error: dict[str, str] | None = None
+    error: dict[str, Any] | None = None
     """Set if the envelope as a whole is at fault."""
     queue_ms: float = 0.0
     """From the client's publishing to the lane's popping."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from celeriac.messages import CATALOGUE_KEY, GENERATION_KEY, ModelRef
-from celeriac.registry.manifest import InputSchema, ModelVersion, OutputSchema
+from celeriac.registry.manifest import InputSchema, ModelVersion, OutputSchema, Serving
 from celeriac.registry.reference import pick, unknown_model
 
 
@@ -27,6 +27,7 @@ class VersionInfo(_Record):
     device: Literal["cpu", "gpu"]
     input: InputSchema
     output: OutputSchema
+    serving: Serving = Serving()
     created_at: str
     metrics: dict[str, float] = {}
     description: str = ""

@@ -88,6 +88,18 @@ class Architecture(_Record):
     arguments: dict[str, Any] = {}
 
 
+class Serving(_Record):
+    """How single items of a version are served."""
+
+    cache: bool = False
+    """Answers are kept and given again to equal items: only for a model that always answers an
+    item alike."""
+    max_batch_size: Annotated[int, Field(ge=1, le=4_096)] | None = None
+    """Items of one forward pass, at most. None: ``[realtime] max_batch_items``."""
+    max_wait_ms: Annotated[float, Field(ge=0, le=1_000)] = 0.0
+    """How long a batch that is not full may wait for more items."""
+
+
 class ModelDraft(_Record):
     """What is known of a version before the registry gives it a number."""
 
@@ -96,6 +108,7 @@ class ModelDraft(_Record):
     input: InputSchema
     output: OutputSchema
     device: Literal["cpu", "gpu"] = "cpu"
+    serving: Serving = Serving()
     architecture: Architecture | None = None
     frameworks: dict[str, str] = {}
     """Versions of the libraries that wrote it, as ``{"scikit-learn": "1.9.1"}``."""
