@@ -1,0 +1,67 @@
+"""Plots of a benchmark, as SVG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.harness.load import SHARES
+
+if TYPE_CHECKING:
+    from benchmarks.realtime import Results
+
+COLOURS = {
+    "Celeriac, asyncio": "#1b7837", "Celeriac, threads": "#5aae61",
+    "Celeriac, one item a message": "#a6dba0", "raw Redis consumer": "#737373",
+    "plain Celery": "#b2182b", "huey": "#d6604d", "dramatiq": "#f4a582",
+}
+IN_FLIGHT = "64 in flight"
+
+
+def realtime(found: Results, path: Path) -> None:
+    """Throughput of each subject, and how its latencies are spread, with 64 in flight."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "celeriac", "font.size": 9,
+                         "axes.spines.top": False, "axes.spines.right": False})
+    from matplotlib import pyplot as plt
+
+    models = [m for m in ("echo", "text", "digits") if ("plain Celery", m, IN_FLIGHT) in found]
+    figure, axes = plt.subplots(
+        2, len(models), figsize=(4.2 * len(models), 6.4), squeeze=False, layout="constrained"
+    )
+    for column, model in enumerate(models):
+        _bars(axes[0][column], found, model)
+        _spread(axes[1][column], found, model)
+    figure.suptitle("One worker process, 64 items in flight from one client process", x=0.01,
+                    ha="left", weight="bold")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def _bars(axes, found: Results, model: str) -> None:  # type: ignore[no-untyped-def]
+    names = [name for name in COLOURS if (name, model, IN_FLIGHT) in found][::-1]
+    rates = [found[name, model, IN_FLIGHT].per_s for name in names]
+    bars = axes.barh(names, rates, color=[COLOURS[name] for name in names])
+    axes.bar_label(bars, [f"{rate:,.0f}" for rate in rates], padding=3)
+    axes.set_title(f"{model}: items/s", loc="left")
+    axes.set_xlim(0, max(rates) * 1.2)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.locator_params(axis="x", nbins=4)
+
+
+def _spread(axes, found: Results, model: str) -> None:  # type: ignore[no-untyped-def]
+    for name, colour in COLOURS.items():
+        if (name, model, IN_FLIGHT) in found:
+            waits = found[name, model, IN_FLIGHT].quantiles_ms
+            axes.plot(waits[1:-1], [share * 100 for share in SHARES[1:-1]], color=colour,
+                      label=name, linewidth=1.6)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(0, 100)
+    axes.set_xlabel("latency, ms")
+    axes.set_ylabel("% of calls answered within")
+    axes.grid(visible=True, axis="x", which="major", alpha=0.3)
+    axes.legend(frameon=False, fontsize=7, loc="lower right")
