@@ -22,13 +22,14 @@ from rich.table import Table
 from celeriac import errors, release
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings, load_settings
-from demo import train
+from demo import three_ways, train
 from producer import Client
 from workers.stack import Stack
 from workers.valkey import free_port, port_is_free
 
 HOME = Path(".celeriac/demo").absolute()
 SINGLE_ITEMS = 300
+COMPARED_ITEMS = 500
 console = Console(highlight=False)
 
 
@@ -49,6 +50,7 @@ def main() -> int:
         single_items(client, data)
         whole_datasets(client, data)
         sentiment_per_film(client, data)
+        ways_compared(client, data)
         if keep:
             wait_for_the_user(stack)
         step("Stopping: workers finish what they have begun, then the server")
@@ -179,6 +181,13 @@ def sentiment_per_film(client: Client, data: Path) -> None:
     correlation = np.corrcoef(films["sentiment"], films["fresh"])[0, 1]
     console.print(pd.concat([films.tail(3)[::-1], films.head(3)]).round(2).to_string())
     console.print(f"\n  correlation with the critics' own verdicts: {correlation:.2f}")
+
+
+def ways_compared(client: Client, data: Path) -> None:
+    """What each way of asking is for."""
+    step(f"The same {COMPARED_ITEMS} reviews by three ways")
+    texts = read(data, "reviews_heldout")["review"].head(COMPARED_ITEMS).tolist()
+    console.print(three_ways.compare(client, "reviews", texts, HOME / "out"))
 
 
 def wait_for_the_user(stack: Stack) -> None:

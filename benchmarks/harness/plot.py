@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 COLOURS = {
     "Celeriac, asyncio": "#1b7837", "Celeriac, threads": "#5aae61",
-    "Celeriac, one item a message": "#a6dba0", "raw Redis consumer": "#737373",
+    "Celeriac, one item a message": "#a6dba0", "raw consumer": "#737373",
     "plain Celery": "#b2182b", "huey": "#d6604d", "dramatiq": "#f4a582",
 }
 IN_FLIGHT = "64 in flight"

@@ -37,9 +37,9 @@ def compared(  # noqa: PLR0913 - two values, their names and a bound
     ratio = value / baseline if baseline else float("inf")
     goal, met = "", None
     if at_least is not None:
-        goal, met = f"at least {at_least:g} x", ratio >= at_least
+        goal, met = f">= {at_least:g}", ratio >= at_least
     elif at_most is not None:
-        goal, met = f"at most {at_most:g} x", ratio <= at_most
+        goal, met = f"<= {at_most:g}", ratio <= at_most
     return Row(measure=measure, value=value, unit=unit, against=against, baseline=baseline,
                ratio=ratio, goal=goal, met=met)
 
@@ -64,7 +64,7 @@ HEADERS = ("measure", "value", "against", "ratio", "goal", "met")
 
 def show(rows: Sequence[Row], title: str) -> None:
     """Print for people."""
-    table = Table(*HEADERS, title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(*HEADERS, title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
     for row in rows:
         style = {True: "green", False: "red", None: ""}[row.met]
         table.add_row(*cells(row), style=style)

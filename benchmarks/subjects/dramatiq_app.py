@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import dramatiq
+import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
-URL = os.environ["BENCH_REDIS_URL"]
-broker = RedisBroker(url=URL)
-broker.add_middleware(Results(backend=RedisBackend(url=URL)))
+client = redis.Redis.from_url(os.environ["BENCH_REDIS_URL"], max_connections=512)
+broker = RedisBroker(client=client)
+broker.add_middleware(Results(backend=RedisBackend(client=client)))
 dramatiq.set_broker(broker)
 
 

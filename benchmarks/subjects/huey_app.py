@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from huey import RedisHuey
+from redis import ConnectionPool
 
-huey = RedisHuey("bench", url=os.environ["BENCH_REDIS_URL"], notify_result=True)
+pool = ConnectionPool.from_url(os.environ["BENCH_REDIS_URL"], max_connections=512)
+huey = RedisHuey("bench", connection_pool=pool, notify_result=True)
 
 
 @huey.task()
