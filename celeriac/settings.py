@@ -91,6 +91,23 @@ class RealtimeSettings(_Section):
     """Share of the lane's envelopes that Flower sees; failures are always shown."""
 
 
+class CacheSettings(_Section):
+    """``[cache]``: answers that are kept for equal items, of versions with ``serving.cache``."""
+
+    enabled: bool = True
+    url: str | None = None
+    """``redis://host:port/db``. Unset: the broker's. One of its own may evict what it likes."""
+    ttl_s: Annotated[int, Field(ge=1, le=2_592_000)] = 3_600
+    """How long an answer is kept."""
+    timeout_ms: Annotated[int, Field(ge=1, le=5_000)] = 200
+    """Longest wait for the cache; then it counts as broken for a second, and every item as new."""
+    max_value_bytes: Annotated[int, Field(ge=64, le=16_000_000)] = 64_000
+    """A larger answer is not kept."""
+    max_entries: Annotated[int, Field(ge=2, le=100_000_000)] = 200_000
+    """Answers of one worker process that are alive at the same time, at most; each takes about
+    300 bytes of Redis."""
+
+
 class BatchSettings(_Section):
     """``[batch]``: datasets."""
 
@@ -158,6 +175,7 @@ class Settings(_Section):
     flower: FlowerSettings = FlowerSettings()
     models: ModelsSettings = ModelsSettings()
     realtime: RealtimeSettings = RealtimeSettings()
+    cache: CacheSettings = CacheSettings()
     batch: BatchSettings = BatchSettings()
     nightly: dict[str, NightlySettings] = {}
     log: LogSettings = LogSettings()
@@ -184,6 +202,8 @@ def load_settings(
     except ValidationError as error:
         raise errors.ConfigError(_explain(error, path)) from error
     check_broker_url(settings.broker_url)
+    if settings.cache.url:
+        check_broker_url(settings.cache.url, "cache")
     return settings
 
 
@@ -193,7 +213,7 @@ def get_settings() -> Settings:
     return load_settings()
 
 
-def check_broker_url(url: str) -> str:
+def check_broker_url(url: str, whose: str = "broker") -> str:
     """``url`` itself; raises ConfigError if it cannot be the address of a Redis."""
     try:
         parts = urlsplit(url)
@@ -206,7 +226,7 @@ def check_broker_url(url: str) -> str:
         usable = False
     if not usable:
         raise errors.ConfigError(
-            f"the broker URL {hide_password(url)!r} is not usable; "
+            f"the {whose} URL {hide_password(url)!r} is not usable; "
             "it looks like redis://host:6379/0 (or rediss:// for TLS)"
         )
     return url

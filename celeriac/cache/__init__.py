@@ -1,0 +1,25 @@
+"""The result cache: the answer of a version to an item, kept for a while, given again at once.
+
+Workers write it, clients and workers read it, where a version's entry says ``serving.cache``. The
+key names the version, so a promotion needs no purge. Whatever goes wrong with it is a miss.
+"""
+
+from __future__ import annotations
+
+from celeriac.cache.cache import Cache
+from celeriac.cache.keys import cache_key
+from celeriac.cache.memory import MemoryStore
+from celeriac.cache.store import RedisStore, Store
+from celeriac.settings import Settings
+
+
+def open_cache(settings: Settings) -> Cache:
+    """The cache that the settings name; it connects at first use, and in each process anew."""
+    chosen = settings.cache
+    if not chosen.enabled:
+        return Cache(None)
+    store = RedisStore(chosen.url or settings.broker_url, chosen.timeout_ms / 1000)
+    return Cache(store, ttl_s=chosen.ttl_s, max_value_bytes=chosen.max_value_bytes)
+
+
+__all__ = ["Cache", "MemoryStore", "RedisStore", "Store", "cache_key", "open_cache"]

@@ -1,0 +1,51 @@
+"""Where answers are kept: bytes under keys, each with an expiry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+MAX_CONNECTIONS = 256
+
+
+class Store(Protocol):
+    """What a cache needs. Any method may raise."""
+
+    def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """The values of ``keys``, in their order; None where there is none."""
+        ...
+
+    def set_many(self, values: Mapping[str, bytes], ttl_s: int) -> None:
+        """Keep ``values`` for ``ttl_s`` seconds."""
+        ...
+
+
+class RedisStore:
+    """A Redis or Valkey. Safe with threads and forks; raises redis.RedisError."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self._client = redis.Redis.from_url(
+            url,
+            socket_connect_timeout=timeout_s,
+            socket_timeout=timeout_s,
+            socket_keepalive=True,
+            max_connections=MAX_CONNECTIONS,
+            # A connection that went stale is made anew, once; a server that is slow is not waited
+            # for twice.
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+        )
+
+    def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        values: Any = self._client.mget(keys) if len(keys) > 1 else [self._client.get(keys[0])]
+        found: list[bytes | None] = values
+        return found
+
+    def set_many(self, values: Mapping[str, bytes], ttl_s: int) -> None:
+        with self._client.pipeline(transaction=False) as pipe:
+            for key, value in values.items():
+                pipe.set(key, value, ex=ttl_s)
+            pipe.execute()
