@@ -38,6 +38,14 @@ QUEUE_SECONDS = Histogram(
 LANE_ERRORS = Counter(
     "celeriac_lane_errors_total", "Exchanges and messages that the real-time lane gave up", ["kind"]
 )
+CACHE_REQUESTS = Counter(
+    "celeriac_cache_requests_total", "Items that a worker looked up in the result cache",
+    ["outcome"],
+)
+CACHE_WRITES = Counter(
+    "celeriac_cache_writes_total", "Answers for the result cache by what became of them",
+    ["outcome"],
+)
 LOAD_FAILURES = Counter(
     "celeriac_model_load_failures_total", "Versions that could not be loaded", ["model"]
 )

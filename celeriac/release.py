@@ -29,6 +29,7 @@ from celeriac.registry.manifest import (
     ModelDraft,
     ModelVersion,
     OutputSchema,
+    Serving,
 )
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions, Model, Output, Saved
@@ -53,6 +54,7 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
     metrics: Mapping[str, float] | None = None,
     description: str = "",
     device: Literal["cpu", "gpu"] = "cpu",
+    serving: Serving | None = None,
     golden: int = 8,
 ) -> ModelVersion:
     """Write a model into the registry as its next version. It serves once it is promoted.
@@ -62,7 +64,8 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
     whose first axis counts them. The input schema is inferred from them, and ``golden`` of them
     are kept with their answers: whoever promotes the version reproduces them first.
     ``labels`` names the outputs of a torch classifier, in order (of several outputs: one list for
-    each); without it a Module is a regressor. ``registry`` is the configured one by default.
+    each); without it a Module is a regressor. ``serving`` says whether answers are cached, and how
+    single items are gathered into batches. ``registry`` is the configured one by default.
 
     Raises RegistryError if the model cannot be saved, does not answer its examples, or answers
     differently when it is read back; then nothing is registered.
@@ -86,7 +89,7 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
             format=form, input=samples.schema, output=output, device=device,
             architecture=architecture, frameworks=saved.frameworks,
             metrics={key: float(value) for key, value in (metrics or {}).items()},
-            description=description,
+            description=description, serving=serving or Serving(),
         )
         expected = answers(found, output, name, 1)
         reread = _reread(name, folder, draft, LoadOptions.of(settings))

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from celeriac import errors, release
+from celeriac.registry.manifest import Serving
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings, load_settings
 from demo import three_ways, train
@@ -92,7 +93,7 @@ def train_and_promote(settings: Settings, data: Path) -> None:
     reached = train.accuracy(model.predict(held_out["review"]), held_out["score"])
     release.register(
         "reviews", model, registry=registry, examples=held_out["review"].head(20).tolist(),
-        text_column="review", metrics={"accuracy": reached},
+        text_column="review", metrics={"accuracy": reached}, serving=Serving(cache=True),
     )
     report("reviews", "great or other? 4,000 food reviews", reached, len(held_out))
 

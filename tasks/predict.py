@@ -9,6 +9,7 @@ import msgspec
 from celery import Task, shared_task
 
 from celeriac import errors, metrics
+from celeriac.cache.worker import get_worker_cache
 from celeriac.host import get_host
 from celeriac.logs import get_logger
 from celeriac.messages import (
@@ -23,6 +24,7 @@ from celeriac.messages import (
     result_key,
     submission_key,
 )
+from celeriac.scoring import Scorer
 from celeriac.settings import get_settings
 from tasks.base import CeleriacTask
 
@@ -92,17 +94,29 @@ def read_envelope(kwargs: dict[str, Any]) -> Envelope:
 
 
 def score(model: str, items: list[Any]) -> list[dict[str, Any]]:
-    """Answers of the model that ``model`` names, counted and timed.
+    """Answers of the model that ``model`` names; those that are computed are counted and timed.
 
     Raises RequestError (or a kind of it) for an unknown model, RegistryError if it cannot load.
     """
     host = get_host()
     name, version = host.resolve(model)
     scorer = host.scorer(name, version)
+    if not scorer.manifest.serving.cache:
+        return _compute(scorer, items)
+    cache = get_worker_cache()
+    recalled = cache.recall(name, version, items)
+    new = [item for item, answer in zip(items, recalled, strict=True) if answer is None]
+    computed = _compute(scorer, new) if new else []
+    cache.keep(name, version, new, computed)
+    rest = iter(computed)
+    return [next(rest) if answer is None else answer for answer in recalled]
+
+
+def _compute(scorer: Scorer, items: list[Any]) -> list[dict[str, Any]]:
     started = time.perf_counter()
     answers = scorer.score(items)
-    metrics.REAL_TIME_SECONDS.labels(name).observe(time.perf_counter() - started)
-    count_answers(name, answers)
+    metrics.REAL_TIME_SECONDS.labels(scorer.name).observe(time.perf_counter() - started)
+    count_answers(scorer.name, answers)
     return answers
 
 

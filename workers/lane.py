@@ -18,6 +18,7 @@ import redis
 from celery import bootsteps
 
 from celeriac import errors, metrics
+from celeriac.cache.worker import get_worker_cache
 from celeriac.host import ModelHost, get_host
 from celeriac.logs import get_logger
 from celeriac.messages import (
@@ -163,8 +164,10 @@ class Lane:
     def _score(self, batch: Batch) -> None:
         """One forward pass, one pipeline of replies; then the counting, off the callers' path."""
         started = time.perf_counter()
+        items = batch.items()
         try:
-            answers = self.host.scorer(batch.name, batch.version).score(batch.items())
+            scorer = self.host.scorer(batch.name, batch.version)
+            answers = scorer.score(items)
         except errors.CeleriacError as error:
             self._fail(batch.received, error)
             return
@@ -172,6 +175,8 @@ class Lane:
         replies = list(self._replies(batch, answers, seconds))
         self._push([(one.envelope.reply_to, reply) for one, reply in replies])
         self._count(batch, answers, seconds)
+        if scorer.manifest.serving.cache:
+            get_worker_cache().keep(batch.name, batch.version, items, answers)
         for one, reply in replies:
             self._events.answered(one, reply, seconds)
         self._events.flush()

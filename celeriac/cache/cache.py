@@ -90,10 +90,12 @@ class Cache:
         return len(values)
 
     def _values(self, answers: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, bytes]:
-        values = {key: _encode(answer) for key, answer in answers if "error" not in answer}
-        return {
-            key: value for key, value in values.items() if len(value) <= self._max_value_bytes
-        }
+        values = {}
+        for key, answer in answers:
+            value = _write(answer)
+            if value is not None and len(value) <= self._max_value_bytes:
+                values[key] = value
+        return values
 
     def _is_paused(self) -> bool:
         return self._paused_until > self._clock()
@@ -101,6 +103,14 @@ class Cache:
     def _pause(self, keys: int) -> None:
         self.errors += keys
         self._paused_until = self._clock() + PAUSE_S
+
+
+def _write(answer: dict[str, Any]) -> bytes | None:
+    """None for an error, and for what JSON cannot hold."""
+    try:
+        return None if "error" in answer else _encode(answer)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return None
 
 
 def _read(value: bytes | None) -> dict[str, Any] | None:

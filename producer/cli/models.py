@@ -22,7 +22,7 @@ from celeriac.messages import (
     worker_key,
 )
 from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo, fetch
-from celeriac.registry.manifest import InputSchema, OutputSchema
+from celeriac.registry.manifest import InputSchema, OutputSchema, Serving
 from celeriac.settings import get_settings
 from producer.broker import Broker, broker_error
 from producer.client import Client, who
@@ -183,6 +183,7 @@ def _show(model: ModelInfo, version: VersionInfo) -> None:
         columns = (f"{column.name} ({column.dtype})" for column in version.input.columns)
         facts.add_row("columns", ", ".join(columns))
     facts.add_row("answers", gives(version.output))
+    facts.add_row("served", served(version.serving))
     facts.add_row("metrics", _metrics(version) or "none")
     facts.add_row("registered", version.created_at)
     facts.add_row("description", version.description or "none")
@@ -218,6 +219,17 @@ def gives(schema: OutputSchema) -> str:
     shown = ", ".join(map(str, schema.labels[:4]))
     rest = len(schema.labels) - 4
     return f"label: {shown}{f' and {rest} more' if rest > 0 else ''}"
+
+
+def served(serving: Serving) -> str:
+    """One phrase for how single items are served."""
+    size = serving.max_batch_size
+    parts = [
+        "answers are cached" if serving.cache else "answers are not cached",
+        f"batches of at most {size}" if size else "batches as large as the settings allow",
+        f"a batch waits up to {serving.max_wait_ms:g} ms to fill" if serving.max_wait_ms else "",
+    ]
+    return "; ".join(part for part in parts if part)
 
 
 def _metrics(version: VersionInfo) -> str:

@@ -54,7 +54,8 @@ def test_register_promote_list_show_and_roll_back(
     skops.io.dump(model, tmp_path / "reviews.skops")
     (tmp_path / "reviews.csv").write_text("id,text\n" + "".join(f"1,{text}\n" for text in texts))
     done = run("register", "reviews", "reviews.skops", "--examples", "reviews.csv",
-               "--metric", "accuracy=0.875")
+               "--metric", "accuracy=0.875",
+               "--cache", "--max-batch-size", "64", "--max-wait-ms", "1.5")
     assert "reviews@1 is registered" in done.stdout
     release.register("reviews", "echo", examples=texts, metrics={"accuracy": 0.875},
                      registry=Registry(settings.models.root))
@@ -71,6 +72,10 @@ def test_register_promote_list_show_and_roll_back(
     shown = run("show", "reviews@1").stdout
     assert "previous" in shown
     assert "sklearn, for cpu" in shown
+    assert "answers are cached; batches of at most 64; a batch waits up to 1.5 ms" in shown
+    assert "answers are not cached; batches as large as the settings allow" in (
+        run("show", "reviews@2").stdout
+    )
     assert "reviews@1 serves again, instead of 2" in run("rollback", "reviews").stdout
     assert "has no version 9; it has: 1, 2" in run("promote", "reviews@9", code=1).stderr
 

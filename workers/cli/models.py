@@ -42,10 +42,19 @@ def register_model(
     text_column: Annotated[str, typer.Option(help="Column of a text model.")] = "text",
     description: Annotated[str, typer.Option(help="What it is for.")] = "",
     device: Annotated[Literal["cpu", "gpu"], typer.Option(help="Where it runs.")] = "cpu",
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Keep answers, and give them again to equal items.")
+    ] = False,
+    max_batch_size: Annotated[
+        int | None, typer.Option(min=1, max=4_096, help="Items of one forward pass, at most.")
+    ] = None,
+    max_wait_ms: Annotated[
+        float, typer.Option(min=0, max=1_000, help="How long a batch may wait to fill.")
+    ] = 0.0,
 ) -> None:
     """Register a model file as the next version of NAME."""
     from celeriac import release
-    from celeriac.registry.manifest import Architecture
+    from celeriac.registry.manifest import Architecture, Serving
 
     form = format or _format_of(source)
     named = _architecture(architecture, arguments) if form == "torch" else None
@@ -57,6 +66,7 @@ def register_model(
         labels=_labels(labels), metrics=_metrics(metric or []), text_column=text_column,
         architecture=named if isinstance(named, Architecture) else None,
         description=description, device=device,
+        serving=Serving(cache=cache, max_batch_size=max_batch_size, max_wait_ms=max_wait_ms),
     )
     typer.echo(f"{version.ref} is registered. Let it serve: celeriac models promote {version.ref}")
 

@@ -58,7 +58,8 @@ def test_errors_and_large_answers_are_not_kept() -> None:
     cache = Cache(store, max_value_bytes=100)
     large = {**ANSWER, "label": "x" * 100}
     failed: dict[str, Any] = {"error": {"code": "item_invalid", "message": "no"}}
-    assert cache.put_many([("a", large), ("b", failed), ("c", ANSWER)]) == 1
+    odd = {**ANSWER, "label": "\ud800"}
+    assert cache.put_many([("a", large), ("b", failed), ("c", ANSWER), ("d", odd)]) == 1
     assert cache.get_many(["a", "b", "c"]) == [None, None, ANSWER]
 
 
