@@ -11,14 +11,17 @@ import redis
 from celery import Task, shared_task
 
 from celeriac import errors, metrics
+from celeriac.cache.worker import get_worker_cache
 from celeriac.host import get_host
 from celeriac.jobs import finalize as finalizing, policy
-from celeriac.jobs.chunk import run_chunk
+from celeriac.jobs.chunk import PredictBatch, run_chunk
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import JobState, Ledger
 from celeriac.jobs.plan import ChunkRecord, JobPlan
+from celeriac.jobs.recall import RecallingScorer, shares_cache
 from celeriac.logs import get_logger
 from celeriac.messages import BATCH_CHUNK, BATCH_FINALIZE, check_contract
+from celeriac.scoring import Scorer
 from celeriac.settings import get_settings
 from producer.broker import Broker
 from producer.jobs import publish_finalizer
@@ -123,7 +126,7 @@ def _score(job_id: str, chunk_no: int, output: str, attempt: int) -> ChunkRecord
     started = time.perf_counter()
     record = run_chunk(
         folder, plan, chunks[chunk_no],
-        partial(scorer.score_table, text_column=scoring.text_column),
+        _predict_batch(scorer, scoring.text_column),
         is_stopped=lambda: _ledger().is_stopped(job_id), attempt=attempt,
     )
     seconds = time.perf_counter() - started
@@ -135,6 +138,13 @@ def _score(job_id: str, chunk_no: int, output: str, attempt: int) -> ChunkRecord
         rows=record.rows_in, failed=record.rows_failed, seconds=round(seconds, 3), attempt=attempt,
     )
     return record
+
+
+def _predict_batch(scorer: Scorer, text_column: str | None) -> PredictBatch:
+    if not shares_cache(scorer.manifest):
+        return partial(scorer.score_table, text_column=text_column)
+    recalling = RecallingScorer(scorer, get_worker_cache())
+    return partial(recalling.score_table, text_column=text_column)
 
 
 def _open(folder: JobFolder, job_id: str) -> JobPlan:
