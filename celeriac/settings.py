@@ -83,6 +83,8 @@ class RealtimeSettings(_Section):
     """One item on the wire, at most; larger data belongs into a dataset."""
     max_batch_items: Annotated[int, Field(ge=1, le=4_096)] = 256
     """Items that one forward pass takes, at most."""
+    max_queue_items: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    """Messages that may wait in one model's queue; then further items are refused."""
     submission_ttl_s: Annotated[int, Field(ge=60, le=2_592_000)] = 86_400
     """How long the result of ``submit`` can be fetched."""
     drain_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from weakref import WeakKeyDictionary
 
 from celeriac import errors
 from celeriac.messages import Prediction
 from celeriac.registry.catalogue import ModelInfo
 from celeriac.settings import Settings
-from producer.client import Client, blocks
-from producer.coalescer import Call
+from producer.bulk import Bulk, blocks
+from producer.calls import Call, Outcome
+from producer.client import Client
 from producer.handles import AsyncPredictionHandle
-from producer.realtime import WINDOW_ITEMS, abandon, late
+from producer.landings import Landing
+from producer.realtime import abandon, answer
 from producer.results import check_timeout
 from producer.routes import Route
+from producer.statistics import ClientStatistics
 
 if TYPE_CHECKING:
     from producer.datasets import Progress
@@ -45,6 +48,7 @@ class AsyncClient:
         self._client = Client(url, settings=settings, timeout_s=timeout_s)
         self.settings = self._client.settings
         self.timeout_s = self._client.timeout_s
+        self._landings: WeakKeyDictionary[asyncio.AbstractEventLoop, Landing] = WeakKeyDictionary()
 
     async def __aenter__(self) -> Self:
         return self
@@ -67,7 +71,7 @@ class AsyncClient:
         end_s = time.monotonic() + limit_s
         route = await self._route(model, limit_s)
         (call,) = self._client.realtime.start(route, [item], limit_s)
-        return await _wait(call, end_s, limit_s)
+        return answer(await self._outcome(call, end_s, limit_s))
 
     @overload
     async def predict_many(
@@ -89,20 +93,23 @@ class AsyncClient:
         limit_s = check_timeout(timeout_s, self.timeout_s)
         end_s = time.monotonic() + limit_s
         route = await self._route(model, limit_s)
-        start = self._client.realtime.start
-        calls: deque[Call] = deque()
-        answers: list[Prediction | errors.CeleriacError] = []
+        bulk = Bulk(self._client.realtime, route, end_s)
+        outcomes: list[Outcome] = []
         try:
             for block in blocks(items):
-                calls += start(route, block, max(end_s - time.monotonic(), 0.001))
-                while len(calls) > WINDOW_ITEMS:
-                    answers.append(await _settle(calls.popleft(), end_s, limit_s, return_errors))
+                bulk.add(block)
+                while bulk.full:
+                    outcomes.append(await self._next(bulk, end_s, limit_s, return_errors))
                 await asyncio.sleep(0)  # encoding many items must not hold up the loop
-            while calls:
-                answers.append(await _settle(calls.popleft(), end_s, limit_s, return_errors))
+            while bulk:
+                outcomes.append(await self._next(bulk, end_s, limit_s, return_errors))
         finally:
-            abandon(calls)
-        return answers
+            bulk.abandon()
+        return outcomes
+
+    def statistics(self) -> ClientStatistics:
+        """As :meth:`Client.statistics`; it waits for nothing."""
+        return self._client.statistics()
 
     async def submit(
         self, model: str, item: Any, *, expires_s: float | None = None
@@ -168,23 +175,34 @@ class AsyncClient:
         known = routes.known(model)
         return known if known else await asyncio.to_thread(routes.find, model, timeout_s)
 
+    async def _outcome(self, call: Call, end_s: float, limit_s: float) -> Outcome:
+        """The outcome of ``call`` until the monotonic time ``end_s``."""
+        if call.outcome is not None:
+            return call.outcome
+        try:
+            outcome = await self._landing().wait(call, end_s)
+        except asyncio.CancelledError:
+            abandon([call])
+            raise
+        return outcome or self._client.realtime.late(call, limit_s)
 
-async def _wait(call: Call, end_s: float, limit_s: float) -> Prediction:
-    """The answer to ``call`` until the monotonic time ``end_s``; as :func:`realtime.wait`."""
-    waiting = asyncio.wrap_future(call.future)
-    try:
-        async with asyncio.timeout(max(0.0, end_s - time.monotonic())):
-            return await waiting
-    except TimeoutError:
-        raise late(call.model, limit_s) from None
+    async def _next(
+        self, bulk: Bulk, end_s: float, limit_s: float, return_errors: bool
+    ) -> Outcome:
+        """As :meth:`Client._next`."""
+        while True:
+            outcome = await self._outcome(bulk.head, end_s, limit_s)
+            pause_s = bulk.pause_s(outcome)
+            if pause_s is None:
+                bulk.take()
+                return outcome if return_errors else answer(outcome)
+            await asyncio.sleep(pause_s)
+            bulk.retry()
 
-
-async def _settle(
-    call: Call, end_s: float, limit_s: float, return_errors: bool
-) -> Prediction | errors.CeleriacError:
-    try:
-        return await _wait(call, end_s, limit_s)
-    except errors.CeleriacError as error:
-        if return_errors:
-            return error
-        raise
+    def _landing(self) -> Landing:
+        """Where the calls of the running event loop land."""
+        loop = asyncio.get_running_loop()
+        landing = self._landings.get(loop)
+        if landing is None:
+            landing = self._landings[loop] = Landing(loop)
+        return landing

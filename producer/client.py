@@ -9,10 +9,8 @@ from __future__ import annotations
 import getpass
 import socket
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
@@ -33,10 +31,12 @@ from celeriac.registry.catalogue import ModelInfo
 from celeriac.settings import Settings, check_broker_url, get_settings
 from producer import wire
 from producer.broker import Broker, broker_error
-from producer.coalescer import Call
+from producer.bulk import Bulk, blocks
+from producer.calls import Outcome
 from producer.handles import PredictionHandle
-from producer.realtime import BLOCK_ITEMS, WINDOW_ITEMS, Realtime, abandon, wait
+from producer.realtime import Realtime, answer
 from producer.results import check_timeout, wait_result
+from producer.statistics import ClientStatistics
 
 if TYPE_CHECKING:
     from producer.datasets import Progress
@@ -107,8 +107,8 @@ class Client:
         limit_s = check_timeout(timeout_s, self.timeout_s)
         end_s = time.monotonic() + limit_s
         route = self.realtime.routes.find(model, limit_s)
-        (call,) = self.realtime.start(route, [item], limit_s)
-        return wait(call, end_s, limit_s)
+        (call,) = self.realtime.start(route, [item], limit_s, may_publish=True)
+        return self.realtime.wait(call, end_s, limit_s)
 
     @overload
     def predict_many(
@@ -129,23 +129,28 @@ class Client:
         """The answers to any number of items, in their order.
 
         ``timeout_s`` is for all of them together. The first item's error is raised; with
-        ``return_errors``, errors stand in the places of their items. Otherwise as :meth:`predict`.
+        ``return_errors``, errors stand in the places of their items. While the model is overloaded
+        it goes on more slowly, as long as there is time. Otherwise as :meth:`predict`.
         """
         limit_s = check_timeout(timeout_s, self.timeout_s)
         end_s = time.monotonic() + limit_s
         route = self.realtime.routes.find(model, limit_s)
-        calls: deque[Call] = deque()
-        answers: list[Prediction | errors.CeleriacError] = []
+        bulk = Bulk(self.realtime, route, end_s)
+        outcomes: list[Outcome] = []
         try:
             for block in blocks(items):
-                calls += self.realtime.start(route, block, max(end_s - time.monotonic(), 0.001))
-                while len(calls) > WINDOW_ITEMS:
-                    answers.append(_settle(calls.popleft(), end_s, limit_s, return_errors))
-            while calls:
-                answers.append(_settle(calls.popleft(), end_s, limit_s, return_errors))
+                bulk.add(block)
+                while bulk.full:
+                    outcomes.append(self._next(bulk, end_s, limit_s, return_errors))
+            while bulk:
+                outcomes.append(self._next(bulk, end_s, limit_s, return_errors))
         finally:
-            abandon(calls)
-        return answers
+            bulk.abandon()
+        return outcomes
+
+    def statistics(self) -> ClientStatistics:
+        """What this client has done in this process, in plain numbers; single items only."""
+        return self.realtime.statistics()
 
     # --- submitted items ------------------------------------------------------------------------
 
@@ -236,6 +241,19 @@ class Client:
 
         return list_jobs(self.broker)
 
+    def _next(
+        self, bulk: Bulk, end_s: float, limit_s: float, return_errors: bool
+    ) -> Outcome:
+        """The next outcome of a bulk; raises its error unless errors are wanted."""
+        while True:
+            outcome = self.realtime.outcome(bulk.head, end_s, limit_s)
+            pause_s = bulk.pause_s(outcome)
+            if pause_s is None:
+                bulk.take()
+                return outcome if return_errors else answer(outcome)
+            time.sleep(pause_s)
+            bulk.retry()
+
     def _maintain(
         self, task: str, kwargs: dict[str, Any], why: str, timeout_s: float | None
     ) -> dict[str, Any]:
@@ -257,18 +275,6 @@ class Client:
         return done
 
 
-def blocks(items: Iterable[Any]) -> Iterator[list[Any]]:
-    """``items`` in lists of at most ``BLOCK_ITEMS``."""
-    if isinstance(items, (str, bytes, dict)):
-        raise errors.RequestError(
-            f"predict_many takes a list of items, not {type(items).__name__}; "
-            "predict takes a single one"
-        )
-    rest = iter(items)
-    while block := list(islice(rest, BLOCK_ITEMS)):
-        yield block
-
-
 def check_expiry(expires_s: float | None, longest_s: float) -> float:
     """``expires_s`` or the longest. Raises RequestError if it is out of range."""
     if expires_s is None:
@@ -279,17 +285,6 @@ def check_expiry(expires_s: float | None, longest_s: float) -> float:
             f"not {expires_s!r}"
         )
     return expires_s
-
-
-def _settle(
-    call: Call, end_s: float, limit_s: float, return_errors: bool
-) -> Prediction | errors.CeleriacError:
-    try:
-        return wait(call, end_s, limit_s)
-    except errors.CeleriacError as error:
-        if return_errors:
-            return error
-        raise
 
 
 def who() -> str:

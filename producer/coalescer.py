@@ -1,127 +1,65 @@
 """Many concurrent items, few messages: group commit.
 
-Callers hand over their items and get futures at once. One thread publishes what waits; what
-arrives meanwhile is gathered for its next turn. So a lone item leaves at once, without a timer,
-and the busier the process is, the fuller are its envelopes.
+Callers hand over their items and go on. One thread publishes what waits; what arrives meanwhile is
+gathered for its next turn. So a lone item leaves at once, without a timer, and the busier the
+process is, the fuller are its envelopes. A thread that is alone publishes by itself, without
+waking another; nobody ever waits for it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, InvalidStateError
-from typing import Any
+import time
+from collections.abc import Sequence
 
-import msgspec
 import redis
 
 from celeriac import errors
-from celeriac.messages import CONTRACT, MAX_ENVELOPE_ITEMS, Envelope, Prediction
 from producer import wire
-from producer.broker import Broker, broker_error
+from producer.calls import Call, OpenItems, settle_all
+from producer.publisher import Publisher
+from producer.statistics import Counts
 
 log = logging.getLogger(__name__)
 
-MAX_OPEN_ITEMS = 10_000
-"""Items of one client that may be without an answer; one more is refused."""
-MAX_OPEN_BYTES = 256_000_000
-"""Bytes of such items."""
-MAX_ENVELOPE_BYTES = 512_000
-"""Items of one envelope together, unless a single item is larger."""
 TURN_ITEMS = 1_024
 """Items of one exchange with Redis, at most ..."""
 TURN_BYTES = 8_000_000
 """... and bytes, but for one call's items, which stay together."""
-
-
-class Call:
-    """One item on its way, and the future of its answer."""
-
-    __slots__ = ("deadline_ms", "future", "item", "model", "queue", "size")
-
-    def __init__(self, model: str, queue: str, item: bytes, deadline_ms: int) -> None:
-        self.model = model
-        self.queue = queue
-        self.item = item
-        """Encoded; emptied when it is published."""
-        self.size = len(item)
-        self.deadline_ms = deadline_ms
-        self.future: Future[Prediction] = Future()
-
-    def answer(self, prediction: Prediction) -> None:
-        """Give the caller the answer; nothing happens if nobody waits any more."""
-        with contextlib.suppress(InvalidStateError):
-            self.future.set_result(prediction)
-
-    def fail(self, error: errors.CeleriacError) -> None:
-        """Give the caller the error; nothing happens if nobody waits any more."""
-        with contextlib.suppress(InvalidStateError):
-            self.future.set_exception(error)
-
-
-def pack(calls: Iterable[Call]) -> Iterator[list[Call]]:
-    """Put calls into envelopes: of one model each, in order, within the limits."""
-    filling: dict[tuple[str, str], tuple[list[Call], int]] = {}
-    for call in calls:
-        key = (call.queue, call.model)
-        members, size = filling.get(key, ([], 0))
-        full = len(members) == MAX_ENVELOPE_ITEMS or size + call.size > MAX_ENVELOPE_BYTES
-        if members and full:
-            yield members
-            members, size = [], 0
-        members.append(call)
-        filling[key] = members, size + call.size
-    for members, _ in filling.values():
-        yield members
+LONE_BYTES = 16_000
+"""A caller publishes by itself only what a socket takes at once."""
+TICK_S = 0.05
+"""How often envelopes without a reply are looked at."""
 
 
 class Coalescer:
     """The calls of one client in one process, and the thread that publishes them."""
 
-    def __init__(self, broker: Broker, reply_to: str) -> None:
-        self._broker = broker
-        self._reply_to = reply_to
+    def __init__(self, publisher: Publisher, counts: Counts, open_items: OpenItems) -> None:
+        self._publisher = publisher
+        self._counts = counts
+        self._open_items = open_items
         self._waiting: queue.SimpleQueue[Sequence[Call] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._items = 0
-        self._bytes = 0
-        self._sent: dict[str, list[Call]] = {}
+        self._turn = threading.Lock()  # of the sender, or of a caller that is alone
+        self._resting = False
+        self._looked_s = 0.0
         self._thread = threading.Thread(target=self._run, name="celeriac-send", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, calls: Sequence[Call]) -> None:
-        """Have ``calls`` sent. Never blocks. Raises Overloaded if too many have no answer yet."""
-        size = sum(call.size for call in calls)
-        with self._lock:
-            if self._items + len(calls) > MAX_OPEN_ITEMS or self._bytes + size > MAX_OPEN_BYTES:
-                raise errors.Overloaded(
-                    f"{self._items:,} items of this client have no answer yet; wait for answers "
-                    "before you send more, or score large data as a dataset"
-                )
-            self._items += len(calls)
-            self._bytes += size
+    def submit(self, calls: Sequence[Call], *, may_publish: bool = False) -> None:
+        """Have ``calls`` sent. Never blocks. Raises Overloaded if too many have no answer yet.
+
+        ``may_publish``: the caller's thread may publish them itself (never on an event loop).
+        """
+        opened = self._open_items.open(len(calls), sum(call.size for call in calls))
         for call in calls:
-            call.future.add_done_callback(self._closing(call.size))
-        self._waiting.put(calls)
-
-    def claim(self, envelope_id: str) -> list[Call]:
-        """The calls of an envelope that was answered; none if it is not known (any more)."""
-        return self._sent.pop(envelope_id, [])
-
-    def forget_settled(self) -> None:
-        """Drop envelopes that nobody waits for, and fail what is past its deadline."""
-        now_ms = wire.now_ms()
-        for envelope_id, calls in list(self._sent.items()):
-            for call in calls:
-                if call.deadline_ms < now_ms:
-                    call.fail(errors.DeadlineExceeded(f"no answer from model {call.model!r}"))
-            if all(call.future.done() for call in calls):
-                self._sent.pop(envelope_id, None)
+            call.account = self._open_items
+        if not (may_publish and opened == 1 and self._publish_alone(calls[0])):
+            self._waiting.put(calls)
 
     def stop(self) -> None:
         """Publish what waits, and end. Does not wait for it."""
@@ -133,42 +71,51 @@ class Coalescer:
 
     def fail_all(self, reason: str) -> None:
         """Fail every call that is still open."""
-        calls = [call for sent in list(self._sent.values()) for call in sent]
-        self._sent.clear()
+        calls = self._publisher.take_all()
         while not self._waiting.empty():
             calls.extend(self._waiting.get() or ())
-        for call in calls:
-            call.fail(errors.Cancelled(reason))
+        settle_all((call, errors.Cancelled(reason)) for call in calls)
 
-    def _closing(self, size: int) -> Any:
-        def closed(_: Future[Prediction]) -> None:
-            with self._lock:
-                self._items -= 1
-                self._bytes -= size
-
-        return closed
+    def _publish_alone(self, call: Call) -> bool:
+        """Publish in the caller's thread, unless that could wait for anything."""
+        if call.size > LONE_BYTES or not self._turn.acquire(blocking=False):
+            return False
+        try:
+            if not self._publisher.can_send_at_once():
+                return False
+            self._publisher.send_at_once(call)
+        finally:
+            self._turn.release()
+        if self._resting:
+            self._waiting.put(())  # from now on there is something to look at
+        return True
 
     def _run(self) -> None:
         going_on = True
         while going_on:
             calls, going_on = self._gather()
-            if not calls:
-                continue
             try:
-                self._publish(calls)
+                with self._turn:
+                    self._publisher.confirm()
+                    self._publish(calls)
+                    self._look()
             except redis.RedisError as error:
-                _fail(calls, broker_error(error, self._broker.url))
+                log.debug("no look at the queues: %s", error)
             except Exception as error:  # the thread must outlive any one turn
                 log.exception("items could not be sent")
-                _fail(calls, errors.CeleriacError(f"the items could not be sent: {error}"))
+                settle_all(
+                    (call, errors.CeleriacError(f"the items could not be sent: {error}"))
+                    for call in calls
+                )
+        self._publisher.close()
 
     def _gather(self) -> tuple[list[Call], bool]:
         """What waits, at most one turn's worth; and False if no more is to come."""
         calls: list[Call] = []
         size = 0
-        block = self._waiting.get()
+        block = self._next_block()
         while block is not None:
-            calls += [call for call in block if not call.future.done()]
+            calls += [call for call in block if call.outcome is None]
             size += sum(call.size for call in block)
             if len(calls) >= TURN_ITEMS or size >= TURN_BYTES:
                 return calls, True
@@ -178,34 +125,34 @@ class Coalescer:
                 return calls, True
         return calls, False
 
+    def _next_block(self) -> Sequence[Call] | None:
+        """What comes next; nothing after a tick, if envelopes are to be looked at."""
+        self._resting = True
+        try:  # who publishes alone sees the flag, or its envelope is seen here
+            return self._waiting.get(timeout=TICK_S if self._publisher.busy else None)
+        except queue.Empty:
+            return ()
+        finally:
+            self._resting = False
+
     def _publish(self, calls: list[Call]) -> None:
-        sent: dict[str, list[Call]] = {}
-        with self._broker.redis.pipeline(transaction=False) as pipe:
-            for members in pack(calls):
-                envelope = self._envelope(members)
-                sent[envelope.id] = members
-                pipe.lpush(members[0].queue, wire.envelope_message(envelope, members[0].queue))
-            for call in calls:
-                call.item = b""
-            self._sent.update(sent)  # before the reply can come
-            try:
-                pipe.execute()
-            except redis.RedisError:
-                for envelope_id in sent:
-                    self._sent.pop(envelope_id, None)
-                raise
+        now_ms = wire.now_ms()
+        late = [call for call in calls if call.deadline_ms <= now_ms]
+        if late:
+            outcomes = [(call, _too_late(call)) for call in late]
+            self._counts.add("expired", settle_all(outcomes))
+            calls = [call for call in calls if call.deadline_ms > now_ms]
+        if calls:
+            self._publisher.publish(calls)
 
-    def _envelope(self, members: list[Call]) -> Envelope:
-        return Envelope(
-            v=CONTRACT,
-            id=wire.new_id(),
-            model=members[0].model,
-            items=[msgspec.Raw(call.item) for call in members],
-            reply_to=self._reply_to,
-            deadline_ms=max(call.deadline_ms for call in members),
-        )
+    def _look(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= TICK_S:
+            self._looked_s = now_s
+            self._publisher.look(wire.now_ms())
 
 
-def _fail(calls: list[Call], error: errors.CeleriacError) -> None:
-    for call in calls:
-        call.fail(type(error)(error.message))  # a traceback belongs to one caller
+def _too_late(call: Call) -> errors.DeadlineExceeded:
+    return errors.DeadlineExceeded(
+        f"the time for model {call.model!r} was over before the item could be sent"
+    )

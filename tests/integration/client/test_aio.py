@@ -60,9 +60,7 @@ def test_deadline_and_cancellation_while_the_loop_goes_on(
             done = await asyncio.gather(*waiting, return_exceptions=True)
             took_s = time.monotonic() - started
             assert {type(one) for one in done} == {asyncio.CancelledError}
-            exchange = client._client.realtime._exchange
-            assert exchange is not None
-            return took_s, exchange.coalescer._items
+            return took_s, client.statistics().open_items
 
     took_s, still_open = run(work())
     assert took_s < 0.5

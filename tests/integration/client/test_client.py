@@ -140,7 +140,7 @@ def test_unreadable_replies_do_no_harm(
     client.predict("echo", 1)
     exchange = client.realtime._exchange
     assert exchange is not None
-    key = reply_key(exchange.coalescer._reply_to)
+    key = reply_key(exchange.client_id)
     redis_client.rpush(key, b"", b"\xff", b"{}", b'{"v": 1, "id": "unknown", "answers": []}')
 
     assert client.predict("echo", 2).value == 2

@@ -81,7 +81,8 @@ def test_a_fork_while_the_locks_are_held(client: Client, lane: Lane) -> None:
     assert exchange is not None
     locks = [
         client.broker._lock, client.realtime._lock, client.realtime.routes._lock,
-        exchange.coalescer._lock,
+        exchange.coalescer._turn, client.realtime._open_items._lock,
+        client.realtime._counts._lock, client.realtime._refusals._lock,
     ]  # fmt: skip
     for lock in locks:
         lock.acquire()

@@ -1,26 +1,36 @@
-"""Packing calls into envelopes, and the bounds of what may wait."""
+"""Packing calls into envelopes, settling them, and the bounds of what may wait."""
 
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
 from celeriac import errors
 from celeriac.messages import MAX_ENVELOPE_ITEMS, Prediction
 from celeriac.settings import BrokerSettings, Settings
-from producer import coalescer
+from producer import calls as calls_module
 from producer.broker import Broker
-from producer.coalescer import MAX_ENVELOPE_BYTES, Call, Coalescer, pack
-from producer.replies import settle
+from producer.calls import Call, OpenItems, settle_all
+from producer.coalescer import Coalescer
+from producer.envelopes import MAX_ENVELOPE_BYTES, pack
+from producer.publisher import Publisher
+from producer.refusals import Refusals
+from producer.replies import outcomes, read_reply
+from producer.statistics import Counts
 
 MODELS = st.sampled_from(["a", "a@1", "b"])
 SIZES = st.sampled_from([1, 100, MAX_ENVELOPE_BYTES // 3, MAX_ENVELOPE_BYTES + 1])
 
 
-def make_call(model: str = "a", size: int = 1, queue: str = "realtime.cpu.a") -> Call:
-    return Call(model, queue, b"1" * size, 4_000_000_000_000)
+NOW_MS = 4_000_000_000_000
+
+
+def make_call(model: str = "a", size: int = 1, left_ms: int = 5_000) -> Call:
+    return Call(model, "realtime.cpu.a", b"1" * size, NOW_MS + left_ms)
 
 
 @given(st.lists(st.tuples(MODELS, SIZES), max_size=100))
@@ -29,7 +39,7 @@ def test_every_call_is_in_one_envelope_in_order_and_within_the_limits(
 ) -> None:
     calls = [make_call(model, size) for model, size in wanted]
 
-    envelopes = list(pack(calls))
+    envelopes = list(pack(calls, NOW_MS))
 
     assert Counter(id(call) for members in envelopes for call in members) == Counter(
         id(call) for call in calls
@@ -44,44 +54,71 @@ def test_every_call_is_in_one_envelope_in_order_and_within_the_limits(
 
 
 def test_full_envelopes_when_many_wait() -> None:
-    envelopes = list(pack(make_call() for _ in range(100)))
+    envelopes = list(pack((make_call() for _ in range(100)), NOW_MS))
 
     assert [len(members) for members in envelopes] == [32, 32, 32, 4]
 
 
+def test_a_tight_deadline_does_not_travel_with_a_loose_one() -> None:
+    """What a worker computes until the last deadline of an envelope must be of use to all."""
+    calls = [make_call(left_ms=left) for left in (100, 5_000, 110, 60_000, 5_100, 100)]
+
+    envelopes = list(pack(calls, NOW_MS))
+
+    assert [[call.deadline_ms - NOW_MS for call in members] for members in envelopes] == [
+        [100, 110, 100], [5_000, 5_100], [60_000],
+    ]  # fmt: skip
+
+
+@given(st.lists(st.integers(1, 10**7), max_size=60))
+def test_the_times_in_one_envelope_are_within_a_factor_of_two(lefts: list[int]) -> None:
+    for members in pack([make_call(left_ms=left) for left in lefts], NOW_MS):
+        times = [call.deadline_ms - NOW_MS for call in members]
+        assert max(times) < 2 * min(times)
+
+
 @pytest.fixture
-def waiting() -> Coalescer:
+def open_items() -> OpenItems:
+    return OpenItems()
+
+
+@pytest.fixture
+def waiting(open_items: OpenItems) -> Coalescer:
     """A coalescer whose thread does not run: what is submitted waits."""
     settings = Settings(broker=BrokerSettings(url="redis://127.0.0.1:1/0"))
-    return Coalescer(Broker(settings), "me")
+    counts = Counts()
+    publisher = Publisher(Broker(settings), "me", counts, Refusals(10))
+    return Coalescer(publisher, counts, open_items)
 
 
 def test_too_many_open_items_are_refused_until_some_are_settled(
-    waiting: Coalescer, monkeypatch: pytest.MonkeyPatch
+    waiting: Coalescer, open_items: OpenItems, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coalescer, "MAX_OPEN_ITEMS", 3)
+    monkeypatch.setattr(calls_module, "MAX_OPEN_ITEMS", 3)
     first = [make_call() for _ in range(3)]
     waiting.submit(first)
 
     with pytest.raises(errors.Overloaded, match="3 items"):
         waiting.submit([make_call()])
-    first[0].answer(Prediction(model="a", version=1, value=1))
+    first[0].settle(Prediction(model="a", version=1, value=1))
     waiting.submit([make_call()])
     with pytest.raises(errors.Overloaded):
         waiting.submit([make_call()])
-    first[1].future.cancel()
+    assert settle_all([(first[0], errors.Cancelled()), (first[1], errors.Cancelled())]) == 1
     waiting.submit([make_call()])
+    assert open_items.items == 3
 
 
 def test_too_many_open_bytes_are_refused(
-    waiting: Coalescer, monkeypatch: pytest.MonkeyPatch
+    waiting: Coalescer, open_items: OpenItems, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coalescer, "MAX_OPEN_BYTES", 100)
+    monkeypatch.setattr(calls_module, "MAX_OPEN_BYTES", 100)
     waiting.submit([make_call(size=60)])
 
     with pytest.raises(errors.Overloaded):
         waiting.submit([make_call(size=41)])
     waiting.submit([make_call(size=40)])
+    assert open_items.size == 100
 
 
 def test_what_still_waits_at_the_end_fails(waiting: Coalescer) -> None:
@@ -90,18 +127,26 @@ def test_what_still_waits_at_the_end_fails(waiting: Coalescer) -> None:
 
     waiting.fail_all("closed")
 
-    with pytest.raises(errors.Cancelled, match="closed"):
-        call.future.result(0)
+    assert isinstance(call.wait(0), errors.Cancelled)
 
 
-def test_an_answer_that_nobody_waits_for_is_dropped() -> None:
+def test_the_first_outcome_is_the_only_one() -> None:
     call = make_call()
-    call.future.cancel()
+    assert call.wait(0.001) is None
+    answer = Prediction(model="a", version=1)
 
-    call.answer(Prediction(model="a", version=1))
-    call.fail(errors.ModelFailed())
+    assert call.settle(answer)
+    assert not call.settle(errors.ModelFailed())
+    assert call.wait(0) is answer
 
-    assert call.future.cancelled()
+
+def test_a_thread_that_waits_is_woken() -> None:
+    calls = [make_call() for _ in range(200)]
+    answer = Prediction(model="a", version=1)
+    with ThreadPoolExecutor(8) as pool:
+        waits = [pool.submit(call.wait, 20) for call in calls]
+        settle_all((call, answer) for call in calls)
+        assert all(wait.result(20) is answer for wait in waits)
 
 
 @pytest.mark.parametrize(
@@ -118,14 +163,18 @@ def test_an_answer_that_nobody_waits_for_is_dropped() -> None:
 def test_replies_that_are_errors(
     reply: dict[str, object], error: type[errors.CeleriacError]
 ) -> None:
-    import msgspec
+    raw = msgspec.json.encode({"v": 1, "id": "x", **reply})
 
-    from celeriac.messages import Reply
+    (outcome,) = outcomes(read_reply(raw), 1)
 
-    call = make_call()
+    assert type(outcome) is error
 
-    settle([call], msgspec.convert({"v": 1, "id": "x", **reply}, Reply))
 
-    with pytest.raises(error) as caught:
-        call.future.result(0)
-    assert type(caught.value) is error
+def test_replies_with_predictions() -> None:
+    answers = [{"model": "a", "version": 2, "label": "error"}, {"model": "a", "version": 2}]
+    for reply in ({"answers": answers}, {"answers": [*answers, {"error": {"code": "cancelled"}}]}):
+        raw = msgspec.json.encode({"v": 1, "id": "x", "queue_ms": 1.0, "of_later": 1, **reply})
+        found = outcomes(read_reply(raw), len(reply["answers"]))
+        assert found[:2] == [
+            Prediction(model="a", version=2, label="error"), Prediction(model="a", version=2),
+        ]  # fmt: skip

@@ -1,0 +1,142 @@
+"""One item on its way, and how its caller gets the answer.
+
+A call is settled once, by whoever is first: the reply, a failure, or the caller who gives up.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Protocol
+
+from celeriac import errors
+from celeriac.messages import Prediction
+
+Outcome = Prediction | errors.CeleriacError
+
+MAX_OPEN_ITEMS = 10_000
+"""Items of one client that may be without an answer; one more is refused."""
+MAX_OPEN_BYTES = 256_000_000
+"""Bytes of such items."""
+
+
+class Waiter(Protocol):
+    """Who waits for calls."""
+
+    def landed(self, call: Call) -> None:
+        """``call`` is settled; :meth:`wake` follows soon."""
+
+    def wake(self) -> None:
+        """Have the waiter go on."""
+
+
+class Call:
+    """One item on its way, and its outcome once it has one."""
+
+    __slots__ = (
+        "_once", "_waiter", "account", "deadline_ms", "followers", "item", "model", "outcome",
+        "queue", "size",
+    )  # fmt: skip
+
+    def __init__(self, model: str, queue: str, item: bytes, deadline_ms: int) -> None:
+        self.model = model
+        self.queue = queue
+        self.item = item
+        """Encoded; emptied when it is published."""
+        self.size = len(item)
+        self.deadline_ms = deadline_ms
+        self.outcome: Outcome | None = None
+        self.account: OpenItems | None = None
+        """Where it counts as open."""
+        self.followers: list[Call] | None = None
+        """Calls for an equal item, which share the outcome."""
+        self._once = threading.Lock()
+        self._waiter: Waiter | None = None
+
+    def settle(self, outcome: Outcome) -> bool:
+        """Give it its outcome and wake who waits; False if it had one already."""
+        return bool(settle_all([(self, outcome)]))
+
+    def wait(self, timeout_s: float) -> Outcome | None:
+        """The outcome; None if there is none after ``timeout_s``. For one thread."""
+        if self.outcome is None:
+            lock = threading.Lock()
+            lock.acquire()
+            # If the outcome comes before this line, it is seen below; if after, it finds the lock.
+            self._waiter = _ThreadWaiter(lock)
+            if self.outcome is None:
+                lock.acquire(timeout=timeout_s)
+        return self.outcome
+
+    def told(self, waiter: Waiter) -> bool:
+        """Have ``waiter`` told of the outcome; False if there is one already."""
+        self._waiter = waiter
+        return self.outcome is None
+
+
+class _ThreadWaiter:
+    """A thread that waits for one call."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+
+    def landed(self, call: Call) -> None:
+        """The call itself has the outcome."""
+
+    def wake(self) -> None:
+        self._lock.release()
+
+
+def settle_all(outcomes: Iterable[tuple[Call, Outcome]]) -> int:
+    """Settle calls, each unless it is settled already; then wake who waits, each once.
+
+    Returns how many were settled.
+    """
+    closed: dict[OpenItems, tuple[int, int]] = {}
+    waiters: dict[Waiter, None] = {}
+    settled = 0
+    for call, outcome in outcomes:
+        if not call._once.acquire(blocking=False):
+            continue
+        call.outcome = outcome
+        settled += 1
+        if call.account is not None:
+            items, size = closed.get(call.account, (0, 0))
+            closed[call.account] = items + 1, size + call.size
+        waiter = call._waiter
+        if waiter is not None:
+            waiter.landed(call)
+            waiters[waiter] = None
+    for account, (items, size) in closed.items():
+        account.close(items, size)
+    for waiter in waiters:
+        waiter.wake()
+    return settled
+
+
+class OpenItems:
+    """How much of one client is without an answer. Bounded."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.items = 0
+        self.size = 0
+
+    def open(self, items: int, size: int) -> int:
+        """Count them as open; returns all that are open now. Raises Overloaded if too much is."""
+        with self._lock:
+            if self.items + items > MAX_OPEN_ITEMS or self.size + size > MAX_OPEN_BYTES:
+                raise errors.Overloaded(
+                    f"{self.items:,} items of this client have no answer yet; wait for answers "
+                    "before you send more, or score large data as a dataset"
+                )
+            self.items += items
+            self.size += size
+            return self.items
+
+    def close(self, items: int, size: int) -> None:
+        with self._lock:
+            self.items -= items
+            self.size -= size

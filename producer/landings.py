@@ -1,0 +1,59 @@
+"""How coroutines wait for calls: one wake-up of the event loop for all that land together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+
+from producer.calls import Call, Outcome
+
+
+class Landing:
+    """The calls that coroutines of one event loop wait for."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._landed: deque[Call] = deque()
+        self._waiting: dict[Call, asyncio.Future[None]] = {}
+        self._woken = False
+
+    async def wait(self, call: Call, end_s: float) -> Outcome | None:
+        """The outcome; None if there is none at the monotonic time ``end_s``.
+
+        If the coroutine is cancelled, the call is left as it is.
+        """
+        future = self._loop.create_future()
+        self._waiting[call] = future
+        if not call.told(self):
+            del self._waiting[call]
+            return call.outcome
+        timer = self._loop.call_at(end_s, _let_go, future)  # its time is the monotonic one
+        try:
+            await future
+        finally:
+            timer.cancel()
+            self._waiting.pop(call, None)
+        return call.outcome
+
+    def landed(self, call: Call) -> None:
+        self._landed.append(call)
+
+    def wake(self) -> None:
+        """Wake the event loop, unless it is being woken already."""
+        if not self._woken:
+            self._woken = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(self._resolve)
+
+    def _resolve(self) -> None:
+        self._woken = False
+        while self._landed:
+            future = self._waiting.get(self._landed.popleft())
+            if future is not None:
+                _let_go(future)
+
+
+def _let_go(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

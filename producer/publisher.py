@@ -1,0 +1,170 @@
+"""Publishing: envelopes onto their queues, over one connection, by one thread at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import redis
+
+from celeriac import errors
+from producer import resends, wire
+from producer.broker import Broker, broker_error
+from producer.calls import Call, settle_all
+from producer.channel import Channel
+from producer.envelopes import SentEnvelope, pack
+from producer.refusals import Refusals
+from producer.statistics import Counts
+
+LOOK_ENVELOPES = 256
+"""Envelopes that one exchange sends once more, at most."""
+
+
+class Publisher:
+    """Sends envelopes and keeps them until they are claimed by their reply.
+
+    All but :meth:`claim` and :meth:`take_all` belong to whoever holds the coalescer's turn.
+    """
+
+    def __init__(
+        self, broker: Broker, reply_to: str, counts: Counts, refusals: Refusals
+    ) -> None:
+        self._url = broker.url
+        self._reply_to = reply_to
+        self._counts = counts
+        self._refusals = refusals
+        self._channel = Channel(broker)
+        self._sent: dict[str, SentEnvelope] = {}
+        self._unconfirmed: deque[SentEnvelope] = deque()
+
+    @property
+    def busy(self) -> bool:
+        """True while an envelope has no reply or its LPUSH no answer."""
+        return bool(self._sent or self._unconfirmed)
+
+    def claim(self, envelope_id: str) -> SentEnvelope | None:
+        """An envelope that was answered; None if it is not known (any more)."""
+        return self._sent.pop(envelope_id, None)
+
+    def take_all(self) -> list[Call]:
+        """Every call that was sent and not claimed; they are forgotten here."""
+        calls = [call for sent in list(self._sent.values()) for call in sent.calls]
+        self._sent.clear()
+        return calls
+
+    def can_send_at_once(self) -> bool:
+        """True if :meth:`send_at_once` would not wait for Redis."""
+        try:
+            if not self._channel.connected:
+                return False
+            while self._unconfirmed and self._channel.answered():
+                self._confirm(self._unconfirmed.popleft(), self._receive())
+        except redis.RedisError:
+            self._channel.close()
+            return False
+        return not self._unconfirmed
+
+    def send_at_once(self, call: Call) -> None:
+        """Send one call and wait for nothing: its LPUSH is confirmed later.
+
+        After an error of the connection the sender's next turn sends it once more.
+        """
+        (envelope,) = self._pack([call])
+        self._unconfirmed.append(envelope)
+        try:
+            self._channel.send(("LPUSH", envelope.queue, envelope.message))
+        except redis.RedisError:
+            self._channel.close()
+
+    def confirm(self) -> None:
+        """Wait for the answers to what was sent at once; send again what a broken connection lost.
+
+        Fails the calls concerned if that cannot be done.
+        """
+        try:
+            while self._unconfirmed and self._channel.connected:
+                self._confirm(self._unconfirmed[0], self._receive())
+                self._unconfirmed.popleft()
+        except redis.RedisError:
+            self._channel.close()
+        if self._unconfirmed:
+            again = [envelope for envelope in self._unconfirmed if envelope.id in self._sent]
+            self._unconfirmed.clear()
+            self._push(again)
+
+    def publish(self, calls: list[Call]) -> None:
+        """Send calls, in one exchange; fails them if that cannot be done."""
+        self._push(self._pack(calls))
+
+    def look(self, now_ms: int) -> None:
+        """Forget what is settled; look for envelopes that have no reply, and send lost ones again.
+
+        Raises redis.RedisError.
+        """
+        for envelope_id, envelope in list(self._sent.items()):
+            if envelope.settled():
+                self._sent.pop(envelope_id, None)
+        late = resends.due(list(self._sent.values()), now_ms)
+        if not late:
+            return
+        queues = list({envelope.queue: None for envelope in late})
+        oldest: dict[str, Any] = dict(
+            zip(queues, self._channel.exchange(*(("LINDEX", name, -1) for name in queues)),
+                strict=True)
+        )  # fmt: skip
+        lost = [
+            envelope for envelope in late
+            if not isinstance(oldest[envelope.queue], redis.RedisError)
+            and not resends.still_waits(envelope.sent_ms, oldest[envelope.queue])
+            and envelope.id in self._sent
+        ][:LOOK_ENVELOPES]
+        if lost:
+            for envelope in lost:
+                envelope.resent = True
+            self._counts.add("envelopes_resent", len(lost))
+            self._channel.exchange(*(("LPUSH", one.queue, one.message) for one in lost))
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _pack(self, calls: list[Call]) -> list[SentEnvelope]:
+        now_ms = wire.now_ms()
+        envelopes = [
+            SentEnvelope(members, self._reply_to, now_ms) for members in pack(calls, now_ms)
+        ]
+        self._sent.update({envelope.id: envelope for envelope in envelopes})  # before any reply
+        self._counts.add("items_sent", len(calls))
+        self._counts.add("envelopes_sent", len(envelopes))
+        return envelopes
+
+    def _push(self, envelopes: list[SentEnvelope]) -> None:
+        if not envelopes:
+            return
+        try:
+            answers = self._channel.exchange(
+                *(("LPUSH", envelope.queue, envelope.message) for envelope in envelopes)
+            )
+        except redis.RedisError as error:
+            for envelope in envelopes:
+                self._fail(envelope, error)
+            return
+        for envelope, answer in zip(envelopes, answers, strict=True):
+            self._confirm(envelope, answer)
+
+    def _receive(self) -> Any:
+        try:
+            return self._channel.receive()
+        except redis.ResponseError as error:
+            return error
+
+    def _confirm(self, envelope: SentEnvelope, answer: Any) -> None:
+        """Take the answer to an LPUSH: the length of the queue, or an error."""
+        if isinstance(answer, Exception):
+            self._fail(envelope, answer)
+        else:
+            self._refusals.queue_length(envelope.queue, int(answer))
+
+    def _fail(self, envelope: SentEnvelope, error: Exception) -> None:
+        self._sent.pop(envelope.id, None)
+        failed = [(call, broker_error(error, self._url)) for call in envelope.calls]
+        self._counts.failed(errors.BrokerError.code, settle_all(failed))
