@@ -1,0 +1,266 @@
+"""Messages that a worker took and lost, against a real server; the test is the worker."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import redis
+
+from celeriac import errors
+from celeriac.messages import reply_key
+from celeriac.registry.store import Registry
+from celeriac.settings import RealtimeSettings, Settings
+from producer import calls, realtime
+from producer.client import Client
+from producer.statistics import ClientStatistics
+from workers.lane import Lane
+
+QUEUE = "realtime.cpu.echo"
+
+
+def take(client: redis.Redis, timeout_s: float = 10) -> bytes:
+    popped: Any = client.brpop([QUEUE], timeout=timeout_s)
+    assert popped is not None
+    message: bytes = popped[1]
+    return message
+
+
+def envelope_of(message: bytes) -> dict[str, Any]:
+    kwargs: dict[str, Any] = json.loads(json.loads(message)["body"])[1]
+    return kwargs
+
+
+def answer(client: redis.Redis, message: bytes) -> None:
+    envelope = envelope_of(message)
+    answers = [{"model": "echo", "version": 1, "value": item} for item in envelope["items"]]
+    reply(client, envelope, {"answers": answers})
+
+
+def reply(client: redis.Redis, envelope: dict[str, Any], content: dict[str, Any]) -> None:
+    body = {"v": 1, "id": envelope["id"], **content}
+    client.rpush(reply_key(envelope["reply_to"]), json.dumps(body))
+
+
+def in_thread(work: Callable[..., Any], *args: Any, **options: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*args, **options))
+        except errors.CeleriacError as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def test_lost_work_is_sent_once_more(client: Client, redis_client: redis.Redis) -> None:
+    waiting = in_thread(client.predict, "echo", "lost", timeout_s=3)
+    first = take(redis_client)
+    started = time.monotonic()
+
+    second = take(redis_client)
+
+    assert second == first
+    assert time.monotonic() - started > 0.8
+    answer(redis_client, second)
+    answer(redis_client, first)  # the worker was only slow: its answer comes, too
+    assert waiting.result(5).value == "lost"
+    counts = client.statistics()
+    assert (counts.items_sent, counts.envelopes_sent, counts.envelopes_resent) == (1, 1, 1)
+    assert (counts.answered, counts.open_items) == (1, 0)
+
+
+def test_it_is_sent_once_more_only_once(client: Client, redis_client: redis.Redis) -> None:
+    waiting = in_thread(client.predict, "echo", "lost", timeout_s=1)
+    take(redis_client)
+    take(redis_client)
+
+    with pytest.raises(errors.DeadlineExceeded):
+        waiting.result(5)
+
+    assert redis_client.llen(QUEUE) == 0
+    assert client.statistics().envelopes_resent == 1
+    assert client.statistics().expired == 1
+
+
+def test_what_is_behind_a_lost_message_is_left_alone(
+    client: Client, redis_client: redis.Redis
+) -> None:
+    """A queue without a consumer gets nothing twice."""
+    waiting = [in_thread(client.predict, "echo", number, timeout_s=1.5) for number in range(3)]
+    for one in waiting:
+        with pytest.raises(errors.DeadlineExceeded):
+            one.result(5)
+
+    assert redis_client.llen(QUEUE) == client.statistics().envelopes_sent
+    assert client.statistics().envelopes_resent == 0
+
+
+def test_a_slow_consumer_gets_nothing_twice(client: Client, redis_client: redis.Redis) -> None:
+    waiting = []
+    for number in range(8):
+        waiting.append(in_thread(client.predict, "echo", number, timeout_s=4))
+        time.sleep(0.02)  # each in an envelope of its own
+    while redis_client.llen(QUEUE) or not all(one.done() for one in waiting):
+        time.sleep(0.3)  # the last one waits for 2.4 of its 4 s
+        answer(redis_client, take(redis_client))
+        if not redis_client.llen(QUEUE):
+            break
+
+    assert [one.result(5).value for one in waiting] == list(range(8))
+    assert client.statistics().envelopes_resent == 0
+
+
+def test_many_lost_envelopes(client: Client, redis_client: redis.Redis) -> None:
+    waiting = in_thread(client.predict_many, "echo", range(1_000), timeout_s=4)
+    lost = 0
+    while lost < 1_000:
+        lost += len(envelope_of(take(redis_client))["items"])
+    answered = 0
+    while answered < 1_000:
+        message = take(redis_client)
+        answer(redis_client, message)
+        answered += len(envelope_of(message)["items"])
+
+    assert [answer.value for answer in waiting.result(5)] == list(range(1_000))
+    assert client.statistics().envelopes_resent == client.statistics().envelopes_sent
+
+
+def test_connections_that_are_killed_are_made_anew(
+    client: Client, redis_client: redis.Redis
+) -> None:
+    for number in range(3):
+        waiting = in_thread(client.predict, "echo", number, timeout_s=10)
+        message = take(redis_client)
+        redis_client.client_kill_filter(_type="normal", skipme=True)
+        answer(redis_client, message)
+        assert waiting.result(15).value == number
+
+
+def test_a_connection_that_is_lost_before_the_item_is_sent(
+    client: Client, lane: Lane, redis_client: redis.Redis
+) -> None:
+    assert client.predict("echo", 0).value == 0
+    for number in range(1, 4):
+        redis_client.client_kill_filter(_type="normal", skipme=True)
+        assert client.predict("echo", number, timeout_s=10).value == number
+
+
+def test_the_reply_list_is_bounded_by_the_open_items(
+    client: Client, lane: Lane, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that reads no more gets no more answers than it may have open items."""
+    client.predict("echo", 0)
+    exchange = client.realtime._exchange
+    assert exchange is not None
+    exchange._reader.stop()
+    exchange._reader._thread.join(5)
+    monkeypatch.setattr(calls, "MAX_OPEN_ITEMS", 100)
+
+    open_calls = []
+    for _ in range(30):
+        route = client.realtime.routes.find("echo", 5)
+        open_calls += client.realtime.start(route, range(10), 30)
+
+    assert client.statistics().open_items == 100
+    assert client.statistics().refused == 200
+    refused = open_calls[-1].outcome
+    assert isinstance(refused, errors.Overloaded)
+    assert "have no answer yet" in refused.message
+    key = reply_key(exchange.client_id)
+    deadline = time.monotonic() + 10
+    while replied_items(redis_client, key) < 100 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert replied_items(redis_client, key) == 100
+    assert 0 < redis_client.ttl(key) <= 60
+    realtime.abandon(open_calls)
+
+
+def replied_items(client: redis.Redis, key: str) -> int:
+    replies: Any = client.lrange(key, 0, -1)
+    return sum(len(json.loads(reply)["answers"]) for reply in replies)
+
+
+def test_an_item_whose_time_is_over_is_not_sent(
+    client: Client, lane: Lane, redis_client: redis.Redis
+) -> None:
+    client.predict("echo", 0)
+    exchange = client.realtime._exchange
+    assert exchange is not None
+    sent = client.statistics().items_sent
+    with exchange.coalescer._turn:  # as if an exchange with Redis took long
+        with pytest.raises(errors.DeadlineExceeded):
+            client.predict("echo", 1, timeout_s=0.05)
+        route = client.realtime.routes.find("echo", 5)
+        (late,) = client.realtime.start(route, [2], 0.05)
+        time.sleep(0.1)
+    assert isinstance(late.wait(5), errors.DeadlineExceeded)
+    assert client.predict("echo", 3).value == 3
+    assert client.statistics() == ClientStatistics(
+        items_sent=sent + 1, envelopes_sent=sent + 1, answered=sent + 1, expired=2
+    )
+
+
+def refuse(client: redis.Redis, retry_after_s: float) -> None:
+    error = errors.Overloaded("too much waits", retry_after_s).to_wire()
+    reply(client, envelope_of(take(client)), {"error": error})
+
+
+def test_an_overloaded_model_is_left_alone_for_the_time_that_it_asks_for(
+    client: Client, redis_client: redis.Redis
+) -> None:
+    waiting = in_thread(client.predict, "echo", 1)
+    refuse(redis_client, 0.5)
+    with pytest.raises(errors.Overloaded, match="too much waits"):
+        waiting.result(5)
+
+    with pytest.raises(errors.Overloaded, match="'echo'") as refused:
+        client.predict("echo", 2)
+    assert 0 < refused.value.retry_after_s <= 0.6
+    assert redis_client.llen(QUEUE) == 0
+    assert client.statistics().refused == 1
+    assert client.statistics().failed == {"overloaded": 1}
+
+    time.sleep(0.7)
+    waiting = in_thread(client.predict, "echo", 3)
+    answer(redis_client, take(redis_client))
+    assert waiting.result(5).value == 3
+
+
+def test_many_items_go_on_more_slowly(client: Client, redis_client: redis.Redis) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.predict_many, "echo", range(200), timeout_s=20)
+        refuse(redis_client, 0.1)
+        refuse(redis_client, 0.1)
+        while not waiting.done():
+            popped: Any = redis_client.brpop([QUEUE], timeout=1)
+            if popped:
+                answer(redis_client, popped[1])
+
+        assert [answer.value for answer in waiting.result(20)] == list(range(200))
+
+
+def test_a_queue_that_nobody_consumes_takes_no_more(
+    settings: Settings, registry: Registry, redis_client: redis.Redis
+) -> None:
+    short = settings.model_copy(update={"realtime": RealtimeSettings(max_queue_items=5)})
+    with Client(settings=short) as client:
+        route = client.realtime.routes.find("echo", 5)
+        outcomes: list[Any] = []
+        for number in range(30):
+            outcomes += client.realtime.start(route, [number], 30)
+            time.sleep(0.02)
+        waiting: Any = redis_client.llen(QUEUE)
+        refused = outcomes[-1].outcome
+        realtime.abandon(outcomes)
+
+    assert 5 <= waiting <= 10
+    assert isinstance(refused, errors.Overloaded)
+    assert "max_queue_items" in refused.message

@@ -1,0 +1,68 @@
+"""When an envelope is looked for, and when its work counts as lost."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from producer import wire
+from producer.calls import Call
+from producer.envelopes import SentEnvelope
+from producer.resends import due, still_waits
+
+NOW_MS = 1_000_000
+
+
+def make_envelope(*lefts_ms: int, now_ms: int = NOW_MS) -> SentEnvelope:
+    calls = [Call("a", "realtime.cpu.a", b"1", now_ms + left) for left in lefts_ms]
+    return SentEnvelope(calls, "me", now_ms)
+
+
+def test_looks_at_40_percent_and_every_10_percent_of_the_shortest_time() -> None:
+    envelope = make_envelope(1_000, 1_900)
+
+    looked = [ms for ms in range(0, 1_000, 10) if due([envelope], NOW_MS + ms)]
+
+    assert looked == [400, 500, 600, 700, 800, 900]
+
+
+def test_a_late_look_is_not_made_up_for() -> None:
+    envelope = make_envelope(1_000)
+
+    assert due([envelope], NOW_MS + 750)
+    assert not due([envelope], NOW_MS + 800)
+    assert due([envelope], NOW_MS + 850)
+
+
+def test_an_envelope_is_sent_again_only_once() -> None:
+    envelope = make_envelope(1_000)
+    envelope.resent = True
+
+    assert not due([envelope], NOW_MS + 900)
+
+
+@pytest.mark.parametrize(
+    ("oldest", "waits"),
+    [
+        (None, False),  # the queue is empty: a worker has it, or had
+        ({"headers": {"sent_ms": NOW_MS - 1}}, True),
+        ({"headers": {"sent_ms": NOW_MS}}, True),  # perhaps its own
+        ({"headers": {"sent_ms": NOW_MS + 1}}, False),
+        ({"headers": {"sent_ms": NOW_MS + 0.5}}, False),
+        ({"headers": {}}, True),  # nothing is known of it: no more load
+        ({"headers": {"sent_ms": "late"}}, True),
+        ([], True),
+    ],
+)
+def test_the_oldest_message_says_whether_the_own_one_waits(oldest: object, waits: bool) -> None:
+    raw = None if oldest is None else json.dumps(oldest).encode()
+
+    assert still_waits(NOW_MS, raw) is waits
+
+
+def test_our_own_message_tells_when_it_was_sent() -> None:
+    envelope = make_envelope(1_000, now_ms=wire.now_ms())
+
+    assert still_waits(envelope.sent_ms, envelope.message)
+    assert not still_waits(envelope.sent_ms - 1, envelope.message)
