@@ -163,11 +163,8 @@ def get_host() -> ModelHost:
 
 def make_host(settings: Settings, *, device: str = "cpu", threads: int = 1) -> ModelHost:
     """A host over the configured registry. ``device`` is ``cpu`` or ``gpu``."""
-    options = LoadOptions(
-        trusted_types=settings.models.trusted_types,
-        architectures=settings.models.architectures,
-        device="cuda" if device == "gpu" else "cpu",
-        threads=threads,
+    options = LoadOptions.of(
+        settings, device="cuda" if device == "gpu" else "cpu", threads=threads
     )
     return ModelHost(Registry(Path(settings.models.root)), options, device=device)
 

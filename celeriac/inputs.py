@@ -6,16 +6,21 @@ pandas, pyarrow and numpy are imported only where a schema needs them.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from celeriac import errors
-from celeriac.messages import decode_item
+import msgspec
+
+from celeriac import errors, images
+from celeriac.messages import NUMBER_DTYPES, decode_base64, decode_item
 from celeriac.registry.manifest import Column, InputSchema
 
 TEXT_COLUMN = "text"
+ARRAYS = ("array", "image")
+"""Kinds of which the model is given one array."""
 
 
 @dataclass(frozen=True)
@@ -38,33 +43,125 @@ def take(inputs: Any, start: int, stop: int) -> Any:
 # --- items -------------------------------------------------------------------------------------
 
 
-def collate(items: Sequence[Any], schema: InputSchema) -> Collated:
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one item may be, at most."""
+
+    item_bytes: int = 1_000_000
+    """On the wire."""
+    image_pixels: int = 25_000_000
+
+
+def collate(items: Sequence[Any], schema: InputSchema, limits: Limits | None = None) -> Collated:
     """Decode and check items as they came over the wire."""
+    limits = limits or Limits()
     if schema.kind == "text":
-        return _texts(items)
-    check = _CHECKS[schema.kind]
+        return _texts(items, limits.item_bytes)
+    if schema.kind == "array":
+        alike = _alike(items, schema, limits.item_bytes)
+        if alike is not None:
+            return _finite(alike, range(len(items)), {}, schema)
     good: list[Any] = []
     index: list[int] = []
     bad: dict[int, errors.CeleriacError] = {}
     for position, item in enumerate(items):
         try:
-            good.append(check(decode_item(item), schema))
+            check_size(item, limits.item_bytes)
+            good.append(_checked(decode_item(item), schema, limits))
             index.append(position)
-        except errors.InvalidItem as error:
+        except (errors.InvalidItem, errors.PayloadTooLarge) as error:
             bad[position] = error
     return _build(good, index, bad, schema)
 
 
-def _texts(items: Sequence[Any]) -> Collated:
+def check_size(item: Any, limit: int) -> None:
+    """Raises PayloadTooLarge if ``item`` has more than ``limit`` bytes on the wire."""
+    if isinstance(item, str) and len(item) * _MOST_BYTES + 2 <= limit:
+        return
+    try:
+        size = len(_json(item))
+    except (ValueError, TypeError, RecursionError):
+        size = len(json.dumps(item))
+    if size > limit:
+        raise errors.PayloadTooLarge(
+            f"the item has {size:,} bytes on the wire; at most {limit:,} are allowed "
+            "([realtime] max_item_bytes): score large data as a dataset (celeriac batch submit)"
+        )
+
+
+_json = msgspec.json.Encoder().encode
+_MOST_BYTES = 6
+"""Bytes of one character in JSON, at most: a control character is written as an escape."""
+
+
+def _texts(items: Sequence[Any], limit: int) -> Collated:
     texts = [item for item in items if type(item) is str]
-    if len(texts) == len(items):
+    fits = max(map(len, texts), default=0) * _MOST_BYTES + 2 <= limit
+    if len(texts) == len(items) and fits:
         return Collated(texts, range(len(items)))
-    index = [position for position, item in enumerate(items) if type(item) is str]
-    bad: dict[int, errors.CeleriacError] = {
-        position: errors.InvalidItem(f"the model takes text; found {_found(item)}")
-        for position, item in enumerate(items) if type(item) is not str
-    }
+    texts, index = [], []
+    bad: dict[int, errors.CeleriacError] = {}
+    for position, item in enumerate(items):
+        try:
+            texts.append(_only_text(item, limit))
+            index.append(position)
+        except (errors.InvalidItem, errors.PayloadTooLarge) as error:
+            bad[position] = error
     return Collated(texts, index, bad)
+
+
+def _only_text(item: Any, limit: int) -> str:
+    if type(item) is not str:
+        raise errors.InvalidItem(f"the model takes text; found {_found(item)}")
+    check_size(item, limit)
+    return item
+
+
+def _alike(items: Sequence[Any], schema: InputSchema, limit: int) -> Any:
+    """Typed arrays of one dtype and of the model's shape, decoded as one; None if they are not."""
+    import numpy as np
+
+    first = items[0] if items else None
+    if not isinstance(first, dict) or "$array" not in first:
+        return None
+    dtype, shape = first.get("dtype"), list(schema.shape)
+    if dtype not in NUMBER_DTYPES or any(
+        not isinstance(item, dict) or item.get("dtype") != dtype or item.get("shape") != shape
+        or len(str(item.get("$array"))) > limit - _WRAPPING_BYTES
+        for item in items
+    ):
+        return None
+    size = np.dtype(dtype).itemsize * math.prod(shape)
+    try:
+        data = [decode_base64(item.get("$array")) for item in items]
+    except errors.InvalidItem:
+        return None
+    if any(len(one) != size for one in data):
+        return None
+    arrays = np.frombuffer(bytearray().join(data), dtype=dtype).reshape(len(items), *shape)
+    with np.errstate(over="ignore"):
+        return arrays.astype(schema.dtype, copy=False)
+
+
+_WRAPPING_BYTES = 200
+"""Of a typed array on the wire, beside its data, about."""
+
+
+def _checked(item: Any, schema: InputSchema, limits: Limits) -> Any:
+    if schema.kind == "image":
+        return _image(item, schema, limits)
+    return _CHECKS[schema.kind](item, schema)
+
+
+def _image(item: Any, schema: InputSchema, limits: Limits) -> Any:
+    if isinstance(item, bytes):
+        return images.decode(item, schema, limits.image_pixels)
+    if isinstance(item, list) or hasattr(item, "__array_interface__"):
+        return _array(item, schema)
+    raise errors.InvalidItem(
+        "the model takes an image: the bytes of a PNG, JPEG, WEBP or GIF file, or an array of "
+        f"shape {list(schema.shape)}; found {_found(item)}"
+    )
 
 
 def _any(item: Any, _schema: InputSchema) -> Any:
@@ -174,12 +271,7 @@ def _array(item: Any, schema: InputSchema) -> Any:
     if array.shape != schema.shape:
         raise errors.InvalidItem(f"the model takes {wanted}; found shape {list(array.shape)}")
     with np.errstate(over="ignore"):
-        array = array.astype(schema.dtype)
-    if not np.isfinite(array).all():
-        raise errors.InvalidItem(
-            f"the model takes {wanted}; found NaN, infinity or a number beyond {schema.dtype}"
-        )
-    return array
+        return array.astype(schema.dtype, copy=False)
 
 
 def _all_numbers(nested: list[Any]) -> bool:
@@ -201,16 +293,32 @@ def _build(
         return Collated(good, index, bad)
     import numpy as np
 
-    if schema.kind == "array":
-        inputs = np.empty((len(good), *schema.shape), dtype=schema.dtype)
-        for position, array in enumerate(good):
-            inputs[position] = array
-        return Collated(inputs, index, bad)
+    if schema.kind in ARRAYS:
+        empty = np.empty((0, *schema.shape), dtype=schema.dtype)
+        return _finite(np.stack(good) if good else empty, index, bad, schema)
     if schema.frame:
         return Collated(_frame(good, schema.columns), index, bad)
     with np.errstate(over="ignore"):
         rows = np.array(good, dtype=schema.dtype).reshape(len(good), len(schema.columns))
     return _without_infinity(rows, index, bad, schema)
+
+
+def _finite(
+    arrays: Any, index: Sequence[int], bad: dict[int, errors.CeleriacError], schema: InputSchema
+) -> Collated:
+    """Arrays without those that hold NaN or infinity."""
+    import numpy as np
+
+    finite = np.isfinite(arrays)
+    if finite.all():
+        return Collated(arrays, index, bad)
+    keep = finite.reshape(len(arrays), -1).all(axis=1)
+    for row in np.flatnonzero(~keep).tolist():
+        bad[index[row]] = errors.InvalidItem(
+            f"the model takes an array of numbers of shape {list(schema.shape)}; found NaN, "
+            f"infinity or a number beyond {schema.dtype}"
+        )
+    return Collated(arrays[keep], [index[row] for row in np.flatnonzero(keep).tolist()], bad)
 
 
 def _frame(rows: list[list[Any]], columns: Sequence[Column]) -> Any:
@@ -295,7 +403,7 @@ def _wanted(schema: InputSchema, text_column: str | None) -> list[str]:
         return [text_column or (schema.columns[0].name if schema.columns else TEXT_COLUMN)]
     if text_column is not None:
         raise errors.DatasetError(f"a text column ({text_column!r}) is for models that take text")
-    if schema.kind == "array" and not schema.columns:
+    if schema.kind in ARRAYS and not schema.columns:
         return [f"x{number}" for number in range(math.prod(schema.shape))]
     return [column.name for column in schema.columns]
 
@@ -352,7 +460,7 @@ def _together(values: dict[str, Any], keep: Any, schema: InputSchema) -> Any:
 
     rows = np.column_stack(list(values.values()))
     rows = (rows if keep is None else rows[keep]).astype(schema.dtype, copy=False)
-    return rows.reshape(len(rows), *schema.shape) if schema.kind == "array" else rows
+    return rows.reshape(len(rows), *schema.shape) if schema.kind in ARRAYS else rows
 
 
 def _cells(column: Any, wanted: Column, schema: InputSchema) -> tuple[Any, Any]:
@@ -431,8 +539,8 @@ def _empty(name: str) -> errors.InvalidItem:
 
 def _bad_cell(column: Column, schema: InputSchema) -> errors.InvalidItem:
     if column.dtype == "float":
-        limits = "NaN, infinity" if schema.kind == "array" else "infinity"
-        empty = "empty, " if schema.kind == "array" else ""
+        limits = "NaN, infinity" if schema.kind in ARRAYS else "infinity"
+        empty = "empty, " if schema.kind in ARRAYS else ""
         return errors.InvalidItem(
             f"column {column.name!r} is {empty}{limits} or beyond the model's numbers in this row"
         )

@@ -229,7 +229,7 @@ def decode_item(item: Any) -> Any:
     """
     if isinstance(item, dict):
         if "$bytes" in item:
-            return _decode_base64(item["$bytes"])
+            return decode_base64(item["$bytes"])
         if "$array" in item:
             return _decode_array(item)
         return {key: decode_item(value) for key, value in item.items()}
@@ -238,16 +238,18 @@ def decode_item(item: Any) -> Any:
     return item
 
 
-def _decode_base64(data: Any) -> bytes:
+def decode_base64(data: Any) -> bytes:
+    """The bytes of a wrapping. Raises InvalidItem."""
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, TypeError, ValueError) as error:
         raise errors.InvalidItem("the item's base64 data is not valid") from error
 
 
-_DTYPES = frozenset(
-    ["|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8"]
+NUMBER_DTYPES = frozenset(
+    ["|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8"]
 )
+_DTYPES = NUMBER_DTYPES | {"|b1"}
 
 
 def _decode_array(item: dict[str, Any]) -> Any:
@@ -258,7 +260,7 @@ def _decode_array(item: dict[str, Any]) -> Any:
         raise errors.InvalidItem(f"the array's dtype {dtype!r} is not one of {sorted(_DTYPES)}")
     if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**31 for n in shape):
         raise errors.InvalidItem("the array's shape must be a list of whole numbers")
-    data = _decode_base64(item["$array"])
+    data = decode_base64(item["$array"])
     try:
         return np.frombuffer(data, dtype=dtype).reshape(shape)
     except ValueError as error:

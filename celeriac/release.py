@@ -14,11 +14,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from celeriac import errors, runtimes
+from celeriac.inputs import ARRAYS, Limits, collate
 from celeriac.messages import CHAMPION, ModelRef, check_model_name, encode_item
 from celeriac.outputs import answers
 from celeriac.registry.aliases import PREVIOUS
@@ -34,7 +35,7 @@ from celeriac.registry.manifest import (
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions, Model, Output, Saved
 from celeriac.samples import Samples, as_items, as_samples
-from celeriac.scoring import Scorer, essence, same_answer
+from celeriac.scoring import Scorer, essence, limits_of, same_answer
 from celeriac.settings import Settings, get_settings
 
 # --- register ------------------------------------------------------------------------------------
@@ -71,8 +72,8 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
     differently when it is read back; then nothing is registered.
     """
     check_model_name(name)
-    settings = get_settings().models
-    registry = registry or Registry(settings.root)
+    settings = get_settings()
+    registry = registry or Registry(settings.models.root)
     form = format_of(model)
     if form == "torch":
         model = copy.deepcopy(model)  # evaluation mode is ours, not the caller's
@@ -122,7 +123,7 @@ def _samples(
     if form == "echo":
         schema = schema or InputSchema(kind="any")
     if schema is not None:
-        return as_items(examples, count=count, schema=schema)
+        return _as_given(as_items(examples, count=count, schema=schema))
     if form == "torch":
         return as_samples(examples, count=count, text_column=text_column, dtype="float32")
     names = getattr(model, "feature_names_in_", None)
@@ -130,6 +131,17 @@ def _samples(
         examples, count=count, text_column=text_column,
         names=None if names is None else [str(name) for name in names],
     )
+
+
+def _as_given(samples: Samples) -> Samples:
+    """Samples whose ``raw`` a model of arrays or images takes. Raises RegistryError."""
+    if samples.schema.kind not in ARRAYS:
+        return samples
+    limits = Limits(item_bytes=2**62, image_pixels=get_settings().realtime.max_image_pixels)
+    collated = collate(samples.items, samples.schema, limits)
+    for number, error in sorted(collated.errors.items()):
+        raise errors.RegistryError(f"example {number + 1} does not fit: {error.message}")
+    return replace(samples, raw=collated.inputs)
 
 
 def _output_of(
@@ -195,7 +207,8 @@ def _reread(name: str, folder: Path, draft: ModelDraft, options: LoadOptions) ->
         **{field: getattr(draft, field) for field in ModelDraft.model_fields},
         name=name, version=1, files=(), created_at="",
     )
-    return Scorer(manifest, runtimes.runtime(draft.format).load(folder, manifest, options))
+    model = runtimes.runtime(draft.format).load(folder, manifest, options)
+    return Scorer(manifest, model, limits_of(options))
 
 
 def _golden(
@@ -281,7 +294,7 @@ def check(
     ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
     version = registry.resolve(ref)
     manifest = registry.verify(ref.name, version)
-    options = LoadOptions.of(settings.models)
+    options = LoadOptions.of(settings)
     timeout_s = settings.models.check_timeout_s if timeout_s is None else timeout_s
     command = [
         sys.executable, "-m", "celeriac.release",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from celeriac import errors, runtimes
-from celeriac.inputs import collate, collate_table, take
+from celeriac.inputs import Limits, collate, collate_table, take
 from celeriac.outputs import Output, TableAnswers, answers, concat, table_answers
 from celeriac.registry.manifest import ModelVersion
 from celeriac.registry.store import Registry
@@ -23,8 +23,11 @@ _PROBES = 16
 class Scorer:
     """A loaded version. Safe with threads."""
 
-    def __init__(self, manifest: ModelVersion, model: runtimes.Model) -> None:
+    def __init__(
+        self, manifest: ModelVersion, model: runtimes.Model, limits: Limits | None = None
+    ) -> None:
         self.manifest = manifest
+        self._limits = limits
         self._model = model
 
     @classmethod
@@ -37,7 +40,7 @@ class Scorer:
         """
         manifest = registry.verify(name, version)
         folder = registry.folder(name, version)
-        scorer = cls(manifest, runtimes.load(folder, manifest, options))
+        scorer = cls(manifest, runtimes.load(folder, manifest, options), limits_of(options))
         scorer.score([example.item for example in manifest.golden])
         return scorer
 
@@ -59,7 +62,7 @@ class Scorer:
 
         Each entry is a prediction, or ``{"error": {"code", "message"}}`` for that item alone.
         """
-        collated = collate(items, self.manifest.input)
+        collated = collate(items, self.manifest.input, self._limits)
         output, kept, failed = isolate(self._model, collated.inputs, len(collated.index))
         result: list[dict[str, Any]] = [{} for _ in items]
         for position, error in collated.errors.items():
@@ -96,6 +99,11 @@ class Scorer:
                     f"{self.ref}: golden example {number} of {len(golden)} should answer "
                     f"{essence(example.answer)}; it answered {essence(answer)}"
                 )
+
+
+def limits_of(options: runtimes.LoadOptions) -> Limits:
+    """What items may be on this server."""
+    return Limits(item_bytes=options.max_item_bytes, image_pixels=options.max_image_pixels)
 
 
 def isolate(

@@ -81,6 +81,8 @@ class RealtimeSettings(_Section):
     """Items of one ``celeriac.predict`` task, at most."""
     max_item_bytes: Annotated[int, Field(ge=1_024, le=64_000_000)] = 1_000_000
     """One item on the wire, at most; larger data belongs into a dataset."""
+    max_image_pixels: Annotated[int, Field(ge=1, le=1_000_000_000)] = 25_000_000
+    """One image, at most; known from its header, before a pixel is decoded."""
     max_batch_items: Annotated[int, Field(ge=1, le=4_096)] = 256
     """Items that one forward pass takes, at most."""
     max_queue_items: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000

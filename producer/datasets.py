@@ -109,7 +109,7 @@ def _dtypes(schema: InputSchema, needs: Sequence[str]) -> dict[str, str]:
     """Types that the model fixes for columns of a CSV file."""
     if schema.kind == "text":
         return dict.fromkeys(needs, "text")
-    if schema.kind == "array":
+    if schema.kind in ("array", "image"):
         return dict.fromkeys(needs, "float")
     return {column.name: column.dtype for column in schema.columns}
 

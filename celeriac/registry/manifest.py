@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MANIFEST_NAME = "model.json"
 MANIFEST_CONTRACT = 1
@@ -40,22 +40,75 @@ class Column(_Record):
     """What values of the column must be; ``float`` also takes whole numbers and null (as NaN)."""
 
 
+class Pixels(_Record):
+    """How an image becomes an array: ``(pixel * scale - mean) / std``, pixels being 0 to 255."""
+
+    mode: Literal["L", "RGB"] = "RGB"
+    """``L``: grey, one channel. ``RGB``: three."""
+    channels: Literal["last", "first"] = "last"
+    """Where in the array's shape the channels are; grey needs none there."""
+    fit: Literal["stretch", "crop", "exact"] = "stretch"
+    """How an image of another size becomes one of the model's: stretched; cut to its middle, of
+    the model's proportions, and made smaller or larger; or not at all."""
+    scale: Annotated[float, Field(gt=0, le=1e6)] = 1 / 255
+    mean: tuple[float, ...] = ()
+    """One number for each channel, or none."""
+    std: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """One number for each channel, or none."""
+
+
 class InputSchema(_Record):
     """What one item must look like, and which columns of a dataset the model reads."""
 
-    kind: Literal["text", "table", "array", "any"]
+    kind: Literal["text", "table", "array", "image", "any"]
     """``text``: a string. ``table``: a dict of columns, or a list in their order.
-    ``array``: numbers of ``shape``, as nested lists or a numpy array. ``any``: not checked (echo).
+    ``array``: numbers of ``shape``, as nested lists or a numpy array. ``image``: the bytes of a
+    PNG, JPEG, WEBP or GIF file, or the array of ``shape`` that the model takes. ``any``: not
+    checked (echo).
     """
     columns: tuple[Column, ...] = ()
     """``table``: the columns, in the model's order. ``text``: one column, whose name is the
     default for datasets. ``array``: optional names of the flattened values, for datasets."""
     shape: tuple[int, ...] = ()
-    """``array``: shape of one item."""
+    """``array``: shape of one item. ``image``: (height, width), with the channels if there are
+    any."""
+    pixels: Pixels | None = None
+    """``image``: how a file becomes an array of ``shape``."""
     dtype: Literal["float32", "float64"] = "float64"
-    """``array`` and ``table`` without frame: what the model is given."""
+    """``array``, ``image``, and ``table`` without frame: what the model is given."""
     frame: bool = False
     """``table``: the model wants a pandas frame (column names), not an array."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``image``: height and width."""
+        first = self.pixels is not None and self.pixels.channels == "first"
+        sides = self.shape[1:] if first and len(self.shape) == 3 else self.shape
+        return sides[0], sides[1]
+
+    @model_validator(mode="after")
+    def _an_image(self) -> Self:
+        if self.kind != "image":
+            if self.pixels is not None:
+                raise ValueError("pixels are for the kind 'image'")
+            return self
+        pixels = self.pixels or Pixels()
+        count = 3 if pixels.mode == "RGB" else 1
+        shapes = [[count, "height", "width"]] if pixels.channels == "first" else [
+            ["height", "width", count]
+        ]
+        shapes += [["height", "width"]] if count == 1 else []
+        if min(self.shape, default=0) < 1 or not any(
+            len(self.shape) == len(shape)
+            and all(isinstance(side, str) or side == n
+                    for side, n in zip(shape, self.shape, strict=True))
+            for shape in shapes
+        ):
+            wanted = " or ".join(f"({', '.join(map(str, shape))})" for shape in shapes)
+            raise ValueError(f"the shape of an image is {wanted}; found {self.shape}")
+        if {len(pixels.mean), len(pixels.std)} - {0, count}:
+            raise ValueError(f"mean and std have {count} numbers, one for each channel, or none")
+        return self
 
 
 class OutputSchema(_Record):

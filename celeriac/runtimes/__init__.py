@@ -24,7 +24,7 @@ from celeriac import errors
 from celeriac.logs import get_logger
 from celeriac.outputs import Output
 from celeriac.registry.manifest import Architecture, ModelVersion, OutputSchema
-from celeriac.settings import ModelsSettings
+from celeriac.settings import Settings
 
 log = get_logger(__name__)
 
@@ -41,12 +41,20 @@ class LoadOptions:
     """``cpu`` or ``cuda``."""
     threads: int = 1
     """Intra-op threads that the model may use."""
+    max_item_bytes: int = 1_000_000
+    max_image_pixels: int = 25_000_000
 
     @classmethod
-    def of(cls, settings: ModelsSettings, *, device: str = "cpu", threads: int = 1) -> LoadOptions:
-        """What ``[models]`` allows."""
-        return cls(trusted_types=settings.trusted_types, architectures=settings.architectures,
-                   device=device, threads=threads)
+    def of(cls, settings: Settings, *, device: str = "cpu", threads: int = 1) -> LoadOptions:
+        """What ``[models]`` and ``[realtime]`` allow."""
+        return cls(
+            trusted_types=settings.models.trusted_types,
+            architectures=settings.models.architectures,
+            device=device,
+            threads=threads,
+            max_item_bytes=settings.realtime.max_item_bytes,
+            max_image_pixels=settings.realtime.max_image_pixels,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

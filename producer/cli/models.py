@@ -202,8 +202,8 @@ def takes(schema: InputSchema) -> str:
     """One phrase for what an item must be."""
     if schema.kind == "table":
         return f"{len(schema.columns)} columns"
-    if schema.kind == "array":
-        return f"array {'x'.join(map(str, schema.shape))}"
+    if schema.kind in ("array", "image"):
+        return f"{schema.kind} {'x'.join(map(str, schema.shape))}"
     return {"text": "text", "any": "anything"}[schema.kind]
 
 

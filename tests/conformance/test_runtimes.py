@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.ensemble import (
     HistGradientBoostingRegressor,
@@ -28,8 +30,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from celeriac import errors, release
-from celeriac.messages import encode_item
+from celeriac.inputs import collate
+from celeriac.messages import decode_item, encode_item
 from celeriac.outputs import answer_columns
+from celeriac.registry.manifest import InputSchema, Pixels
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
 from celeriac.scoring import Scorer, same_answer
@@ -45,6 +49,9 @@ class Case:
     bad: Any
     """An item that the model's schema refuses."""
     labels: list[Any] | None = None
+    input: InputSchema | None = None
+    raw: Any = None
+    """The examples as the model itself takes them, where it does not take items."""
 
 
 def _text() -> Case:
@@ -102,6 +109,24 @@ def _cnn() -> Case:
     return Case(DigitCNN(scale=16.0), x.reshape(-1, 8, 8), [[1.0]], labels=list(range(10)))
 
 
+def _pictures() -> Case:
+    from celeriac.runtimes.architectures import DigitCNN
+
+    x, _ = _digits()
+    raw = x.reshape(-1, 8, 8)[:40].astype(np.float32)
+    schema = InputSchema(
+        kind="image", shape=(8, 8), dtype="float32", pixels=Pixels(mode="L", scale=1 / 15)
+    )
+    return Case(DigitCNN(scale=16.0), [_png(image) for image in raw * 15], encode_item(b"no"),
+                labels=list(range(10)), input=schema, raw=raw)
+
+
+def _png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image.round().astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
 def _yes_no() -> Case:
     from celeriac.runtimes.architectures import MLP
 
@@ -129,6 +154,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "sklearn many labels": _many_labels,
     "sklearn outlier detector": _outliers,
     "torch image classifier": _cnn,
+    "torch classifier of image files": _pictures,
     "torch yes or no": _yes_no,
     "torch three regressions": _network_regressor,
     "echo": _echo,
@@ -149,7 +175,7 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     case = CASES[request.param]()
     version = release.register(
         "model", case.model, examples=case.examples, labels=case.labels, registry=registry,
-        golden=6,
+        input=case.input, golden=6,
     )
     scorer = Scorer.load(registry, "model", version.version, LoadOptions())
     return Subject(registry, case, scorer, [example.item for example in version.golden])
@@ -182,7 +208,8 @@ def _own_answers(case: Case) -> list[Any]:
     if hasattr(case.model, "predict"):
         return np.asarray(case.model.predict(case.examples)).tolist()
     with torch.inference_mode():
-        values = case.model.eval()(torch.tensor(case.examples, dtype=torch.float32))
+        raw = case.examples if case.raw is None else case.raw
+        values = case.model.eval()(torch.tensor(raw, dtype=torch.float32))
     if case.labels is None:
         return values.tolist()
     chosen = values.argmax(1) if values.shape[1] > 1 else values[:, 0] > 0
@@ -232,7 +259,7 @@ def test_loaded_again_it_answers_the_same(subject: Subject) -> None:
 
 def test_a_table_gets_the_answers_of_its_rows(subject: Subject) -> None:
     manifest = subject.scorer.manifest
-    if manifest.input.kind == "array":
+    if manifest.input.kind in ("array", "image"):
         rows = [np.ravel(item).tolist() for item in _decoded(subject)]
         names = [f"x{number}" for number in range(len(rows[0]))]
         table = pa.table(dict(zip(names, zip(*rows, strict=True), strict=True)))
@@ -253,8 +280,8 @@ def test_a_table_gets_the_answers_of_its_rows(subject: Subject) -> None:
 
 
 def _decoded(subject: Subject) -> list[Any]:
-    from celeriac.messages import decode_item
-
+    if subject.scorer.manifest.input.kind == "image":
+        return list(collate(subject.items, subject.scorer.manifest.input).inputs)
     return [decode_item(item) for item in subject.items]
 
 
@@ -287,7 +314,7 @@ def test_a_changed_byte_is_refused_before_loading(subject: Subject, tmp_path: Pa
 
 
 def test_items_as_a_client_sends_them(subject: Subject) -> None:
-    if subject.scorer.manifest.input.kind not in ("array", "table"):
+    if subject.scorer.manifest.input.kind not in ("array", "image", "table"):
         pytest.skip("arrays are for models that take numbers")
     if subject.scorer.manifest.input.frame:
         pytest.skip("a frame's columns differ in type")

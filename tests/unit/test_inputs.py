@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from celeriac import errors
-from celeriac.inputs import collate, collate_table, columns_needed
+from celeriac.inputs import Limits, collate, collate_table, columns_needed
 from celeriac.messages import encode_item
 from celeriac.registry.manifest import Column, InputSchema
 
@@ -255,3 +255,63 @@ def test_tables_and_items_agree(rows: list[tuple[float | None, int | None]]) -> 
     assert list(by_table.index) == list(by_item.index)
     assert sorted(by_table.errors) == sorted(by_item.errors)
     np.testing.assert_array_equal(by_table.inputs, by_item.inputs)
+
+
+SMALL = Limits(item_bytes=2_000)
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "large"),
+    [
+        (TEXT, "short", "x" * 2_001),
+        (TEXT, "x" * 1_998, "\x07" * 400),  # each character is six bytes on the wire
+        (InputSchema(kind="any"), [1, 2], {"a": ["x" * 100] * 30}),
+        (TABLE, GOOD, {**GOOD, "city": "x" * 3_000}),
+        (IMAGE, np.zeros((2, 3)), np.zeros((20, 30))),
+        (IMAGE, [[0.0] * 3] * 2, [[0.123456789] * 300]),
+    ],
+)
+def test_an_item_beyond_the_limit_is_refused_alone(
+    schema: InputSchema, good: Any, large: Any
+) -> None:
+    items = [encode_item(item) for item in (good, large, good)]
+    collated = collate(items, schema, SMALL)
+    assert list(collated.index) == [0, 2]
+    assert len(collated.inputs) == 2
+    error = collated.errors[1]
+    assert isinstance(error, errors.PayloadTooLarge)
+    assert "at most 2,000" in error.message
+    assert "dataset" in error.message
+
+
+def test_typed_arrays_beyond_the_limit_are_refused_though_they_fit_the_model() -> None:
+    wide = InputSchema(kind="array", shape=(30, 30), dtype="float32")
+    collated = collate([encode_item(np.zeros((30, 30)))] * 2, wide, SMALL)
+    assert collated.inputs.shape == (0, 30, 30)
+    assert {type(error) for error in collated.errors.values()} == {errors.PayloadTooLarge}
+
+
+@given(st.lists(st.sampled_from(["<f4", "<f8", "|u1", "<i8", "|b1", "nan", "shape", "list", "!"]),
+                max_size=6))
+def test_typed_arrays_alike_or_not_give_the_same(kinds: list[str]) -> None:
+    array = np.arange(6).reshape(2, 3)
+    made = {
+        "nan": encode_item(np.full((2, 3), np.nan, "<f4")), "shape": encode_item(array.T),
+        "list": array.tolist(), "!": {**encode_item(array), "$array": "AAAA"},
+    }
+    items = [made.get(kind) or encode_item(array.astype(kind)) for kind in kinds]
+    found = collate(items, IMAGE)
+    alone = [collate([item], IMAGE) for item in items]
+    good = [n for n, kind in enumerate(kinds) if kind in ("<f4", "<f8", "|u1", "<i8", "list")]
+    assert list(found.index) == good
+    assert found.inputs.shape == (len(good), 2, 3)
+    assert found.inputs.dtype == np.float32
+    assert all(np.array_equal(image, array) for image in found.inputs)
+    assert {n: str(error) for n, error in found.errors.items()} == {
+        n: str(one.errors[0]) for n, one in enumerate(alone) if one.errors
+    }
+
+
+def test_what_a_model_is_given_may_be_written_to() -> None:
+    for items in ([encode_item(np.zeros((2, 3), "<f4"))] * 2, [[[0.0] * 3] * 2]):
+        collate(items, IMAGE).inputs[:] = 1.0

@@ -151,7 +151,7 @@ def _read_model(form: str, source: Path | None, architecture: Any) -> Any:
         return "echo"
     if source is None:
         raise errors.RequestError(f"name the {form} model file")
-    options = runtimes.LoadOptions.of(get_settings().models)
+    options = runtimes.LoadOptions.of(get_settings())
     file = _model_file(source)
     module = runtimes.runtime(form)
     if form == "torch":

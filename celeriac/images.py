@@ -1,0 +1,127 @@
+"""From the bytes of an image file to the array that a model takes. Pillow is imported on use."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from typing import Any
+
+from celeriac import errors
+from celeriac.registry.manifest import InputSchema, Pixels
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+"""What is decoded. Pillow knows sixty formats; each is code that a stranger's bytes could reach."""
+
+
+def decode(data: bytes, schema: InputSchema, max_pixels: int) -> Any:
+    """The image as an array of the schema's shape and dtype.
+
+    Turned as its EXIF data says; of an animation, the first frame; transparency is dropped.
+
+    Raises InvalidItem for what is no image or is damaged, PayloadTooLarge for more than
+    ``max_pixels`` (known before a pixel is decoded), RuntimeMissing without Pillow.
+    """
+    import numpy as np
+
+    pixels = schema.pixels or Pixels()
+    image = _opened(data, max_pixels)
+    try:
+        image = _fitted(_converted(image, pixels.mode), schema.size, pixels)
+    except (MemoryError, errors.CeleriacError):
+        raise
+    except Exception as error:
+        raise errors.InvalidItem(
+            f"the {image.format} image of {len(data):,} bytes is damaged: {errors.told(error)}"
+        ) from error
+    values = np.asarray(image, dtype=schema.dtype)
+    if pixels.channels == "first" and values.ndim == 3:
+        values = values.transpose(2, 0, 1)
+    return _scaled(values.reshape(schema.shape), schema)
+
+
+def _opened(data: bytes, max_pixels: int) -> Any:
+    """The image with its header read, and nothing else."""
+    pillow = _pillow()
+    try:
+        image = pillow.open(io.BytesIO(data), formats=FORMATS)
+    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
+        raise errors.PayloadTooLarge(
+            f"the image has many more pixels than the {max_pixels:,} that are allowed "
+            "([realtime] max_image_pixels): send it smaller"
+        ) from error
+    except Exception as error:
+        raise errors.InvalidItem(
+            "the model takes an image (PNG, JPEG, WEBP or GIF); these "
+            f"{len(data):,} bytes are none"
+        ) from error
+    width, height = image.size
+    if width * height > max_pixels:
+        raise errors.PayloadTooLarge(
+            f"the image has {width:,} x {height:,} pixels; at most {max_pixels:,} are allowed "
+            "([realtime] max_image_pixels): send it smaller"
+        )
+    return image
+
+
+def _converted(image: Any, mode: str) -> Any:
+    """Upright, in one colour (``L``) or three (``RGB``), 8 bits each."""
+    from PIL import ImageOps
+
+    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+        image = _eight_bits(image)
+    ImageOps.exif_transpose(image, in_place=True)
+    return image.convert(mode)
+
+
+def _eight_bits(image: Any) -> Any:
+    import numpy as np
+
+    return _pillow().fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+
+
+def _fitted(image: Any, size: tuple[int, int], pixels: Pixels) -> Any:
+    height, width = size
+    if image.size == (width, height):
+        return image
+    pillow = _pillow()
+    if pixels.fit == "exact":
+        raise errors.InvalidItem(
+            f"the model takes images of {width} x {height} pixels (width x height); "
+            f"found {image.width} x {image.height}"
+        )
+    if pixels.fit == "crop":
+        from PIL import ImageOps
+
+        return ImageOps.fit(image, (width, height), pillow.Resampling.BILINEAR)
+    return image.resize((width, height), pillow.Resampling.BILINEAR)
+
+
+def _scaled(values: Any, schema: InputSchema) -> Any:
+    scale, offset = _factors(schema)
+    values = values * scale
+    return values if offset is None else values + offset
+
+
+@lru_cache(maxsize=64)
+def _factors(schema: InputSchema) -> tuple[Any, Any]:
+    """``(pixel * scale - mean) / std`` as one product and one sum, of the array's shape."""
+    import numpy as np
+
+    pixels = schema.pixels or Pixels()
+    mean = np.array(pixels.mean or (0.0,), dtype=schema.dtype)
+    std = np.array(pixels.std or (1.0,), dtype=schema.dtype)
+    if pixels.channels == "first" and len(schema.shape) == 3:
+        mean, std = mean.reshape(-1, 1, 1), std.reshape(-1, 1, 1)
+    scale = (np.array(pixels.scale) / std).astype(schema.dtype)
+    return scale, (-mean / std).astype(schema.dtype) if pixels.mean else None
+
+
+@lru_cache(maxsize=1)
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise errors.RuntimeMissing(
+            "models of images need Pillow, which is not installed; run: pip install pillow"
+        ) from error
+    return Image
