@@ -1,0 +1,106 @@
+"""A worker that is killed under load costs its callers time, never an answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from celeriac import errors
+from celeriac.registry import catalogue
+from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
+from celeriac.registry.store import Registry
+from celeriac.settings import Settings
+from producer.client import Client
+
+TIMEOUT_S = 12.0
+CALLERS = 16
+
+
+class Load:
+    """Callers that ask one item after the other, and what became of each."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._stopping = threading.Event()
+        self.answered = [0] * CALLERS
+        self.longest_s = 0.0
+        self.failed: list[errors.CeleriacError] = []
+        self._threads = [threading.Thread(target=self._call, args=(n,)) for n in range(CALLERS)]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Wait for the callers, which must not hang."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(TIMEOUT_S + 5)
+        assert not any(thread.is_alive() for thread in self._threads)
+
+    def _call(self, number: int) -> None:
+        while not self._stopping.is_set():
+            item = f"{number}-{self.answered[number]}"
+            started = time.monotonic()
+            try:
+                answer = self._client.predict("echo", item, timeout_s=TIMEOUT_S)
+            except errors.CeleriacError as error:
+                self.failed.append(error)
+            else:
+                assert answer.value == item
+                self.answered[number] += 1
+            self.longest_s = max(self.longest_s, time.monotonic() - started)
+            time.sleep(0.005)
+
+
+def test_killed_workers(
+    settings: Settings, redis_client: redis.Redis, start_worker: Callable[..., Any]
+) -> None:
+    registry = Registry(settings.models.root)
+    draft = ModelDraft(
+        format="echo", input=InputSchema(kind="any"), output=OutputSchema(kind="any")
+    )
+    registry.add("echo", lambda folder: draft)
+    registry.aliases("echo").promote(1, expected=None, who="test", why="")
+    catalogue.publish(redis_client, registry.infos())
+    worker = start_worker("realtime.cpu")
+    with Client(settings=settings) as client:
+        client.predict("echo", "warm")
+        time.sleep(0.1)  # the lane waits in Redis for messages ...
+
+        os.killpg(worker.process.pid, signal.SIGSTOP)
+        load = Load(client)
+        time.sleep(0.3)  # ... and takes some to its grave
+        worker.kill()
+        worker = start_worker("realtime.cpu")
+        check_served_again(load)
+        assert client.statistics().envelopes_resent > 0
+
+        worker.process.terminate()
+        time.sleep(1)
+        worker.kill()
+        worker = start_worker("realtime.cpu")
+        check_served_again(load)
+        load.stop()
+
+        assert not load.failed
+        assert load.longest_s < TIMEOUT_S
+        counts = client.statistics()
+        assert counts.answered == counts.items_sent == sum(load.answered) + 1
+        assert counts.open_items == 0
+        assert redis_client.llen("realtime.cpu.echo") <= counts.envelopes_resent
+
+
+def check_served_again(load: Load) -> None:
+    """Every caller goes on: none waits any more for what was lost."""
+    deadline = time.monotonic() + TIMEOUT_S
+    before = list(load.answered)
+    while time.monotonic() < deadline:
+        if all(now > then + 1 for now, then in zip(load.answered, before, strict=True)):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"answers then {before}, now {load.answered}")
