@@ -303,6 +303,9 @@ class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The forward pass of the batch that the envelope was in."""
     batch_items: int = 0
     """Items of that batch."""
+    closed: str = ""
+    """Why that batch took no more: ``full``, ``drained`` (all that waited), ``deadline`` or
+    ``wait``."""
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -35,6 +35,25 @@ QUEUE_SECONDS = Histogram(
     "celeriac_lane_queue_seconds", "From a client's publishing to the lane's popping", ["model"],
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
+FILL = Histogram(
+    "celeriac_lane_batch_fill", "Items of one forward pass as a share of the most it may take",
+    ["model"], buckets=(0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1),
+)
+BATCHES = Counter(
+    "celeriac_lane_batches_total", "Batches of the real-time lane by why they took no more",
+    ["model", "closed"],
+)
+REFUSED = Counter(
+    "celeriac_refused_items_total", "Items refused because too much waited already",
+    ["model", "place"],
+)
+DUPLICATES = Counter(
+    "celeriac_duplicate_envelopes_total",
+    "Envelopes that came again: answered again, but not scored",
+)
+CLOCK_SKEW = Counter(
+    "celeriac_clock_skew_total", "Envelopes from a clock more than a second ahead of this one"
+)
 LANE_ERRORS = Counter(
     "celeriac_lane_errors_total", "Exchanges and messages that the real-time lane gave up", ["kind"]
 )

@@ -7,11 +7,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from celeriac import errors, runtimes
+from celeriac import errors, passes, runtimes
 from celeriac.inputs import Limits, collate, collate_table, take
+from celeriac.logs import get_logger
 from celeriac.outputs import Output, TableAnswers, answers, concat, table_answers
 from celeriac.registry.manifest import ModelVersion
 from celeriac.registry.store import Registry
+
+log = get_logger(__name__)
 
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-6
 """Tolerance of golden answers: libraries and processors differ in the last digits."""
@@ -38,11 +41,12 @@ class Scorer:
 
         Raises ModelNotFound, VersionNotFound, or RegistryError and its kinds.
         """
-        manifest = registry.verify(name, version)
-        folder = registry.folder(name, version)
-        scorer = cls(manifest, runtimes.load(folder, manifest, options), limits_of(options))
-        scorer.score([example.item for example in manifest.golden])
-        return scorer
+        with passes.under_way(name, version, 0):
+            manifest = registry.verify(name, version)
+            folder = registry.folder(name, version)
+            scorer = cls(manifest, runtimes.load(folder, manifest, options), limits_of(options))
+            scorer.score([example.item for example in manifest.golden])
+            return scorer
 
     @property
     def name(self) -> str:
@@ -56,6 +60,29 @@ class Scorer:
     def ref(self) -> str:
         """``NAME@VERSION``."""
         return self.manifest.ref
+
+    def answer(self, items: Sequence[Any], max_items: int) -> list[dict[str, Any]]:
+        """As :meth:`score`, in passes of at most ``max_items``; it raises nothing.
+
+        Where a pass fails outside the model (too little memory to put its items together, say),
+        it is halved until only the items are left that fail alone.
+        """
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(items), max_items):
+            found += self._answer(items[start : start + max_items])
+        return found
+
+    def _answer(self, items: Sequence[Any]) -> list[dict[str, Any]]:
+        try:
+            with passes.under_way(self.name, self.version, len(items)):
+                return self.score(items)
+        except Exception as error:
+            _pass_on(error)
+            if len(items) == 1:
+                log.exception("item failed outside the model", model=self.ref)
+                return [{"error": _outside(error).to_wire()}]
+        middle = len(items) // 2
+        return self._answer(items[:middle]) + self._answer(items[middle:])
 
     def score(self, items: Sequence[Any]) -> list[dict[str, Any]]:
         """Answer items as they came over the wire, in their order.
@@ -187,6 +214,19 @@ def _pass_on(error: Exception) -> None:
 def _item_error(error: Exception) -> errors.CeleriacError:
     if isinstance(error, errors.ItemError):
         return error
-    if isinstance(error, MemoryError):
+    if _is_out_of_memory(error):
         return errors.ResourceExhausted("not enough memory for this item, even alone")
     return errors.ModelFailed(f"the model raised {errors.told(error)}")
+
+
+def _outside(error: Exception) -> errors.CeleriacError:
+    if isinstance(error, errors.CeleriacError):
+        return error
+    if _is_out_of_memory(error):
+        return _item_error(error)
+    return errors.WorkerError("the item could not be scored; the worker's log names the reason")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # A GPU's memory: torch.OutOfMemoryError is no MemoryError.
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

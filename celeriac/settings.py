@@ -85,12 +85,18 @@ class RealtimeSettings(_Section):
     """One image, at most; known from its header, before a pixel is decoded."""
     max_batch_items: Annotated[int, Field(ge=1, le=4_096)] = 256
     """Items that one forward pass takes, at most."""
-    max_queue_items: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
-    """Messages that may wait in one model's queue; then further items are refused."""
     submission_ttl_s: Annotated[int, Field(ge=60, le=2_592_000)] = 86_400
     """How long the result of ``submit`` can be fetched."""
     drain_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
-    """After TERM, how long the lane may take to answer what it has popped."""
+    """After TERM, how long the lane may take to answer what it has popped; the rest it gives back
+    to its queue."""
+    hang_timeout_s: Annotated[float, Field(ge=0.5, le=3_600)] = 30.0
+    """Longest forward pass; then the worker's process ends, and its supervisor starts another."""
+    max_queue_s: Annotated[float, Field(gt=0, le=3_600)] = 2.0
+    """Expected wait in a model's queue, at most; what comes beyond it is refused."""
+    max_queue_items: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    """Items that may wait in a model's queue; what comes beyond them is refused, by its worker or
+    by a client that sees how long the queue is."""
     event_sample: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the lane's envelopes that Flower sees; failures are always shown."""
 

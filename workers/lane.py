@@ -1,61 +1,50 @@
 """The real-time lane: one thread that pops envelopes, runs the model and replies.
 
 It lives inside an ordinary Celery worker, beside the main loop, and takes ordinary Celery messages
-from one list for each model. One exchange with Redis fetches up to :data:`POP_MESSAGES` of them,
-one forward pass answers all their items, one pipeline pushes the replies: what costs Celery a
-millisecond for each message is paid once for each batch.
+from one list for each model. The backlog stays in Redis. One exchange a turn pushes the replies of
+a batch and pops what the next one can use; only when nothing waits here does the lane block.
+Which batch is next, and how large it is, is decided by :mod:`celeriac.batching.policy`.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
 import redis
-from celery import bootsteps
 
 from celeriac import errors, metrics
-from celeriac.cache.worker import get_worker_cache
-from celeriac.host import ModelHost, get_host
+from celeriac.batching import policy
+from celeriac.batching.admission import Bounds, refuse
+from celeriac.batching.recent import Recent
+from celeriac.host import ModelHost
 from celeriac.logs import get_logger
 from celeriac.messages import (
-    CONTRACT,
-    REPLY_TTL_S,
     Reply,
     check_contract,
     predict_queue,
     realtime_queue,
-    reply_key,
 )
-from celeriac.settings import Settings, get_settings
-from producer.broker import connect
-from tasks.predict import count_answers
+from celeriac.settings import Settings
+from workers.lane_batch import Batch, failed
+from workers.lane_buffer import Buffer, Target
 from workers.lane_events import LaneEvents, NoEvents
-from workers.lane_messages import Misfit, Received, read_message
-from workers.roles import Role
+from workers.lane_limits import AllLimits
+from workers.lane_messages import Misfit, Received, read_address, read_message
+from workers.lane_outbox import Outbox
+from workers.lane_queues import Look, ModelQueue, Queues
 
 log = get_logger(__name__)
 
-POP_MESSAGES = 32
-"""Messages that one exchange with Redis fetches, at most."""
 POP_WAIT_S = 0.5
 """Longest wait for a message: TERM and new models are noticed after it."""
 RETRY_S = 0.5
 """Pause after a turn that failed."""
-
-
-class Batch(msgspec.Struct):
-    """Envelopes for one version, in the order in which they came."""
-
-    name: str
-    version: int
-    received: list[Received]
-
-    def items(self) -> list[Any]:
-        return [item for one in self.received for item in one.envelope.items]
+MAX_SKEW_MS = 1_000.0
+"""A sender whose clock is farther ahead is counted, and named once in the log."""
+_MAX_SKEWED = 1_000
 
 
 class Lane:
@@ -73,63 +62,253 @@ class Lane:
         self.host = host
         self.client = client
         self.last_turn = time.monotonic()
+        self.workers = 1
+        """Lanes that share the queues, this one among them; kept up to date by the heartbeat."""
         self._events = events
-        self._max_items = settings.realtime.max_batch_items
         self._clock = clock
+        self._drain_timeout_s = settings.realtime.drain_timeout_s
+        self._bounds = Bounds(
+            max_queue_s=settings.realtime.max_queue_s,
+            max_queue_items=settings.realtime.max_queue_items,
+        )
+        self._limits = AllLimits(host, settings.realtime.max_batch_items)
+        self._queues = Queues()
+        self._buffer = Buffer()
+        self._outbox = Outbox()
+        self._recent = Recent()
+        self._turns: policy.Turns[Target] = policy.Turns()
+        self._skewed: set[str] = set()
+        self._batch: Batch | None = None
         self._stopping = threading.Event()
-        self._turn = 0
+        self._stopped_s = 0.0
+
+    # --- life -----------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Turn until :meth:`stop`. A turn that fails is logged, counted and followed by others."""
+        """Turn until :meth:`stop`, then drain. A turn that fails is logged and others follow."""
         while not self._stopping.is_set():
             self.last_turn = time.monotonic()
-            try:
-                self.step()
-            except redis.RedisError as error:
-                metrics.LANE_ERRORS.labels("redis").inc()
-                log.warning("lane lost Redis", reason=str(error), retry_s=RETRY_S)
-                self._stopping.wait(RETRY_S)
-            except Exception:
-                metrics.LANE_ERRORS.labels("internal").inc()
-                log.exception("lane turn failed")
-                self._stopping.wait(RETRY_S)
+            self._guarded(self.step)
+        self._drain()
         self._events.close()
 
     def stop(self) -> None:
-        """Pop nothing more; the turn under way is finished and answered."""
+        """Pop nothing more; what has been popped is answered, or given back in time."""
+        self._stopped_s = time.monotonic()
         self._stopping.set()
 
     def step(self) -> int:
-        """One turn; returns the number of messages that it popped."""
-        queues = self._queues()
-        if not queues:
-            self._stopping.wait(POP_WAIT_S)
-            return 0
-        popped: Any = self.client.blmpop(
-            POP_WAIT_S, len(queues), *queues, direction="RIGHT", count=POP_MESSAGES
-        )
-        if not popped:
-            return 0
-        messages: list[bytes] = popped[1]
-        self._serve(self._receive(messages))
-        return len(messages)
+        """One turn; returns the number of messages that it answered."""
+        self._queues.follow({
+            name: realtime_queue(self.host.device, name) for name in self.host.models()
+        })
+        if not self._buffer.lines and not self._outbox:
+            self._wait(POP_WAIT_S)
+        answered = self._turn()
+        if self._outbox:
+            self._exchange()
+        return answered
 
-    def _queues(self) -> list[str]:
-        """The models' queues, another one first at each turn, so that none is starved."""
-        names = self.host.models()
-        self._turn += 1
-        first = self._turn % len(names) if names else 0
-        return [realtime_queue(self.host.device, name) for name in names[first:] + names[:first]]
+    def give_back(self) -> int:
+        """Return all that was popped and not answered to its queues; returns their number."""
+        batch, self._batch = self._batch, None
+        given = 0
+        with self.client.pipeline(transaction=False) as pipe:
+            for model, received in self._buffer.empty():
+                self._return(pipe, model, received)
+                given += len(received)
+            if batch is not None:
+                self._return(pipe, batch.target[0], batch.received)
+                given += len(batch.received)
+            pipe.execute()
+        return given
 
-    def _receive(self, messages: Iterable[bytes]) -> Iterator[Received]:
-        for raw in messages:
-            message = read_message(raw, self._clock() * 1000)
-            if isinstance(message, Received):
-                yield message
-            elif message.task and not message.reply_to:
-                self._pass_on(raw, message)
+    def _return(self, pipe: Any, model: str, received: Sequence[Received]) -> None:
+        queue = realtime_queue(self.host.device, model)
+        pipe.rpush(queue, *(one.raw for one in reversed(received)))
+
+    def _drain(self) -> None:
+        end_s = self._stopped_s + self._drain_timeout_s
+        while self._buffer.lines or self._outbox:
+            left_s = end_s - time.monotonic()
+            if left_s <= 0 or self._next_seconds() > left_s:
+                break
+            self._guarded(self._drain_turn)
+        if self._buffer.lines:
+            self._guarded(self._give_back_rest)
+
+    def _drain_turn(self) -> None:
+        self._turn()
+        if self._outbox:
+            self._exchange()
+
+    def _give_back_rest(self) -> None:
+        log.warning("given back to the queues", messages=self.give_back())
+
+    def _guarded(self, turn: Callable[[], Any]) -> None:
+        try:
+            turn()
+        except redis.RedisError as error:
+            metrics.LANE_ERRORS.labels("redis").inc()
+            log.warning("lane lost Redis", reason=str(error), retry_s=RETRY_S)
+            time.sleep(RETRY_S)
+        except Exception:
+            metrics.LANE_ERRORS.labels("internal").inc()
+            log.exception("lane turn failed")
+            time.sleep(RETRY_S)
+
+    # --- one turn -------------------------------------------------------------------------------
+
+    def _turn(self) -> int:
+        """Choose, score, exchange; then count, off the callers' path."""
+        expired = self._buffer.drop_expired(self._now_ms())
+        if expired:
+            metrics.EXPIRED.labels("forming").inc(expired)
+        choice = self._choose()
+        if choice is None:
+            return 0
+        if isinstance(choice, policy.Pause):
+            self._wait(max(0.001, min(POP_WAIT_S, (choice.until_ms - self._now_ms()) / 1000)))
+            return 0
+        began_s = time.monotonic()
+        batch = self._batch = self._take(choice)
+        batch.score(self.host)
+        self._post(batch)
+        self._batch = None
+        try:
+            self._exchange()
+        finally:
+            self._count(batch)
+            self._learn(batch, began_s)
+        return len(batch.received)
+
+    def _learn(self, batch: Batch, began_s: float) -> None:
+        now_s = time.monotonic()
+        limits = batch.limits
+        batch.observe_cost(now_s - began_s)
+        queue = self._queues.get(batch.target[0])
+        if queue is None:
+            return
+        queue.useful_items = limits.useful_items
+        if queue.served(batch.items, now_s):
+            queue.item_s = queue.item_s or limits.cost.predicted(limits.cap) / limits.cap
+            self._admit(queue)
+
+    def _choose(self) -> policy.Choice[Target] | policy.Pause | None:
+        return policy.choose(self._lines(), self._turns, self._now_ms())
+
+    def _lines(self) -> dict[Target, policy.Line]:
+        stopping = self._stopping.is_set()
+        lines = {}
+        for target, waiting in self._buffer.lines.items():
+            limits = self._limits.of(target)
+            queue = self._queues.get(target[0])
+            lines[target] = policy.Line(
+                waiting=waiting, cost=limits.cost, max_items=limits.useful_items,
+                max_wait_ms=limits.max_wait_ms,
+                more=stopping or (queue is not None and queue.is_deep),
+            )
+        return lines
+
+    def _next_seconds(self) -> float:
+        cuts = [policy.cut_batch(line, self._now_ms()) for line in self._lines().values()]
+        return min((cut.seconds for cut in cuts), default=0.0)
+
+    def _take(self, choice: policy.Choice[Target]) -> Batch:
+        target, cut = choice.key, choice.cut
+        self._turns.served(target, self._buffer.lines)
+        received = self._buffer.take(target, cut)
+        return Batch(target, received, cut.items, cut.closed, self._limits.of(target))
+
+    def _post(self, batch: Batch) -> None:
+        for one, reply in zip(batch.received, batch.replies, strict=True):
+            encoded = self._outbox.add(one.envelope.reply_to, reply)
+            self._recent.put(one.key, encoded)
+
+    # --- exchanges with Redis -------------------------------------------------------------------
+
+    def _wait(self, timeout_s: float) -> None:
+        open_ = [queue for queue in self._queues if self._room(queue)]
+        if self._stopping.is_set() or not open_:
+            self._stopping.wait(timeout_s)
+            return
+        look = self._queues.wait(self.client, timeout_s, open_, time.monotonic())
+        if look is not None:
+            self._see(look)
+        else:
+            self._events.flush()
+
+    def _exchange(self) -> None:
+        """Push what is answered, and pop what there is room for: one pipeline."""
+        with self.client.pipeline(transaction=False) as pipe:
+            first = self._outbox.write(pipe)
+            readers = []
+            if not self._stopping.is_set():
+                readers = self._queues.ask(pipe, self._room, time.monotonic())
+            results: list[Any] = pipe.execute(raise_on_error=False)
+        self._outbox.sent(results[:first])
+        now_s = time.monotonic()
+        for number, read in readers:
+            found, first = results[first : first + number], first + number
+            failure = next((one for one in found if isinstance(one, Exception)), None)
+            if failure is None:
+                self._see(read(found, now_s))
             else:
-                self._refuse(message)
+                metrics.LANE_ERRORS.labels("redis").inc()
+                log.warning("queue not read", reason=str(failure))
+
+    def _room(self, queue: ModelQueue) -> int:
+        return queue.room(self._buffer.items(queue.model))
+
+    # --- what comes in --------------------------------------------------------------------------
+
+    def _see(self, look: Look) -> None:
+        now_ms = self._now_ms()
+        for raw in look.messages:
+            self._receive(raw, look.queue, now_ms)
+        if look.refused:
+            self._turn_away(look.refused, look.queue, now_ms)
+
+    def _receive(self, raw: bytes, queue: ModelQueue, now_ms: float) -> None:
+        message = read_message(raw, now_ms)
+        if isinstance(message, Received):
+            queue.learn(message.count, len(raw))
+            self._admit_one(message, now_ms)
+        elif message.task and not message.reply_to:
+            self._pass_on(raw, message)
+        else:
+            metrics.LANE_ERRORS.labels("message").inc()
+            log.warning("message refused", id=message.id, reason=message.error.message)
+            if message.reply_to:
+                self._outbox.add(message.reply_to, failed(message.id, message.error))
+
+    def _admit_one(self, one: Received, now_ms: float) -> None:
+        if one.ahead_ms > MAX_SKEW_MS:
+            self._note_skew(one)
+        if one.deadline_ms < now_ms:
+            metrics.EXPIRED.labels("receipt").inc(one.count)
+            return
+        if one in self._buffer:
+            metrics.DUPLICATES.inc()
+            return
+        known = self._recent.get(one.key)
+        if known is not None:
+            metrics.DUPLICATES.inc()
+            self._outbox.add_encoded(one.envelope.reply_to, known)
+            return
+        try:
+            check_contract(one.envelope.v)
+            target = self.host.resolve(one.envelope.model)
+        except errors.CeleriacError as error:
+            self._fail(one, error)
+            return
+        self._buffer.add(target, one)
+
+    def _fail(self, one: Received, error: errors.CeleriacError) -> None:
+        metrics.LANE_ERRORS.labels("request").inc()
+        reply = failed(one.envelope.id, error)
+        self._recent.put(one.key, self._outbox.add(one.envelope.reply_to, reply))
+        self._events.answered(one, reply, 0.0)
 
     def _pass_on(self, raw: bytes, message: Misfit) -> None:
         # An ordinary task on a model's queue: the worker's main loop knows what to do with it.
@@ -137,145 +316,66 @@ class Lane:
         log.warning("not an envelope", task=message.task, id=message.id, passed_to=queue)
         self.client.lpush(queue, raw)
 
-    def _refuse(self, message: Misfit) -> None:
-        metrics.LANE_ERRORS.labels("message").inc()
-        log.warning("message refused", id=message.id, reason=message.error.message)
-        if message.reply_to:
-            reply = Reply(v=CONTRACT, id=message.id, error=message.error.to_wire())
-            self._push([(message.reply_to, reply)])
-
-    def _serve(self, received: Iterable[Received]) -> None:
-        groups: dict[tuple[str, int], list[Received]] = {}
-        for one in received:
-            if one.envelope.deadline_ms < self._clock() * 1000:
-                metrics.EXPIRED.labels("receipt").inc(len(one.envelope.items))
-                continue
-            try:
-                check_contract(one.envelope.v)
-                target = self.host.resolve(one.envelope.model)
-            except errors.CeleriacError as error:
-                self._fail([one], error)
-                continue
-            groups.setdefault(target, []).append(one)
-        for (name, version), members in groups.items():
-            for slice_ in slices(members, self._max_items):
-                self._score(Batch(name, version, slice_))
-
-    def _score(self, batch: Batch) -> None:
-        """One forward pass, one pipeline of replies; then the counting, off the callers' path."""
-        started = time.perf_counter()
-        items = batch.items()
-        try:
-            scorer = self.host.scorer(batch.name, batch.version)
-            answers = scorer.score(items)
-        except errors.CeleriacError as error:
-            self._fail(batch.received, error)
-            return
-        seconds = time.perf_counter() - started
-        replies = list(self._replies(batch, answers, seconds))
-        self._push([(one.envelope.reply_to, reply) for one, reply in replies])
-        self._count(batch, answers, seconds)
-        if scorer.manifest.serving.cache:
-            get_worker_cache().keep(batch.name, batch.version, items, answers)
-        for one, reply in replies:
-            self._events.answered(one, reply, seconds)
-        self._events.flush()
-
-    def _replies(
-        self, batch: Batch, answers: list[dict[str, Any]], seconds: float
-    ) -> Iterator[tuple[Received, Reply]]:
-        start = 0
-        for one in batch.received:
-            end = start + len(one.envelope.items)
-            yield (
-                one,
-                Reply(
-                    v=CONTRACT,
-                    id=one.envelope.id,
-                    answers=answers[start:end],
-                    queue_ms=round(one.queue_ms, 3),
-                    compute_ms=round(seconds * 1000, 3),
-                    batch_items=len(answers),
-                ),
+    def _note_skew(self, one: Received) -> None:
+        metrics.CLOCK_SKEW.inc()
+        client = one.envelope.reply_to
+        if client not in self._skewed and len(self._skewed) < _MAX_SKEWED:
+            self._skewed.add(client)
+            log.warning(
+                "the client's clock is ahead: its deadlines come late", client=client,
+                ahead_ms=round(one.ahead_ms),
             )
-            start = end
 
-    def _fail(self, received: list[Received], error: errors.CeleriacError) -> None:
-        """Answer whole envelopes with one error."""
-        wire = error.to_wire()
-        replies = [(one, Reply(v=CONTRACT, id=one.envelope.id, error=wire)) for one in received]
-        self._push([(one.envelope.reply_to, reply) for one, reply in replies])
-        for one, reply in replies:
-            metrics.LANE_ERRORS.labels("request").inc()
-            self._events.answered(one, reply, 0.0)
-        self._events.flush()
+    # --- what is too much -----------------------------------------------------------------------
 
-    def _push(self, replies: list[tuple[str, Reply]]) -> None:
-        with self.client.pipeline(transaction=False) as pipe:
-            for client_id, reply in replies:
-                pipe.rpush(reply_key(client_id), msgspec.json.encode(reply))
-            for client_id in {client_id for client_id, _ in replies}:
-                pipe.expire(reply_key(client_id), REPLY_TTL_S)
-            pipe.execute()
+    def _admit(self, queue: ModelQueue) -> None:
+        """Mark what must be refused of a queue in which too much waits."""
+        refusal = refuse(
+            messages=queue.waiting, items_per_message=queue.mean_items,
+            seconds_per_item=queue.item_s / self.workers, bounds=self._bounds,
+        )
+        if refusal is None:
+            queue.surplus = 0
+        else:
+            # Each of the lanes that share the queue refuses its part.
+            queue.surplus = -(-refusal.messages // self.workers)
+            queue.retry_after_s = refusal.retry_after_s
 
-    def _count(self, batch: Batch, answers: list[dict[str, Any]], seconds: float) -> None:
-        metrics.REAL_TIME_SECONDS.labels(batch.name).observe(seconds)
-        metrics.BATCH_ITEMS.labels(batch.name).observe(len(answers))
-        for one in batch.received:
-            metrics.QUEUE_SECONDS.labels(batch.name).observe(one.queue_ms / 1000)
-        count_answers(batch.name, answers)
+    def _turn_away(self, raws: Sequence[bytes], queue: ModelQueue, now_ms: float) -> None:
+        """Refuse envelopes; what is none, or was answered already, goes its usual way."""
+        error = errors.Overloaded(
+            f"too much waits for model {queue.model!r} already; "
+            f"try again in {queue.retry_after_s:.2g} s",
+            retry_after_s=round(queue.retry_after_s, 3),
+        )
+        items = 0
+        shown = False
+        for raw in raws:
+            address = read_address(raw)
+            if address is None or self._recent.get((address.id, address.reply_to)) is not None:
+                self._receive(raw, queue, now_ms)
+                continue
+            reply = failed(address.id, error)
+            self._outbox.add(address.reply_to, reply)
+            items += len(address.items)
+            if not shown:  # one of them all: to show each would cost more than to answer it
+                shown = self._show(raw, reply, now_ms)
+        metrics.REFUSED.labels(queue.model, "lane").inc(items)
 
+    def _show(self, raw: bytes, reply: Reply, now_ms: float) -> bool:
+        message = read_message(raw, now_ms)
+        if isinstance(message, Received):
+            self._events.answered(message, reply, 0.0)
+        return True
 
-def slices(received: list[Received], max_items: int) -> Iterator[list[Received]]:
-    """Cut envelopes into batches of at most ``max_items`` items, in order.
+    # --- counting -------------------------------------------------------------------------------
 
-    An envelope stays whole: one that is larger than ``max_items`` is a batch of its own.
-    """
-    batch: list[Received] = []
-    items = 0
-    for one in received:
-        size = len(one.envelope.items)
-        if batch and items + size > max_items:
-            yield batch
-            batch, items = [], 0
-        batch.append(one)
-        items += size
-    if batch:
-        yield batch
+    def _count(self, batch: Batch) -> None:
+        for one, reply in zip(batch.received, batch.replies, strict=True):
+            self._events.answered(one, reply, batch.seconds)
+        batch.count()
+        batch.keep()
+        self._events.flush_when_due()
 
-
-class LaneStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Runs a lane in a thread of a worker whose role has one."""
-
-    requires = ("celery.worker.components:Pool",)
-
-    def __init__(self, parent: Any, **options: Any) -> None:
-        super().__init__(parent, **options)
-        self.lane: Lane | None = None
-        self._thread: threading.Thread | None = None
-
-    def include_if(self, parent: Any) -> bool:
-        role: Role | None = getattr(parent, "celeriac_role", None)
-        return role is not None and role.lane
-
-    def start(self, parent: Any) -> None:
-        settings = get_settings()
-        events = LaneEvents.for_worker(parent, settings.realtime.event_sample)
-        self.lane = Lane(get_host(), connect(settings), settings, events)
-        parent.celeriac_lane = self.lane
-        self._thread = threading.Thread(target=self.lane.run, name="lane", daemon=True)
-        self._thread.start()
-
-    def stop(self, parent: Any) -> None:
-        if self.lane is None or self._thread is None:
-            return
-        self.lane.stop()
-        timeout_s = get_settings().realtime.drain_timeout_s
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            log.error("lane not drained", timeout_s=timeout_s)
-
-    def terminate(self, parent: Any) -> None:
-        self.stop(parent)
-
-
+    def _now_ms(self) -> float:
+        return self._clock() * 1000

@@ -1,6 +1,6 @@
 """Celery events of the lane's envelopes, so that Flower shows them like any task.
 
-They are sent after the reply, many in one message. A share of the envelopes is shown, and every
+They are sent after the reply, a few times in a second, many in one message. A share of the envelopes is shown, and every
 one with a failure; payloads never are.
 """
 
@@ -17,6 +17,10 @@ from workers.lane_messages import Received
 
 log = get_logger(__name__)
 
+FLUSH_EVERY_S = 0.2
+"""Time between two messages of events: to send one costs as much as to answer a small batch."""
+FLUSH_AT = 3_000
+"""Events that are sent before that time is over."""
 MAX_WAITING = 1_000
 """Events that wait for a lost connection, at most; then the oldest are forgotten."""
 
@@ -25,6 +29,8 @@ class NoEvents:
     """Shows nothing."""
 
     def answered(self, received: Received, reply: Reply, seconds: float) -> None: ...
+
+    def flush_when_due(self) -> None: ...
 
     def flush(self) -> None: ...
 
@@ -48,6 +54,7 @@ class LaneEvents:
         self._clock = clock
         self._dispatcher: Any = None
         self._waiting: list[tuple[str, dict[str, Any]]] = []
+        self._flushed = 0.0
 
     @classmethod
     def for_worker(cls, worker: Any, sample: float) -> LaneEvents:
@@ -88,10 +95,16 @@ class LaneEvents:
         else:
             self._note("task-failed", uuid, now, exception=error, traceback="")
 
+    def flush_when_due(self) -> None:
+        """As :meth:`flush`, unless that was done a moment ago and little waits."""
+        if self._clock() - self._flushed >= FLUSH_EVERY_S or len(self._waiting) >= FLUSH_AT:
+            self.flush()
+
     def flush(self) -> None:
         """Send what was noted, in one message. A lost connection costs events, never answers."""
         if not self._waiting:
             return
+        self._flushed = self._clock()
         try:
             if self._dispatcher is None:
                 self._dispatcher = self._connect()

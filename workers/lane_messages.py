@@ -18,6 +18,36 @@ class Received(msgspec.Struct, frozen=True):
     envelope: Envelope
     queue_ms: float
     """From the sender's publishing until now; 0 if the sender did not stamp it."""
+    arrived_ms: float = 0.0
+    """When it was popped, Unix milliseconds."""
+    ahead_ms: float = 0.0
+    """How far the sender's clock is ahead of this one, at least; 0 if it is not."""
+    raw: bytes = b""
+    """The message as it was, to be given back."""
+
+    @property
+    def count(self) -> int:
+        """Its items."""
+        return len(self.envelope.items)
+
+    @property
+    def deadline_ms(self) -> float:
+        """After it nobody waits for the answer any more, Unix milliseconds."""
+        return self.envelope.deadline_ms
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What a message that was sent again has in common with the first."""
+        return self.envelope.id, self.envelope.reply_to
+
+
+class Address(msgspec.Struct, frozen=True):
+    """What must be known of an envelope to refuse it: its items stay unread."""
+
+    id: str
+    model: str
+    items: list[msgspec.Raw]
+    reply_to: str
 
 
 class Misfit(msgspec.Struct, frozen=True):
@@ -48,6 +78,7 @@ class _Message(msgspec.Struct):
 
 _message = msgspec.json.Decoder(_Message)
 _body = msgspec.json.Decoder(tuple[list[Any], Envelope, Any])
+_address = msgspec.json.Decoder(tuple[list[Any], Address, Any])
 
 
 def read_message(raw: bytes, now_ms: float) -> Received | Misfit:
@@ -71,8 +102,22 @@ def read_message(raw: bytes, now_ms: float) -> Received | Misfit:
             task=headers.task, id=headers.id, reply_to=_reply_address(body),
             error=errors.RequestError(f"the envelope is not well formed: {error}"),
         )
-    sent_ms = headers.sent_ms
-    return Received(envelope, max(0.0, now_ms - sent_ms) if sent_ms else 0.0)
+    age_ms = now_ms - headers.sent_ms if headers.sent_ms else 0.0
+    return Received(
+        envelope, queue_ms=max(0.0, age_ms), arrived_ms=now_ms, ahead_ms=max(0.0, -age_ms), raw=raw
+    )
+
+
+def read_address(raw: bytes) -> Address | None:
+    """As little of an envelope as a refusal needs; None if the message is no envelope."""
+    try:
+        message = _message.decode(raw)
+        if message.headers.task != PREDICT_ENVELOPE:
+            return None
+        _, address, _ = _address.decode(_decoded_body(message))
+    except (msgspec.MsgspecError, binascii.Error, UnicodeError):
+        return None
+    return address
 
 
 def _decoded_body(message: _Message) -> bytes:

@@ -16,7 +16,7 @@ from producer.broker import check_server, connect
 from tasks.models import publish_registry
 from workers import exporter, roles
 from workers.heartbeat import HeartbeatStep
-from workers.lane import LaneStep
+from workers.lane_step import LaneStep
 from workers.lease import Lease
 from workers.roles import Role
 

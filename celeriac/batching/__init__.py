@@ -1,0 +1,1 @@
+"""Which batch next, how large, until when, and what to refuse: pure, with the clock passed in."""

@@ -1,0 +1,104 @@
+"""One batch of the lane: envelopes for one version, and what became of them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from celeriac import errors, metrics
+from celeriac.cache.worker import get_worker_cache
+from celeriac.host import ModelHost
+from celeriac.messages import CONTRACT, Reply
+from tasks.predict import count_answers
+from workers.lane_buffer import Target
+from workers.lane_limits import Limits
+from workers.lane_messages import Received
+
+
+class Batch(msgspec.Struct):
+    """Envelopes in the order in which they came."""
+
+    target: Target
+    received: list[Received]
+    items: int
+    """How many."""
+    closed: str
+    limits: Limits
+    answers: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    """Of all items, in order."""
+    is_scored: bool = False
+    """False if the batch failed as a whole."""
+    kept_items: list[Any] = msgspec.field(default_factory=list)
+    """All items, in order, if their answers are to be kept; otherwise none."""
+    replies: list[Reply] = msgspec.field(default_factory=list)
+    """One for each envelope, in order."""
+    seconds: float = 0.0
+    """The forward pass."""
+
+    def score(self, host: ModelHost) -> None:
+        """Answer all items. Raises nothing: failures are replies too."""
+        items = [item for one in self.received for item in one.envelope.items]
+        try:
+            scorer = host.scorer(*self.target)
+        except errors.CeleriacError as error:
+            self.replies = [failed(one.envelope.id, error) for one in self.received]
+            return
+        started = time.perf_counter()
+        self.answers = scorer.answer(items, self.limits.cap)
+        self.seconds = time.perf_counter() - started
+        self.is_scored = True
+        if scorer.manifest.serving.cache:
+            self.kept_items = items
+        start = 0
+        for one in self.received:
+            end = start + one.count
+            self.replies.append(self._reply(one, self.answers[start:end]))
+            start = end
+
+    def observe_cost(self, seconds: float) -> None:
+        """Learn from the time of a whole turn with this batch."""
+        if self.answers:  # neither failed nor without items
+            passes = -(-self.items // self.limits.cap)
+            self.limits.cost.observe(min(self.items, self.limits.cap), seconds / passes)
+
+    def count(self) -> None:
+        """Count what was scored, off the callers' path: sizes, times, items."""
+        if not self.is_scored:
+            metrics.LANE_ERRORS.labels("request").inc(len(self.received))
+            return
+        model, cap = self.target[0], self.limits.cap
+        metrics.REAL_TIME_SECONDS.labels(model).observe(self.seconds)
+        sizes = metrics.BATCH_ITEMS.labels(model)
+        fill = metrics.FILL.labels(model)
+        for start in range(0, self.items, cap):
+            items = min(cap, self.items - start)
+            sizes.observe(items)
+            fill.observe(items / cap)
+        metrics.BATCHES.labels(model, self.closed).inc()
+        waited = metrics.QUEUE_SECONDS.labels(model)
+        for one in self.received:
+            waited.observe(one.queue_ms / 1000)
+        count_answers(model, self.answers)
+
+    def keep(self) -> None:
+        """Have the answers written to the result cache, where the version says so."""
+        if self.kept_items:
+            get_worker_cache().keep(*self.target, self.kept_items, self.answers)
+
+    def _reply(self, one: Received, answers: list[dict[str, Any]]) -> Reply:
+        return Reply(
+            v=CONTRACT,
+            id=one.envelope.id,
+            answers=answers,
+            queue_ms=round(one.queue_ms, 3),
+            compute_ms=round(self.seconds * 1000, 3),
+            batch_items=min(self.items, self.limits.cap),
+            closed=self.closed,
+        )
+
+
+def failed(id: str, error: errors.CeleriacError) -> Reply:
+    """The answer to a whole envelope that is at fault."""
+    return Reply(v=CONTRACT, id=id, error=error.to_wire())

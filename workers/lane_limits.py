@@ -1,0 +1,68 @@
+"""How versions are served: limits from the catalogue, costs from what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from celeriac.batching.cost import CostLine
+from celeriac.host import ModelHost
+from celeriac.messages import MAX_ENVELOPE_ITEMS
+from celeriac.registry.catalogue import Catalogue
+from workers.lane_buffer import Target
+
+FIXED_SHARE = 0.05
+"""A batch is large enough when its fixed cost is at most this share of its time."""
+
+
+@dataclass(slots=True)
+class Limits:
+    """One version's."""
+
+    cap: int
+    """Items of one forward pass, at most."""
+    max_wait_ms: float
+    cost: CostLine
+
+    @property
+    def useful_items(self) -> int:
+        """Items of one batch, at most: beyond them callers would wait longer for no throughput."""
+        if not self.cost.known:
+            return self.cap
+        useful = self.cost.useful(0.0, FIXED_SHARE)
+        return min(self.cap, max(MAX_ENVELOPE_ITEMS, useful))
+
+
+class AllLimits:
+    """Limits by version; read again when the host has refreshed. Bounded by the catalogue."""
+
+    def __init__(self, host: ModelHost, max_items: int) -> None:
+        self._host = host
+        self._max_items = max_items
+        self._catalogue: Catalogue | None = None
+        self._limits: dict[Target, Limits] = {}
+
+    def of(self, target: Target) -> Limits:
+        """The limits of a version."""
+        if self._host.catalogue is not self._catalogue:
+            self._follow(self._host.catalogue)
+        found = self._limits.get(target)
+        if found is None:
+            found = self._limits[target] = self._read(target, CostLine())
+        return found
+
+    def _follow(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        known = {
+            target: limits for target, limits in self._limits.items()
+            if target[0] in catalogue.models and target[1] in catalogue.models[target[0]].versions
+        }
+        self._limits = {target: self._read(target, old.cost) for target, old in known.items()}
+
+    def _read(self, target: Target, cost: CostLine) -> Limits:
+        name, version = target
+        model = self._host.catalogue.models.get(name)
+        info = model.versions.get(version) if model else None
+        if info is None:  # registered since the last refresh
+            return Limits(self._max_items, 0.0, cost)
+        cap = info.serving.max_batch_size or self._max_items
+        return Limits(cap, info.serving.max_wait_ms, cost)

@@ -1,0 +1,52 @@
+"""Replies on their way to the callers: pushed with the next exchange, kept until it succeeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from celeriac import metrics
+from celeriac.logs import get_logger
+from celeriac.messages import REPLY_TTL_S, Reply, reply_key
+
+log = get_logger(__name__)
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Outbox:
+    """Encoded replies by client. Bounded: the lane scores nothing more before they are pushed."""
+
+    def __init__(self) -> None:
+        self._replies: dict[str, list[bytes]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._replies)
+
+    def add(self, client_id: str, reply: Reply) -> bytes:
+        """Add a reply; returns it encoded."""
+        encoded = _encode(reply)
+        self.add_encoded(client_id, encoded)
+        return encoded
+
+    def add_encoded(self, client_id: str, reply: bytes) -> None:
+        """Add a reply that is encoded already."""
+        self._replies.setdefault(client_id, []).append(reply)
+
+    def write(self, pipe: Any) -> int:
+        """Add all pushes to ``pipe``; returns the number of its commands."""
+        for client_id, replies in self._replies.items():
+            key = reply_key(client_id)
+            pipe.rpush(key, *replies)
+            pipe.expire(key, REPLY_TTL_S)
+        return 2 * len(self._replies)
+
+    def sent(self, results: Sequence[Any]) -> None:
+        """Forget what was pushed. What Redis refused is not pushed again: it would refuse again."""
+        self._replies.clear()
+        failure = next((one for one in results if isinstance(one, Exception)), None)
+        if failure is not None:
+            metrics.LANE_ERRORS.labels("redis").inc()
+            log.warning("replies not pushed", reason=str(failure))

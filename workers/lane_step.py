@@ -1,0 +1,66 @@
+"""Runs a lane in a thread of a worker whose role has one."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import redis
+from celery import bootsteps
+
+from celeriac.host import get_host
+from celeriac.logs import get_logger
+from celeriac.settings import get_settings
+from producer.broker import connect
+from workers.lane import Lane
+from workers.lane_events import LaneEvents
+from workers.roles import Role
+
+log = get_logger(__name__)
+
+_GRACE_S = 1.0
+"""The lane gives back by itself at its bound; only a pass that hangs keeps it from that."""
+
+
+class LaneStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Starts the lane with the worker, and drains it at the worker's stop."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self.lane: Lane | None = None
+        self._thread: threading.Thread | None = None
+
+    def include_if(self, parent: Any) -> bool:
+        role: Role | None = getattr(parent, "celeriac_role", None)
+        return role is not None and role.lane
+
+    def start(self, parent: Any) -> None:
+        settings = get_settings()
+        events = LaneEvents.for_worker(parent, settings.realtime.event_sample)
+        self.lane = Lane(get_host(), connect(settings), settings, events)
+        parent.celeriac_lane = self.lane
+        self._thread = threading.Thread(target=self.lane.run, name="lane", daemon=True)
+        self._thread.start()
+
+    def stop(self, parent: Any) -> None:
+        if self.lane is None or self._thread is None:
+            return
+        lane, thread, self.lane = self.lane, self._thread, None
+        lane.stop()
+        timeout_s = get_settings().realtime.drain_timeout_s
+        thread.join(timeout_s + _GRACE_S)
+        if thread.is_alive():
+            log.error("lane not drained", timeout_s=timeout_s, given_back=_give_back(lane))
+
+    def terminate(self, parent: Any) -> None:
+        self.stop(parent)
+
+
+def _give_back(lane: Lane) -> int:
+    try:
+        return lane.give_back()
+    except redis.RedisError as error:
+        log.warning("nothing given back", reason=str(error))
+        return 0
