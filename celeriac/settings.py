@@ -99,6 +99,8 @@ class RealtimeSettings(_Section):
     by a client that sees how long the queue is."""
     event_sample: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the lane's envelopes that Flower sees; failures are always shown."""
+    max_events_per_s: Annotated[int, Field(ge=1, le=100_000)] = 200
+    """Answered envelopes of one worker that Flower sees in a second, at most."""
 
 
 class CacheSettings(_Section):

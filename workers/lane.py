@@ -90,7 +90,7 @@ class Lane:
             self.last_turn = time.monotonic()
             self._guarded(self.step)
         self._drain()
-        self._events.close()
+        self._guarded(self._show_rest)
 
     def stop(self) -> None:
         """Pop nothing more; what has been popped is answered, or given back in time."""
@@ -236,7 +236,7 @@ class Lane:
         if look is not None:
             self._see(look)
         else:
-            self._events.flush()
+            self._show_rest()
 
     def _exchange(self) -> None:
         """Push what is answered, and pop what there is room for: one pipeline."""
@@ -245,6 +245,9 @@ class Lane:
             readers = []
             if not self._stopping.is_set():
                 readers = self._queues.ask(pipe, self._room, time.monotonic())
+            events = self._events.due()
+            if events is not None:
+                pipe.publish(events.channel, events.message)
             results: list[Any] = pipe.execute(raise_on_error=False)
         self._outbox.sent(results[:first])
         now_s = time.monotonic()
@@ -370,12 +373,17 @@ class Lane:
 
     # --- counting -------------------------------------------------------------------------------
 
+    def _show_rest(self) -> None:
+        """Publish the events of batches after which no exchange came."""
+        events = self._events.take()
+        if events is not None:
+            self.client.publish(events.channel, events.message)
+
     def _count(self, batch: Batch) -> None:
         for one, reply in zip(batch.received, batch.replies, strict=True):
             self._events.answered(one, reply, batch.seconds)
         batch.count()
         batch.keep()
-        self._events.flush_when_due()
 
     def _now_ms(self) -> float:
         return self._clock() * 1000

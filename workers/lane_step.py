@@ -38,7 +38,7 @@ class LaneStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, parent: Any) -> None:
         settings = get_settings()
-        events = LaneEvents.for_worker(parent, settings.realtime.event_sample)
+        events = LaneEvents(settings, parent.hostname, tick=parent.app.clock.forward)
         self.lane = Lane(get_host(), connect(settings), settings, events)
         parent.celeriac_lane = self.lane
         self._thread = threading.Thread(target=self.lane.run, name="lane", daemon=True)
