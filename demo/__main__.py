@@ -112,7 +112,8 @@ def train_and_promote(settings: Settings, data: Path) -> None:
     network = train.digit_classifier(images, labels)
     reached = train.accuracy(train.digits_of(network, unseen), unseen_labels)
     release.register(
-        "digits", network, registry=registry, examples=unseen[:20], labels=list(range(10)),
+        "digits", network, registry=registry, input=train.DIGIT_IMAGE,
+        examples=[train.as_png(image) for image in unseen[:20]], labels=list(range(10)),
         metrics={"accuracy": reached},
     )
     report("digits", "a CNN on scanned digits", reached, len(unseen))
@@ -126,7 +127,7 @@ def single_items(client: Client, data: Path) -> None:
     """One item at a time, as another service would ask."""
     step(f"Single items, one after the other ({SINGLE_ITEMS} of each model)")
     texts = read(data, "reviews_heldout")["review"].tolist()
-    images = list(train.digit_images()[1])
+    images = [train.as_png(image) for image in train.digit_images()[1]]
     table = Table("model", "example", "answer", "p50", "p99", box=None, padding=(0, 2))
     for model, items, example in (
         ("reviews", texts, "Best coffee I ever bought"),
@@ -136,7 +137,7 @@ def single_items(client: Client, data: Path) -> None:
         waits_ms = [time_ms(client, model, items[i % len(items)]) for i in range(SINGLE_ITEMS)]
         table.add_row(
             f"{answer.model}@{answer.version}",
-            example if isinstance(example, str) else "an image of 8 x 8",
+            example if isinstance(example, str) else "a PNG of 8 x 8",
             f"{answer.label} ({answer.probability:.0%})",
             *(f"{np.percentile(waits_ms, q):.2f} ms" for q in (50, 99)),
         )

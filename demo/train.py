@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline, make_pipeline
 
+from celeriac.registry.manifest import InputSchema, Pixels
 from celeriac.runtimes.architectures import DigitCNN
 
 
@@ -34,6 +37,19 @@ def digit_images() -> tuple[Any, Any, Any, Any]:
         test_size=0.25, random_state=0, stratify=digits.target,
     )
     return train, held_out, labels, held_out_labels
+
+
+DIGIT_IMAGE = InputSchema(
+    kind="image", shape=(8, 8), dtype="float32", pixels=Pixels(mode="L", scale=16 / 255)
+)
+"""How the file of an image becomes 8 x 8 pixels of 0 to 16."""
+
+
+def as_png(image: Any) -> bytes:
+    """One digit as a file."""
+    file = io.BytesIO()
+    Image.fromarray((image * (255 / 16)).round().astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
 
 
 def digit_classifier(images: Any, labels: Any, *, epochs: int = 20) -> torch.nn.Module:
