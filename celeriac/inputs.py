@@ -71,6 +71,8 @@ def collate(items: Sequence[Any], schema: InputSchema, limits: Limits | None = N
             index.append(position)
         except (errors.InvalidItem, errors.PayloadTooLarge) as error:
             bad[position] = error
+        except MemoryError:
+            bad[position] = errors.ResourceExhausted("not enough memory to decode this item")
     return _build(good, index, bad, schema)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import redis
 import skops.io
+from PIL import Image
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -93,6 +94,17 @@ def test_formats_and_local_promotion(run: Run, settings: Settings, tmp_path: Pat
     assert "1 files verified, 4 golden" in run("check", "digits@1").stdout
     registry = Registry(settings.models.root)
     assert registry.get("digits", 1).output.labels == (0, 1, 2)
+    (tmp_path / "pictures").mkdir()
+    for number in range(3):
+        picture = Image.fromarray(np.full((20, 20), 80 * number, np.uint8))
+        picture.save(tmp_path / "pictures" / f"{number}.png")
+    (tmp_path / "input.json").write_text(
+        '{"kind": "image", "shape": [8, 8], "dtype": "float32", "pixels": {"mode": "L"}}'
+    )
+    run("register", "pictures", "net.safetensors", "--examples", "pictures", "--labels", "0,1,2",
+        "--input", "input.json", "--architecture", "celeriac.runtimes.architectures:DigitCNN",
+        "--arguments", json.dumps({"classes": 3}))
+    assert "1 files verified, 3 golden" in run("check", "pictures@1").stdout
     run("register", "first", "--format", "echo")
     assert "first@1 is promoted" in run("promote", "first@1", "--local").stdout
     assert "serves already" in run("promote", "first@1", "--local").stdout
@@ -103,6 +115,7 @@ def test_bad_input_gets_one_clear_line(run: Run, tmp_path: Path) -> None:
     (tmp_path / "model.pkl").write_bytes(b"\x80\x04.")
     (tmp_path / "net.safetensors").write_bytes(b"")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "schema.json").write_text('{"kind": "image", "shape": [8]}')
     for words, says in (
         (["register", "m", "model.pkl"], "pickle and joblib files are never loaded"),
         (["register", "m", "nothing.skops"], "no such file"),
@@ -110,6 +123,8 @@ def test_bad_input_gets_one_clear_line(run: Run, tmp_path: Path) -> None:
         (["register", "m", "net.safetensors"], "--architecture"),
         (["register", "Bad Name", "--format", "echo"], "is not a model name"),
         (["register", "m", "--format", "echo", "--metric", "accuracy"], "NAME=NUMBER"),
+        (["register", "m", "--format", "echo", "--examples", "empty"], "holds no image"),
+        (["register", "m", "--format", "echo", "--input", "schema.json"], "the shape of an image"),
         (["promote", "m@1", "--local"], "no model named 'm'"),
     ):
         result = run(*words, code=1)

@@ -232,3 +232,19 @@ def test_one_channel_may_stand_in_the_shape_or_not() -> None:
             "pixels": {"mode": "L", "channels": channels, "scale": 1.0},
         })
         assert np.array_equal(array_of(data, schema).reshape(4, 6), PICTURE[..., 0])
+
+
+def test_an_image_that_memory_cannot_hold_is_one_bad_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = file_of(Image.fromarray(PICTURE))
+    large = file_of(Image.fromarray(np.zeros((50, 50, 3), np.uint8)))
+    convert = Image.Image.convert
+
+    def hungry(image: Image.Image, *arguments: Any) -> Image.Image:
+        if image.width == 50:
+            raise MemoryError
+        return convert(image, *arguments)
+
+    monkeypatch.setattr(Image.Image, "convert", hungry)
+    collated = collate([encode_item(data) for data in (small, large, small)], COLOUR)
+    assert list(collated.index) == [0, 2]
+    assert isinstance(collated.errors[1], errors.ResourceExhausted)

@@ -31,7 +31,11 @@ def register_model(
         Literal["sklearn", "torch", "echo"] | None, typer.Option(help="Told by the file's name.")
     ] = None,
     examples: Annotated[
-        Path | None, typer.Option(help="Inputs, at least one: .csv, .jsonl or .npy.")
+        Path | None,
+        typer.Option(help="Inputs, at least one: .csv, .jsonl, .npy, or a folder of images."),
+    ] = None,
+    input: Annotated[
+        Path | None, typer.Option(help="What an item is, as JSON. Images need it.")
     ] = None,
     architecture: Annotated[str | None, typer.Option(help="torch: package.module:Class.")] = None,
     arguments: Annotated[str, typer.Option(help="torch: arguments of the class, as JSON.")] = "{}",
@@ -63,7 +67,8 @@ def register_model(
         name, model,
         examples=["hello"] if form == "echo" and examples is None
         else _read_examples(examples, text_column, model),
-        labels=_labels(labels), metrics=_metrics(metric or []), text_column=text_column,
+        input=_read_schema(input), labels=_labels(labels), metrics=_metrics(metric or []),
+        text_column=text_column,
         architecture=named if isinstance(named, Architecture) else None,
         description=description, device=device,
         serving=Serving(cache=cache, max_batch_size=max_batch_size, max_wait_ms=max_wait_ms),
@@ -185,14 +190,51 @@ def _metrics(pairs: list[str]) -> dict[str, float]:
 def _read_examples(path: Path | None, text_column: str, model: Any) -> Any:
     if path is None:
         raise errors.RequestError("give --examples FILE: inputs tell what the model takes")
+    if path.is_dir():
+        return _read_images(path)
     if not path.is_file():
         raise errors.RequestError(f"{path}: no such file")
     try:
         return _READERS[path.suffix](path, text_column, model)
     except KeyError:
-        raise errors.RequestError(f"{path}: examples are .csv, .jsonl or .npy") from None
+        raise errors.RequestError(
+            f"{path}: examples are .csv, .jsonl or .npy, or a folder of images"
+        ) from None
     except (ValueError, OSError) as error:
         raise errors.RequestError(f"{path}: cannot be read: {error}") from error
+
+
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+
+
+def _read_images(folder: Path) -> list[bytes]:
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _IMAGES]
+    if not files:
+        raise errors.RequestError(f"{folder}: the folder holds no image ({', '.join(_IMAGES)})")
+    return [path.read_bytes() for path in files[:_MOST_IMAGES]]
+
+
+_MOST_IMAGES = 100
+"""A few of them become golden examples."""
+
+
+def _read_schema(path: Path | None) -> Any:
+    from pydantic import ValidationError
+
+    from celeriac.registry.manifest import InputSchema
+
+    if path is None:
+        return None
+    try:
+        return InputSchema.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise errors.RequestError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise errors.RequestError(
+            f"{path}: is no input schema: {where}{': ' if where else ''}{first['msg']}"
+        ) from error
 
 
 def _read_csv(path: Path, text_column: str, model: Any) -> Any:
