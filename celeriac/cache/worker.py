@@ -20,7 +20,7 @@ from celeriac.settings import Settings, get_settings
 log = get_logger(__name__)
 
 BLOCK = 512
-"""Answers that one exchange asks for, at most."""
+"""Answers that one exchange asks for, at most: it takes Redis about as many microseconds."""
 
 
 class WorkerCache:

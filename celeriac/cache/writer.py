@@ -12,8 +12,8 @@ from celeriac.cache.allowance import Allowance
 from celeriac.cache.cache import Cache
 from celeriac.cache.keys import cache_key
 
-BLOCK = 256
-"""Answers of one exchange with the store, at most."""
+BLOCK = 64
+"""Answers of one exchange with the store, at most: it does nothing else meanwhile."""
 MAX_WAITING_ITEMS = 8_192
 MAX_WAITING_BYTES = 32_000_000
 """What may wait to be written, about; more is dropped."""

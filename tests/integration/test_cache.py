@@ -27,6 +27,15 @@ def test_it_goes_on_when_its_connection_was_cut(redis_client: Any, settings: Set
     assert cache.errors == 0
 
 
+def test_a_server_that_was_restarted_is_written_to(redis_client: Any, settings: Settings) -> None:
+    cache = open_cache(settings)
+    assert cache.put_many([("a", ANSWER)]) == 1
+    redis_client.script_flush()  # what a restart forgets
+    assert cache.put_many([("b", ANSWER)]) == 1
+    assert cache.get_many(["a", "b"]) == [ANSWER, ANSWER]
+    assert cache.errors == 0
+
+
 def test_threads_share_a_cache(settings: Settings, redis_client: Any) -> None:
     cache = open_cache(settings)
     cache.put_many([(f"k{number}", {**ANSWER, "label": number}) for number in range(50)])
