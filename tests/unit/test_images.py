@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from celeriac import errors
 from celeriac.inputs import Limits, collate
-from celeriac.messages import encode_item
+from celeriac.messages import CONTRACT, Envelope, encode_item
 from celeriac.registry.manifest import InputSchema, Pixels
+from producer.wire import envelope_message
 
 PLAIN = Pixels(mode="RGB", scale=1.0)
 COLOUR = InputSchema(kind="image", shape=(4, 6, 3), dtype="float32", pixels=PLAIN)
@@ -248,3 +249,14 @@ def test_an_image_that_memory_cannot_hold_is_one_bad_item(monkeypatch: pytest.Mo
     collated = collate([encode_item(data) for data in (small, large, small)], COLOUR)
     assert list(collated.index) == [0, 2]
     assert isinstance(collated.errors[1], errors.ResourceExhausted)
+
+
+def test_a_file_travels_as_base64_once() -> None:
+    data = file_of(Image.fromarray(RNG.integers(0, 256, (200, 200, 3)).astype(np.uint8)))
+    item = encode_item(data)
+    envelope = Envelope(
+        v=CONTRACT, id="1", model="m", items=[item], reply_to="me", deadline_ms=1
+    )
+    message = envelope_message(envelope, "realtime.cpu.m")
+    assert item["$bytes"].encode() in message
+    assert len(message) < len(data) * 4 / 3 + 2_000
