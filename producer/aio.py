@@ -70,7 +70,7 @@ class AsyncClient:
         limit_s = check_timeout(timeout_s, self.timeout_s)
         end_s = time.monotonic() + limit_s
         route = await self._route(model, limit_s)
-        (call,) = self._client.realtime.start(route, [item], limit_s)
+        (call,) = self._client.realtime.start(route, [item], limit_s, on_loop=True)
         return answer(await self._outcome(call, end_s, limit_s))
 
     @overload
@@ -93,7 +93,7 @@ class AsyncClient:
         limit_s = check_timeout(timeout_s, self.timeout_s)
         end_s = time.monotonic() + limit_s
         route = await self._route(model, limit_s)
-        bulk = Bulk(self._client.realtime, route, end_s)
+        bulk = Bulk(self._client.realtime, route, end_s, on_loop=True)
         outcomes: list[Outcome] = []
         try:
             for block in blocks(items):

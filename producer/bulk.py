@@ -29,8 +29,11 @@ class Bulk:
     refused once more, and has fewer items on their way.
     """
 
-    def __init__(self, realtime: Realtime, route: Route, end_s: float) -> None:
+    def __init__(
+        self, realtime: Realtime, route: Route, end_s: float, *, on_loop: bool = False
+    ) -> None:
         self._realtime = realtime
+        self._on_loop = on_loop
         self._route = route
         self._end_s = end_s
         self._window = WINDOW_ITEMS
@@ -81,7 +84,7 @@ class Bulk:
 
     def _start(self, items: list[Any]) -> list[Call]:
         left_s = max(self._end_s - time.monotonic(), 0.001)
-        return self._realtime.start(self._route, items, left_s)
+        return self._realtime.start(self._route, items, left_s, on_loop=self._on_loop)
 
 
 def blocks(items: Iterable[Any]) -> Iterator[list[Any]]:

@@ -6,7 +6,7 @@ A call is settled once, by whoever is first: the reply, a failure, or the caller
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from celeriac import errors
@@ -30,12 +30,19 @@ class Waiter(Protocol):
         """Have the waiter go on."""
 
 
+class Followed(Protocol):
+    """Calls that share the outcome of a leader."""
+
+    def land(self, leader: Call) -> None:
+        """``leader`` is settled."""
+
+
 class Call:
     """One item on its way, and its outcome once it has one."""
 
     __slots__ = (
-        "_once", "_waiter", "account", "deadline_ms", "followers", "item", "model", "outcome",
-        "queue", "size",
+        "_once", "_waiter", "account", "anew", "deadline_ms", "flight", "item", "key", "model",
+        "outcome", "queue", "size",
     )  # fmt: skip
 
     def __init__(self, model: str, queue: str, item: bytes, deadline_ms: int) -> None:
@@ -48,8 +55,12 @@ class Call:
         self.outcome: Outcome | None = None
         self.account: OpenItems | None = None
         """Where it counts as open."""
-        self.followers: list[Call] | None = None
+        self.key: str | None = None
+        """Of its answer in the result cache; None if the model has none."""
+        self.flight: Followed | None = None
         """Calls for an equal item, which share the outcome."""
+        self.anew = False
+        """It followed another call in vain, and goes by itself now."""
         self._once = threading.Lock()
         self._waiter: Waiter | None = None
 
@@ -96,6 +107,7 @@ def settle_all(outcomes: Iterable[tuple[Call, Outcome]]) -> int:
     """
     closed: dict[OpenItems, tuple[int, int]] = {}
     waiters: dict[Waiter, None] = {}
+    leaders: list[tuple[Call, Followed]] = []
     settled = 0
     for call, outcome in outcomes:
         if not call._once.acquire(blocking=False):
@@ -105,6 +117,8 @@ def settle_all(outcomes: Iterable[tuple[Call, Outcome]]) -> int:
         if call.account is not None:
             items, size = closed.get(call.account, (0, 0))
             closed[call.account] = items + 1, size + call.size
+        if call.flight is not None:
+            leaders.append((call, call.flight))
         waiter = call._waiter
         if waiter is not None:
             waiter.landed(call)
@@ -113,6 +127,8 @@ def settle_all(outcomes: Iterable[tuple[Call, Outcome]]) -> int:
         account.close(items, size)
     for waiter in waiters:
         waiter.wake()
+    for call, flight in leaders:
+        flight.land(call)
     return settled
 
 
@@ -124,17 +140,24 @@ class OpenItems:
         self.items = 0
         self.size = 0
 
-    def open(self, items: int, size: int) -> int:
-        """Count them as open; returns all that are open now. Raises Overloaded if too much is."""
+    def open(self, calls: Sequence[Call]) -> int:
+        """Count calls as open until they are settled; returns how many are open now.
+
+        Raises Overloaded if that would be too many.
+        """
+        size = sum(call.size for call in calls)
         with self._lock:
-            if self.items + items > MAX_OPEN_ITEMS or self.size + size > MAX_OPEN_BYTES:
+            if self.items + len(calls) > MAX_OPEN_ITEMS or self.size + size > MAX_OPEN_BYTES:
                 raise errors.Overloaded(
                     f"{self.items:,} items of this client have no answer yet; wait for answers "
                     "before you send more, or score large data as a dataset"
                 )
-            self.items += items
+            self.items += len(calls)
             self.size += size
-            return self.items
+            opened = self.items
+        for call in calls:
+            call.account = self
+        return opened
 
     def close(self, items: int, size: int) -> None:
         with self._lock:

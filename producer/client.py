@@ -107,7 +107,7 @@ class Client:
         limit_s = check_timeout(timeout_s, self.timeout_s)
         end_s = time.monotonic() + limit_s
         route = self.realtime.routes.find(model, limit_s)
-        (call,) = self.realtime.start(route, [item], limit_s, may_publish=True)
+        (call,) = self.realtime.start(route, [item], limit_s)
         return self.realtime.wait(call, end_s, limit_s)
 
     @overload

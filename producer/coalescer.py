@@ -18,7 +18,7 @@ import redis
 
 from celeriac import errors
 from producer import wire
-from producer.calls import Call, OpenItems, settle_all
+from producer.calls import Call, settle_all
 from producer.publisher import Publisher
 from producer.statistics import Counts
 
@@ -37,10 +37,9 @@ TICK_S = 0.05
 class Coalescer:
     """The calls of one client in one process, and the thread that publishes them."""
 
-    def __init__(self, publisher: Publisher, counts: Counts, open_items: OpenItems) -> None:
+    def __init__(self, publisher: Publisher, counts: Counts) -> None:
         self._publisher = publisher
         self._counts = counts
-        self._open_items = open_items
         self._waiting: queue.SimpleQueue[Sequence[Call] | None] = queue.SimpleQueue()
         self._turn = threading.Lock()  # of the sender, or of a caller that is alone
         self._resting = False
@@ -50,15 +49,13 @@ class Coalescer:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, calls: Sequence[Call], *, may_publish: bool = False) -> None:
-        """Have ``calls`` sent. Never blocks. Raises Overloaded if too many have no answer yet.
+    def submit(self, calls: Sequence[Call], *, alone: bool = False) -> None:
+        """Have ``calls`` sent. Never waits.
 
-        ``may_publish``: the caller's thread may publish them itself (never on an event loop).
+        ``alone``: it is the only open item of the client, and its thread may publish it by itself
+        (never an event loop's).
         """
-        opened = self._open_items.open(len(calls), sum(call.size for call in calls))
-        for call in calls:
-            call.account = self._open_items
-        if not (may_publish and opened == 1 and self._publish_alone(calls[0])):
+        if not (alone and len(calls) == 1 and self._publish_alone(calls[0])):
             self._waiting.put(calls)
 
     def stop(self) -> None:
@@ -71,10 +68,14 @@ class Coalescer:
 
     def fail_all(self, reason: str) -> None:
         """Fail every call that is still open."""
+        while calls := self._take_all():  # what followed one of them goes by itself now
+            settle_all((call, errors.Cancelled(reason)) for call in calls)
+
+    def _take_all(self) -> list[Call]:
         calls = self._publisher.take_all()
         while not self._waiting.empty():
             calls.extend(self._waiting.get() or ())
-        settle_all((call, errors.Cancelled(reason)) for call in calls)
+        return calls
 
     def _publish_alone(self, call: Call) -> bool:
         """Publish in the caller's thread, unless that could wait for anything."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -12,39 +13,63 @@ from typing import Any
 import msgspec
 
 from celeriac import errors
+from celeriac.cache import cache_key
 from celeriac.messages import Prediction, encode_item
 from producer import forks, wire
 from producer.broker import Broker
-from producer.calls import Call, OpenItems, Outcome, settle_all
+from producer.calls import Call, Outcome, settle_all
 from producer.coalescer import Coalescer
+from producer.desk import Desk
+from producer.flights import Flights
+from producer.lookups import LookupThread
 from producer.publisher import Publisher
-from producer.refusals import Refusals
 from producer.replies import ReplyReader
 from producer.routes import Route, Routes
-from producer.statistics import ClientStatistics, Counts
+from producer.statistics import ClientStatistics
 
 CLOSE_S = 1.0
 """How long closing waits for each thread."""
 
 
 class Exchange:
-    """The two threads of one client in one process, and what they share."""
+    """The threads of one client in one process, and what they share."""
 
-    def __init__(
-        self, broker: Broker, counts: Counts, open_items: OpenItems, refusals: Refusals
-    ) -> None:
+    def __init__(self, broker: Broker, desk: Desk) -> None:
         self.client_id = wire.new_id()
         self._pid = os.getpid()
-        publisher = Publisher(broker, self.client_id, counts, refusals)
-        self.coalescer = Coalescer(publisher, counts, open_items)
-        self._reader = ReplyReader(broker, self.client_id, publisher, refusals, counts)
+        self._desk = desk
+        publisher = Publisher(broker, self.client_id, desk.counts, desk.refusals)
+        self.coalescer = Coalescer(publisher, desk.counts)
+        self._flights = Flights(self.coalescer.submit, desk.counts)
+        self._reader = ReplyReader(
+            broker, self.client_id, publisher, desk.refusals, desk.counts
+        )
+        self._lock = threading.Lock()
+        self._lookup_thread: LookupThread | None = None
         self.coalescer.start()
         self._reader.start()
+
+    def send(self, calls: list[Call], *, alone: bool = False) -> None:
+        """Have calls sent, but for those that are refused or follow an equal one. Never waits."""
+        calls = self._desk.admit(calls)
+        calls = [call for call in calls if self._flights.lead(call)]
+        if calls:
+            self.coalescer.submit(calls, alone=alone)
+
+    def look_up(self, calls: list[Call]) -> None:
+        """Have calls looked up in the result cache, and the unknown ones sent. Never waits."""
+        with self._lock:
+            if self._lookup_thread is None:
+                self._lookup_thread = LookupThread(self._desk.lookups, self.send)
+            self._lookup_thread.ask(calls)
 
     def close(self) -> None:
         """Publish what waits, fail what has no answer, end the threads. Bounded."""
         if os.getpid() != self._pid:  # a child has none of the threads, and not these sockets
             return
+        if self._lookup_thread is not None:
+            self._lookup_thread.stop()
+            self._lookup_thread.join(CLOSE_S)
         self.coalescer.stop()
         self._reader.stop()
         self.coalescer.join(CLOSE_S)
@@ -64,27 +89,25 @@ class Realtime:
 
     def after_fork(self) -> None:
         """A child's fresh start: it makes its own exchange, and counts from zero."""
-        forks.abandon(getattr(self, "_exchange", None))
+        forks.abandon(getattr(self, "_exchange", None), getattr(self, "_desk", None))
         self._lock = threading.Lock()
         self._exchange: Exchange | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
-        self._counts = Counts()
-        self._open_items = OpenItems()
-        self._refusals = Refusals(self._broker.settings.realtime.max_queue_items)
+        self._desk = Desk(self._broker.settings)
 
     def start(
-        self, route: Route, items: Iterable[Any], timeout_s: float, *, may_publish: bool = False
+        self, route: Route, items: Iterable[Any], timeout_s: float, *, on_loop: bool = False
     ) -> list[Call]:
-        """Have ``items`` sent; never waits. One call for each; a bad item's has failed already.
+        """Have ``items`` sent. One call for each; a bad item's has failed already.
 
-        So have those that are refused because too much waits. ``may_publish``: the caller is a
-        thread that may publish its only item by itself.
+        So have those that are refused because too much waits. Waits for nothing but a lookup in
+        the result cache, and not even for that if the caller is ``on_loop``, an event loop.
         """
         deadline_ms = wire.now_ms() + int(timeout_s * 1000)
         calls = [self._call(route, item, deadline_ms) for item in items]
         good = [call for call in calls if call.outcome is None]
         if good:
-            self._send(route, good, may_publish)
+            self._send(route, good, on_loop)
         return calls
 
     def wait(self, call: Call, end_s: float, timeout_s: float) -> Prediction:
@@ -107,13 +130,13 @@ class Realtime:
     def late(self, call: Call, timeout_s: float) -> Outcome:
         """The outcome of a call whose time is over: an answer may come at the last moment."""
         if call.settle(late(call.model, timeout_s)):
-            self._counts.add("expired")
+            self._desk.counts.add("expired")
         outcome = call.outcome
         assert outcome is not None  # noqa: S101 - a settled call has one
         return outcome
 
     def statistics(self) -> ClientStatistics:
-        return self._counts.read(self._open_items.items)
+        return self._desk.statistics()
 
     def encode(self, item: Any) -> bytes:
         """As :func:`encode`, with the limit of the settings."""
@@ -129,27 +152,30 @@ class Realtime:
 
     def _call(self, route: Route, item: Any, deadline_ms: int) -> Call:
         try:
-            return Call(route.model, route.realtime, self.encode(item), deadline_ms)
+            call = Call(route.model, route.realtime, self.encode(item), deadline_ms)
         except errors.CeleriacError as error:
             failed = Call(route.model, route.realtime, b"", deadline_ms)
             failed.settle(error)
-            self._counts.failed(error.code)
+            self._desk.counts.failed(error.code)
             return failed
+        if route.cached and self._desk.lookups.is_on:
+            with contextlib.suppress(ValueError):
+                call.key = cache_key(route.name, route.version, encode_item(item))
+        return call
 
-    def _send(self, route: Route, calls: list[Call], may_publish: bool) -> None:
-        admitted = self._refusals.admit(route.realtime, len(calls))
-        if admitted:
-            try:
-                self._open().coalescer.submit(calls[:admitted], may_publish=may_publish)
-            except errors.Overloaded as error:
-                self._refuse(calls[:admitted], error)
-        if admitted < len(calls):
-            self._refuse(calls[admitted:], self._refusals.refusal(route.realtime, route.model))
-
-    def _refuse(self, calls: list[Call], error: errors.Overloaded) -> None:
-        for call in calls:  # an error for each: a traceback belongs to one caller
-            call.settle(errors.Overloaded(error.message, error.retry_after_s))
-        self._counts.add("refused", len(calls))
+    def _send(self, route: Route, calls: list[Call], on_loop: bool) -> None:
+        exchange = self._open()
+        try:
+            alone = self._desk.open_items.open(calls) == 1 and not on_loop
+        except errors.Overloaded as error:
+            self._desk.refuse(calls, error)
+            return
+        if not route.cached:
+            exchange.send(calls, alone=alone)
+        elif on_loop:
+            exchange.look_up(calls)
+        else:
+            exchange.send(self._desk.lookups.find(calls), alone=alone)
 
     def _open(self) -> Exchange:
         exchange = self._exchange
@@ -159,9 +185,7 @@ class Realtime:
             if self._closed:
                 raise errors.RequestError("this client is closed; make a new one")
             if self._exchange is None:
-                self._exchange = Exchange(
-                    self._broker, self._counts, self._open_items, self._refusals
-                )
+                self._exchange = Exchange(self._broker, self._desk)
                 # Runs when the client is collected or the interpreter ends, whichever is first.
                 self._finalizer = weakref.finalize(self, self._exchange.close)
             return self._exchange

@@ -50,6 +50,11 @@ class Refusals:
         self._lock = threading.Lock()
         self._pauses: dict[str, _Pause] = {}
 
+    @property
+    def any(self) -> bool:
+        """False while no queue is paused: then everything is admitted."""
+        return bool(self._pauses)
+
     def admit(self, queue: str, items: int) -> int:
         """How many of ``items`` may be sent now; :meth:`refusal` says why not all."""
         if not self._pauses:

@@ -21,12 +21,17 @@ POLL_S = 1.0
 
 
 class Route(NamedTuple):
-    """The queues of one model."""
+    """Where the items of one model go, and what of it a caller must know."""
 
     model: str
     """As the caller wrote it: the worker resolves an alias at the time of the prediction."""
     realtime: str
     ordinary: str
+    name: str = ""
+    version: int = 0
+    """What ``model`` means by the catalogue ..."""
+    cached: bool = False
+    """... and whether that version's answers are in the result cache."""
 
 
 class Held(NamedTuple):
@@ -129,5 +134,8 @@ class Routes:
 
 def _route(catalogue: Catalogue, model: str) -> Route:
     ref = ModelRef.parse(model)
-    device = catalogue.resolve(ref).device
-    return Route(model, realtime_queue(device, ref.name), predict_queue(device))
+    found = catalogue.resolve(ref)
+    return Route(
+        model, realtime_queue(found.device, ref.name), predict_queue(found.device),
+        ref.name, found.version, found.serving.cache,
+    )

@@ -24,29 +24,6 @@ from workers.lane import Lane
 QUEUE = "realtime.cpu.echo"
 
 
-def take(client: redis.Redis, timeout_s: float = 10) -> bytes:
-    popped: Any = client.brpop([QUEUE], timeout=timeout_s)
-    assert popped is not None
-    message: bytes = popped[1]
-    return message
-
-
-def envelope_of(message: bytes) -> dict[str, Any]:
-    kwargs: dict[str, Any] = json.loads(json.loads(message)["body"])[1]
-    return kwargs
-
-
-def answer(client: redis.Redis, message: bytes) -> None:
-    envelope = envelope_of(message)
-    answers = [{"model": "echo", "version": 1, "value": item} for item in envelope["items"]]
-    reply(client, envelope, {"answers": answers})
-
-
-def reply(client: redis.Redis, envelope: dict[str, Any], content: dict[str, Any]) -> None:
-    body = {"v": 1, "id": envelope["id"], **content}
-    client.rpush(reply_key(envelope["reply_to"]), json.dumps(body))
-
-
 def in_thread(work: Callable[..., Any], *args: Any, **options: Any) -> Future[Any]:
     future: Future[Any] = Future()
 
@@ -60,27 +37,29 @@ def in_thread(work: Callable[..., Any], *args: Any, **options: Any) -> Future[An
     return future
 
 
-def test_lost_work_is_sent_once_more(client: Client, redis_client: redis.Redis) -> None:
+def test_lost_work_is_sent_once_more(client: Client, hand: Any) -> None:
     waiting = in_thread(client.predict, "echo", "lost", timeout_s=3)
-    first = take(redis_client)
+    first = hand.take()
     started = time.monotonic()
 
-    second = take(redis_client)
+    second = hand.take()
 
     assert second == first
     assert time.monotonic() - started > 0.8
-    answer(redis_client, second)
-    answer(redis_client, first)  # the worker was only slow: its answer comes, too
+    hand.answer(second)
+    hand.answer(first)  # the worker was only slow: its answer comes, too
     assert waiting.result(5).value == "lost"
     counts = client.statistics()
     assert (counts.items_sent, counts.envelopes_sent, counts.envelopes_resent) == (1, 1, 1)
     assert (counts.answered, counts.open_items) == (1, 0)
 
 
-def test_it_is_sent_once_more_only_once(client: Client, redis_client: redis.Redis) -> None:
+def test_it_is_sent_once_more_only_once(
+    client: Client, redis_client: redis.Redis, hand: Any
+) -> None:
     waiting = in_thread(client.predict, "echo", "lost", timeout_s=1)
-    take(redis_client)
-    take(redis_client)
+    hand.take()
+    hand.take()
 
     with pytest.raises(errors.DeadlineExceeded):
         waiting.result(5)
@@ -90,10 +69,9 @@ def test_it_is_sent_once_more_only_once(client: Client, redis_client: redis.Redi
     assert client.statistics().expired == 1
 
 
-def test_what_is_behind_a_lost_message_is_left_alone(
+def test_a_queue_without_a_consumer_gets_nothing_twice(
     client: Client, redis_client: redis.Redis
 ) -> None:
-    """A queue without a consumer gets nothing twice."""
     waiting = [in_thread(client.predict, "echo", number, timeout_s=1.5) for number in range(3)]
     for one in waiting:
         with pytest.raises(errors.DeadlineExceeded):
@@ -103,14 +81,16 @@ def test_what_is_behind_a_lost_message_is_left_alone(
     assert client.statistics().envelopes_resent == 0
 
 
-def test_a_slow_consumer_gets_nothing_twice(client: Client, redis_client: redis.Redis) -> None:
+def test_a_slow_consumer_gets_nothing_twice(
+    client: Client, redis_client: redis.Redis, hand: Any
+) -> None:
     waiting = []
     for number in range(8):
         waiting.append(in_thread(client.predict, "echo", number, timeout_s=4))
         time.sleep(0.02)  # each in an envelope of its own
     while redis_client.llen(QUEUE) or not all(one.done() for one in waiting):
         time.sleep(0.3)  # the last one waits for 2.4 of its 4 s
-        answer(redis_client, take(redis_client))
+        hand.answer(hand.take())
         if not redis_client.llen(QUEUE):
             break
 
@@ -118,29 +98,27 @@ def test_a_slow_consumer_gets_nothing_twice(client: Client, redis_client: redis.
     assert client.statistics().envelopes_resent == 0
 
 
-def test_many_lost_envelopes(client: Client, redis_client: redis.Redis) -> None:
+def test_many_lost_envelopes(client: Client, hand: Any) -> None:
     waiting = in_thread(client.predict_many, "echo", range(1_000), timeout_s=4)
     lost = 0
     while lost < 1_000:
-        lost += len(envelope_of(take(redis_client))["items"])
+        lost += len(hand.envelope(hand.take())["items"])
     answered = 0
     while answered < 1_000:
-        message = take(redis_client)
-        answer(redis_client, message)
-        answered += len(envelope_of(message)["items"])
+        answered += hand.answer(hand.take())
 
     assert [answer.value for answer in waiting.result(5)] == list(range(1_000))
     assert client.statistics().envelopes_resent == client.statistics().envelopes_sent
 
 
 def test_connections_that_are_killed_are_made_anew(
-    client: Client, redis_client: redis.Redis
+    client: Client, redis_client: redis.Redis, hand: Any
 ) -> None:
     for number in range(3):
         waiting = in_thread(client.predict, "echo", number, timeout_s=10)
-        message = take(redis_client)
+        message = hand.take()
         redis_client.client_kill_filter(_type="normal", skipme=True)
-        answer(redis_client, message)
+        hand.answer(message)
         assert waiting.result(15).value == number
 
 
@@ -208,16 +186,16 @@ def test_an_item_whose_time_is_over_is_not_sent(
     )
 
 
-def refuse(client: redis.Redis, retry_after_s: float) -> None:
+def refuse(hand: Any, retry_after_s: float) -> None:
     error = errors.Overloaded("too much waits", retry_after_s).to_wire()
-    reply(client, envelope_of(take(client)), {"error": error})
+    hand.reply(hand.take(), {"error": error})
 
 
 def test_an_overloaded_model_is_left_alone_for_the_time_that_it_asks_for(
-    client: Client, redis_client: redis.Redis
+    client: Client, redis_client: redis.Redis, hand: Any
 ) -> None:
     waiting = in_thread(client.predict, "echo", 1)
-    refuse(redis_client, 0.5)
+    refuse(hand, 0.5)
     with pytest.raises(errors.Overloaded, match="too much waits"):
         waiting.result(5)
 
@@ -230,19 +208,19 @@ def test_an_overloaded_model_is_left_alone_for_the_time_that_it_asks_for(
 
     time.sleep(0.7)
     waiting = in_thread(client.predict, "echo", 3)
-    answer(redis_client, take(redis_client))
+    hand.answer(hand.take())
     assert waiting.result(5).value == 3
 
 
-def test_many_items_go_on_more_slowly(client: Client, redis_client: redis.Redis) -> None:
+def test_many_items_go_on_more_slowly(client: Client, redis_client: redis.Redis, hand: Any) -> None:
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.predict_many, "echo", range(200), timeout_s=20)
-        refuse(redis_client, 0.1)
-        refuse(redis_client, 0.1)
+        refuse(hand, 0.1)
+        refuse(hand, 0.1)
         while not waiting.done():
             popped: Any = redis_client.brpop([QUEUE], timeout=1)
             if popped:
-                answer(redis_client, popped[1])
+                hand.answer(popped[1])
 
         assert [answer.value for answer in waiting.result(20)] == list(range(200))
 

@@ -81,8 +81,9 @@ def test_a_fork_while_the_locks_are_held(client: Client, lane: Lane) -> None:
     assert exchange is not None
     locks = [
         client.broker._lock, client.realtime._lock, client.realtime.routes._lock,
-        exchange.coalescer._turn, client.realtime._open_items._lock,
-        client.realtime._counts._lock, client.realtime._refusals._lock,
+        exchange.coalescer._turn, exchange._lock, exchange._flights._lock,
+        client.realtime._desk.open_items._lock, client.realtime._desk.counts._lock,
+        client.realtime._desk.refusals._lock,
     ]  # fmt: skip
     for lock in locks:
         lock.acquire()

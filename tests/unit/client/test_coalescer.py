@@ -17,6 +17,7 @@ from producer.broker import Broker
 from producer.calls import Call, OpenItems, settle_all
 from producer.coalescer import Coalescer
 from producer.envelopes import MAX_ENVELOPE_BYTES, pack
+from producer.flights import Flights
 from producer.publisher import Publisher
 from producer.refusals import Refusals
 from producer.replies import outcomes, read_reply
@@ -77,57 +78,51 @@ def test_the_times_in_one_envelope_are_within_a_factor_of_two(lefts: list[int]) 
         assert max(times) < 2 * min(times)
 
 
-@pytest.fixture
-def open_items() -> OpenItems:
-    return OpenItems()
-
-
-@pytest.fixture
-def waiting(open_items: OpenItems) -> Coalescer:
-    """A coalescer whose thread does not run: what is submitted waits."""
-    settings = Settings(broker=BrokerSettings(url="redis://127.0.0.1:1/0"))
-    counts = Counts()
-    publisher = Publisher(Broker(settings), "me", counts, Refusals(10))
-    return Coalescer(publisher, counts, open_items)
-
-
 def test_too_many_open_items_are_refused_until_some_are_settled(
-    waiting: Coalescer, open_items: OpenItems, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(calls_module, "MAX_OPEN_ITEMS", 3)
+    open_items = OpenItems()
     first = [make_call() for _ in range(3)]
-    waiting.submit(first)
+    assert open_items.open(first) == 3
 
     with pytest.raises(errors.Overloaded, match="3 items"):
-        waiting.submit([make_call()])
+        open_items.open([make_call()])
     first[0].settle(Prediction(model="a", version=1, value=1))
-    waiting.submit([make_call()])
+    assert open_items.open([make_call()]) == 3
     with pytest.raises(errors.Overloaded):
-        waiting.submit([make_call()])
+        open_items.open([make_call()])
     assert settle_all([(first[0], errors.Cancelled()), (first[1], errors.Cancelled())]) == 1
-    waiting.submit([make_call()])
+    assert open_items.open([make_call()]) == 3
     assert open_items.items == 3
 
 
-def test_too_many_open_bytes_are_refused(
-    waiting: Coalescer, open_items: OpenItems, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_open_bytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls_module, "MAX_OPEN_BYTES", 100)
-    waiting.submit([make_call(size=60)])
+    open_items = OpenItems()
+    open_items.open([make_call(size=60)])
 
     with pytest.raises(errors.Overloaded):
-        waiting.submit([make_call(size=41)])
-    waiting.submit([make_call(size=40)])
+        open_items.open([make_call(size=41)])
+    open_items.open([make_call(size=40)])
     assert open_items.size == 100
 
 
-def test_what_still_waits_at_the_end_fails(waiting: Coalescer) -> None:
-    call = make_call()
-    waiting.submit([call])
+def test_what_still_waits_at_the_end_fails() -> None:
+    counts = Counts()
+    broker = Broker(Settings(broker=BrokerSettings(url="redis://127.0.0.1:1/0")))
+    waiting = Coalescer(Publisher(broker, "me", counts, Refusals(10)), counts)  # not started
+    flights = Flights(waiting.submit, counts)
+    leader, follower = make_call(), make_call()
+    for call in (leader, follower):
+        call.key = "k"
+    assert [flights.lead(call) for call in (leader, follower)] == [True, False]
+    waiting.submit([leader])
 
     waiting.fail_all("closed")
 
-    assert isinstance(call.wait(0), errors.Cancelled)
+    assert isinstance(leader.wait(0), errors.Cancelled)
+    assert isinstance(follower.wait(0), errors.Cancelled)
 
 
 def test_the_first_outcome_is_the_only_one() -> None:
