@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
-from weakref import WeakKeyDictionary
 
 from celeriac import errors
 from celeriac.messages import Prediction
@@ -48,7 +47,7 @@ class AsyncClient:
         self._client = Client(url, settings=settings, timeout_s=timeout_s)
         self.settings = self._client.settings
         self.timeout_s = self._client.timeout_s
-        self._landings: WeakKeyDictionary[asyncio.AbstractEventLoop, Landing] = WeakKeyDictionary()
+        self._landings: dict[asyncio.AbstractEventLoop, Landing] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -204,5 +203,7 @@ class AsyncClient:
         loop = asyncio.get_running_loop()
         landing = self._landings.get(loop)
         if landing is None:
-            landing = self._landings[loop] = Landing(loop)
+            landing = Landing(loop)
+            running = {one: its for one, its in self._landings.items() if not one.is_closed()}
+            self._landings = {**running, loop: landing}
         return landing

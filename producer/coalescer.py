@@ -115,6 +115,7 @@ class Coalescer:
         calls: list[Call] = []
         size = 0
         block = self._next_block()
+        time.sleep(0)  # threads that one reply has woken hand over their items first
         while block is not None:
             calls += [call for call in block if call.outcome is None]
             size += sum(call.size for call in block)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 
 from producer.calls import Call, Outcome
@@ -28,7 +29,7 @@ class Landing:
         if not call.told(self):
             del self._waiting[call]
             return call.outcome
-        timer = self._loop.call_at(end_s, _let_go, future)  # its time is the monotonic one
+        timer = self._loop.call_later(end_s - time.monotonic(), _let_go, future)
         try:
             await future
         finally:

@@ -117,12 +117,15 @@ class Publisher:
             if not isinstance(oldest[envelope.queue], redis.RedisError)
             and not resends.still_waits(envelope.sent_ms, oldest[envelope.queue])
             and envelope.id in self._sent
-        ][:LOOK_ENVELOPES]
-        if lost:
-            for envelope in lost:
+        ]
+        for envelope in lost[LOOK_ENVELOPES:]:
+            envelope.look_ms = now_ms  # at the next look
+        again = lost[:LOOK_ENVELOPES]
+        if again:
+            for envelope in again:
                 envelope.resent = True
-            self._counts.add("envelopes_resent", len(lost))
-            self._channel.exchange(*(("LPUSH", one.queue, one.message) for one in lost))
+            self._counts.add("envelopes_resent", len(again))
+            self._channel.exchange(*(("LPUSH", one.queue, one.message) for one in again))
 
     def close(self) -> None:
         self._channel.close()

@@ -165,17 +165,20 @@ class Realtime:
 
     def _send(self, route: Route, calls: list[Call], on_loop: bool) -> None:
         exchange = self._open()
+        cached = route.cached and self._desk.lookups.is_on
+        if cached and not on_loop:
+            calls = self._desk.lookups.find(calls)
+            if not calls:
+                return
         try:
-            alone = self._desk.open_items.open(calls) == 1 and not on_loop
+            opened = self._desk.open_items.open(calls)
         except errors.Overloaded as error:
             self._desk.refuse(calls, error)
             return
-        if not route.cached:
-            exchange.send(calls, alone=alone)
-        elif on_loop:
+        if cached and on_loop:
             exchange.look_up(calls)
         else:
-            exchange.send(self._desk.lookups.find(calls), alone=alone)
+            exchange.send(calls, alone=opened == 1 and not on_loop)
 
     def _open(self) -> Exchange:
         exchange = self._exchange

@@ -96,6 +96,30 @@ def test_the_loop_is_never_blocked(settings: Settings, lane: Lane) -> None:
     assert run(work()) < 1.0
 
 
+def test_an_event_loop_is_woken_once_for_all_that_land_together(
+    settings: Settings, lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> int:
+        wakes = 0
+        loop = asyncio.get_running_loop()
+        wake = loop.call_soon_threadsafe
+
+        def counted(*args: Any, **options: Any) -> Any:
+            nonlocal wakes
+            wakes += 1
+            return wake(*args, **options)
+
+        async with AsyncClient(settings=settings) as client:
+            await client.predict("echo", 1)
+            monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+            await asyncio.gather(*(client.predict("echo", i) for i in range(640)))
+            found = wakes
+            monkeypatch.undo()
+        return found
+
+    assert run(work()) <= 640 / 32
+
+
 def test_one_client_in_two_loops(settings: Settings, lane: Lane) -> None:
     client = AsyncClient(settings=settings)
     assert run(client.predict("echo", 1)).value == 1

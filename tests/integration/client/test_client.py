@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +16,7 @@ from celeriac.messages import realtime_queue, reply_key
 from celeriac.registry import catalogue
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings
+from producer.bulk import BLOCK_ITEMS, WINDOW_ITEMS
 from producer.client import Client
 from workers.lane import Lane
 
@@ -122,6 +124,25 @@ def test_nobody_answers(client: Client, registry: Registry) -> None:
     answers = client.predict_many("echo", range(50), timeout_s=0.3, return_errors=True)
     assert {type(answer) for answer in answers} == {errors.DeadlineExceeded}
     assert time.monotonic() - started < 1.9
+
+
+def test_any_number_of_items_is_taken_as_answers_come(
+    client: Client, registry: Registry
+) -> None:
+    """A generator is never read further ahead than the window of items on their way."""
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for number in range(1_000_000):
+            taken += 1
+            yield number
+
+    with pytest.raises(errors.DeadlineExceeded):
+        client.predict_many("echo", items(), timeout_s=0.3)
+
+    assert taken <= WINDOW_ITEMS + 2 * BLOCK_ITEMS
+    assert client.statistics().open_items == 0
 
 
 def test_late_answers_are_dropped_and_the_next_ones_are_right(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -67,6 +68,13 @@ def test_equal_to_what_celery_publishes(
     for option in ("argsrepr", "kwargsrepr"):  # Celery repeats them where nothing reads them
         assert theirs["properties"].pop(option) == ours["headers"][option]
     assert ours == theirs
+
+
+def test_ids_are_random_uuids() -> None:
+    ids = {wire.new_id() for _ in range(1_000)}
+
+    assert len(ids) == 1_000
+    assert all(str(UUID(one)) == one and UUID(one).version == 4 for one in ids)
 
 
 def test_the_expiry_as_celery_writes_it() -> None:
