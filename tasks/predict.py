@@ -113,8 +113,9 @@ def score(model: str, items: list[Any]) -> list[dict[str, Any]]:
 
 
 def _compute(scorer: Scorer, items: list[Any]) -> list[dict[str, Any]]:
+    cap = scorer.manifest.serving.max_batch_size or get_settings().realtime.max_batch_items
     started = time.perf_counter()
-    answers = scorer.score(items)
+    answers = scorer.answer(items, cap)
     metrics.REAL_TIME_SECONDS.labels(scorer.name).observe(time.perf_counter() - started)
     count_answers(scorer.name, answers)
     return answers

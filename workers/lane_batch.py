@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -69,17 +70,15 @@ class Batch(msgspec.Struct):
             metrics.LANE_ERRORS.labels("request").inc(len(self.received))
             return
         model, cap = self.target[0], self.limits.cap
-        metrics.REAL_TIME_SECONDS.labels(model).observe(self.seconds)
-        sizes = metrics.BATCH_ITEMS.labels(model)
-        fill = metrics.FILL.labels(model)
+        seconds, sizes, fill, waited = _measures(model)
+        seconds.observe(self.seconds)
         for start in range(0, self.items, cap):
             items = min(cap, self.items - start)
             sizes.observe(items)
             fill.observe(items / cap)
-        metrics.BATCHES.labels(model, self.closed).inc()
-        waited = metrics.QUEUE_SECONDS.labels(model)
         for one in self.received:
             waited.observe(one.queue_ms / 1000)
+        metrics.BATCHES.labels(model, self.closed).inc()
         count_answers(model, self.answers)
 
     def keep(self) -> None:
@@ -97,6 +96,16 @@ class Batch(msgspec.Struct):
             batch_items=min(self.items, self.limits.cap),
             closed=self.closed,
         )
+
+
+@lru_cache(maxsize=1_000)
+def _measures(model: str) -> tuple[Any, Any, Any, Any]:
+    """A look-up of labels costs as much as an observation."""
+    measures = (
+        metrics.REAL_TIME_SECONDS, metrics.BATCH_ITEMS, metrics.FILL, metrics.QUEUE_SECONDS
+    )
+    one, two, three, four = (measure.labels(model) for measure in measures)
+    return one, two, three, four
 
 
 def failed(id: str, error: errors.CeleriacError) -> Reply:

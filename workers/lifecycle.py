@@ -19,6 +19,7 @@ from workers.heartbeat import HeartbeatStep
 from workers.lane_step import LaneStep
 from workers.lease import Lease
 from workers.roles import Role
+from workers.watchdog import WatchdogStep
 
 log = logs.get_logger(__name__)
 
@@ -28,6 +29,7 @@ ROLE_VARIABLE = "CELERIAC_ROLE"
 def install(app: Celery) -> None:
     """Connect the worker's life to Celery's signals and steps."""
     connect_signals()
+    app.steps["worker"].add(WatchdogStep)
     app.steps["worker"].add(LaneStep)
     app.steps["worker"].add(exporter.ExporterStep)
     app.steps["consumer"].add(Lease)

@@ -1,0 +1,269 @@
+"""The lane in real worker processes: batches, failures, hangs, overload, drain."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import redis
+from celery import Celery
+
+from celeriac import release
+from celeriac.messages import CONTRACT, Envelope, Reply, realtime_queue, reply_key
+from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
+from celeriac.registry.store import Registry
+from celeriac.settings import (
+    BrokerSettings,
+    ModelsSettings,
+    RealtimeSettings,
+    Settings,
+    StackSettings,
+    get_settings,
+)
+from producer.wire import envelope_message, new_id, now_ms
+from workers.stack import environment
+from workers.supervisor import Backoff, ChildSpec, Supervisor
+from workers.valkey import EmbeddedServer
+from workers.watchdog import EXIT_CODE
+
+ROOT = Path(__file__).parents[2]
+MODULES = Path(__file__).parent
+ANSWER, MEMORY, RAISE, HANG, HOLD = range(5)
+ITEM_S = 0.004
+MAX_QUEUE_S = 1.0
+HANG_S = 1.5
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """``slow`` takes 4 ms a row, ``acting`` none; ``echo`` answers at once."""
+    registry = Registry(tmp_path_factory.mktemp("registry"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CELERIAC_MODELS_TRUSTED_TYPES", "lane_models.Acting")
+        patch.setenv("PYTHONPATH", f"{MODULES}{os.pathsep}{ROOT}")
+        patch.syspath_prepend(str(MODULES))
+        get_settings.cache_clear()
+        acting = importlib.import_module("lane_models").Acting
+        rows = np.array([[ANSWER, 1.0], [ANSWER, 2.0]])
+        for name, item_s in (("slow", ITEM_S), ("acting", 0.0)):
+            model = acting(item_s=item_s).fit(rows, rows[:, 1])
+            release.register(name, model, examples=rows, registry=registry)
+        draft = ModelDraft(
+            format="echo", input=InputSchema(kind="any"), output=OutputSchema(kind="any")
+        )
+        registry.add("echo", lambda folder: draft)
+        for name in ("slow", "acting", "echo"):
+            registry.aliases(name).promote(1, expected=None, who="test", why="")
+        yield registry
+        del sys.modules["lane_models"]
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def settings(
+    server: EmbeddedServer, registry: Registry, tmp_path: Path
+) -> Settings:
+    return Settings(
+        broker=BrokerSettings(url=server.url),
+        stack=StackSettings(state_dir=tmp_path / "state", metrics_port=0),
+        models=ModelsSettings(root=registry.root, trusted_types=("lane_models.Acting",)),
+        realtime=RealtimeSettings(hang_timeout_s=HANG_S, max_queue_s=MAX_QUEUE_S),
+    )
+
+
+class Asker:
+    """A raw producer: one client id, any number of messages."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self.id = new_id()
+
+    def send(
+        self, model: str, items: list[Any], *, id: str = "", timeout_s: float = 30.0
+    ) -> str:
+        envelope = Envelope(
+            v=CONTRACT, id=id or new_id(), model=model, items=items, reply_to=self.id,
+            deadline_ms=now_ms() + int(timeout_s * 1000),
+        )
+        queue = realtime_queue("cpu", model)
+        self.client.lpush(queue, envelope_message(envelope, queue))
+        return envelope.id
+
+    def replies(self, number: int, timeout_s: float = 30.0) -> dict[str, Reply]:
+        """The next replies: ``number`` of them, or fewer at the end of the time."""
+        found: dict[str, Reply] = {}
+        end_s = time.monotonic() + timeout_s
+        while len(found) < number and time.monotonic() < end_s:
+            popped: Any = self.client.blmpop(0.5, 1, reply_key(self.id), direction="LEFT", count=99)
+            for raw in popped[1] if popped else ():
+                reply = msgspec.json.decode(raw, type=Reply)
+                assert reply.id not in found
+                found[reply.id] = reply
+        return found
+
+
+def codes(reply: Reply) -> list[Any]:
+    assert reply.answers is not None
+    return [answer.get("error", {}).get("code", answer.get("value")) for answer in reply.answers]
+
+
+def metric(worker: Any, name: str) -> float:
+    from urllib.request import urlopen
+
+    port = worker.describe()["metrics_port"]
+    text = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    return sum(
+        float(line.rpartition(" ")[2]) for line in text.splitlines()
+        if line.startswith(name) and not line.startswith("#")
+    )
+
+
+def test_one_worker_under_all_that_callers_do(
+    settings: Settings, redis_client: redis.Redis, start_worker: Callable[..., Any]
+) -> None:
+    worker = start_worker("realtime.cpu")
+    _independent_producers_are_batched(redis_client)
+    _a_bad_row_and_too_little_memory_fail_alone(redis_client, settings)
+    _a_message_that_comes_again_is_answered_again(redis_client, worker)
+    _what_came_too_late_is_dropped(redis_client, worker)
+    _an_overloaded_model_refuses_the_newest(redis_client, worker)
+    _draining_answers_what_was_popped_and_leaves_the_rest(redis_client, worker)
+
+
+def _independent_producers_are_batched(client: redis.Redis) -> None:
+    askers = [Asker(client) for _ in range(20)]
+    Asker(client).send("slow", [[ANSWER, 0]] * 20)  # the lane is busy with this
+    time.sleep(0.02)
+    for number, asker in enumerate(askers):
+        asker.send("slow", [[ANSWER, number]])
+    sizes = []
+    for number, asker in enumerate(askers):
+        (reply,) = asker.replies(1).values()
+        assert codes(reply) == [number]
+        assert reply.closed in {"drained", "full"}
+        sizes.append(reply.batch_items)
+    assert sorted(sizes)[len(sizes) // 2] > 1
+
+
+def _a_bad_row_and_too_little_memory_fail_alone(client: redis.Redis, settings: Settings) -> None:
+    asker = Asker(client)
+    good = [asker.send("acting", [[ANSWER, n], [ANSWER, -n]]) for n in range(10)]
+    bad = asker.send("acting", [[ANSWER, 1], [MEMORY, 0], [RAISE, 0], [ANSWER, 2]])
+    found = asker.replies(11)
+    assert [codes(found[one]) for one in good] == [[n, -n] for n in range(10)]
+    assert codes(found[bad]) == [1.0, "resource_exhausted", "model_failed", 2.0]
+    app = Celery(broker=settings.broker_url, backend=settings.broker_url, set_as_current=False)
+    kwargs = {"model": "acting", "items": [[ANSWER, 1], [MEMORY, 0]]}
+    result = app.send_task("celeriac.predict", kwargs=kwargs, queue="predict.cpu")
+    answers = result.get(timeout=20)
+    app.close()
+    assert answers[0]["value"] == 1.0
+    assert answers[1]["error"]["code"] == "resource_exhausted"
+
+
+def _a_message_that_comes_again_is_answered_again(client: redis.Redis, worker: Any) -> None:
+    asker = Asker(client)
+    before = metric(worker, "inference_requests_total")
+    sent = asker.send("acting", [[ANSWER, 5]])
+    (first,) = asker.replies(1).values()
+    asker.send("acting", [[ANSWER, 6]], id=sent)
+    (second,) = asker.replies(1).values()
+    assert first == second
+    assert metric(worker, "inference_requests_total") == before + 1
+    assert metric(worker, "celeriac_duplicate_envelopes_total") == 1
+
+
+def _what_came_too_late_is_dropped(client: redis.Redis, worker: Any) -> None:
+    asker = Asker(client)
+    asker.send("acting", [[ANSWER, 1], [ANSWER, 2]], timeout_s=-1.0)
+    asker.send("acting", [[ANSWER, 3]])
+    assert len(asker.replies(2, timeout_s=2.0)) == 1
+    assert metric(worker, 'celeriac_expired_items_total{place="receipt"}') == 2
+
+
+def _an_overloaded_model_refuses_the_newest(client: redis.Redis, worker: Any) -> None:
+    asker, calm = Asker(client), Asker(client)
+    sent, calm_sent = [], []
+    end_s = time.monotonic() + 4.0
+    begin_s = time.monotonic()
+    while (now_s := time.monotonic()) < end_s:
+        while len(sent) < 3 * (now_s - begin_s) / ITEM_S:
+            sent.append(asker.send("slow", [[ANSWER, len(sent)]]))
+        if len(calm_sent) < (now_s - begin_s) / 0.1:
+            calm_sent.append(calm.send("echo", ["calm"]))
+        time.sleep(0.005)
+    found = asker.replies(len(sent))
+    assert set(found) == set(sent)
+    refused = [reply.error for reply in found.values() if reply.error]
+    accepted = sorted(reply.queue_ms for reply in found.values() if reply.answers)
+    assert len(refused) > len(sent) / 4
+    assert len(accepted) > len(sent) / 6
+    assert {error["code"] for error in refused} == {"overloaded"}
+    assert all(0 < error["retry_after_s"] <= MAX_QUEUE_S for error in refused)
+    assert accepted[int(len(accepted) * 0.95)] < 2_000 * MAX_QUEUE_S
+    assert metric(worker, "celeriac_refused_items_total") == len(refused)
+    calm_ms = sorted(reply.queue_ms for reply in calm.replies(len(calm_sent)).values())
+    assert len(calm_ms) == len(calm_sent)
+    assert calm_ms[len(calm_ms) // 2] < 400
+
+
+def _draining_answers_what_was_popped_and_leaves_the_rest(
+    client: redis.Redis, worker: Any
+) -> None:
+    asker = Asker(client)
+    sent = [asker.send("slow", [[ANSWER, number]]) for number in range(240)]
+    found = asker.replies(1)
+    worker.process.terminate()
+    assert worker.process.wait(30) == 0
+    left = [json.loads(raw) for raw in client.lrange(realtime_queue("cpu", "slow"), 0, -1)]
+    waiting = {message["headers"]["id"] for message in left}
+    found |= asker.replies(len(sent) - len(waiting) - len(found), timeout_s=2.0)
+    assert waiting
+    assert len(left) == len(waiting)
+    assert not waiting & set(found)
+    assert waiting | set(found) == set(sent)
+
+
+@pytest.mark.parametrize(("kind", "code"), [(HANG, EXIT_CODE), (HOLD, 1)])
+def test_a_pass_that_hangs_ends_the_worker_and_what_waits_is_answered(
+    settings: Settings, redis_client: redis.Redis, tmp_path: Path, kind: int, code: int
+) -> None:
+    said: list[str] = []
+    supervisor = Supervisor(said.append)
+    log = tmp_path / "worker.log"
+    command = [
+        sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-Q", "realtime.cpu",
+        "--without-mingle", "--without-gossip",
+    ]  # fmt: skip
+    try:
+        supervisor.launch(ChildSpec(
+            name="worker", argv=command, log=log, cwd=ROOT, backoff=Backoff(first_s=0.1),
+            env=os.environ | environment(settings),
+        ))
+        asker = Asker(redis_client)
+        asker.send("acting", [[ANSWER, 1]])
+        assert len(asker.replies(1)) == 1, log.read_text()
+        asker.send("acting", [[kind, 600]])
+        began_s = time.monotonic()
+        time.sleep(0.3)
+        waiting = asker.send("acting", [[ANSWER, 2]])
+        while not supervisor.status()["worker"].deaths:
+            assert time.monotonic() < began_s + HANG_S + 3.0 + 2.0, log.read_text()
+            time.sleep(0.02)
+        assert supervisor.status()["worker"].last_exit == f"ended with exit code {code}"
+        assert set(asker.replies(1)) == {waiting}
+    finally:
+        supervisor.hurry()
+        supervisor.stop()
+    text = log.read_text()
+    assert "in predict" in text  # the stack
+    assert "600" not in text
