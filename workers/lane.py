@@ -32,9 +32,10 @@ from workers.lane_batch import Batch, failed
 from workers.lane_buffer import Buffer, Target
 from workers.lane_events import LaneEvents, NoEvents
 from workers.lane_limits import AllLimits
+from workers.lane_link import Link
 from workers.lane_messages import Misfit, Received, read_address, read_message
 from workers.lane_outbox import Outbox
-from workers.lane_queues import Look, ModelQueue, Queues
+from workers.lane_queues import Look, ModelQueue, Queues, Reader
 
 log = get_logger(__name__)
 
@@ -72,6 +73,7 @@ class Lane:
             max_queue_items=settings.realtime.max_queue_items,
         )
         self._limits = AllLimits(host, settings.realtime.max_batch_items)
+        self._link = Link(client)
         self._queues = Queues()
         self._buffer = Buffer()
         self._outbox = Outbox()
@@ -81,6 +83,8 @@ class Lane:
         self._batch: Batch | None = None
         self._stopping = threading.Event()
         self._stopped_s = 0.0
+        self._losses = 0
+        """Exchanges with Redis that failed, one after the other."""
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -91,6 +95,7 @@ class Lane:
             self._guarded(self.step)
         self._drain()
         self._guarded(self._show_rest)
+        self._link.close()
 
     def stop(self) -> None:
         """Pop nothing more; what has been popped is answered, or given back in time."""
@@ -148,10 +153,13 @@ class Lane:
     def _guarded(self, turn: Callable[[], Any]) -> None:
         try:
             turn()
+            self._losses = 0
         except redis.RedisError as error:
+            self._losses += 1
+            retry_s = RETRY_S if self._losses > 1 else 0.0  # a restarted server is there already
             metrics.LANE_ERRORS.labels("redis").inc()
-            log.warning("lane lost Redis", reason=str(error), retry_s=RETRY_S)
-            time.sleep(RETRY_S)
+            log.warning("lane lost Redis", reason=str(error), retry_s=retry_s)
+            time.sleep(retry_s)
         except Exception:
             metrics.LANE_ERRORS.labels("internal").inc()
             log.exception("lane turn failed")
@@ -232,33 +240,38 @@ class Lane:
         if self._stopping.is_set() or not open_:
             self._stopping.wait(timeout_s)
             return
-        look = self._queues.wait(self.client, timeout_s, open_, time.monotonic())
-        if look is not None:
-            self._see(look)
-        else:
+        command, read = self._queues.wait(timeout_s, open_)
+        if not self._read([(1, read)], self._link.exchange([command])):
             self._show_rest()
 
     def _exchange(self) -> None:
-        """Push what is answered, and pop what there is room for: one pipeline."""
-        with self.client.pipeline(transaction=False) as pipe:
-            first = self._outbox.write(pipe)
-            readers = []
-            if not self._stopping.is_set():
-                readers = self._queues.ask(pipe, self._room, time.monotonic())
-            events = self._events.due()
-            if events is not None:
-                pipe.publish(events.channel, events.message)
-            results: list[Any] = pipe.execute(raise_on_error=False)
-        self._outbox.sent(results[:first])
+        """Push what is answered, and pop what there is room for: one exchange."""
+        commands = self._outbox.commands()
+        pushes = len(commands)
+        readers: list[tuple[int, Reader]] = []
+        if not self._stopping.is_set():
+            readers = self._queues.ask(commands, self._room, time.monotonic())
+        events = self._events.due()
+        if events is not None:
+            commands.append(("PUBLISH", events.channel, events.message))
+        results = self._link.exchange(commands) if commands else []
+        self._outbox.sent(results[:pushes])
+        self._read(readers, results[pushes:])
+
+    def _read(self, readers: list[tuple[int, Reader]], results: list[Any]) -> int:
+        """Take in what an exchange brought; returns the number of queues that had messages."""
         now_s = time.monotonic()
+        first = seen = 0
         for number, read in readers:
             found, first = results[first : first + number], first + number
             failure = next((one for one in found if isinstance(one, Exception)), None)
-            if failure is None:
-                self._see(read(found, now_s))
-            else:
+            if failure is not None:
                 metrics.LANE_ERRORS.labels("redis").inc()
                 log.warning("queue not read", reason=str(failure))
+            elif look := read(found, now_s):
+                self._see(look)
+                seen += 1
+        return seen
 
     def _room(self, queue: ModelQueue) -> int:
         return queue.room(self._buffer.items(queue.model))
@@ -377,7 +390,7 @@ class Lane:
         """Publish the events of batches after which no exchange came."""
         events = self._events.take()
         if events is not None:
-            self.client.publish(events.channel, events.message)
+            self._link.exchange([("PUBLISH", events.channel, events.message)])
 
     def _count(self, batch: Batch) -> None:
         for one, reply in zip(batch.received, batch.replies, strict=True):

@@ -10,6 +10,7 @@ import msgspec
 from celeriac import metrics
 from celeriac.logs import get_logger
 from celeriac.messages import REPLY_TTL_S, Reply, reply_key
+from workers.lane_link import Command
 
 log = get_logger(__name__)
 
@@ -35,13 +36,13 @@ class Outbox:
         """Add a reply that is encoded already."""
         self._replies.setdefault(client_id, []).append(reply)
 
-    def write(self, pipe: Any) -> int:
-        """Add all pushes to ``pipe``; returns the number of its commands."""
+    def commands(self) -> list[Command]:
+        """What pushes it all."""
+        commands: list[Command] = []
         for client_id, replies in self._replies.items():
             key = reply_key(client_id)
-            pipe.rpush(key, *replies)
-            pipe.expire(key, REPLY_TTL_S)
-        return 2 * len(self._replies)
+            commands += (("RPUSH", key, *replies), ("EXPIRE", key, REPLY_TTL_S))
+        return commands
 
     def sent(self, results: Sequence[Any]) -> None:
         """Forget what was pushed. What Redis refused is not pushed again: it would refuse again."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import redis
+from workers.lane_link import Command
 
 FIRST_POP = 32
 """Messages that are popped while nothing is known of a queue."""
@@ -90,7 +90,7 @@ class Look:
     """The newest ones, beyond what may wait."""
 
 
-_Reader = Callable[[Any, float], Look]
+Reader = Callable[[Any, float], Look | None]
 
 
 class Queues:
@@ -119,49 +119,46 @@ class Queues:
         return iter(self._by_model.values())
 
     def wait(
-        self, client: redis.Redis, timeout_s: float, open_: Iterable[ModelQueue], now_s: float
-    ) -> Look | None:
-        """Wait until one of the queues ``open_`` has messages, and pop them."""
-        queues = self._rotated(list(open_))
-        popped: Any = client.blmpop(
-            timeout_s, len(queues), *(queue.key for queue in queues),
-            direction="RIGHT", count=FIRST_POP,
-        )
-        if not popped:
-            return None
-        return self._popped(self._by_key[popped[0].decode()], popped[1], FIRST_POP, now_s)
+        self, timeout_s: float, open_: Iterable[ModelQueue]
+    ) -> tuple[Command, Reader]:
+        """What waits until one of the queues ``open_`` has messages, and pops them."""
+        keys = [queue.key for queue in self._rotated(list(open_))]
+        command = ("BLMPOP", timeout_s, len(keys), *keys, "RIGHT", "COUNT", FIRST_POP)
+        return command, self._read_any
 
     def ask(
-        self, pipe: Any, room: Callable[[ModelQueue], int], now_s: float
-    ) -> list[tuple[int, _Reader]]:
-        """Add to ``pipe`` what pops what there is room for, and refuses the surplus.
+        self, commands: list[Command], room: Callable[[ModelQueue], int], now_s: float
+    ) -> list[tuple[int, Reader]]:
+        """Add to ``commands`` what pops what there is room for, and refuses the surplus.
 
-        Returns for each command the number of its results and who reads them.
+        Returns, in order, who reads how many of the results.
         """
-        readers: list[tuple[int, _Reader]] = []
-        others: list[ModelQueue] = []
+        readers: list[tuple[int, Reader]] = []
+        others: list[str] = []
         own = 0
         for queue in self._rotated(list(self._by_model.values())):
             if queue.surplus:
-                readers.append(self._ask_surplus(pipe, queue))
+                readers.append(self._ask_surplus(commands, queue))
             count = room(queue)
             if not count:
                 continue
             if queue.is_deep or (queue.used_s > now_s - _RECENT_S and own < _OWN_POP):
                 own += 1
-                readers.append(self._ask_one(pipe, queue, count))
+                readers.append(self._ask_one(commands, queue, count))
             else:
-                others.append(queue)
+                others.append(queue.key)
         if others:
-            pipe.lmpop(len(others), *(q.key for q in others), direction="RIGHT", count=FIRST_POP)
-            readers.append((1, self._read_others))
+            commands.append(("LMPOP", len(others), *others, "RIGHT", "COUNT", FIRST_POP))
+            readers.append((1, self._read_any))
         return readers
 
-    def _ask_one(self, pipe: Any, queue: ModelQueue, count: int) -> tuple[int, _Reader]:
-        pipe.rpop(queue.key, count)
+    def _ask_one(
+        self, commands: list[Command], queue: ModelQueue, count: int
+    ) -> tuple[int, Reader]:
+        commands.append(("RPOP", queue.key, count))
         if not queue.is_deep:
             return 1, lambda results, now_s: self._popped(queue, results[0] or (), count, now_s)
-        pipe.llen(queue.key)
+        commands.append(("LLEN", queue.key))
 
         def read(results: Any, now_s: float) -> Look:
             look = self._popped(queue, results[0] or (), count, now_s)
@@ -170,15 +167,15 @@ class Queues:
 
         return 2, read
 
-    def _ask_surplus(self, pipe: Any, queue: ModelQueue) -> tuple[int, _Reader]:
-        pipe.lpop(queue.key, min(queue.surplus, MAX_REFUSED))
+    def _ask_surplus(self, commands: list[Command], queue: ModelQueue) -> tuple[int, Reader]:
+        commands.append(("LPOP", queue.key, min(queue.surplus, MAX_REFUSED)))
         queue.surplus = 0
         return 1, lambda results, _: Look(queue=queue, refused=results[0] or ())
 
-    def _read_others(self, results: Any, now_s: float) -> Look:
+    def _read_any(self, results: Any, now_s: float) -> Look | None:
         popped = results[0]
         if not popped:
-            return Look(queue=next(iter(self._by_model.values())))
+            return None
         return self._popped(self._by_key[popped[0].decode()], popped[1], FIRST_POP, now_s)
 
     def _popped(
