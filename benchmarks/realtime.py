@@ -221,6 +221,7 @@ def peers() -> Iterator[Subject]:
 def make_models(home: Path) -> None:
     """Register echo, text (food reviews), digits (a CNN) and a cached echo; write their items."""
     from celeriac import release
+    from celeriac.registry.manifest import Serving
     from demo import train
 
     data = home / "data"
@@ -230,7 +231,8 @@ def make_models(home: Path) -> None:
     texts = read_csv(data / "reviews_heldout.csv")["review"].tolist()
     images, unseen, labels, _ = train.digit_images()
     release.register("echo", "echo", registry=registry, examples=["hello"])
-    release.register("cached", "echo", registry=registry, examples=["hello"])
+    release.register("cached", "echo", registry=registry, examples=["hello"],
+                     serving=Serving(cache=True))
     release.register(
         "text", train.text_classifier(reviews["review"], reviews["score"]), registry=registry,
         examples=texts[:5],
