@@ -197,7 +197,7 @@ class Lane:
         queue = self._queues.get(batch.target[0])
         if queue is None:
             return
-        queue.useful_items = limits.useful_items
+        queue.useful_items = limits.useful_items(queue.waiting * queue.mean_items)
         if queue.served(batch.items, now_s):
             queue.item_s = queue.item_s or limits.cost.predicted(limits.cap) / limits.cap
             self._admit(queue)
@@ -211,8 +211,9 @@ class Lane:
         for target, waiting in self._buffer.lines.items():
             limits = self._limits.of(target)
             queue = self._queues.get(target[0])
+            useful = (queue.useful_items if queue else 0) or limits.cap
             lines[target] = policy.Line(
-                waiting=waiting, cost=limits.cost, max_items=limits.useful_items,
+                waiting=waiting, cost=limits.cost, max_items=min(limits.cap, useful),
                 max_wait_ms=limits.max_wait_ms,
                 more=stopping or (queue is not None and queue.is_deep),
             )

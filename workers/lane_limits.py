@@ -10,8 +10,11 @@ from celeriac.messages import MAX_ENVELOPE_ITEMS
 from celeriac.registry.catalogue import Catalogue
 from workers.lane_buffer import Target
 
-FIXED_SHARE = 0.05
-"""A batch is large enough when its fixed cost is at most this share of its time."""
+FIXED_SHARE = 0.25
+"""A batch is large enough when its fixed cost is at most this share of its time: a smaller one
+leaves callers something to do while the next one runs."""
+FIXED_SHARE_BACKLOG = 0.05
+"""The same while so much waits that only throughput counts."""
 
 
 @dataclass(slots=True)
@@ -23,13 +26,17 @@ class Limits:
     max_wait_ms: float
     cost: CostLine
 
-    @property
-    def useful_items(self) -> int:
-        """Items of one batch, at most: beyond them callers would wait longer for no throughput."""
+    def useful_items(self, waiting_items: float) -> int:
+        """Items of one batch, at most, while ``waiting_items`` more wait behind it."""
+        useful = self._useful(FIXED_SHARE)
+        if waiting_items > 2 * useful:
+            useful = self._useful(FIXED_SHARE_BACKLOG)
+        return useful
+
+    def _useful(self, share: float) -> int:
         if not self.cost.known:
             return self.cap
-        useful = self.cost.useful(0.0, FIXED_SHARE)
-        return min(self.cap, max(MAX_ENVELOPE_ITEMS, useful))
+        return min(self.cap, max(MAX_ENVELOPE_ITEMS, self.cost.useful(share)))
 
 
 class AllLimits:

@@ -53,16 +53,14 @@ class CostLine:
             return 0
         return int(min(left_s / self.item_s, _MOST)) if self.item_s > 0 else _MOST
 
-    def useful(self, overhead_s: float, share: float) -> int:
-        """Items from which on all that is fixed is at most ``share`` of a batch's time.
+    def useful(self, share: float) -> int:
+        """Items from which on what is fixed is at most ``share`` of a batch's time.
 
-        ``overhead_s`` is what a batch costs besides its forward pass. A larger batch would gain
-        little throughput, and everybody in it would wait longer.
+        A larger batch would gain little throughput, and everybody in it would wait longer.
         """
         if not self.known or self.item_s <= 0:
             return _MOST
-        fixed_s = overhead_s + self.fixed_s
-        return max(1, int(min(fixed_s * (1 - share) / (share * self.item_s), _MOST)))
+        return max(1, int(min(self.fixed_s * (1 - share) / (share * self.item_s), _MOST)))
 
     def _fit(self) -> None:
         mean_n, mean_s = self._n / self._weight, self._s / self._weight
