@@ -40,10 +40,6 @@ class Channel:
         """The next answer; an error answer is raised. Raises redis.RedisError."""
         return self._connection.read_response()
 
-    def answered(self) -> bool:
-        """True if :meth:`receive` would not wait. Raises redis.RedisError."""
-        return bool(self._connection.can_read(0))
-
     def exchange(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Send commands and receive their answers; an error answer stands in its place.
 

@@ -28,7 +28,7 @@ TURN_ITEMS = 1_024
 """Items of one exchange with Redis, at most ..."""
 TURN_BYTES = 8_000_000
 """... and bytes, but for one call's items, which stay together."""
-LONE_BYTES = 16_000
+LONE_BYTES = 8_000
 """A caller publishes by itself only what a socket takes at once."""
 TICK_S = 0.05
 """How often envelopes without a reply are looked at."""

@@ -16,6 +16,8 @@ from producer.envelopes import SentEnvelope, pack
 from producer.refusals import Refusals
 from producer.statistics import Counts
 
+UNCONFIRMED = 8
+"""Envelopes that were sent at once and whose LPUSH has no answer yet, at most."""
 LOOK_ENVELOPES = 256
 """Envelopes that one exchange sends once more, at most."""
 
@@ -54,15 +56,17 @@ class Publisher:
 
     def can_send_at_once(self) -> bool:
         """True if :meth:`send_at_once` would not wait for Redis."""
-        try:
-            if not self._channel.connected:
-                return False
-            while self._unconfirmed and self._channel.answered():
-                self._confirm(self._unconfirmed.popleft(), self._receive())
+        if not self._channel.connected:
+            return False
+        if len(self._unconfirmed) < UNCONFIRMED:
+            return True
+        try:  # where the reply has come, the LPUSH was answered long ago
+            while self._unconfirmed and self._unconfirmed[0].id not in self._sent:
+                self._confirm(self._unconfirmed[0], self._receive())
+                self._unconfirmed.popleft()
         except redis.RedisError:
             self._channel.close()
-            return False
-        return not self._unconfirmed
+        return len(self._unconfirmed) < UNCONFIRMED and self._channel.connected
 
     def send_at_once(self, call: Call) -> None:
         """Send one call and wait for nothing: its LPUSH is confirmed later.

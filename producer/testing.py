@@ -93,7 +93,7 @@ class FakeClient:
         return list(answers) if return_errors else [_or_raise(answer) for answer in answers]
 
     def statistics(self) -> ClientStatistics:
-        """Every item of ``predict`` and ``predict_many`` counts as sent at once, on its own."""
+        """Each item of ``predict`` and ``predict_many`` counts as sent, in a message of its own."""
         return self._counts.read(0)
 
     def submit(

@@ -120,6 +120,29 @@ def test_an_event_loop_is_woken_once_for_all_that_land_together(
     assert run(work()) <= 640 / 32
 
 
+def test_many_items_go_on_more_slowly_when_the_model_is_overloaded(
+    settings: Settings, registry: Registry, hand: Any
+) -> None:
+    def work_slowly() -> None:
+        overloaded = errors.Overloaded("too much waits", 0.1).to_wire()
+        hand.reply(hand.take(), {"error": overloaded})
+        answered = 0
+        while answered < 100:
+            answered += hand.answer(hand.take())
+
+    async def work() -> Any:
+        async with AsyncClient(settings=settings) as client:
+            working = asyncio.create_task(asyncio.to_thread(work_slowly))
+            answers = await client.predict_many("echo", range(100), timeout_s=20)
+            await working
+            return [answer.value for answer in answers], client.statistics()
+
+    answers, counts = run(work())
+    assert answers == list(range(100))
+    assert counts.failed["overloaded"] > 0
+    assert counts.open_items == 0
+
+
 def test_one_client_in_two_loops(settings: Settings, lane: Lane) -> None:
     client = AsyncClient(settings=settings)
     assert run(client.predict("echo", 1)).value == 1

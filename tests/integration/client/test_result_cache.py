@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -92,7 +93,9 @@ def test_coroutines_look_up_together(
             assert worker_cache.flush(5)
             again = await asyncio.gather(*(client.predict("kept", i) for i in range(200)))
             many = await client.predict_many("kept", range(300))
-            return first, again, many, client.statistics()
+            counts = client.statistics()
+        assert not [one for one in threading.enumerate() if one.name.startswith("celeriac-")]
+        return first, again, many, counts
 
     first, again, many, counts = asyncio.run(asyncio.wait_for(work(), 30))
     assert first == again == many[:200]

@@ -12,6 +12,7 @@ from producer.aio import AsyncClient
 from producer.client import Client
 from producer.handles import AsyncPredictionHandle, PredictionHandle
 from producer.jobs import JobHandle
+from producer.statistics import ClientStatistics
 from producer.testing import FakeCall, FakeClient, FakeJob, FakePredictionHandle
 
 
@@ -93,6 +94,20 @@ def test_errors_in_the_places_of_their_items(client: FakeClient) -> None:
     assert answers[3].value == "b"
     with pytest.raises(errors.ModelFailed):
         client.predict_many("picky", ["a", "bad", float("nan")])
+
+
+def test_items_are_counted(client: FakeClient) -> None:
+    client.predict_many("picky", ["a", "bad", "b"], return_errors=True)
+
+    assert client.statistics() == ClientStatistics(
+        items_sent=3, envelopes_sent=3, answered=2, failed={"model_failed": 1}
+    )
+
+
+def test_a_fake_model_can_be_overloaded() -> None:
+    with pytest.raises(errors.Overloaded) as caught:
+        FakeClient({"busy": errors.Overloaded("full", 2.0)}).predict("busy", 1)
+    assert caught.value.retry_after_s == 2.0
 
 
 def test_submitted_items_and_jobs(client: FakeClient) -> None:
