@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Any
@@ -97,6 +98,10 @@ def _load_models(sender: Any, **_: Any) -> None:
     if role.warm and role.start_method == "fork":
         # A pool's children share these pages. It is safe: one compute thread, and no CUDA.
         get_host().refresh()
+    # Half a million objects of libraries and models live as long as the process: a full collection
+    # would look at them all, and everybody who waits for an answer would wait for it.
+    gc.collect()
+    gc.freeze()
     if role.name == MAINTENANCE_QUEUE:
         _publish_at_start()
 
