@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from celeriac.cache.allowance import Allowance
 from celeriac.cache.cache import Cache
 from celeriac.cache.keys import cache_key
 
-BLOCK = 64
+GATHER_S = 0.05
+"""What comes in this time is written together: fewer exchanges, and fewer turns of this thread
+beside the one that runs the model."""
+BLOCK = 128
 """Answers of one exchange with the store, at most: it does nothing else meanwhile."""
 MAX_WAITING_ITEMS = 8_192
 MAX_WAITING_BYTES = 32_000_000
-"""What may wait to be written, about; more is dropped."""
+"""What may wait to be written, about, beside as much that is being written; more is dropped."""
 
 Count = Callable[[str, int], None]
 """Told what became of how many answers: ``kept``, ``dropped`` or ``error``."""
@@ -45,7 +48,7 @@ class CacheWriter:
         self._allowance = allowance
         self._count = count
         self._clock = clock
-        self._waiting: deque[_Batch] = deque()
+        self._waiting: list[_Batch] = []
         self._items = 0
         self._bytes = 0
         self._is_writing = False
@@ -88,30 +91,31 @@ class CacheWriter:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._waiting))
-                batch = self._waiting.popleft()
-                self._items -= len(batch.items)
-                self._bytes -= batch.weight
+            time.sleep(GATHER_S)
+            with self._changed:
+                batches, self._waiting = self._waiting, []
+                self._items = self._bytes = 0
                 self._is_writing = True
             try:
-                self._write(batch)
+                self._write(batches)
             finally:
                 with self._changed:
                     self._is_writing = False
                     self._changed.notify_all()
 
-    def _write(self, batch: _Batch) -> None:
-        for start in range(0, len(batch.items), BLOCK):
-            keyed = list(_keyed(batch, start, start + BLOCK))
-            granted = self._allowance.take(len(keyed), self._clock())
-            if granted < len(keyed):
-                self._count("dropped", len(keyed) - granted)
+    def _write(self, batches: Iterable[_Batch]) -> None:
+        keyed = (pair for batch in batches for pair in _keyed(batch))
+        while block := list(islice(keyed, BLOCK)):
+            granted = self._allowance.take(len(block), self._clock())
+            if granted < len(block):
+                self._count("dropped", len(block) - granted)
             if granted:
-                kept = self._cache.put_many(keyed[:granted])
+                kept = self._cache.put_many(block[:granted])
                 self._count("error" if kept is None else "kept", granted if kept is None else kept)
 
 
-def _keyed(batch: _Batch, start: int, stop: int) -> Any:
-    for item, answer in zip(batch.items[start:stop], batch.answers[start:stop], strict=True):
+def _keyed(batch: _Batch) -> Iterator[tuple[str, dict[str, Any]]]:
+    for item, answer in zip(batch.items, batch.answers, strict=True):
         if "error" in answer:
             continue
         try:
