@@ -103,7 +103,9 @@ def test_the_lane_tasks_and_jobs_share_answers(
     with Client(settings=settings) as client:
         outputs = {}
         for name in ("new", "kept"):
-            job = client.submit_dataset(tmp_path / "in.parquet", name, tmp_path / name)
+            job = client.submit_dataset(
+                tmp_path / "in.parquet", name, tmp_path / name, chunk_rows=1_000
+            )
             assert job.wait(60).state == "completed"
             outputs[name] = [path.read_bytes() for path in job.parts()]
     assert outputs["kept"] == outputs["new"]
