@@ -105,31 +105,47 @@ def settle_all(outcomes: Iterable[tuple[Call, Outcome]]) -> int:
 
     Returns how many were settled.
     """
-    closed: dict[OpenItems, tuple[int, int]] = {}
-    waiters: dict[Waiter, None] = {}
-    leaders: list[tuple[Call, Followed]] = []
-    settled = 0
-    for call, outcome in outcomes:
-        if not call._once.acquire(blocking=False):
-            continue
-        call.outcome = outcome
-        settled += 1
+    settled = _Settled()
+    try:
+        for call, outcome in outcomes:
+            if call._once.acquire(blocking=False):
+                call.outcome = outcome
+                settled.add(call)
+    finally:  # what was settled is told, whatever becomes of the rest
+        settled.tell()
+    return settled.number
+
+
+class _Settled:
+    """Calls that were settled together, and whom to tell."""
+
+    __slots__ = ("_accounts", "_leaders", "_waiters", "number")
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._accounts: dict[OpenItems, tuple[int, int]] = {}
+        self._waiters: dict[Waiter, None] = {}
+        self._leaders: list[tuple[Call, Followed]] = []
+
+    def add(self, call: Call) -> None:
+        self.number += 1
         if call.account is not None:
-            items, size = closed.get(call.account, (0, 0))
-            closed[call.account] = items + 1, size + call.size
+            items, size = self._accounts.get(call.account, (0, 0))
+            self._accounts[call.account] = items + 1, size + call.size
         if call.flight is not None:
-            leaders.append((call, call.flight))
+            self._leaders.append((call, call.flight))
         waiter = call._waiter
         if waiter is not None:
             waiter.landed(call)
-            waiters[waiter] = None
-    for account, (items, size) in closed.items():
-        account.close(items, size)
-    for waiter in waiters:
-        waiter.wake()
-    for call, flight in leaders:
-        flight.land(call)
-    return settled
+            self._waiters[waiter] = None
+
+    def tell(self) -> None:
+        for account, (items, size) in self._accounts.items():
+            account.close(items, size)
+        for waiter in self._waiters:
+            waiter.wake()
+        for leader, flight in self._leaders:
+            flight.land(leader)
 
 
 class OpenItems:
