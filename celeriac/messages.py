@@ -122,6 +122,12 @@ def worker_key(hostname: str) -> str:
     return f"celeriac:worker:{hostname}"
 
 
+def lanes_key(device: str) -> str:
+    """Sorted set of the workers whose lanes share the queues of ``device``, by their last
+    heartbeat. Expires 15 s after the last one."""
+    return f"celeriac:lanes:{device}"
+
+
 WORKER_TTL_S = 15
 
 # --- names ------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from celery import bootsteps
 
 from celeriac.host import ModelHost, get_host
 from celeriac.logs import get_logger
-from celeriac.messages import WORKER_TTL_S, worker_key
+from celeriac.messages import WORKER_TTL_S, lanes_key, worker_key
 from celeriac.registry.catalogue import fetch_generation
 from celeriac.settings import get_settings
 from producer.broker import connect
@@ -48,6 +48,9 @@ class Heartbeat:
         self._client.set(
             worker_key(self.hostname), json.dumps(self.describe()), ex=WORKER_TTL_S
         )
+        lane = getattr(self._worker, "celeriac_lane", None)
+        if lane is not None:
+            lane.workers = self._count_lanes()
         self.last_beat = time.monotonic()
 
     def describe(self) -> dict[str, Any]:
@@ -63,6 +66,16 @@ class Heartbeat:
             "loaded": self._host.loaded() if self._host else {},
         }
 
+    def _count_lanes(self) -> int:
+        """Lanes that share the queues with this worker's own, which is among them."""
+        key, now_s = lanes_key(self.role.device), time.time()
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.zadd(key, {self.hostname: now_s})
+            pipe.zremrangebyscore(key, "-inf", now_s - WORKER_TTL_S)
+            pipe.expire(key, WORKER_TTL_S)
+            pipe.zcard(key)
+            return max(1, int(pipe.execute()[-1]))
+
     def follow(self) -> None:
         """Refresh the host if the catalogue has changed since the last look."""
         if self._host is None:
@@ -77,6 +90,7 @@ class Heartbeat:
         """Remove the key: this worker leaves by its own will."""
         try:
             self._client.delete(worker_key(self.hostname))
+            self._client.zrem(lanes_key(self.role.device), self.hostname)
         except redis.RedisError as error:
             log.debug("no farewell", reason=str(error))
 

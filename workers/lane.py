@@ -199,7 +199,6 @@ class Lane:
             return
         queue.useful_items = limits.useful_items(queue.waiting * queue.mean_items)
         if queue.served(batch.items, now_s):
-            queue.item_s = queue.item_s or limits.cost.predicted(limits.cap) / limits.cap
             self._admit(queue)
 
     def _choose(self) -> policy.Choice[Target] | policy.Pause | None:
@@ -349,7 +348,7 @@ class Lane:
         """Mark what must be refused of a queue in which too much waits."""
         refusal = refuse(
             messages=queue.waiting, items_per_message=queue.mean_items,
-            seconds_per_item=queue.item_s / self.workers, bounds=self._bounds,
+            seconds_per_item=queue.pace.item_s / self.workers, bounds=self._bounds,
         )
         if refusal is None:
             queue.surplus = 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from celeriac.batching.pace import Pace
 from workers.lane_link import Command
 
 FIRST_POP = 32
@@ -20,8 +22,6 @@ _OWN_POP = 8
 """Queues that are asked one by one in each exchange; the others are asked together."""
 _RECENT_S = 1.0
 _WEIGHT = 0.2
-_MOST_SLOWER = 4.0
-"""A pause of the process is no pace: one look counts as at most this many times slower."""
 
 
 @dataclass(slots=True)
@@ -37,15 +37,15 @@ class ModelQueue:
     mean_bytes: float = 1_000.0
     waiting: int = 0
     """Messages that waited in Redis at the last look."""
+    is_seen: bool = False
+    """The last exchange looked: what is refused by an old look would be refused twice."""
     surplus: int = 0
     """The newest messages that are to be refused in the next exchange."""
     is_deep: bool = False
     """The last pop took as many messages as it asked for: there may be more."""
     retry_after_s: float = 0.0
     """What those that are refused are told."""
-    item_s: float = 0.0
-    """From one item's turn to the next one's while more waits than a batch: the pace of this lane,
-    with the share of all other models and of all that it does besides. 0: not known."""
+    pace: Pace = field(default_factory=Pace)
     used_s: float = float("-inf")
     """When it last had messages, monotonic."""
     paced_s: float | None = None
@@ -53,25 +53,19 @@ class ModelQueue:
 
     def room(self, buffered_items: int) -> int:
         """Messages to pop, so that about one batch is buffered."""
-        if not self.useful_items:
-            return 0 if buffered_items else FIRST_POP
-        items = self.useful_items - buffered_items
+        items = (self.useful_items or FIRST_POP) - buffered_items
         if items <= 0:
             return 0
-        messages = int(items / self.mean_items) + 1
+        messages = math.ceil(items / self.mean_items)
         return max(1, min(messages, MAX_POP, int(MAX_POP_BYTES / self.mean_bytes)))
 
     def served(self, items: int, now_s: float) -> bool:
-        """Note that a batch of it has ended; True if more than that waits."""
+        """Note that a batch of it has ended; True if it was just seen how much waits."""
         if self.paced_s is not None:
-            pace_s = (now_s - self.paced_s) / max(1, items)
-            if self.item_s:
-                pace_s = min(pace_s, _MOST_SLOWER * self.item_s)
-                self.item_s += _WEIGHT * (pace_s - self.item_s)
-            else:
-                self.item_s = pace_s
+            self.pace.observe(items, now_s - self.paced_s)
         self.paced_s = now_s if self.is_deep else None
-        return self.is_deep and self.waiting > 0
+        was_seen, self.is_seen = self.is_seen, False
+        return was_seen and self.is_deep
 
     def learn(self, items: int, size: int) -> None:
         """Note the items and the bytes of a message."""
@@ -162,7 +156,7 @@ class Queues:
 
         def read(results: Any, now_s: float) -> Look:
             look = self._popped(queue, results[0] or (), count, now_s)
-            queue.waiting = results[1]
+            queue.waiting, queue.is_seen = results[1], True
             return look
 
         return 2, read

@@ -74,6 +74,30 @@ def test_too_little_memory_halves_the_batch() -> None:
     assert found[1]["error"]["code"] == "resource_exhausted"
 
 
+def test_passes_keep_the_cap_and_a_failure_outside_the_model_is_taken_apart() -> None:
+    found = scorer(Fussy())
+    sizes = []
+    score = found.score
+
+    def fragile(items: Any) -> list[dict[str, Any]]:
+        sizes.append(len(items))
+        if "large" in items:
+            raise MemoryError
+        if "odd" in items:
+            raise KeyError("somewhere")
+        return score(items)
+
+    found.score = fragile  # type: ignore[method-assign]
+    items = ["a"] * 30
+    items[3], items[17] = "large", "odd"
+    answers = found.answer(items, 8)
+    assert max(sizes) == 8
+    assert [answer.get("value", answer.get("error", {}).get("code")) for answer in answers] == [
+        {3: "resource_exhausted", 17: "worker_failed"}.get(n, 1.0) for n in range(30)
+    ]
+    assert found.answer([], 8) == []
+
+
 def test_a_model_that_always_fails_is_not_asked_thousands_of_times() -> None:
     model = Fussy()
     found = scorer(model).score(["poison"] * 10_000)
