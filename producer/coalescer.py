@@ -18,7 +18,7 @@ import redis
 
 from celeriac import errors
 from producer import wire
-from producer.calls import Call, settle_all
+from producer.calls import Call, OpenItems, settle_all
 from producer.publisher import Publisher
 from producer.statistics import Counts
 
@@ -37,9 +37,10 @@ TICK_S = 0.05
 class Coalescer:
     """The calls of one client in one process, and the thread that publishes them."""
 
-    def __init__(self, publisher: Publisher, counts: Counts) -> None:
+    def __init__(self, publisher: Publisher, counts: Counts, open_items: OpenItems) -> None:
         self._publisher = publisher
         self._counts = counts
+        self._open_items = open_items
         self._waiting: queue.SimpleQueue[Sequence[Call] | None] = queue.SimpleQueue()
         self._turn = threading.Lock()  # of the sender, or of a caller that is alone
         self._resting = False
@@ -115,7 +116,8 @@ class Coalescer:
         calls: list[Call] = []
         size = 0
         block = self._next_block()
-        time.sleep(0)  # threads that one reply has woken hand over their items first
+        if block and self._open_items.items > len(block):
+            time.sleep(0)  # threads that one reply has woken hand over their items first
         while block is not None:
             calls += [call for call in block if call.outcome is None]
             size += sum(call.size for call in block)

@@ -27,7 +27,7 @@ class Exchange:
         self._pid = os.getpid()
         self._desk = desk
         publisher = Publisher(broker, self.client_id, desk.counts, desk.refusals)
-        self.coalescer = Coalescer(publisher, desk.counts)
+        self.coalescer = Coalescer(publisher, desk.counts, desk.open_items)
         self._flights = Flights(self.coalescer.submit, desk.counts)
         self._reader = ReplyReader(
             broker, self.client_id, publisher, desk.refusals, desk.counts

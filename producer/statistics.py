@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class ClientStatistics:
-    """What a client has done in this process since it was made. Single items only."""
+    """What a client has done in this process since it was made. Single items only.
+
+    Items whose callers gave them up (a cancelled coroutine, a closed client) are in ``items_sent``
+    at most.
+    """
 
     items_sent: int = 0
     """Items that were published; a re-send does not count again."""

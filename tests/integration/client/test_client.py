@@ -124,6 +124,13 @@ def test_nobody_answers(client: Client, registry: Registry) -> None:
     answers = client.predict_many("echo", range(50), timeout_s=0.3, return_errors=True)
     assert {type(answer) for answer in answers} == {errors.DeadlineExceeded}
     assert time.monotonic() - started < 1.9
+    assert client.statistics().expired == 1 + 1 + 50  # predict_many gives up at its first error
+    exchange = client.realtime._exchange
+    assert exchange is not None
+    deadline = time.monotonic() + 5
+    while exchange.coalescer._publisher.busy and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not exchange.coalescer._publisher.busy  # nothing is kept for callers that have gone
 
 
 def test_any_number_of_items_is_taken_as_answers_come(

@@ -111,7 +111,8 @@ def test_too_many_open_bytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_still_waits_at_the_end_fails() -> None:
     counts = Counts()
     broker = Broker(Settings(broker=BrokerSettings(url="redis://127.0.0.1:1/0")))
-    waiting = Coalescer(Publisher(broker, "me", counts, Refusals(10)), counts)  # not started
+    publisher = Publisher(broker, "me", counts, Refusals(10))
+    waiting = Coalescer(publisher, counts, OpenItems())  # not started
     flights = Flights(waiting.submit, counts)
     leader, follower = make_call(), make_call()
     for call in (leader, follower):
