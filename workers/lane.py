@@ -21,12 +21,8 @@ from celeriac.batching.admission import Bounds, refuse
 from celeriac.batching.recent import Recent
 from celeriac.host import ModelHost
 from celeriac.logs import get_logger
-from celeriac.messages import (
-    Reply,
-    check_contract,
-    predict_queue,
-    realtime_queue,
-)
+from celeriac.messages import Reply, check_contract, predict_queue, realtime_queue
+from celeriac.registry.catalogue import Catalogue
 from celeriac.settings import Settings
 from workers.lane_batch import Batch, failed
 from workers.lane_buffer import Buffer, Target
@@ -75,6 +71,7 @@ class Lane:
         self._limits = AllLimits(host, settings.realtime.max_batch_items)
         self._link = Link(client)
         self._queues = Queues()
+        self._catalogue: Catalogue | None = None
         self._buffer = Buffer()
         self._outbox = Outbox()
         self._recent = Recent()
@@ -104,15 +101,20 @@ class Lane:
 
     def step(self) -> int:
         """One turn; returns the number of messages that it answered."""
-        self._queues.follow({
-            name: realtime_queue(self.host.device, name) for name in self.host.models()
-        })
+        if self.host.catalogue is not self._catalogue:
+            self._follow()
         if not self._buffer.lines and not self._outbox:
             self._wait(POP_WAIT_S)
         answered = self._turn()
         if self._outbox:
             self._exchange()
         return answered
+
+    def _follow(self) -> None:
+        self._catalogue = self.host.catalogue
+        self._queues.follow({
+            name: realtime_queue(self.host.device, name) for name in self.host.models()
+        })
 
     def give_back(self) -> int:
         """Return all that was popped and not answered to its queues; returns their number."""

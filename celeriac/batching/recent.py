@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-MAX_REPLIES = 4_096
-MAX_BYTES = 16_000_000
+MAX_REPLIES = 8_192
+MAX_BYTES = 4_000_000
+EACH_BYTES = 400
+"""What an entry takes besides its reply, about."""
 
 Key = tuple[str, str]
 """Id of the envelope, id of the client: nobody gets an answer that was another's."""
@@ -31,11 +33,11 @@ class Recent:
         """Remember a reply. One that is larger than all the room is not kept."""
         old = self._replies.pop(key, None)
         if old is not None:
-            self.bytes -= len(old)
-        if len(reply) > self._max_bytes:
+            self.bytes -= len(old) + EACH_BYTES
+        if len(reply) + EACH_BYTES > self._max_bytes:
             return
         self._replies[key] = reply
-        self.bytes += len(reply)
+        self.bytes += len(reply) + EACH_BYTES
         while len(self._replies) > self._max_replies or self.bytes > self._max_bytes:
             _, oldest = self._replies.popitem(last=False)
-            self.bytes -= len(oldest)
+            self.bytes -= len(oldest) + EACH_BYTES

@@ -21,6 +21,7 @@ from celeriac.runtimes import LoadOptions
 from celeriac.settings import RealtimeSettings, Settings
 from workers.lane import Lane
 from workers.lane_events import NoEvents
+from workers.lane_messages import Received
 
 QUEUE = realtime_queue("cpu", "echo")
 
@@ -84,6 +85,17 @@ def waiting(client: redis.Redis) -> list[str]:
 def value(counter: Any) -> float:
     found: float = counter._value.get()
     return found
+
+
+class Shown(NoEvents):
+    """Keeps the refusals that Flower would see."""
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+
+    def answered(self, received: Received, reply: Reply, seconds: float) -> None:
+        if reply.error:
+            self.refused.append(reply.id)
 
 
 def watch(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -180,6 +192,8 @@ def test_a_queue_that_is_too_long_loses_its_newest(
     make_lane: Callable[..., Lane], redis_client: redis.Redis
 ) -> None:
     lane = make_lane(max_queue_items=100, max_batch_items=4)
+    shown = Shown()
+    lane._events = shown
     before = value(metrics.REFUSED.labels("echo", "lane"))
     for number in range(300):
         push(redis_client, f"e{number}", [number])
@@ -194,6 +208,7 @@ def test_a_queue_that_is_too_long_loses_its_newest(
     error = next(reply.error for reply in found if reply.error)
     assert error["code"] == "overloaded"
     assert error["retry_after_s"] > 0
+    assert 1 <= len(shown.refused) <= len(refused) / 20  # a sample of them
     push(redis_client, "after", [1])
     lane.step()
     assert replies(redis_client)[-1].answers

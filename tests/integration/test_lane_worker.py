@@ -220,7 +220,7 @@ def _draining_answers_what_was_popped_and_leaves_the_rest(
     client: redis.Redis, worker: Any
 ) -> None:
     asker = Asker(client)
-    sent = [asker.send("slow", [[ANSWER, number]]) for number in range(240)]
+    sent = [asker.send("slow", [[ANSWER, number]]) for number in range(1_000)]
     found = asker.replies(1)
     worker.process.terminate()
     assert worker.process.wait(30) == 0
