@@ -139,7 +139,7 @@ def test_flower_shows_the_work_and_no_payload(demo: Demo) -> None:
     deadline = time.monotonic() + 15
     while True:
         with urlopen(f"http://127.0.0.1:{demo.flower_port}/tasks/datatable"
-                     "?draw=1&start=0&length=500&order[0][column]=0&order[0][dir]=asc"
+                     "?draw=1&start=0&length=5000&order[0][column]=0&order[0][dir]=asc"
                      "&search[value]=&columns[0][data]=name", timeout=10) as answer:  # fmt: skip
             page = answer.read().decode()
         names = {row["name"] for row in json.loads(page)["data"]}
