@@ -132,8 +132,10 @@ class Coalescer:
     def _next_block(self) -> Sequence[Call] | None:
         """What comes next; nothing after a tick, if envelopes are to be looked at."""
         self._resting = True
-        try:  # who publishes alone sees the flag, or its envelope is seen here
-            return self._waiting.get(timeout=TICK_S if self._publisher.busy else None)
+        if self._publisher.busy:  # if it is not, who publishes alone sees that the sender rests
+            self._resting = False
+        try:
+            return self._waiting.get(timeout=None if self._resting else TICK_S)
         except queue.Empty:
             return ()
         finally:

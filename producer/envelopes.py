@@ -17,13 +17,16 @@ MAX_ENVELOPE_BYTES = 512_000
 class SentEnvelope:
     """A published envelope: its calls, in the order of its items, and its message."""
 
-    __slots__ = ("calls", "id", "look_ms", "message", "queue", "resent", "sent_ms", "time_ms")
+    __slots__ = (
+        "calls", "deadline_ms", "id", "look_ms", "message", "queue", "resent", "sent_ms", "time_ms",
+    )  # fmt: skip
 
     def __init__(self, calls: list[Call], reply_to: str, now_ms: int) -> None:
         self.calls = calls
         self.queue = calls[0].queue
         self.id = wire.new_id()
         self.sent_ms = now_ms
+        self.deadline_ms = max(call.deadline_ms for call in calls)
         self.time_ms = max(1, min(call.deadline_ms for call in calls) - now_ms)
         """The shortest time that one of its callers had left."""
         self.look_ms = 0
@@ -36,7 +39,7 @@ class SentEnvelope:
                 model=calls[0].model,
                 items=[msgspec.Raw(call.item) for call in calls],
                 reply_to=reply_to,
-                deadline_ms=max(call.deadline_ms for call in calls),
+                deadline_ms=self.deadline_ms,
             ),
             self.queue,
             now_ms,

@@ -18,6 +18,8 @@ from producer.statistics import Counts
 
 UNCONFIRMED = 8
 """Envelopes that were sent at once and whose LPUSH has no answer yet, at most."""
+OVERDUE_MS = 500
+"""Callers keep their time themselves; so long after it, those are gone that did not."""
 LOOK_ENVELOPES = 256
 """Envelopes that one exchange sends once more, at most."""
 
@@ -106,6 +108,8 @@ class Publisher:
         Raises redis.RedisError.
         """
         for envelope_id, envelope in list(self._sent.items()):
+            if envelope.deadline_ms + OVERDUE_MS < now_ms:
+                self._expire(envelope)
             if envelope.settled():
                 self._sent.pop(envelope_id, None)
         late = resends.due(list(self._sent.values()), now_ms)
@@ -170,6 +174,13 @@ class Publisher:
             self._fail(envelope, answer)
         else:
             self._refusals.queue_length(envelope.queue, int(answer))
+
+    def _expire(self, envelope: SentEnvelope) -> None:
+        expired = [
+            (call, errors.DeadlineExceeded(f"no answer from model {call.model!r}"))
+            for call in envelope.calls
+        ]
+        self._counts.add("expired", settle_all(expired))
 
     def _fail(self, envelope: SentEnvelope, error: Exception) -> None:
         self._sent.pop(envelope.id, None)

@@ -68,7 +68,7 @@ class Realtime:
         """As :meth:`wait`, but returns the error."""
         try:
             outcome = call.wait(max(0.0, end_s - time.monotonic()))
-        except KeyboardInterrupt:
+        except BaseException:  # an interrupt, a time limit of Celery's
             abandon([call])
             raise
         return outcome or self.late(call, timeout_s)

@@ -152,6 +152,19 @@ def test_any_number_of_items_is_taken_as_answers_come(
     assert client.statistics().open_items == 0
 
 
+def test_calls_whose_callers_went_without_a_word_are_forgotten(
+    client: Client, registry: Registry
+) -> None:
+    route = client.realtime.routes.find("echo", 5)
+    calls = client.realtime.start(route, range(50), 0.2)
+    assert client.statistics().open_items == 50
+
+    assert all(isinstance(call.wait(10), errors.DeadlineExceeded) for call in calls)
+
+    assert client.statistics().open_items == 0
+    assert client.statistics().expired == 50
+
+
 def test_late_answers_are_dropped_and_the_next_ones_are_right(
     client: Client, lane: Lane, redis_client: redis.Redis
 ) -> None:
