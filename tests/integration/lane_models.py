@@ -32,6 +32,6 @@ class Acting(RegressorMixin, BaseEstimator):
             if kind == HANG:
                 time.sleep(value)
             if kind == HOLD:
-                ctypes.PyDLL(None).usleep(int(value * 1e6))
+                ctypes.PyDLL(None).sleep(int(value))
         time.sleep(self.item_s * len(x))
         return x[:, 1]
