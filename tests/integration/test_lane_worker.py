@@ -18,7 +18,7 @@ import redis
 from celery import Celery
 
 from celeriac import release
-from celeriac.messages import CONTRACT, Envelope, Reply, realtime_queue, reply_key
+from celeriac.messages import CONTRACT, Envelope, Reply, lanes_key, realtime_queue, reply_key
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
 from celeriac.settings import (
@@ -131,12 +131,14 @@ def test_one_worker_under_all_that_callers_do(
     settings: Settings, redis_client: redis.Redis, start_worker: Callable[..., Any]
 ) -> None:
     worker = start_worker("realtime.cpu")
+    assert redis_client.zrange(lanes_key("cpu"), 0, -1) == [worker.hostname.encode()]
     _independent_producers_are_batched(redis_client)
     _a_bad_row_and_too_little_memory_fail_alone(redis_client, settings)
     _a_message_that_comes_again_is_answered_again(redis_client, worker)
     _what_came_too_late_is_dropped(redis_client, worker)
     _an_overloaded_model_refuses_the_newest(redis_client, worker)
     _draining_answers_what_was_popped_and_leaves_the_rest(redis_client, worker)
+    assert redis_client.zcard(lanes_key("cpu")) == 0
 
 
 def _independent_producers_are_batched(client: redis.Redis) -> None:
