@@ -32,7 +32,7 @@ from workers.valkey import EmbeddedServer, free_port
 HOME = Path(".celeriac/bench").absolute()
 PYTHON = Path(sys.executable)
 SUBJECTS = "benchmarks.subjects"
-PLAIN, RAW, ONE_ITEM = "plain Celery", "raw consumer", "Celeriac, one item a message"
+PLAIN, RAW, ONE_ITEM = "plain Celery", "raw consumer", "Celeriac, single items"
 THREADS, ASYNCIO = "Celeriac, threads", "Celeriac, asyncio"
 ALONE = "model alone"
 MODELS = ("echo", "text", "digits")

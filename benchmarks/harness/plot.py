@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 COLOURS = {
     "Celeriac, asyncio": "#1b7837", "Celeriac, threads": "#5aae61",
-    "Celeriac, one item a message": "#a6dba0", "raw consumer": "#737373",
+    "Celeriac, single items": "#a6dba0", "raw consumer": "#737373",
     "plain Celery": "#b2182b", "huey": "#d6604d", "dramatiq": "#f4a582",
 }
 IN_FLIGHT = "64 in flight"
@@ -57,11 +57,10 @@ def _spread(axes, found: Results, model: str) -> None:  # type: ignore[no-untype
         if (name, model, IN_FLIGHT) in found:
             waits = found[name, model, IN_FLIGHT].quantiles_ms
             axes.plot(waits[1:-1], [share * 100 for share in SHARES[1:-1]], color=colour,
-                      label=name, linewidth=1.6)
+                      linewidth=1.6)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_ylim(0, 100)
-    axes.set_xlabel("latency, ms")
+    axes.set_xlabel("latency, ms; colours as above")
     axes.set_ylabel("% of calls answered within")
     axes.grid(visible=True, axis="x", which="major", alpha=0.3)
-    axes.legend(frameon=False, fontsize=7, loc="lower right")
