@@ -29,6 +29,7 @@ CeleriacError
 │   └── PromotionRefused         promotion_refused     the version did not pass its checks
 ├── DatasetError                 dataset_invalid       a source cannot be read or does not fit
 ├── OutputConflict               output_conflict       the output folder belongs to something else
+├── StorageError                 storage_failed        a file cannot be written (a full disk, say)
 ├── JobNotFound                  job_not_found
 └── JobFailed                    job_failed
 """
@@ -212,6 +213,12 @@ class OutputConflict(CeleriacError):
     """The output folder belongs to something else."""
 
     code = "output_conflict"
+
+
+class StorageError(CeleriacError):
+    """A file cannot be written."""
+
+    code = "storage_failed"
 
 
 class JobNotFound(CeleriacError):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from celeriac import errors, inputs
+from celeriac.datasets.places import Place
 from celeriac.datasets.records import DatasetPlan
 from celeriac.jobs.finalize import read_manifest
 from celeriac.jobs.folder import JobFolder
-from celeriac.jobs.plan import JobPlan, Scoring, check_job_id, make_plan, new_job_id
+from celeriac.jobs.plan import Scoring, check_job_id, make_plan, new_job_id
 from celeriac.messages import ModelRef
 from celeriac.registry.catalogue import fetch
 from celeriac.registry.manifest import InputSchema
@@ -20,7 +20,8 @@ from producer.broker import Broker
 from producer.jobs import JobHandle, publish_missing, redis_errors
 
 if TYPE_CHECKING:
-    from celeriac.datasets.planner import Source
+    from celeriac.datasets.copies import Copies
+    from celeriac.datasets.sources import Source
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that were read so far and the bytes in all."""
@@ -28,9 +29,9 @@ Progress = Callable[[int, int], None]
 
 def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     broker: Broker,
-    source: str | Path,
+    source: Any,
     model: str,
-    output: str | Path,
+    output: str | Place,
     *,
     chunk_rows: int | None = None,
     text_column: str | None = None,
@@ -41,8 +42,9 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
 ) -> JobHandle:
     """Score a dataset: plan it, queue its chunks, and return at once.
 
-    ``source`` is a CSV or Parquet file, a folder of such files or a pattern; ``output`` a new
-    folder that the workers reach under the same path. ``model`` is pinned to the version that it
+    ``source`` is a file (CSV, JSON lines, Parquet), a folder of them or of images, a pattern, or
+    an Arrow table or a frame of this process; ``output`` a new folder. The workers reach both
+    under the same path, or in S3 (``s3://bucket/...``). ``model`` is pinned to the version that it
     means now. ``keep_columns`` are joined to the predictions (default: all). Submitting the same
     job to the same folder again continues it (``handle.resumed``).
 
@@ -57,11 +59,12 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     with redis_errors(broker):
         version = fetch(broker.redis).resolve(ref)
     _require_readers()
-    from celeriac.datasets import planner
+    from celeriac.datasets import sources
+    from celeriac.datasets.copies import Copies
 
     folder = JobFolder(output)
     folder.check_free()
-    found = planner.open_source(source)
+    found = sources.open_source(source)
     needs = inputs.columns_needed(version.input, found.names, text_column)
     keeps = _kept(found, keep_columns)
     _check_types(found, version.input, needs)
@@ -70,28 +73,42 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
         model=ref.name, version=version.version, device=version.device, needs=tuple(needs),
         keeps=tuple(keeps), text_column=text_column, output_format=output_format,
     )
+    now = datetime.now(UTC)
+    wanted = check_job_id(job_id) if job_id else new_job_id(now)
+    copies = Copies(folder.copies)
+    try:
+        dataset = _plan(broker, found, version.input, scoring, copies, chunk_rows, on_progress)
+        ours = make_plan(
+            dataset, scoring, source=sources.describe(source), job_id=wanted, now=now
+        )
+        existed = folder.holds_job()
+        plan = folder.create(ours, dataset.chunks)
+    except BaseException:
+        copies.discard()
+        raise
+    if read_manifest(folder) is None:
+        publish_missing(broker, folder, plan, list(dataset.chunks))
+    else:
+        copies.discard()
+    return JobHandle(broker, plan.job_id, folder.path, resumed=existed)
+
+
+def _plan(  # noqa: PLR0913, PLR0917 - one source, its model and its options
+    broker: Broker, source: Source, schema: InputSchema, scoring: Scoring, copies: Copies,
+    chunk_rows: int | None, on_progress: Progress | None,
+) -> DatasetPlan:
+    from celeriac.datasets import planner
+
     batch = broker.settings.batch
-    total = found.bytes
-    dataset = planner.plan(
-        found,
+    return planner.plan(
+        source,
         chunk_rows=chunk_rows,
         default_chunk_rows=batch.chunk_rows,
         chunk_bytes=batch.chunk_bytes,
-        dtypes=_dtypes(version.input, needs),
-        on_progress=_adding_up(on_progress, total) if on_progress else None,
+        dtypes=_dtypes(schema, scoring.needs),
+        copies=copies,
+        on_progress=_adding_up(on_progress, source.bytes) if on_progress else None,
     )
-    now = datetime.now(UTC)
-    wanted = check_job_id(job_id) if job_id else new_job_id(now)
-    ours = make_plan(dataset, scoring, source=str(source), job_id=wanted, now=now)
-    return _start(broker, dataset, ours, folder)
-
-
-def _start(broker: Broker, dataset: DatasetPlan, ours: JobPlan, folder: JobFolder) -> JobHandle:
-    existed = folder.holds_job()
-    plan = folder.create(ours, dataset.chunks)
-    if read_manifest(folder) is None:
-        publish_missing(broker, folder, plan, list(dataset.chunks))
-    return JobHandle(broker, plan.job_id, folder.path, resumed=existed)
 
 
 def _kept(source: Source, keep_columns: Sequence[str] | None) -> list[str]:

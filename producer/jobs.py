@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import redis
 from kombu.exceptions import OperationalError
 
 from celeriac import errors
+from celeriac.datasets.places import Place
 from celeriac.datasets.records import Chunk
 from celeriac.jobs.finalize import read_manifest
 from celeriac.jobs.folder import JobFolder
@@ -64,7 +64,7 @@ class JobHandle:
     """One job. Any process that reaches Redis can hold one; files need the output folder."""
 
     def __init__(
-        self, broker: Broker, job_id: str, output: str | Path, *, resumed: bool = False
+        self, broker: Broker, job_id: str, output: str | Place, *, resumed: bool = False
     ) -> None:
         self.id = job_id
         self.resumed = resumed
@@ -88,7 +88,7 @@ class JobHandle:
         return cls(broker, job_id, entry.output)
 
     @classmethod
-    def from_output(cls, broker: Broker, folder: str | Path) -> JobHandle:
+    def from_output(cls, broker: Broker, folder: str | Place) -> JobHandle:
         """The job that lives in an output folder, known to Redis or not. Raises JobNotFound."""
         return cls(broker, JobFolder(folder).load().job_id, folder)
 
@@ -97,7 +97,7 @@ class JobHandle:
         return _ledger(self._broker)  # anew each time: after a fork the broker has a new client
 
     @property
-    def output(self) -> Path:
+    def output(self) -> Place:
         return self._folder.path
 
     def status(self) -> JobStatus:
@@ -151,7 +151,7 @@ class JobHandle:
             publish_missing(self._broker, self._folder, plan, self._folder.chunks(plan))
         return self.status()
 
-    def parts(self) -> list[Path]:
+    def parts(self) -> list[Place]:
         """The files of the output, in the order of the input. Raises JobFailed until it is whole.
 
         Only a folder with ``_SUCCESS`` is whole.
@@ -192,7 +192,7 @@ def publish_missing(
     return len(missing)
 
 
-def publish_chunks(broker: Broker, plan: JobPlan, chunks: list[Chunk], output: Path) -> None:
+def publish_chunks(broker: Broker, plan: JobPlan, chunks: list[Chunk], output: Place) -> None:
     """Celery groups of chunk tasks. A message carries references, never rows."""
     from celery import group
 
@@ -205,7 +205,7 @@ def publish_chunks(broker: Broker, plan: JobPlan, chunks: list[Chunk], output: P
         group(tasks, app=app).apply_async()
 
 
-def publish_finalizer(app: Celery, job_id: str, output: str | Path) -> None:
+def publish_finalizer(app: Celery, job_id: str, output: str | Place) -> None:
     """Queue the finaliser of a job. One too many changes nothing."""
     app.send_task(
         BATCH_FINALIZE,
@@ -229,7 +229,7 @@ def _ledger(broker: Broker) -> Ledger:
     return Ledger(broker.redis, broker.settings.batch.job_ttl_s)
 
 
-def _chunk_signature(broker: Broker, plan: JobPlan, chunk: Chunk, output: Path) -> Any:
+def _chunk_signature(broker: Broker, plan: JobPlan, chunk: Chunk, output: Place) -> Any:
     limit_s = broker.settings.batch.chunk_timeout_s
     shown = {
         "job_id": plan.job_id, "chunk_no": chunk.number, "model": plan.scoring.ref,

@@ -7,13 +7,11 @@ column's type) becomes a RowError; the rows around it are read.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 
 from celeriac import errors
+from celeriac.datasets.places import Place
 from celeriac.datasets.records import Chunk, DatasetColumn, RowError
-from celeriac.datasets.scan import Span, UnclosedQuote, cut, scan
+from celeriac.datasets.scan import Ends, Span, UnclosedQuote, cut, scan
+from celeriac.datasets.streams import Head
 
-HEAD_BYTES = 1 << 22
-"""How much of a file decides the types of its columns."""
+HEAD_ROWS = 1 << 30
 MAX_ROW_BYTES = 4_000
 """How much of a bad row is kept."""
 
@@ -41,16 +40,13 @@ _PATTERNS = {
 }
 
 
-def read_header(path: Path) -> tuple[list[str], int]:
+def read_header(head: Head) -> tuple[list[str], int]:
     """Names of the columns, and the byte at which the data starts.
 
     Raises DatasetError if there is no usable header.
     """
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    if not head:
-        raise errors.DatasetError(f"{path}: the file is empty")
-    line, data_start = _first_record(path, head)
+    path = head.path
+    line, data_start = _first_record(head)
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -66,68 +62,51 @@ def read_header(path: Path) -> tuple[list[str], int]:
     return names, data_start
 
 
-def infer_types(path: Path, names: list[str], data_start: int) -> dict[str, str]:
+def infer_types(head: Head, names: list[str], data_start: int) -> dict[str, str]:
     """A type for each column from the head of the file; ``text`` unless all values agree."""
-    with path.open("rb") as file:
-        file.seek(data_start)
-        head = file.read(HEAD_BYTES)
-        partial = bool(file.read(1))
-    spans = _spans(head, whole=not partial)
-    data = b"".join(head[span.start : span.end] for span in spans)
+    data, _ = head_rows(head, data_start)
     data, _, _ = _drop_undecodable(data)
-    table, _ = _parse(path, data, names, dict.fromkeys(names, "text"), names)
+    table, _ = _parse(head.path, data, names, dict.fromkeys(names, "text"), names)
     return {name: _infer(table[name]) for name in names}
 
 
-def plan_chunks(
-    path: Path,
-    data_start: int,
-    chunk_rows: int,
-    chunk_bytes: int,
-    on_bytes: Callable[[int], None],
-) -> tuple[list[Span], str]:
-    """Cut the file into spans; also its sha256. One pass, constant memory.
+def head_rows(head: Head, data_start: int, limit: int = HEAD_ROWS) -> tuple[bytes, int]:
+    """The first complete rows, and how many they are."""
+    body = head.data[data_start:]
+    span = _first_rows(body, whole=head.is_whole, limit=limit)
+    return (body[: span.end], span.rows) if span else (b"", 0)
+
+
+def find_rows(
+    stream: BinaryIO, path: Place, data_start: int, limits: tuple[int, int],
+    on_block: Callable[[bytes], None],
+) -> Iterator[Span]:
+    """Cut the file, which stands at ``data_start``, into spans of at most ``limits`` rows and
+    bytes. One pass, constant memory.
 
     Raises DatasetError if the file ends inside quotes.
     """
-    digest = hashlib.sha256()
-
-    def seen(block: bytes) -> None:
-        digest.update(block)
-        on_bytes(len(block))
-
-    with path.open("rb") as file:
-        digest.update(file.read(data_start))
-        try:
-            ends = scan(file, data_start, on_block=seen)
-            spans = list(cut(ends, data_start, chunk_rows, chunk_bytes))
-        except UnclosedQuote as error:
-            raise errors.DatasetError(
-                f"{path}: row {error.row} opens a quote that is never closed; "
-                "close it, or double it if it is part of the text"
-            ) from error
-    return spans, digest.hexdigest()
+    try:
+        yield from cut(scan(stream, data_start, on_block=on_block), data_start, *limits)
+    except UnclosedQuote as error:
+        raise errors.DatasetError(
+            f"{path}: row {error.row} opens a quote that is never closed; "
+            "close it, or double it if it is part of the text"
+        ) from error
 
 
 def read_rows(
-    path: Path, chunk: Chunk, columns: tuple[DatasetColumn, ...], names: list[str]
+    path: str, data: bytes, chunk: Chunk, columns: tuple[DatasetColumn, ...], names: list[str]
 ) -> tuple[pa.Table, np.ndarray[Any, Any], list[RowError]]:
     """The readable rows of a chunk, their numbers (from 1), and the errors of the others.
 
-    Raises DatasetError if the chunk does not hold the rows that the plan says.
+    Raises DatasetError if ``data`` does not hold the rows that the plan says.
     """
-    with path.open("rb") as file:
-        file.seek(chunk.start)
-        data = file.read(chunk.end - chunk.start)
     types = {column.name: column.dtype for column in columns}
     data, positions, bad = _drop_undecodable(data)
     everything = [column.name for column in columns]
     table, misshapen = _parse(path, data, everything, types, names)
-    if table.num_rows + len(misshapen) + len(bad) != chunk.rows:
-        raise errors.DatasetError(
-            f"{path}: chunk {chunk.number} holds {table.num_rows + len(misshapen) + len(bad)} "
-            f"rows, the plan says {chunk.rows}; the file has changed: submit it again"
-        )
+    check_count(path, chunk, table.num_rows + len(misshapen) + len(bad))
     if positions is None:
         positions = np.arange(chunk.rows)
     bad += [(int(positions[at]), message, text) for at, message, text in misshapen]
@@ -135,11 +114,24 @@ def read_rows(
     table, kept, misfits = _convert(table, types)
     bad += [(int(positions[at]), message, text) for at, message, text in misfits]
     first = chunk.first_row + 1
-    found = [
+    return table, positions[kept] + first, row_errors(bad, first)
+
+
+def check_count(path: str, chunk: Chunk, found: int) -> None:
+    """Raises DatasetError if a chunk holds other than the planned number of rows."""
+    if found != chunk.rows:
+        raise errors.DatasetError(
+            f"{path}: chunk {chunk.number} holds {found} rows, the plan says {chunk.rows}; "
+            "the file has changed: submit it again"
+        )
+
+
+def row_errors(bad: list[Bad], first: int) -> list[RowError]:
+    """Bad rows in their order; ``first`` is the number of the chunk's first row."""
+    return [
         RowError(row=first + at, code=errors.DatasetError.code, message=message, data=clip(text))
         for at, message, text in sorted(bad)
     ]
-    return table, positions[kept] + first, found
 
 
 def clip(text: str) -> str:
@@ -148,40 +140,44 @@ def clip(text: str) -> str:
     return data[:MAX_ROW_BYTES].decode("utf-8", "ignore")
 
 
-_Bad = tuple[int, str, str]
+Bad = tuple[int, str, str]
 """Position within the chunk, message, the row."""
 
 
-def _first_record(path: Path, head: bytes) -> tuple[bytes, int]:
-    skip = len(_BOM) if head.startswith(_BOM) else 0
-    body = head[skip:]
+def _first_record(head: Head) -> tuple[bytes, int]:
+    path, data = head.path, head.data
+    skip = len(_BOM) if data.startswith(_BOM) else 0
+    body = data[skip:]
     blank = re.match(rb"[\r\n]*", body)
     lead = blank.end() if blank else 0
     if lead == len(body):
         raise errors.DatasetError(f"{path}: the file holds no header")
-    spans = _spans(body[lead:], whole=True, chunk_rows=1, limit=1)
-    if not spans:
-        raise errors.DatasetError(f"{path}: the header opens a quote that is never closed")
-    end = lead + spans[0].end
+    first = _first_rows(body[lead:], whole=head.is_whole, limit=1)
+    if first is None:
+        raise errors.DatasetError(
+            f"{path}: the header opens a quote that is never closed, or is no header at all: it "
+            f"is longer than {len(data):,} bytes"
+        )
+    end = lead + first.end
     return body[lead:end].rstrip(b"\r\n"), skip + end
 
 
-def _spans(
-    data: bytes, *, whole: bool, chunk_rows: int = 1_000, limit: int | None = None
-) -> list[Span]:
-    """Spans of the complete records of ``data``, at most ``limit``."""
-    spans: list[Span] = []
+def _first_rows(data: bytes, *, whole: bool, limit: int) -> Span | None:
+    """At most ``limit`` complete records from the beginning of ``data``; None if there is none."""
+    ends: list[Ends] = []
     try:
-        for span in cut(scan(io.BytesIO(data)), 0, chunk_rows, len(data) + 1):
-            spans.append(span)
-            if limit is not None and len(spans) == limit:
-                return spans
+        for found in scan(io.BytesIO(data)):
+            ends.append(found)
+            if found.counts[-1] >= limit:
+                break
     except UnclosedQuote:
-        return spans
-    return spans if whole else spans[:-1]
+        pass
+    if ends and not whole and ends[-1].offsets[-1] == len(data) and data[-1:] not in b"\r\n":
+        ends.pop()  # the scan takes what remains for a record
+    return next(cut(iter(ends), 0, limit, len(data) + 1), None)
 
 
-def _drop_undecodable(data: bytes) -> tuple[bytes, np.ndarray[Any, Any] | None, list[_Bad]]:
+def _drop_undecodable(data: bytes) -> tuple[bytes, np.ndarray[Any, Any] | None, list[Bad]]:
     """``data`` without the records that are not UTF-8; where the others stood (None: as before)."""
     try:
         data.decode("utf-8")
@@ -191,7 +187,7 @@ def _drop_undecodable(data: bytes) -> tuple[bytes, np.ndarray[Any, Any] | None, 
         return data, None, []
     good: list[bytes] = []
     positions: list[int] = []
-    bad: list[_Bad] = []
+    bad: list[Bad] = []
     for span in cut(scan(io.BytesIO(data)), 0, 1, len(data) + 1):
         record = data[span.start : span.end]
         try:
@@ -206,8 +202,8 @@ def _drop_undecodable(data: bytes) -> tuple[bytes, np.ndarray[Any, Any] | None, 
 
 
 def _parse(
-    path: Path, data: bytes, columns: list[str], types: dict[str, str], names: list[str]
-) -> tuple[pa.Table, list[_Bad]]:
+    path: Place | str, data: bytes, columns: list[str], types: dict[str, str], names: list[str]
+) -> tuple[pa.Table, list[Bad]]:
     """Parse with the given types, or, where a value does not fit its type, all as texts."""
     wanted = {name: TYPES[types[name]] for name in names}
     if not data.strip(b"\r\n"):
@@ -224,8 +220,8 @@ def _parse(
 
 def _arrow(
     data: bytes, columns: list[str], types: dict[str, Any]
-) -> tuple[pa.Table, list[_Bad]]:
-    bad: list[_Bad] = []
+) -> tuple[pa.Table, list[Bad]]:
+    bad: list[Bad] = []
 
     def note(row: Any) -> str:
         message = f"{row.actual_columns} fields where the header has {row.expected_columns}"
@@ -248,7 +244,7 @@ def _arrow(
 
 def _convert(
     table: pa.Table, types: dict[str, str]
-) -> tuple[pa.Table, np.ndarray[Any, Any], list[_Bad]]:
+) -> tuple[pa.Table, np.ndarray[Any, Any], list[Bad]]:
     """Give columns that were read as texts their types; rows with misfits are taken out."""
     kept = np.ones(table.num_rows, dtype=bool)
     converted = table

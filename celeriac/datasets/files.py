@@ -1,39 +1,66 @@
-"""Files that are either whole or not there: temporary name, fsync, rename."""
+"""Files that are either whole or not there: temporary name, fsync, rename; or one PUT."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from celeriac import errors
+from celeriac.datasets.places import Place, S3Path
 
 TEMPORARY_PREFIX = ".tmp-"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; when the block ends well, it has become ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{path.name}")
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+def replacing(path: Place) -> Iterator[Path]:
+    """A temporary local path; when the block ends well, its content is that of ``path``.
+
+    Raises StorageError that names ``path`` if it cannot be written (a full disk, say).
+    """
+    with _named(path):
+        temporary = _temporary(path)
+        try:
+            yield temporary
+            _move(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write or replace ``path``; a crash leaves the old content or the new, never a part."""
+def move_into(temporary: Path, path: Place) -> None:
+    """Make the content of a local file that of ``path``, whole. Raises StorageError."""
+    with _named(path):
+        _move(temporary, path)
+
+
+def write_file(path: Place, data: bytes) -> None:
+    """Write or replace ``path``; a crash leaves the old content or the new, never a part.
+
+    Raises StorageError as :func:`replacing`.
+    """
+    if isinstance(path, S3Path):
+        with _named(path):
+            path.put(io.BytesIO(data))
+        return
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
-def create_file(path: Path, data: bytes) -> None:
-    """Write ``path`` whole; raises FileExistsError if it is there already, whoever was first."""
+def create_file(path: Place, data: bytes) -> None:
+    """Write ``path`` whole; raises FileExistsError if it is there already, whoever was first.
+
+    In S3 two callers in the same moment can both succeed; then the later one's content stays.
+    """
+    if isinstance(path, S3Path):
+        if path.exists():
+            raise FileExistsError(17, "exists", str(path))
+        path.put(io.BytesIO(data))
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{path.name}")
     try:
@@ -45,10 +72,45 @@ def create_file(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Place) -> str:
     """Digest of a file's content, in hex."""
+    if isinstance(path, S3Path):
+        digest = hashlib.sha256()
+        with path.open() as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+        return digest.hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _move(temporary: Path, path: Place) -> None:
+    if isinstance(path, S3Path):
+        with temporary.open("rb") as file:
+            path.put(file)
+        return
+    _sync(temporary)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
+def _temporary(path: Place) -> Path:
+    name = f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{path.name}"
+    if isinstance(path, S3Path):
+        return Path(tempfile.gettempdir()) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(name)
+
+
+@contextmanager
+def _named(path: Place) -> Iterator[None]:
+    """Arrow's and the system's errors do not say which file they are about."""
+    try:
+        yield
+    except OSError as error:
+        raise errors.StorageError(
+            f"{path}: cannot be written: {error.strerror or error}"
+        ) from error
 
 
 def _sync(path: Path) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from celeriac import errors
-from celeriac.datasets.records import Chunk
+from celeriac.datasets.places import Listed, Place, S3Path, place
+from celeriac.datasets.records import Chunk, SourceFile
 
 
 @dataclass(frozen=True)
@@ -34,24 +35,37 @@ class GroupSpan:
     rows: int
 
 
-def read_schema(path: Path) -> list[tuple[str, str]]:
-    """Names and Arrow types of the columns.
+@dataclass(frozen=True)
+class Footer:
+    """What the end of a Parquet file says of the rest."""
+
+    columns: list[tuple[str, str]]
+    """Names and Arrow types."""
+    groups: list[Group]
+    digest: str
+
+
+def read_footer(at: Listed) -> Footer:
+    """Columns and row groups of a file.
 
     Raises DatasetError if the file is not whole, or names a column twice.
     """
-    with _open(path) as file:
-        names = file.schema_arrow.names
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise errors.DatasetError(f"{path}: names a column twice: {', '.join(twice)}")
-        return [(field.name, str(_plain(field.type))) for field in file.schema_arrow]
-
-
-def read_groups(path: Path) -> list[Group]:
-    """The row groups. Raises DatasetError if the file is not whole."""
-    with _open(path) as file:
+    if at.size == 0:
+        raise errors.DatasetError(f"{at.path}: the file is empty")
+    with _open(at.path) as file:
+        columns = columns_of(file.schema_arrow, at.path)
         found = (file.metadata.row_group(number) for number in range(file.num_row_groups))
-        return [Group(group.num_rows, group.total_byte_size) for group in found]
+        groups = [Group(group.num_rows, group.total_byte_size) for group in found]
+    return Footer(columns, groups, _digest(at))
+
+
+def columns_of(schema: pa.Schema, where: Place | str) -> list[tuple[str, str]]:
+    """Names and types of the columns. Raises DatasetError if a name comes twice."""
+    names = schema.names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise errors.DatasetError(f"{where}: names a column twice: {', '.join(twice)}")
+    return [(field.name, str(_plain(field.type))) for field in schema]
 
 
 def cut_groups(groups: list[Group], chunk_rows: int, chunk_bytes: int) -> Iterator[GroupSpan]:
@@ -78,11 +92,12 @@ def cut_groups(groups: list[Group], chunk_rows: int, chunk_bytes: int) -> Iterat
         yield GroupSpan(start, count, 0, first_row, rows)
 
 
-def read_rows(path: Path, chunk: Chunk, names: list[str]) -> pa.Table:
+def read_rows(file: SourceFile, chunk: Chunk, names: list[str]) -> pa.Table:
     """The rows of a chunk. Raises DatasetError if the file is damaged or has changed."""
-    with _open(path) as file:
-        groups = list(range(chunk.group, chunk.group + chunk.groups))
-        table = file.read_row_groups(groups, columns=names, use_threads=False)
+    path = place(file.copy or file.path)
+    groups = list(range(chunk.group, chunk.group + chunk.groups))
+    with _open(path) as source:
+        table = source.read_row_groups(groups, columns=names, use_threads=False)
     table = table.select(names).slice(chunk.skip, chunk.rows)
     if table.num_rows != chunk.rows:
         raise errors.DatasetError(
@@ -106,21 +121,39 @@ def _piece_rows(group: Group, chunk_rows: int, chunk_bytes: int) -> int:
 
 
 def _plain(dtype: Any) -> Any:
+    """The type of the values themselves: a process may know an extension type or not."""
+    if isinstance(dtype, pa.BaseExtensionType):
+        return _plain(dtype.storage_type)
     return dtype.value_type if pa.types.is_dictionary(dtype) else dtype
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.Array:
+    if isinstance(column.type, pa.BaseExtensionType):
+        chunks = [chunk.storage for chunk in column.chunks]
+        column = pa.chunked_array(chunks, column.type.storage_type)
     return column.cast(_plain(column.type)).combine_chunks()
 
 
+def _digest(at: Listed) -> str:
+    """Of the footer, and of when the file was written: a footer need not tell two files apart."""
+    with at.path.open("rb") as file:
+        file.seek(at.size - 8)
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(max(0, at.size - 8 - length))
+        footer = file.read(length)
+    return hashlib.sha256(footer + str(at.mtime_ns).encode()).hexdigest()
+
+
 @contextmanager
-def _open(path: Path) -> Iterator[pq.ParquetFile]:
-    if path.stat().st_size == 0:
-        raise errors.DatasetError(f"{path}: the file is empty")
+def _open(path: Place) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as stream, pq.ParquetFile(_source(path, stream)) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         raise errors.DatasetError(
             f"{path}: cannot be read as Parquet (damaged, or cut short?): {error}"
         ) from error
+
+
+def _source(path: Place, stream: Any) -> Any:
+    return stream if isinstance(path, S3Path) else path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,11 +12,16 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
-from celeriac.datasets.csv import TYPES, read_header
-from celeriac.datasets.files import replacing, sha256_of, write_file
-from celeriac.datasets.planner import open_source, plan
+from celeriac.datasets import csv, jsonl
+from celeriac.datasets.files import write_file
+from celeriac.datasets.places import Place
+from celeriac.datasets.planner import plan
 from celeriac.datasets.reader import read_chunk
 from celeriac.datasets.records import Format, RowError
+from celeriac.datasets.sources import Source, open_files
+from celeriac.datasets.streams import read_head
+
+_LINES_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -28,17 +32,28 @@ class Written:
     sha256: str
 
 
-def write_part(path: Path, table: pa.Table, format: Format) -> Written:
-    """Write a part whole; the same table always gives the same bytes."""
-    with replacing(path) as temporary:
-        if format == "csv":
-            arrow_csv.write_csv(table, temporary)
-        else:
-            pq.write_table(table, temporary)
-        return Written(temporary.stat().st_size, sha256_of(temporary))
+def write_part(path: Place, table: pa.Table, format: Format) -> Written:
+    """Write a part whole; the same table always gives the same bytes. Raises StorageError."""
+    data = encode_table(table, format)
+    write_file(path, data)
+    return Written(len(data), hashlib.sha256(data).hexdigest())
 
 
-def write_errors(path: Path, source: str, rows: list[RowError]) -> Written | None:
+def encode_table(table: pa.Table, format: Format) -> Any:
+    """The bytes of a file that holds the table."""
+    sink = pa.BufferOutputStream()
+    if format == "csv":
+        arrow_csv.write_csv(table, sink)
+    elif format == "jsonl":
+        encoder = msgspec.json.Encoder(enc_hook=str)
+        for batch in table.to_batches(_LINES_AT_ONCE):
+            sink.write(encoder.encode_lines(batch.to_pylist()))
+    else:
+        pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+def write_errors(path: Place, source: str, rows: list[RowError]) -> Written | None:
     """Write the failed rows as JSON lines; without any, no file is left at ``path``."""
     if not rows:
         path.unlink(missing_ok=True)
@@ -49,25 +64,42 @@ def write_errors(path: Path, source: str, rows: list[RowError]) -> Written | Non
     return Written(len(data), hashlib.sha256(data).hexdigest())
 
 
-def read_parts(paths: Sequence[Path], format: Format) -> pa.Table:
-    """The rows of all parts of one folder, in order. CSV parts get the types that suit them all."""
+def read_parts(paths: Sequence[Place], format: Format) -> pa.Table:
+    """The rows of all parts of one folder, in order.
+
+    Parts of CSV and JSON lines get the types that suit them all.
+    """
     if format == "parquet":
-        tables = [pq.read_table(path) for path in paths]
+        tables = [_read_parquet(path) for path in paths]
         return pa.concat_tables(tables, promote_options="permissive")
-    source = open_source(paths[0].parent)
-    types = pa.schema([(column.name, TYPES[column.dtype]) for column in source.columns])
-    if all(_has_only_header(path) for path in paths):
-        return types.empty_table()
+    filled = [path for path in paths if _has_rows(path, format)]
+    if filled:
+        return _read_all(open_files(filled))
+    if format == "jsonl":
+        return pa.table({})
+    columns = open_files(paths[:1]).columns
+    return pa.schema([(column.name, csv.TYPES[column.dtype]) for column in columns]).empty_table()
+
+
+def _read_parquet(path: Place) -> pa.Table:
+    with path.open("rb") as stream:
+        return pq.read_table(stream)
+
+
+def _read_all(source: Source) -> pa.Table:
     whole = plan(source)
     return pa.concat_tables(
-        read_chunk("csv", whole.files[chunk.file], chunk, whole.columns, source.names).table
+        read_chunk(whole.format, whole.files[chunk.file], chunk, whole.columns, source.names).table
         for chunk in whole.chunks
     )
 
 
-def _has_only_header(path: Path) -> bool:
-    _, data_start = read_header(path)
-    return data_start == path.stat().st_size
+def _has_rows(path: Place, format: Format) -> bool:
+    if path.stat().st_size == 0:
+        return False
+    head = read_head(path)
+    return bool((csv.head_rows(head, csv.read_header(head)[1]) if format == "csv" else
+                 jsonl.head_rows(head))[1])
 
 
 def _with_source(source: str, row: RowError) -> dict[str, Any]:

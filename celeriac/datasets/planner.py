@@ -1,57 +1,49 @@
-"""From what the caller names (a file, a folder, a pattern) to a plan of chunks."""
+"""From a dataset to a plan of chunks: each row is in exactly one of them, in order."""
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import cast, get_args
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from celeriac import errors
-from celeriac.datasets import csv, parquet
-from celeriac.datasets.files import sha256_of
-from celeriac.datasets.records import Chunk, DatasetColumn, DatasetPlan, Format, SourceFile
+from celeriac.datasets import csv, images, jsonl, parquet
+from celeriac.datasets.copies import Copies, Copy, Recut
+from celeriac.datasets.places import Listed, S3Path, listed
+from celeriac.datasets.records import Chunk, DatasetColumn, DatasetPlan, SourceFile
+from celeriac.datasets.scan import Span
+from celeriac.datasets.sources import Found, Source
+from celeriac.datasets.streams import Head, compression_of, open_stream, read_head
 
 WANTED_CHUNKS = 8
 """A dataset smaller than this many default chunks is cut into about as many, for parallel work."""
 MIN_CHUNK_ROWS = 1_000
+MIN_CHUNK_IMAGES = 32
 MAX_CHUNK_BYTES = 1 << 30
-"""Arrow's CSV parser takes blocks below 2 GB."""
+"""Arrow's parsers take blocks below 2 GB."""
+CHECKED_ROWS = (20, 1_000)
+"""So many first rows, at least and at most, are read at once, to see that they fit the model."""
+_FRAME_GROUP_ROWS = 50_000
 
 
 @dataclass(frozen=True)
-class Source:
-    """A dataset that was found and whose heads were read."""
+class _Options:
+    """How one dataset is cut."""
 
-    format: Format
-    paths: tuple[Path, ...]
-    columns: tuple[DatasetColumn, ...]
+    chunk_rows: int
+    chunk_bytes: int
+    copies: Copies | None
+    on_bytes: Callable[[int], None]
 
-    @property
-    def names(self) -> list[str]:
-        return [column.name for column in self.columns]
-
-    @property
-    def bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.paths)
-
-
-def open_source(source: str | Path) -> Source:
-    """Find the files of a dataset and read their columns; quick, whatever the size.
-
-    ``source`` is a CSV or Parquet file, a folder of such files, or a pattern such as
-    ``data/2026-*.csv``; several files are taken in the order of their names.
-    Raises DatasetError if there is none, if one cannot be read, or if their columns differ.
-    """
-    paths = _find(str(source))
-    kind = _format(paths)
-    if kind == "csv":
-        columns = _csv_columns(paths)
-    else:
-        columns = _same_columns(paths, [parquet.read_schema(path) for path in paths])
-    named = tuple(DatasetColumn(name=name, dtype=dtype) for name, dtype in columns)
-    return Source(kind, paths, named)
+    def need_copies(self, what: str) -> Copies:
+        if self.copies is None:
+            raise errors.DatasetError(f"{what}: needs a folder for a copy of what chunks read")
+        return self.copies
 
 
 def plan(  # noqa: PLR0913 - one source and its options
@@ -61,153 +53,210 @@ def plan(  # noqa: PLR0913 - one source and its options
     default_chunk_rows: int = 50_000,
     chunk_bytes: int = 64_000_000,
     dtypes: Mapping[str, str] | None = None,
+    copies: Copies | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> DatasetPlan:
-    """Cut a dataset into chunks.
+    """Cut a dataset into chunks. One pass over CSV and JSON lines; memory does not grow.
 
-    ``dtypes`` fixes types of CSV columns (``int``, ``float``, ``bool``, ``text``).
+    ``dtypes`` fixes types of columns of CSV and JSON lines (``int``, ``float``, ``bool``,
+    ``text``). ``copies`` takes what chunks are read from where the source has no place to cut: a
+    compressed file, a frame, the listing of a folder of images.
     ``on_progress`` is told the bytes that each step has read.
-    Raises DatasetError if a file cannot be read or the dataset has no row.
+    Raises DatasetError if a file cannot be read, the dataset has no row, or no row of its
+    beginning has the types.
     """
-    rows_at_most = chunk_rows or _chunk_rows(source, default_chunk_rows)
-    limits = (rows_at_most, min(chunk_bytes, MAX_CHUNK_BYTES))
-    cut = _plan_csv if source.format == "csv" else _plan_parquet
-    files: list[SourceFile] = []
-    chunks: list[Chunk] = []
-    for path in source.paths:
-        before = path.stat()
-        found, digest = cut(path, len(files), len(chunks), limits, on_progress or (lambda _: None))
-        after = path.stat()
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise errors.DatasetError(f"{path}: was written to while it was read; submit it again")
-        chunks += found
-        files.append(
-            SourceFile(
-                path=str(path), size=after.st_size, mtime_ns=after.st_mtime_ns, sha256=digest,
-                rows=sum(chunk.rows for chunk in found),
-            )
-        )
-    if not chunks:
-        raise errors.DatasetError(f"{source.paths[0]}: the dataset has columns but no rows")
-    fixed = dtypes if dtypes and source.format == "csv" else {}
-    columns = tuple(
-        DatasetColumn(name=column.name, dtype=fixed.get(column.name, column.dtype))
-        for column in source.columns
+    options = _Options(
+        chunk_rows or _chunk_rows(source, default_chunk_rows),
+        min(chunk_bytes, MAX_CHUNK_BYTES), copies, on_progress or (lambda _: None),
     )
+    columns = _with_types(source, dtypes or {})
+    if source.frame is not None:
+        files, chunks = _plan_frame(source.frame, options)
+    elif source.format == "images":
+        files, chunks = _plan_images(source, options)
+    else:
+        files, chunks = _plan_files(source, columns, options)
+    if not chunks:
+        raise errors.DatasetError(f"{source.files[0].at.path}: the dataset has columns but no rows")
     return DatasetPlan(
         format=source.format, files=tuple(files), columns=columns, chunks=tuple(chunks)
     )
 
 
-def _plan_csv(
-    path: Path, file: int, number: int, limits: tuple[int, int], on_bytes: Callable[[int], None]
-) -> tuple[list[Chunk], str]:
-    _, data_start = csv.read_header(path)
-    spans, digest = csv.plan_chunks(path, data_start, *limits, on_bytes)
-    chunks = [
-        Chunk(
-            number=number + index, file=file, first_row=span.first_row, rows=span.rows,
-            start=span.start, end=span.end,
+def _plan_files(
+    source: Source, columns: tuple[DatasetColumn, ...], options: _Options
+) -> tuple[list[SourceFile], list[Chunk]]:
+    files: list[SourceFile] = []
+    chunks: list[Chunk] = []
+    for found in source.files:
+        at = found.at
+        _check_state(at)
+        if source.format == "parquet":
+            file, cut = _plan_parquet(found, options)
+        else:
+            _check_beginning(source, found, columns)
+            file, cut = _plan_text(source, found, options)
+        _check_state(at)
+        files.append(file)
+        chunks += [_numbered(chunk, len(chunks) + n, len(files) - 1) for n, chunk in enumerate(cut)]
+    return files, chunks
+
+
+def _plan_parquet(found: Found, options: _Options) -> tuple[SourceFile, list[Chunk]]:
+    footer = found.footer
+    assert footer is not None  # noqa: S101 - every Parquet file has one
+    spans = parquet.cut_groups(footer.groups, options.chunk_rows, options.chunk_bytes)
+    options.on_bytes(found.at.size)
+    return _file(found.at, found.rows, footer.digest), [_of_groups(span) for span in spans]
+
+
+def _plan_text(source: Source, found: Found, options: _Options) -> tuple[SourceFile, list[Chunk]]:
+    """CSV and JSON lines; a compressed file is cut anew on the way."""
+    path, compression = found.at.path, compression_of(found.at.path)
+    digest, copy, recut = hashlib.sha256(), Copy.nowhere(), None
+    with ExitStack() as stack:
+        if compression:
+            copies = options.need_copies(str(path))
+            copy = stack.enter_context(copies.making(f".{source.format}.zst"))
+            recut = Recut(stack.enter_context(copy.temporary.open("wb")), found.data_start)
+
+        def seen(block: bytes) -> None:
+            digest.update(block)
+            if recut:
+                recut.feed(block)
+            else:
+                options.on_bytes(len(block))
+
+        stream = stack.enter_context(open_stream(path))
+        digest.update(stream.read(found.data_start))
+        chunks = []
+        for span in _spans(source, found, stream, options, seen):
+            _check_length(found.at, span)
+            where = recut.take(span) if recut else span
+            chunks.append(_of_bytes(where))
+    if compression:
+        options.on_bytes(found.at.size)
+    rows = sum(chunk.rows for chunk in chunks)
+    return _file(found.at, rows, digest.hexdigest(), copy.path), chunks
+
+
+def _spans(
+    source: Source, found: Found, stream: BinaryIO, options: _Options,
+    seen: Callable[[bytes], None],
+) -> Iterator[Span]:
+    limits = (options.chunk_rows, options.chunk_bytes)
+    if source.format == "csv":
+        return csv.find_rows(stream, found.at.path, found.data_start, limits, seen)
+    return jsonl.find_rows(stream, found.data_start, limits, seen)
+
+
+def _plan_frame(frame: pa.Table, options: _Options) -> tuple[list[SourceFile], list[Chunk]]:
+    with options.need_copies("a frame").making(".parquet") as copy:
+        pq.write_table(
+            frame, copy.temporary, row_group_size=min(_FRAME_GROUP_ROWS, options.chunk_rows)
         )
-        for index, span in enumerate(spans)
-    ]
-    return chunks, digest
+    footer = parquet.read_footer(Listed(copy.place, copy.size, 0))
+    spans = parquet.cut_groups(footer.groups, options.chunk_rows, options.chunk_bytes)
+    chunks = [_numbered(_of_groups(span), number, 0) for number, span in enumerate(spans)]
+    file = SourceFile(
+        path="frame", size=copy.size, mtime_ns=0, sha256=copy.sha256, rows=frame.num_rows,
+        copy=copy.path,
+    )
+    return [file], chunks
 
 
-def _plan_parquet(
-    path: Path, file: int, number: int, limits: tuple[int, int], on_bytes: Callable[[int], None]
-) -> tuple[list[Chunk], str]:
-    spans = parquet.cut_groups(parquet.read_groups(path), *limits)
-    chunks = [
-        Chunk(
-            number=number + index, file=file, first_row=span.first_row, rows=span.rows,
-            group=span.group, groups=span.groups, skip=span.skip,
+def _plan_images(source: Source, options: _Options) -> tuple[list[SourceFile], list[Chunk]]:
+    listing = [found.at for found in source.files]
+    folder = str(listing[0].path.parent)
+    with options.need_copies(folder).making(".parquet") as copy:
+        images.write_listing(copy.temporary, listing)
+    cut = images.cut_listing(listing, options.chunk_rows, options.chunk_bytes)
+    chunks = [images.chunk_of(number, *slice_) for number, slice_ in enumerate(cut)]
+    options.on_bytes(source.bytes)
+    file = SourceFile(
+        path=folder, size=source.bytes, mtime_ns=0, sha256=copy.sha256, rows=len(listing),
+        copy=copy.path,
+    )
+    return [file], chunks
+
+
+# --- checks --------------------------------------------------------------------------------------
+
+
+def _check_state(at: Listed) -> None:
+    if listed(at.path) != at:
+        raise errors.DatasetError(f"{at.path}: was written to while it was read; submit it again")
+
+
+def _check_length(at: Listed, span: Span) -> None:
+    if span.rows == 1 and span.end - span.start > MAX_CHUNK_BYTES:
+        raise errors.DatasetError(
+            f"{at.path}: row {span.first_row + 1} is longer than {MAX_CHUNK_BYTES:,} bytes"
         )
-        for index, span in enumerate(spans)
-    ]
-    digest = sha256_of(path)
-    on_bytes(path.stat().st_size)
-    return chunks, digest
 
 
-def _find(source: str) -> tuple[Path, ...]:
-    path = Path(source).expanduser()
-    if path.is_dir():
-        files = [file for file in path.iterdir() if _suffix(file) and not _hidden(file)]
-        problem = "the folder holds no .csv or .parquet file"
-    elif path.exists():
-        files, problem = [path], ""
-    elif glob.has_magic(source):
-        matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - any pattern
-        files = [file for file in matches if file.is_file() and not _hidden(file)]
-        problem = "no file matches the pattern"
-    else:
-        raise errors.DatasetError(f"{path}: no such file")
-    if not files:
-        raise errors.DatasetError(f"{path}: {problem}")
-    return tuple(sorted(file.resolve() for file in files))
+def _check_beginning(source: Source, found: Found, columns: tuple[DatasetColumn, ...]) -> None:
+    """Raises DatasetError if no single row of the file's beginning can be read as planned."""
+    head = read_head(found.at.path)
+    data, rows = _first_rows(source, found, head)
+    if rows < CHECKED_ROWS[0]:
+        return
+    chunk = Chunk(number=0, file=0, first_row=0, rows=rows)
+    read_rows = csv.read_rows if source.format == "csv" else jsonl.read_rows
+    table, _, bad = read_rows(str(head.path), data, chunk, columns, source.names)
+    if not table.num_rows:
+        raise errors.DatasetError(
+            f"{head.path}: none of the first {rows:,} rows can be used; "
+            f"row {bad[0].row}: {bad[0].message}"
+        )
 
 
-def _format(paths: tuple[Path, ...]) -> Format:
-    suffixes = {_suffix(path) for path in paths}
-    if "" in suffixes:
-        odd = next(path for path in paths if not _suffix(path))
-        raise errors.DatasetError(f"{odd}: a dataset is a .csv or a .parquet file")
-    if len(suffixes) > 1:
-        raise errors.DatasetError(f"{paths[0].parent}: holds CSV and Parquet files; use one kind")
-    return cast("Format", suffixes.pop())
+def _first_rows(source: Source, found: Found, head: Head) -> tuple[bytes, int]:
+    if source.format == "csv":
+        return csv.head_rows(head, found.data_start, CHECKED_ROWS[1])
+    return jsonl.head_rows(head, CHECKED_ROWS[1])
 
 
-def _suffix(path: Path) -> str:
-    suffix = path.suffix.lower().lstrip(".")
-    suffix = {"pq": "parquet"}.get(suffix, suffix)
-    return suffix if suffix in get_args(Format) else ""
+# --- records -------------------------------------------------------------------------------------
 
 
-def _hidden(path: Path) -> bool:
-    return path.name.startswith((".", "_"))
+def _file(at: Listed, rows: int, digest: str, copy: str = "") -> SourceFile:
+    etag = at.path.etag() if isinstance(at.path, S3Path) else ""
+    return SourceFile(
+        path=str(at.path), size=at.size, mtime_ns=at.mtime_ns, sha256=digest, rows=rows, etag=etag,
+        copy=copy,
+    )
 
 
-def _csv_columns(paths: tuple[Path, ...]) -> list[tuple[str, str]]:
-    headers = [csv.read_header(path) for path in paths]
-    names = headers[0][0]
-    _same_columns(paths, [[(name, "") for name in header] for header, _ in headers])
-    found = [
-        csv.infer_types(path, names, start)
-        for path, (_, start) in zip(paths, headers, strict=True)
-    ]
-    return [(name, _common_type([types[name] for types in found])) for name in names]
+def _of_bytes(span: Span) -> Chunk:
+    return Chunk(
+        number=0, file=0, first_row=span.first_row, rows=span.rows, start=span.start, end=span.end
+    )
 
 
-def _same_columns(
-    paths: tuple[Path, ...], columns: list[list[tuple[str, str]]]
-) -> list[tuple[str, str]]:
-    for path, other in zip(paths, columns, strict=True):
-        if other != columns[0]:
-            odd = sorted(dict.fromkeys(name for name, _ in {*other} ^ {*columns[0]}))
-            what = ", ".join(odd[:5]) or "the order of the columns"
-            raise errors.DatasetError(f"{path}: differs from {paths[0].name} in: {what}")
-    return columns[0]
+def _of_groups(span: parquet.GroupSpan) -> Chunk:
+    return Chunk(
+        number=0, file=0, first_row=span.first_row, rows=span.rows, group=span.group,
+        groups=span.groups, skip=span.skip,
+    )
 
 
-def _common_type(types: list[str]) -> str:
-    if len(set(types)) == 1:
-        return types[0]
-    return "float" if set(types) == {"int", "float"} else "text"
+def _numbered(chunk: Chunk, number: int, file: int) -> Chunk:
+    from msgspec.structs import replace
+
+    return replace(chunk, number=number, file=file)
+
+
+def _with_types(source: Source, dtypes: Mapping[str, str]) -> tuple[DatasetColumn, ...]:
+    if source.format not in ("csv", "jsonl"):
+        return source.columns
+    return tuple(
+        DatasetColumn(name=column.name, dtype=dtypes.get(column.name, column.dtype))
+        for column in source.columns
+    )
 
 
 def _chunk_rows(source: Source, default: int) -> int:
-    estimate = sum(_estimated_rows(source, path) for path in source.paths)
-    return min(default, max(MIN_CHUNK_ROWS, -(-estimate // WANTED_CHUNKS)))
-
-
-def _estimated_rows(source: Source, path: Path) -> int:
-    if source.format == "parquet":
-        return sum(group.rows for group in parquet.read_groups(path))
-    with path.open("rb") as file:
-        head = file.read(csv.HEAD_BYTES)
-    return _lines(head) * path.stat().st_size // max(len(head), 1)
-
-
-def _lines(head: bytes) -> int:
-    return max(head.count(b"\n"), head.count(b"\r"), 1)
+    rows = source.frame.num_rows if source.frame is not None else source.rows
+    least = MIN_CHUNK_IMAGES if source.format == "images" else MIN_CHUNK_ROWS
+    return min(default, max(least, -(-rows // WANTED_CHUNKS)))

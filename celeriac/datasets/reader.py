@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from celeriac import errors
-from celeriac.datasets import csv, parquet
-from celeriac.datasets.records import Chunk, DatasetColumn, Format, RowError, SourceFile
+from celeriac.datasets import csv, images, jsonl, parquet
+from celeriac.datasets.places import S3Path, place
+from celeriac.datasets.records import Chunk, DatasetColumn, RowError, SourceFile, SourceFormat
+from celeriac.datasets.streams import read_range
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Rows:
 
 
 def read_chunk(
-    format: Format,
+    format: SourceFormat,
     file: SourceFile,
     chunk: Chunk,
     columns: tuple[DatasetColumn, ...],
@@ -38,23 +39,29 @@ def read_chunk(
 
     Raises DatasetError if the file is gone, has changed since the plan, or is damaged.
     """
-    path = Path(file.path)
-    _check_unchanged(path, file)
-    if format == "csv":
-        return Rows(*csv.read_rows(path, chunk, columns, list(names)))
-    table = parquet.read_rows(path, chunk, list(names))
-    return Rows(table, np.arange(chunk.rows) + chunk.first_row + 1, [])
+    _check_unchanged(file)
+    if format == "images":
+        return Rows(*images.read_rows(file, chunk, list(names)))
+    if format == "parquet":
+        table = parquet.read_rows(file, chunk, list(names))
+        return Rows(table, np.arange(chunk.rows) + chunk.first_row + 1, [])
+    read_rows = csv.read_rows if format == "csv" else jsonl.read_rows
+    return Rows(*read_rows(file.path, read_range(file, chunk), chunk, columns, list(names)))
 
 
-def _check_unchanged(path: Path, file: SourceFile) -> None:
+def _check_unchanged(file: SourceFile) -> None:
+    path = place(file.copy or file.path)
     try:
         found = path.stat()
+        etag = path.etag() if isinstance(path, S3Path) and file.etag else file.etag
     except FileNotFoundError as error:
         raise errors.DatasetError(
             f"{path}: no such file; the job reads it where it was submitted, so workers must see "
             "the same folder"
         ) from error
-    if (found.st_size, found.st_mtime_ns) != (file.size, file.mtime_ns):
+    if file.copy:  # it is ours, and named by its content
+        return
+    if (found.st_size, found.st_mtime_ns, etag) != (file.size, file.mtime_ns, file.etag):
         raise errors.DatasetError(
             f"{path}: has changed since the job was submitted; submit it again with another output"
         )

@@ -6,19 +6,28 @@ from typing import Literal
 
 import msgspec
 
-Format = Literal["csv", "parquet"]
+Format = Literal["parquet", "csv", "jsonl"]
+"""Of an output."""
+SourceFormat = Literal["parquet", "csv", "jsonl", "images"]
+Compression = Literal["", "gzip", "zstd"]
+"""Around a whole file; what Parquet compresses inside is its own affair."""
 
 
 class SourceFile(msgspec.Struct, frozen=True, kw_only=True):
     """One file of the dataset, as it was when the plan was made."""
 
     path: str
-    """Absolute."""
+    """Absolute, or ``s3://bucket/key``; for messages only, if there is a copy."""
     size: int
     mtime_ns: int
     sha256: str
+    """Of the content; of Parquet, of its footer and of when the file was written."""
     rows: int
     """Rows of data, the unreadable ones among them."""
+    etag: str = ""
+    """What object storage says of this state of the file."""
+    copy: str = ""
+    """File in the job's folder that chunks read instead, where ``path`` has no place to cut."""
 
 
 class DatasetColumn(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,11 +35,12 @@ class DatasetColumn(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     dtype: str
-    """CSV: ``int``, ``float``, ``bool`` or ``text``. Parquet: the file's own Arrow type."""
+    """CSV and JSON lines: ``int``, ``float``, ``bool`` or ``text``, in JSON lines also ``json``
+    (anything, as JSON text). Others: the Arrow type."""
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Consecutive rows of one file: a byte range of a CSV, row groups of a Parquet file."""
+    """Consecutive rows of one file: a range of bytes, or row groups of a Parquet file."""
 
     number: int
     file: int
@@ -39,9 +49,9 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Rows of the file before this chunk."""
     rows: int
     start: int = 0
-    """CSV: first byte."""
+    """CSV and JSON lines: first byte."""
     end: int = 0
-    """CSV: byte after the last one."""
+    """CSV and JSON lines: byte after the last one."""
     group: int = 0
     """Parquet: first row group."""
     groups: int = 0
@@ -53,7 +63,7 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class DatasetPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A dataset cut into chunks: each row is in exactly one of them, in order."""
 
-    format: Format
+    format: SourceFormat
     files: tuple[SourceFile, ...]
     columns: tuple[DatasetColumn, ...]
     chunks: tuple[Chunk, ...]

@@ -51,11 +51,10 @@ class UnclosedQuote(Exception):
 def scan(
     stream: BinaryIO, start: int = 0, *, on_block: Callable[[bytes], None] | None = None
 ) -> Iterator[Ends]:
-    """Record ends from ``start``, the beginning of a record, to the end of the stream.
+    """Record ends of a CSV to the end of the stream, which stands at the beginning of a record.
 
-    Raises UnclosedQuote if the stream ends inside quotes.
+    ``start`` is the offset of that place. Raises UnclosedQuote if the stream ends inside quotes.
     """
-    stream.seek(start)
     quoted, previous, offset, record, rows = False, _LF, start, start, 0
     while block := _read_block(stream):
         if on_block is not None:
@@ -73,6 +72,25 @@ def scan(
     if quoted:
         raise UnclosedQuote(rows + 1)
     if offset > record:  # the last record has no line break
+        yield Ends(np.array([offset]), np.array([rows + 1]))
+
+
+def scan_lines(
+    stream: BinaryIO, start: int = 0, *, on_block: Callable[[bytes], None] | None = None
+) -> Iterator[Ends]:
+    """As :func:`scan`, of JSON lines: every line that is not empty is a record."""
+    offset, record, rows = start, start, 0
+    while block := _read_block(stream):
+        if on_block is not None:
+            on_block(block)
+        array = np.frombuffer(block, dtype=np.uint8)
+        ends = np.flatnonzero(array == _LF) + 1
+        if len(ends):
+            counts = rows + np.cumsum(_not_empty(array, ends, record - offset))
+            yield Ends(ends + offset, counts)
+            rows, record = int(counts[-1]), int(ends[-1]) + offset
+        offset += len(block)
+    if offset > record:
         yield Ends(np.array([offset]), np.array([rows + 1]))
 
 

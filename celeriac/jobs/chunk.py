@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -75,7 +74,7 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
         seconds=round(time.perf_counter() - started, 6),
         finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
-    _check_sums(record, Path(file.path))
+    _check_sums(record, file.path)
     write_file(folder.record(chunk.number), msgspec.json.encode(record))
     return record
 
@@ -133,7 +132,7 @@ def _free_name(name: str, taken: set[str]) -> str:
     return name
 
 
-def _check_sums(record: ChunkRecord, path: Path) -> None:
+def _check_sums(record: ChunkRecord, path: str) -> None:
     if record.rows_in != record.rows_ok + record.rows_failed:
         raise errors.JobFailed(
             f"{path}: chunk {record.chunk} has {record.rows_in} rows, but {record.rows_ok} were "

@@ -7,6 +7,7 @@ from datetime import datetime
 import msgspec
 
 from celeriac import errors
+from celeriac.datasets.copies import remove_copies
 from celeriac.datasets.files import write_file
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.plan import CONTRACT, ChunkRecord
@@ -87,6 +88,7 @@ def finalize(folder: JobFolder, now: datetime) -> Manifest:
     folder.remove_debris()
     write_file(folder.manifest, msgspec.json.format(msgspec.json.encode(manifest)))
     write_file(folder.success, b"")
+    remove_copies(folder.copies)
     return manifest
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 
 from celeriac import errors
 from celeriac.datasets.files import TEMPORARY_PREFIX, create_file, sha256_of, write_file
+from celeriac.datasets.places import Place, place
 from celeriac.datasets.records import Chunk, Format
 from celeriac.jobs.plan import (
     CONTRACT,
@@ -21,20 +20,21 @@ from celeriac.jobs.plan import (
 class JobFolder:
     """Paths and records of one output folder."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser().resolve()
+    def __init__(self, path: str | Place) -> None:
+        self.path = place(path).expanduser().resolve()
         self.job = self.path / "job.json"
         self.plan = self.path / "plan.jsonl"
         self.manifest = self.path / "manifest.json"
         self.success = self.path / "_SUCCESS"
+        self.copies = self.path / "input"
 
-    def part(self, chunk: int, format: Format) -> Path:
+    def part(self, chunk: int, format: Format) -> Place:
         return self.path / "parts" / f"part-{chunk:05d}.{format}"
 
-    def record(self, chunk: int) -> Path:
+    def record(self, chunk: int) -> Place:
         return self.path / "parts" / f"part-{chunk:05d}.json"
 
-    def errors(self, chunk: int) -> Path:
+    def errors(self, chunk: int) -> Place:
         return self.path / "errors" / f"part-{chunk:05d}.jsonl"
 
     def holds_job(self) -> bool:
@@ -47,7 +47,8 @@ class JobFolder:
         if not self.path.is_dir() or self.holds_job():
             return
         other = [
-            file.name for file in self.path.iterdir() if not file.name.startswith(TEMPORARY_PREFIX)
+            file.name for file in self.path.iterdir()
+            if not file.name.startswith(TEMPORARY_PREFIX) and file.name != self.copies.name
         ]
         if other and not self.holds_job():  # a job may have come while we looked
             raise errors.OutputConflict(
@@ -138,7 +139,7 @@ class JobFolder:
         )
 
 
-def _is(path: Path, sha256: str) -> bool:
+def _is(path: Place, sha256: str) -> bool:
     try:
         return sha256_of(path) == sha256
     except FileNotFoundError:

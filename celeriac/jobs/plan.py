@@ -11,7 +11,14 @@ from typing import Any, Literal
 import msgspec
 
 from celeriac import errors
-from celeriac.datasets.records import Chunk, DatasetColumn, DatasetPlan, Format, SourceFile
+from celeriac.datasets.records import (
+    Chunk,
+    DatasetColumn,
+    DatasetPlan,
+    Format,
+    SourceFile,
+    SourceFormat,
+)
 
 CONTRACT = 1
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -49,7 +56,7 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The same for the same data, chunks, model version and options."""
     source: str
     """As the caller named it."""
-    format: Format
+    format: SourceFormat
     files: tuple[SourceFile, ...]
     columns: tuple[DatasetColumn, ...]
     scoring: Scoring

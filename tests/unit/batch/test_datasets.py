@@ -13,9 +13,10 @@ from hypothesis import given, settings, strategies as st
 
 from celeriac import errors
 from celeriac.datasets.parquet import Group, cut_groups
-from celeriac.datasets.planner import open_source, plan
+from celeriac.datasets.planner import plan
 from celeriac.datasets.reader import read_chunk
 from celeriac.datasets.records import DatasetPlan, RowError
+from celeriac.datasets.sources import open_source
 
 
 def read_all(planned: DatasetPlan) -> tuple[list[dict[str, Any]], list[int], list[RowError]]:
@@ -125,7 +126,7 @@ def test_small_datasets_are_cut_for_parallel_work(tmp_path: Path) -> None:
         ("a.csv", b'a,b\n1,2\n3,"4\n5,6\n', "row 2 opens a quote that is never closed"),
         ("a.parquet", b"", "the file is empty"),
         ("a.parquet", b"PAR1 and then nothing", "cannot be read as Parquet"),
-        ("a.xlsx", b"x", "is a .csv or a .parquet file"),
+        ("a.xlsx", b"x", "a dataset is made of .csv"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, says: str) -> None:
@@ -160,7 +161,7 @@ def test_a_truncated_parquet_is_named(tmp_path: Path) -> None:
 def test_missing_files_folders_and_patterns(tmp_path: Path) -> None:
     for source, says in [
         (tmp_path / "no.csv", "no such file"),
-        (tmp_path, "holds no .csv or .parquet"),
+        (tmp_path, "holds no .csv"),
         (tmp_path / "*.csv", "no file matches"),
     ]:
         with pytest.raises(errors.DatasetError, match=says):

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from celeriac import errors
-from celeriac.datasets.planner import open_source, plan as plan_dataset
+from celeriac.datasets.planner import plan as plan_dataset
 from celeriac.datasets.records import Chunk
+from celeriac.datasets.sources import open_source
 from celeriac.jobs import chunk as chunks_of, policy
 from celeriac.jobs.chunk import run_chunk
 from celeriac.jobs.finalize import finalize, read_manifest

@@ -1,0 +1,117 @@
+"""What a job keeps of a source that has no place to cut: compressed files, frames, listings.
+
+A copy is named by its content, so the copies of two jobs never meet. The finaliser removes them.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from celeriac.datasets.files import TEMPORARY_PREFIX, move_into, sha256_of
+from celeriac.datasets.places import Place, S3Path, place
+from celeriac.datasets.scan import Span
+
+_LEVEL = 1
+_NAME_DIGITS = 16
+
+
+@dataclass
+class Copy:
+    """A copy that is being made."""
+
+    temporary: Path
+    path: str = ""
+    """Where it is in the end."""
+    sha256: str = ""
+    size: int = 0
+
+    @classmethod
+    def nowhere(cls) -> Copy:
+        """No copy: the source itself is read."""
+        return cls(Path())
+
+    @property
+    def place(self) -> Place:
+        return place(self.path)
+
+
+class Copies:
+    """The copies of one job."""
+
+    def __init__(self, folder: Place) -> None:
+        self._folder = folder
+        self._made: list[Place] = []
+
+    @contextmanager
+    def making(self, suffix: str) -> Iterator[Copy]:
+        """A temporary file to write; its name, digest and size are known after the block."""
+        copy = Copy(self._temporary(suffix))
+        try:
+            yield copy
+            copy.sha256, copy.size = sha256_of(copy.temporary), copy.temporary.stat().st_size
+            target = self._folder / f"{copy.sha256[:_NAME_DIGITS]}{suffix}"
+            if not target.exists():
+                move_into(copy.temporary, target)
+                self._made.append(target)
+            copy.path = str(target)
+        finally:
+            copy.temporary.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Delete the copies that were made here: there will be no job."""
+        for path in self._made:
+            path.unlink(missing_ok=True)
+        if isinstance(self._folder, Path):
+            with suppress(OSError):  # not empty: another job's, or never made
+                self._folder.rmdir()
+
+    def _temporary(self, suffix: str) -> Path:
+        name = f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}{suffix}"
+        if isinstance(self._folder, S3Path):
+            return Path(tempfile.gettempdir()) / name
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder / name
+
+
+class Recut:
+    """Writes the rows of a stream as one zstd frame for each chunk."""
+
+    def __init__(self, target: BinaryIO, start: int) -> None:
+        self._target = target
+        self._codec = pa.Codec("zstd", compression_level=_LEVEL)
+        self._waiting = bytearray()
+        self._offset = start
+        self._written = 0
+
+    def feed(self, block: bytes) -> None:
+        """The next bytes of the stream."""
+        self._waiting += block
+
+    def take(self, span: Span) -> Span:
+        """Write the next span; where it is now."""
+        size = span.end - self._offset
+        frame = self._codec.compress(bytes(self._waiting[:size]), asbytes=True)
+        del self._waiting[:size]
+        self._offset = span.end
+        self._target.write(frame)
+        start, self._written = self._written, self._written + len(frame)
+        return Span(start, self._written, span.first_row, span.rows)
+
+
+def remove_copies(folder: Place) -> None:
+    """Delete all copies of a job that has ended."""
+    if isinstance(folder, S3Path):
+        for file in folder.files():
+            file.path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+

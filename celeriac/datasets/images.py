@@ -1,0 +1,109 @@
+"""A folder of images as a dataset: a row is a path and the bytes of the file.
+
+The listing is a Parquet file in the job's folder; a chunk is a slice of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from celeriac import errors
+from celeriac.datasets.places import Listed, S3Path, place
+from celeriac.datasets.records import Chunk, DatasetColumn, RowError, SourceFile
+
+COLUMNS = (DatasetColumn(name="path", dtype="string"), DatasetColumn(name="image", dtype="binary"))
+CONTENT = "image"
+_SCHEMA = pa.schema([
+    ("path", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64()),
+])
+_GROUP_ROWS = 10_000
+
+
+def write_listing(target: Path, files: Sequence[Listed]) -> None:
+    """Write which files there are, and in which state."""
+    table = pa.table(
+        [[str(at.path) for at in files], [at.size for at in files], [at.mtime_ns for at in files]],
+        schema=_SCHEMA,
+    )
+    pq.write_table(table, target, row_group_size=_GROUP_ROWS)
+
+
+def cut_listing(
+    files: Sequence[Listed], chunk_rows: int, chunk_bytes: int
+) -> Iterator[tuple[int, int]]:
+    """First row and rows of each chunk: at most so many files and bytes, but at least one file."""
+    first = size = 0
+    for row, at in enumerate(files):
+        if row > first and (row - first >= chunk_rows or size + at.size > chunk_bytes):
+            yield first, row - first
+            first, size = row, 0
+        size += at.size
+    if len(files) > first:
+        yield first, len(files) - first
+
+
+def chunk_of(number: int, first_row: int, rows: int) -> Chunk:
+    """A slice of the listing."""
+    group = first_row // _GROUP_ROWS
+    groups = (first_row + rows - 1) // _GROUP_ROWS - group + 1
+    return Chunk(
+        number=number, file=0, first_row=first_row, rows=rows, group=group, groups=groups,
+        skip=first_row % _GROUP_ROWS,
+    )
+
+
+def read_rows(
+    file: SourceFile, chunk: Chunk, names: list[str]
+) -> tuple[pa.Table, np.ndarray[Any, Any], list[RowError]]:
+    """The images of a chunk, their numbers (from 1), and why the others cannot be read.
+
+    Raises DatasetError that names an image that is gone or has changed since the plan.
+    """
+    groups = list(range(chunk.group, chunk.group + chunk.groups))
+    with place(file.copy).open("rb") as stream, pq.ParquetFile(stream) as listing:
+        rows = listing.read_row_groups(groups, use_threads=False)
+    rows = rows.slice(chunk.skip, chunk.rows).to_pylist()
+    paths: list[str] = []
+    contents: list[bytes] = []
+    kept: list[int] = []
+    bad: list[RowError] = []
+    for at, row in enumerate(rows):
+        try:
+            content = _content(row) if CONTENT in names else b""
+        except PermissionError as error:
+            bad.append(_unreadable(chunk.first_row + at + 1, row["path"], error))
+            continue
+        paths.append(row["path"])
+        contents.append(content)
+        kept.append(chunk.first_row + at + 1)
+    columns = [pa.array(paths, pa.string()), pa.array(contents, pa.binary())]
+    table = pa.table(columns, names=[column.name for column in COLUMNS])
+    return table.select(names), np.array(kept, dtype=np.int64), bad
+
+
+def _content(row: dict[str, Any]) -> bytes:
+    path = place(row["path"])
+    try:
+        content = path.read_bytes()
+        # One request for each object: its size must do.
+        mtime_ns = row["mtime_ns"] if isinstance(path, S3Path) else path.stat().st_mtime_ns
+    except FileNotFoundError as error:
+        raise errors.DatasetError(f"{path}: is gone since the job was submitted") from error
+    if len(content) != row["size"] or mtime_ns != row["mtime_ns"]:
+        raise errors.DatasetError(
+            f"{path}: has changed since the job was submitted; submit it again with another output"
+        )
+    return content
+
+
+def _unreadable(row: int, path: str, error: OSError) -> RowError:
+    return RowError(
+        row=row, code=errors.DatasetError.code, data=path,
+        message=f"cannot be read: {error.strerror or error}",
+    )

@@ -1,0 +1,199 @@
+"""JSON lines: an object a line; its columns, its chunks, and the rows of one chunk.
+
+A line that cannot be read (not UTF-8, not an object, a value that does not fit its column's type)
+becomes a RowError; the lines around it are read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.json as arrow_json
+
+from celeriac import errors
+from celeriac.datasets.csv import Bad, check_count, row_errors
+from celeriac.datasets.records import Chunk, DatasetColumn, RowError
+from celeriac.datasets.scan import Span, cut, scan_lines
+from celeriac.datasets.streams import Head
+
+TYPES = {
+    "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string(),
+    "json": pa.string(),
+}
+_WANTED = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "text": "a text",
+}
+_INT64 = 1 << 63
+_BOM = b"\xef\xbb\xbf"
+
+
+def infer_types(head: Head) -> dict[str, str]:
+    """The columns of the head's rows, in the order in which they come up, and their types.
+
+    ``text`` where no row has a value; ``json`` where values differ in kind or hold lists or
+    objects. Raises DatasetError if no line of the head is an object.
+    """
+    kinds: dict[str, set[str]] = {}
+    first_problem = ""
+    data, _ = head_rows(head)
+    for number, line in enumerate(_lines(data), start=1):
+        row = _decoded(line)
+        if isinstance(row, str):
+            first_problem = first_problem or f"row {number}: {row}"
+            continue
+        for name, value in row.items():
+            kinds.setdefault(name, set()).add(_kind(value))
+    if not kinds:
+        problem = first_problem or "it holds no object with a value"
+        raise errors.DatasetError(f"{head.path}: cannot be read as JSON lines: {problem}")
+    return {name: _common(found - {"null"}) for name, found in kinds.items()}
+
+
+def head_rows(head: Head, limit: int | None = None) -> tuple[bytes, int]:
+    """The first complete lines, and how many rows they are."""
+    data = head.data[data_start(head) :]
+    if not head.is_whole:
+        data = data[: data.rfind(b"\n") + 1]
+    lines = _lines(data)
+    if limit is not None and len(lines) > limit:
+        lines = lines[:limit]
+        data = b"\n".join(lines) + b"\n"
+    return data, len(lines)
+
+
+def data_start(head: Head) -> int:
+    """Where the first line starts."""
+    return len(_BOM) if head.data.startswith(_BOM) else 0
+
+
+def find_rows(
+    stream: BinaryIO, start: int, limits: tuple[int, int], on_block: Callable[[bytes], None]
+) -> Iterator[Span]:
+    """Cut the file, which stands at ``start``, into spans of at most ``limits`` rows and bytes."""
+    yield from cut(scan_lines(stream, start, on_block=on_block), start, *limits)
+
+
+def read_rows(
+    path: str, data: bytes, chunk: Chunk, columns: tuple[DatasetColumn, ...], names: list[str]
+) -> tuple[pa.Table, np.ndarray[Any, Any], list[RowError]]:
+    """The readable rows of a chunk, their numbers (from 1), and the errors of the others.
+
+    Raises DatasetError if ``data`` does not hold the rows that the plan says.
+    """
+    dtypes = {column.name: column.dtype for column in columns}
+    types = {name: dtypes[name] for name in names}
+    table = _parse(data, types)
+    first = chunk.first_row + 1
+    if table is not None and table.num_rows == chunk.rows:
+        return table, np.arange(chunk.rows) + first, []
+    lines = _lines(data)
+    check_count(path, chunk, len(lines))
+    table, kept, bad = _parse_each(lines, types)
+    return table, kept + first, row_errors(bad, first)
+
+
+def _parse(data: bytes, types: dict[str, str]) -> pa.Table | None:
+    """All rows at once; None if there is anything to look at line by line."""
+    if "json" in types.values() or not _is_utf8(data) or not types:
+        return None
+    schema = pa.schema([(name, TYPES[dtype]) for name, dtype in types.items()])
+    try:
+        table = arrow_json.read_json(
+            pa.BufferReader(data),
+            arrow_json.ReadOptions(use_threads=False, block_size=len(data) + 1),
+            arrow_json.ParseOptions(
+                explicit_schema=schema, newlines_in_values=False,
+                unexpected_field_behavior="ignore",
+            ),
+        )
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
+    return table.select(list(types)).combine_chunks()
+
+
+def _parse_each(
+    lines: list[bytes], types: dict[str, str]
+) -> tuple[pa.Table, np.ndarray[Any, Any], list[Bad]]:
+    values: dict[str, list[Any]] = {name: [] for name in types}
+    kept: list[int] = []
+    bad: list[Bad] = []
+    for at, line in enumerate(lines):
+        row = _decoded(line)
+        cells = row if isinstance(row, str) else _cells(row, types)
+        if isinstance(cells, str):
+            bad.append((at, cells, line.decode("utf-8", "backslashreplace")))
+            continue
+        kept.append(at)
+        for name, value in zip(types, cells, strict=True):
+            values[name].append(value)
+    arrays = [pa.array(values[name], TYPES[dtype]) for name, dtype in types.items()]
+    return pa.table(arrays, names=list(types)), np.array(kept, dtype=np.int64), bad
+
+
+def _cells(row: dict[str, Any], types: dict[str, str]) -> list[Any] | str:
+    """The values of a row, or what is wrong with it."""
+    cells: list[Any] = []
+    for name, dtype in types.items():
+        value = row.get(name)
+        if dtype == "json":
+            cells.append(None if value is None else msgspec.json.encode(value).decode())
+        elif value is None or _fits(value, dtype):
+            cells.append(float(value) if dtype == "float" and value is not None else value)
+        else:
+            found = msgspec.json.encode(value).decode()[:80]
+            return f"column {name!r}: {found} is not {_WANTED[dtype]}"
+    return cells
+
+
+def _fits(value: Any, dtype: str) -> bool:
+    kind = _kind(value)
+    return kind == dtype or (kind == "int" and dtype == "float")
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "int" if -_INT64 <= value < _INT64 else "json"
+    if isinstance(value, float):
+        return "float" if math.isfinite(value) else "json"
+    return "text" if isinstance(value, str) else "json"
+
+
+def _common(kinds: set[str]) -> str:
+    if len(kinds) <= 1:
+        return next(iter(kinds), "text")
+    return "float" if kinds == {"int", "float"} else "json"
+
+
+def _decoded(line: bytes) -> dict[str, Any] | str:
+    """The object of a line, or what is wrong with it."""
+    try:
+        row = msgspec.json.decode(line)
+    except UnicodeDecodeError as error:
+        return f"not valid UTF-8 ({error.reason})"
+    except msgspec.DecodeError as error:
+        return f"not valid JSON ({error})"
+    return row if isinstance(row, dict) else "not a JSON object"
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _lines(data: bytes) -> list[bytes]:
+    """The lines that are records: by the rules of ``scan_lines``."""
+    *ended, rest = data.split(b"\n")
+    lines = [line for line in ended if line not in (b"", b"\r")]
+    return [*lines, rest] if rest else lines

@@ -1,0 +1,241 @@
+"""Where files are: a local path, or an object in S3 with the same few methods.
+
+Access to S3 is set by the usual variables: ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL``,
+``AWS_REGION``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_PROFILE`` ...
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
+from urllib.parse import urlsplit
+
+from celeriac import errors
+
+S3_PREFIX = "s3://"
+_CONNECT_TIMEOUT_S = 5.0
+_REQUEST_TIMEOUT_S = 60.0
+_ATTEMPTS = 4
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Size and time of an object, by the names of ``os.stat``."""
+
+    st_size: int
+    st_mtime_ns: int
+
+
+@dataclass(frozen=True, order=True)
+class S3Path:
+    """An object or a prefix of S3; the part of ``pathlib.Path`` that datasets and jobs use.
+
+    A write is one atomic PUT: nobody ever reads a part of an object.
+    """
+
+    key: str
+    """``bucket/name``, without a slash at the end."""
+
+    def __str__(self) -> str:
+        return S3_PREFIX + self.key
+
+    def __truediv__(self, name: str) -> S3Path:
+        return S3Path(f"{self.key}/{name}")
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.key).name
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.key).suffix
+
+    @property
+    def parent(self) -> S3Path:
+        return S3Path(self.key.rpartition("/")[0] or self.key)
+
+    def with_name(self, name: str) -> S3Path:
+        return self.parent / name
+
+    def expanduser(self) -> S3Path:
+        return self
+
+    def resolve(self) -> S3Path:
+        return self
+
+    def exists(self) -> bool:
+        return self._kind() != "NotFound"
+
+    def is_file(self) -> bool:
+        return self._kind() == "File"
+
+    def is_dir(self) -> bool:
+        return self._kind() == "Directory"
+
+    def stat(self) -> Stat:
+        """Raises FileNotFoundError."""
+        info = _filesystem().get_file_info(self.key)
+        if info.type.name != "File":
+            raise FileNotFoundError(2, "no such object", str(self))
+        return Stat(info.size, info.mtime_ns or 0)
+
+    def etag(self) -> str:
+        """What changes whenever the object does."""
+        with self.open() as file:
+            return str(cast("Any", file).metadata().get(b"ETag", b"").decode().strip('"'))
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        """The content, for reading, with seek. Raises FileNotFoundError."""
+        if mode != "rb":
+            raise ValueError(f"an object is opened for reading; write it with put(): {mode!r}")
+        return cast("BinaryIO", _filesystem().open_input_file(self.key))
+
+    def read_bytes(self) -> bytes:
+        with self.open() as file:
+            return file.read()
+
+    def put(self, file: BinaryIO) -> None:
+        """The rest of ``file`` as the whole new content: atomic, at the end."""
+        with _filesystem().open_output_stream(self.key) as target:
+            while block := file.read(_PUT_BYTES):
+                target.write(block)
+
+    def replace(self, target: S3Path) -> None:
+        """Copy to ``target``, then delete: ``target`` is whole at every moment."""
+        _filesystem().move(self.key, target.key)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        try:
+            _filesystem().delete_file(self.key)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        """Nothing: a folder is there as soon as something is in it."""
+
+    def iterdir(self) -> Iterator[S3Path]:
+        for info in self._infos(recursive=False):
+            yield S3Path(info.path)
+
+    def glob(self, pattern: str) -> Iterator[S3Path]:
+        for path in self.iterdir():
+            if fnmatch.fnmatchcase(path.name, pattern):
+                yield path
+
+    def files(self, *, below: bool = True) -> Iterator[Listed]:
+        """The objects under this prefix, deep down or not."""
+        for info in self._infos(recursive=below):
+            if info.type.name == "File":
+                yield Listed(S3Path(info.path), info.size, info.mtime_ns or 0)
+
+    def _infos(self, *, recursive: bool) -> Any:
+        from pyarrow.fs import FileSelector
+
+        selector = FileSelector(self.key, allow_not_found=True, recursive=recursive)
+        return _filesystem().get_file_info(selector)
+
+    def _kind(self) -> str:
+        return str(_filesystem().get_file_info(self.key).type.name)
+
+
+_PUT_BYTES = 1 << 23
+
+Place = Path | S3Path
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file, and the state in which it was found."""
+
+    path: Place
+    size: int
+    mtime_ns: int
+
+
+def place(name: str | Path | S3Path) -> Place:
+    """The local path or the object that ``name`` means.
+
+    Raises DatasetError for an ``s3://`` name without a bucket.
+    """
+    if isinstance(name, S3Path):
+        return name
+    found = re.match(r"s3:/{1,2}(?=[^/]|$)", str(name))  # a Path made one slash of two
+    if not found:
+        return Path(name)
+    key = str(name)[found.end() :].strip("/")
+    if not key:
+        raise errors.DatasetError(f"{name}: names no bucket; it looks like s3://bucket/folder")
+    return S3Path(key)
+
+
+def is_s3(name: object) -> bool:
+    """True for what :func:`place` makes an object of."""
+    return isinstance(name, S3Path) or str(name).startswith("s3:/")
+
+
+def listed(path: Place) -> Listed:
+    """A file as it is now. Raises DatasetError if there is none."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise errors.DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+    return Listed(path, found.st_size, found.st_mtime_ns)
+
+
+def list_files(folder: Place, *, below: bool) -> list[Listed]:
+    """The files in a folder, and in its folders if asked for."""
+    if isinstance(folder, S3Path):
+        return list(folder.files(below=below))
+    files = folder.rglob("*") if below else folder.iterdir()
+    return [listed(file) for file in files if not file.is_dir()]
+
+
+def match_s3(pattern: str) -> list[Listed]:
+    """Objects whose whole name fits a shell pattern; ``*`` stays within a folder."""
+    fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+    folder = place(fixed.rpartition("/")[0])
+    rule = re.compile(_regex(str(place(pattern))))
+    return [at for at in list_files(folder, below=True) if rule.fullmatch(str(at.path))]
+
+
+def _regex(pattern: str) -> str:
+    parts = re.split(r"(\*\*/|\*|\?|\[[^]]+\])", pattern)
+    words = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
+    return "".join(
+        words.get(part) or (part.replace("[!", "[^", 1) if part[:1] == "[" else re.escape(part))
+        for part in parts
+    )
+
+
+def _filesystem() -> Any:
+    return _s3(os.getpid(), _endpoint(), _region())
+
+
+@lru_cache(maxsize=4)
+def _s3(_pid: int, endpoint: str, region: str) -> Any:
+    """A client for each process: its threads do not survive a fork."""
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+
+    url = urlsplit(endpoint)
+    return S3FileSystem(
+        region=region, scheme=url.scheme or "https", endpoint_override=url.netloc or None,
+        connect_timeout=_CONNECT_TIMEOUT_S, request_timeout=_REQUEST_TIMEOUT_S,
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+    )
+
+
+def _endpoint() -> str:
+    found = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return found if "://" in found or not found else f"https://{found}"
+
+
+def _region() -> str:
+    found = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return found or "us-east-1"
