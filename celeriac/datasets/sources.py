@@ -156,7 +156,8 @@ def _matches(source: str | Path | S3Path, pattern: str) -> list[Listed]:
     if is_s3(source):
         return match_s3(str(source))
     found = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207 - any pattern
-    return [listed(path.resolve()) for path in found if not path.is_dir()]
+    files = (path for path in found if not path.is_dir())
+    return [listed(path.resolve() if path.exists() else path) for path in files]
 
 
 def _in_folder(files: Sequence[Listed], *, known: bool = True) -> list[Listed]:
