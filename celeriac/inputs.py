@@ -19,6 +19,8 @@ from celeriac.messages import NUMBER_DTYPES, decode_base64, decode_item
 from celeriac.registry.manifest import Column, InputSchema
 
 TEXT_COLUMN = "text"
+IMAGE_COLUMN = "image"
+"""Column of a dataset that holds the bytes of image files."""
 ARRAYS = ("array", "image")
 """Kinds of which the model is given one array."""
 
@@ -390,7 +392,7 @@ def columns_needed(
     """
     if schema.kind == "any":
         return list(available)
-    wanted = _wanted(schema, text_column)
+    wanted = _wanted(schema, available, text_column)
     missing = [name for name in wanted if name not in available]
     if missing:
         hint = "; name the column that holds the text" if schema.kind == "text" else ""
@@ -400,17 +402,24 @@ def columns_needed(
     return wanted
 
 
-def _wanted(schema: InputSchema, text_column: str | None) -> list[str]:
+def _wanted(
+    schema: InputSchema, available: Sequence[str], text_column: str | None
+) -> list[str]:
     if schema.kind == "text":
         return [text_column or (schema.columns[0].name if schema.columns else TEXT_COLUMN)]
     if text_column is not None:
         raise errors.DatasetError(f"a text column ({text_column!r}) is for models that take text")
+    if schema.kind == "image" and not schema.columns and "x0" not in available:
+        return [IMAGE_COLUMN]
     if schema.kind in ARRAYS and not schema.columns:
         return [f"x{number}" for number in range(math.prod(schema.shape))]
     return [column.name for column in schema.columns]
 
 
-def collate_table(table: Any, schema: InputSchema, *, text_column: str | None = None) -> Collated:
+def collate_table(
+    table: Any, schema: InputSchema, *, text_column: str | None = None,
+    limits: Limits | None = None,
+) -> Collated:
     """Check and convert a whole pyarrow table, column by column.
 
     A bad row gets an InvalidItem. Raises DatasetError if a column is missing or of a wrong type.
@@ -420,6 +429,8 @@ def collate_table(table: Any, schema: InputSchema, *, text_column: str | None = 
         return Collated(table.to_pylist(), range(table.num_rows))
     if schema.kind == "text":
         return _text_table(table.column(names[0]), names[0])
+    if names == [IMAGE_COLUMN]:
+        return _image_table(table.column(IMAGE_COLUMN), schema, limits or Limits())
     columns = schema.columns if schema.kind == "table" else [Column(name=name) for name in names]
     return _column_table(table, columns, schema)
 
@@ -434,6 +445,29 @@ def _text_table(column: Any, name: str) -> Collated:
         texts, [row for row, is_valid in enumerate(valid) if is_valid],
         {row: _empty(name) for row, is_valid in enumerate(valid) if not is_valid},
     )
+
+
+def _image_table(column: Any, schema: InputSchema, limits: Limits) -> Collated:
+    """Files of images; how large one may be, its pixels say."""
+    import numpy as np
+    import pyarrow as pa
+
+    if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+        raise _wrong_type(IMAGE_COLUMN, "the bytes of image files", column.type)
+    arrays: list[Any] = []
+    index: list[int] = []
+    bad: dict[int, errors.CeleriacError] = {}
+    for row, content in enumerate(column.to_pylist()):
+        if content is None:
+            bad[row] = _empty(IMAGE_COLUMN)
+            continue
+        try:
+            arrays.append(images.decode(content, schema, limits.image_pixels))
+            index.append(row)
+        except (errors.InvalidItem, errors.PayloadTooLarge) as error:
+            bad[row] = error
+    whole = np.stack(arrays) if arrays else np.empty((0, *schema.shape), dtype=schema.dtype)
+    return Collated(whole, index, bad)
 
 
 def _column_table(table: Any, columns: Sequence[Column], schema: InputSchema) -> Collated:

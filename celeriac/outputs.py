@@ -215,6 +215,21 @@ def table_answers(
     return TableAnswers(dict(zip(names, arrays, strict=True)), bad)
 
 
+def together(parts: Sequence[TableAnswers]) -> TableAnswers:
+    """Answers to neighbouring slices of a table as one."""
+    import pyarrow as pa
+
+    columns = {
+        name: pa.concat_arrays([part.columns[name] for part in parts]) for name in parts[0].columns
+    }
+    bad: dict[int, errors.CeleriacError] = {}
+    start = 0
+    for part in parts:
+        bad.update((start + row, error) for row, error in part.errors.items())
+        start += len(next(iter(part.columns.values())))
+    return TableAnswers(columns, bad)
+
+
 def _no_columns(schema: OutputSchema) -> list[_Column]:
     import numpy as np
 

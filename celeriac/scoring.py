@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from celeriac import errors, passes, runtimes
-from celeriac.inputs import Limits, collate, collate_table, take
+from celeriac.inputs import IMAGE_COLUMN, Limits, collate, collate_table, take
 from celeriac.logs import get_logger
-from celeriac.outputs import Output, TableAnswers, answers, concat, table_answers
+from celeriac.outputs import Output, TableAnswers, answers, concat, table_answers, together
 from celeriac.registry.manifest import ModelVersion
 from celeriac.registry.store import Registry
 
@@ -18,6 +18,9 @@ log = get_logger(__name__)
 
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-6
 """Tolerance of golden answers: libraries and processors differ in the last digits."""
+
+IMAGES_BYTES = 64_000_000
+"""How large the images of a dataset that are decoded at once may become."""
 
 _PROBES = 16
 """Single items to try before a large batch that failed is taken apart."""
@@ -107,7 +110,24 @@ class Scorer:
 
         Raises DatasetError if a column is missing or of a wrong type.
         """
-        collated = collate_table(table, self.manifest.input, text_column=text_column)
+        at_once = self._rows_at_once(table.column_names)
+        parts = [
+            self._score_rows(table.slice(start, at_once), text_column)
+            for start in range(0, max(table.num_rows, 1), at_once)
+        ]
+        return parts[0] if len(parts) == 1 else together(parts)
+
+    def _rows_at_once(self, columns: Sequence[str]) -> int:
+        """Image files become many times larger when they are decoded."""
+        schema = self.manifest.input
+        if schema.kind != "image" or IMAGE_COLUMN not in columns:
+            return 1 << 62
+        return max(1, IMAGES_BYTES // (8 * math.prod(schema.shape)))
+
+    def _score_rows(self, table: Any, text_column: str | None) -> TableAnswers:
+        collated = collate_table(
+            table, self.manifest.input, text_column=text_column, limits=self._limits
+        )
         output, kept, failed = isolate(self._model, collated.inputs, len(collated.index))
         bad = dict(collated.errors)
         bad.update((collated.index[position], error) for position, error in failed.items())

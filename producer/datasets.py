@@ -66,7 +66,7 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     folder.check_free()
     found = sources.open_source(source)
     needs = inputs.columns_needed(version.input, found.names, text_column)
-    keeps = _kept(found, keep_columns)
+    keeps = _kept(found, keep_columns, needs)
     _check_types(found, version.input, needs)
     _check_output(found, keeps, output_format)
     scoring = Scoring(
@@ -111,9 +111,12 @@ def _plan(  # noqa: PLR0913, PLR0917 - one source, its model and its options
     )
 
 
-def _kept(source: Source, keep_columns: Sequence[str] | None) -> list[str]:
-    if keep_columns is None:
-        return source.names
+def _kept(
+    source: Source, keep_columns: Sequence[str] | None, needs: Sequence[str]
+) -> list[str]:
+    if keep_columns is None:  # all; but nobody wants a second copy of the images
+        images = [inputs.IMAGE_COLUMN] if list(needs) == [inputs.IMAGE_COLUMN] else []
+        return [name for name in source.names if name not in images]
     missing = [column for column in keep_columns if column not in source.names]
     if missing:
         raise errors.DatasetError(
@@ -126,6 +129,8 @@ def _dtypes(schema: InputSchema, needs: Sequence[str]) -> dict[str, str]:
     """Types that the model fixes for columns of a CSV file."""
     if schema.kind == "text":
         return dict.fromkeys(needs, "text")
+    if list(needs) == [inputs.IMAGE_COLUMN]:
+        return {inputs.IMAGE_COLUMN: "image"}
     if schema.kind in ("array", "image"):
         return dict.fromkeys(needs, "float")
     return {column.name: column.dtype for column in schema.columns}
@@ -138,14 +143,20 @@ _TAKES = {
     "int": ("whole numbers", ("int", "uint", "float", "double", "halffloat", "null")),
     "bool": ("true or false", ("bool", "null")),
     "text": ("text", _TEXTS),
+    "image": ("the bytes of image files", ("binary", "large_binary")),
 }
 
 
 def _check_types(source: Source, schema: InputSchema, needs: Sequence[str]) -> None:
     """Parquet says what its columns are, so a misfit is found before anything is queued."""
-    if source.format != "parquet":
-        return
     wanted = _dtypes(schema, needs)
+    if source.format not in ("parquet", "images"):
+        if "image" in wanted.values():
+            raise errors.DatasetError(
+                "the model takes images: a folder of image files, or a Parquet file with their "
+                f"bytes in a column {inputs.IMAGE_COLUMN!r}"
+            )
+        return
     for column in source.columns:
         takes, prefixes = _TAKES[wanted[column.name]] if column.name in wanted else ("", ("",))
         if not column.dtype.startswith(prefixes):

@@ -15,6 +15,12 @@ from celeriac import errors
 from celeriac.datasets.places import Listed, Place, S3Path, place
 from celeriac.datasets.records import Chunk, SourceFile
 
+_NOT_IN_CSV = (
+    "list", "large_list", "fixed_size_list", "struct", "map", "union", "month_day_nano_interval",
+)
+_WHOLE = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+"""CSV and kernels lack views."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -109,7 +115,7 @@ def read_rows(file: SourceFile, chunk: Chunk, names: list[str]) -> pa.Table:
 
 def is_nested(dtype: str) -> bool:
     """True for a column type that has no place in a CSV file."""
-    return dtype.startswith(("list", "large_list", "fixed_size_list", "struct", "map", "union"))
+    return dtype.startswith(_NOT_IN_CSV)
 
 
 def _piece_rows(group: Group, chunk_rows: int, chunk_bytes: int) -> int:
@@ -124,7 +130,9 @@ def _plain(dtype: Any) -> Any:
     """The type of the values themselves: a process may know an extension type or not."""
     if isinstance(dtype, pa.BaseExtensionType):
         return _plain(dtype.storage_type)
-    return dtype.value_type if pa.types.is_dictionary(dtype) else dtype
+    if pa.types.is_dictionary(dtype):
+        return _plain(dtype.value_type)
+    return _WHOLE.get(dtype, dtype)
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.Array:

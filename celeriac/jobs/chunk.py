@@ -122,8 +122,12 @@ def _predict(
 
 def _row_error(number: int, error: errors.CeleriacError, piece: pa.Table, at: int) -> RowError:
     row = piece.slice(at, 1).to_pylist()[0]
-    data = clip(json.dumps(row, ensure_ascii=False, default=str))
+    data = clip(json.dumps(row, ensure_ascii=False, default=_shown))
     return RowError(row=number, code=error.code, message=error.message, data=data)
+
+
+def _shown(value: Any) -> str:
+    return f"{len(value):,} bytes" if isinstance(value, bytes) else str(value)
 
 
 def _free_name(name: str, taken: set[str]) -> str:
