@@ -88,7 +88,7 @@ class S3Path:
     def etag(self) -> str:
         """What changes whenever the object does."""
         with self.open() as file:
-            return str(cast("Any", file).metadata().get(b"ETag", b"").decode().strip('"'))
+            return str(cast("Any", file).metadata().get("ETag", b"").decode().strip('"'))
 
     def open(self, mode: str = "rb") -> BinaryIO:
         """The content, for reading, with seek. Raises FileNotFoundError."""
@@ -102,7 +102,7 @@ class S3Path:
 
     def put(self, file: BinaryIO) -> None:
         """The rest of ``file`` as the whole new content: atomic, at the end."""
-        with _filesystem().open_output_stream(self.key) as target:
+        with _filesystem().open_output_stream(self.key, compression=None) as target:
             while block := file.read(_PUT_BYTES):
                 target.write(block)
 
@@ -185,7 +185,7 @@ def listed(path: Place) -> Listed:
     try:
         found = path.stat()
     except OSError as error:
-        raise errors.DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+        raise errors.DatasetError(f"{path}: cannot be read: {error.strerror or error}") from error
     return Listed(path, found.st_size, found.st_mtime_ns)
 
 
@@ -227,6 +227,7 @@ def _s3(_pid: int, endpoint: str, region: str) -> Any:
     return S3FileSystem(
         region=region, scheme=url.scheme or "https", endpoint_override=url.netloc or None,
         connect_timeout=_CONNECT_TIMEOUT_S, request_timeout=_REQUEST_TIMEOUT_S,
+        allow_delayed_open=True,  # else a small object is a multipart upload of three requests
         retry_strategy=AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
     )
 

@@ -23,7 +23,7 @@ from celeriac.datasets.places import (
     place,
 )
 from celeriac.datasets.records import DatasetColumn, SourceFormat
-from celeriac.datasets.streams import Head, compression_of, read_head
+from celeriac.datasets.streams import Head, compression_of, naming, read_head
 
 _FORMATS: dict[str, SourceFormat] = {
     ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet",
@@ -83,7 +83,8 @@ def open_source(source: Any) -> Source:
     """
     if not isinstance(source, (str, Path, S3Path)):
         return _open_frame(source)
-    return _open(_find(source))
+    with naming(str(source)):
+        return _open(_find(source))
 
 
 def open_files(paths: Sequence[Place]) -> Source:

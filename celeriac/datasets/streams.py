@@ -80,7 +80,7 @@ def read_range(file: SourceFile, chunk: Chunk) -> bytes:
 
 
 @contextmanager
-def naming(path: Place, compression: str = "") -> Iterator[None]:
+def naming(path: Place | str, compression: str = "") -> Iterator[None]:
     """Turns what the system and Arrow raise about a file into a DatasetError that names it."""
     try:
         yield

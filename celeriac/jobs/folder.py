@@ -42,6 +42,14 @@ class JobFolder:
 
     def check_free(self) -> None:
         """Raises OutputConflict if the folder can neither take a job nor holds one."""
+        try:
+            self._check_free()
+        except OSError as error:
+            raise errors.OutputConflict(
+                f"{self.path}: cannot be read: {error.strerror or error}"
+            ) from error
+
+    def _check_free(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise errors.OutputConflict(f"{self.path}: is a file; the output is a folder")
         if not self.path.is_dir() or self.holds_job():
@@ -72,7 +80,7 @@ class JobFolder:
             plan = held
         except OSError as error:
             raise errors.OutputConflict(
-                f"{self.path}: cannot be written to: {error.strerror}"
+                f"{self.path}: cannot be written to: {error.strerror or error}"
             ) from error
         write_file(self.plan, encode_chunks(chunks))
         return plan

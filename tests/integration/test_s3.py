@@ -1,0 +1,245 @@
+"""Datasets and jobs in S3, on moto's server over HTTP."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from celeriac import errors
+from celeriac.datasets.copies import Copies
+from celeriac.datasets.files import create_file, sha256_of, write_file
+from celeriac.datasets.parts import read_parts
+from celeriac.datasets.places import S3Path, match_s3, place
+from celeriac.datasets.planner import plan as plan_dataset
+from celeriac.datasets.reader import read_chunk
+from celeriac.datasets.sources import open_source
+from celeriac.jobs.chunk import run_chunk
+from celeriac.jobs.finalize import finalize, read_manifest
+from celeriac.jobs.folder import JobFolder
+from celeriac.jobs.plan import Scoring, make_plan
+from celeriac.outputs import TableAnswers
+from workers.valkey import free_port
+
+NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An S3 server of this module."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("s3") / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+        )
+    url = f"http://127.0.0.1:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in {
+            "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
+        }.items():
+            patch.setenv(name, value)
+        try:
+            _wait(url, process, log)
+            yield url
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait(10)
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    import urllib.request
+
+    deadline = time.monotonic() + 40
+    while True:
+        try:
+            urllib.request.urlopen(f"{url}/moto-api/data.json", timeout=2).close()
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"no S3 server:\n{log.read_text()[-2000:]}") from None
+            time.sleep(0.1)
+        else:
+            return
+
+
+@pytest.fixture
+def bucket(endpoint: str) -> S3Path:
+    """An empty bucket."""
+    import urllib.request
+
+    urllib.request.urlopen(
+        urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST"), timeout=10
+    ).close()
+    urllib.request.urlopen(
+        urllib.request.Request(f"{endpoint}/data", method="PUT"), timeout=10
+    ).close()
+    found = place("s3://data")
+    assert isinstance(found, S3Path)
+    return found
+
+
+def put(path: S3Path, data: bytes) -> None:
+    write_file(path, data)
+
+
+def shout(table: pa.Table) -> TableAnswers:
+    return TableAnswers({"prediction": pc.utf8_upper(table["text"]).combine_chunks()})
+
+
+def test_objects_have_the_methods_of_files(bucket: S3Path) -> None:
+    file = bucket / "a" / "b.txt"
+    assert not file.exists()
+    with pytest.raises(FileNotFoundError):
+        file.read_bytes()
+    with pytest.raises(FileNotFoundError):
+        file.stat()
+    file.unlink(missing_ok=True)
+    put(file, b"one")
+    assert (file.exists(), file.is_file(), (bucket / "a").is_dir()) == (True, True, True)
+    assert (file.name, file.suffix, str(file.parent)) == ("b.txt", ".txt", "s3://data/a")
+    assert file.read_bytes() == b"one"
+    assert file.stat().st_size == 3
+    first = file.etag()
+    put(file, b"two")
+    assert file.etag() not in (first, "")
+    with pytest.raises(FileExistsError):
+        create_file(file, b"three")
+    create_file(bucket / "a" / "c.txt", b"three")
+    assert sorted(str(path) for path in (bucket / "a").iterdir()) == [
+        "s3://data/a/b.txt", "s3://data/a/c.txt",
+    ]
+    file.replace(bucket / "moved.txt")
+    assert not file.exists()
+    assert sha256_of(bucket / "moved.txt")[:8] == "3fc4ccfe"
+    assert [path.name for path in (bucket / "a").glob("c*")] == ["c.txt"]
+    assert place(Path("s3://data/a")) == bucket / "a"  # a Path keeps one slash
+    with pytest.raises(errors.DatasetError, match="names no bucket"):
+        place("s3://")
+
+
+def test_a_large_object_appears_at_once(bucket: S3Path, tmp_path: Path) -> None:
+    data = os.urandom(1 << 20) * 24
+    target = bucket / "large"
+    (tmp_path / "file").write_bytes(data)
+    with (tmp_path / "file").open("rb") as file:
+        target.put(file)
+    assert target.read_bytes() == data
+
+
+def test_patterns_match_within_folders(bucket: S3Path) -> None:
+    for name in ("in/a-1.csv", "in/a-2.csv", "in/deep/a-3.csv", "in/b-1.csv", "other/a-1.csv"):
+        put(S3Path(f"data/{name}"), b"a\n1\n")
+
+    def names(pattern: str) -> list[str]:
+        return sorted(str(at.path).removeprefix("s3://data/") for at in match_s3(pattern))
+
+    assert names("s3://data/in/a-*.csv") == ["in/a-1.csv", "in/a-2.csv"]
+    assert names("s3://data/in/**/a-?.csv") == ["in/a-1.csv", "in/a-2.csv", "in/deep/a-3.csv"]
+    assert names("s3://data/*/a-[!2].csv") == ["in/a-1.csv", "other/a-1.csv"]
+    found = open_source("s3://data/in/*.csv")
+    assert [str(one.at.path) for one in found.files] == [
+        "s3://data/in/a-1.csv", "s3://data/in/a-2.csv", "s3://data/in/b-1.csv",
+    ]
+
+
+CSV = b"id,text\n" + b"".join(b'%d,"t, %d"\n' % (n, n) for n in range(100))
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet", "jsonl"])
+def test_a_job_from_s3_to_s3(bucket: S3Path, kind: str) -> None:
+    source = bucket / "in" / f"a.{kind}"
+    if kind == "parquet":
+        sink = pa.BufferOutputStream()
+        table = pa.table({"id": range(100), "text": [f"t, {n}" for n in range(100)]})
+        pq.write_table(table, sink, row_group_size=30)
+        put(source, sink.getvalue().to_pybytes())
+    elif kind == "jsonl":
+        put(source, b"".join(b'{"id": %d, "text": "t, %d"}\n' % (n, n) for n in range(100)))
+    else:
+        put(source, gzip.compress(CSV) if kind == "csv.gz" else CSV)
+    folder = JobFolder("s3://data/out")
+    folder.check_free()
+    dataset = plan_dataset(
+        open_source(str(source)), chunk_rows=30, copies=Copies(folder.copies)
+    )
+    scoring = Scoring(model="m", version=1, device="cpu", needs=("text",), keeps=("id",))
+    plan = make_plan(dataset, scoring, source=str(source), job_id="one", now=NOW)
+    assert folder.create(plan, dataset.chunks) == plan
+    again = msgspec.structs.replace(plan, job_id="two")
+    assert folder.create(again, dataset.chunks).job_id == "one"
+    for chunk in folder.chunks(folder.load()):
+        run_chunk(folder, plan, chunk, shout)
+    manifest = finalize(folder, NOW)
+    assert manifest == read_manifest(folder)
+    assert (manifest.rows_ok, manifest.state) == (100, "completed")
+    result = read_parts([folder.path / part.file for part in manifest.parts], "parquet")
+    assert result["id"].to_pylist() == list(range(100))
+    assert result["prediction"][7].as_py() == "T, 7"
+    left = {str(at.path).removeprefix("s3://data/out/") for at in (bucket / "out").files()}
+    assert {name.partition("/")[0] for name in left} == {
+        "_SUCCESS", "job.json", "manifest.json", "parts", "plan.jsonl",
+    }
+    with pytest.raises(errors.OutputConflict, match="holds no job"):
+        JobFolder("s3://data/in").check_free()
+
+
+def test_a_source_that_has_changed_is_refused(bucket: S3Path) -> None:
+    source = bucket / "a.csv"
+    put(source, CSV)
+    dataset = plan_dataset(open_source("s3://data/a.csv"))
+    put(source, CSV.replace(b"t, 7", b"u, 7"))
+    with pytest.raises(errors.DatasetError, match=r"s3://data/a\.csv: has changed since"):
+        read_chunk("csv", dataset.files[0], dataset.chunks[0], dataset.columns, ["id"])
+    source.unlink()
+    with pytest.raises(errors.DatasetError, match=r"s3://data/a\.csv: no such file"):
+        read_chunk("csv", dataset.files[0], dataset.chunks[0], dataset.columns, ["id"])
+
+
+def test_images_in_s3_are_a_listing(bucket: S3Path, tmp_path: Path) -> None:
+    for number in range(3):
+        put(bucket / "pictures" / f"{number}.png", bytes([number]))
+    dataset = plan_dataset(open_source("s3://data/pictures"), copies=Copies(tmp_path))
+    rows = read_chunk("images", dataset.files[0], dataset.chunks[0], dataset.columns,
+                      ["path", "image"]).table.to_pylist()
+    assert rows == [
+        {"path": f"s3://data/pictures/{n}.png", "image": bytes([n])} for n in range(3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("s3://nowhere/a.csv", "s3://nowhere/a.csv: no such file"),
+     ("s3://data/*.csv", "no file matches"), ("s3://data", "the folder holds no")],
+)
+def test_what_is_not_there_is_named(bucket: S3Path, name: str, says: str) -> None:
+    with pytest.raises(errors.DatasetError, match=says.replace("*", r"\*")):
+        open_source(name)
+
+
+def test_an_output_that_cannot_be_written_is_named(endpoint: str) -> None:
+    with pytest.raises(errors.StorageError, match="s3://nowhere/out: cannot be written"):
+        write_file(S3Path("nowhere/out"), b"x")
+
+
+def test_a_server_that_is_gone_is_an_error_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with pytest.raises(errors.DatasetError, match=r"s3://data/a\.csv: cannot be read"):
+        open_source("s3://data/a.csv")
