@@ -72,7 +72,7 @@ def read_parts(paths: Sequence[Place], format: Format) -> pa.Table:
     if format == "parquet":
         tables = [_read_parquet(path) for path in paths]
         return pa.concat_tables(tables, promote_options="permissive")
-    filled = [path for path in paths if _has_rows(path, format)]
+    filled = [path for path in paths if has_rows(path, format)]
     if filled:
         return _read_all(open_files(filled))
     if format == "jsonl":
@@ -94,7 +94,8 @@ def _read_all(source: Source) -> pa.Table:
     )
 
 
-def _has_rows(path: Place, format: Format) -> bool:
+def has_rows(path: Place, format: Format) -> bool:
+    """True if a part of CSV or JSON lines holds a row."""
     if path.stat().st_size == 0:
         return False
     head = read_head(path)

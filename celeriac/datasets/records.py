@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+
+from celeriac import errors
 
 Format = Literal["parquet", "csv", "jsonl"]
 """Of an output."""
 SourceFormat = Literal["parquet", "csv", "jsonl", "images"]
 Compression = Literal["", "gzip", "zstd"]
 """Around a whole file; what Parquet compresses inside is its own affair."""
+
+
+class Aggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a job computes of its output, by groups of rows."""
+
+    by: tuple[str, ...]
+    """Columns whose values make a group."""
+    mean: tuple[str, ...] = ()
+    share: dict[str, str | int | bool] = {}
+    """Of the rows in which a column has this value: ``{"prediction": "positive"}``."""
+    quantiles: dict[str, tuple[float, ...]] = {}
+    """Ranks from 0 to 1: ``{"probability": [0.5, 0.95]}``."""
+
+    @property
+    def measured(self) -> list[str]:
+        """Columns of numbers that are read."""
+        return list(dict.fromkeys((*self.mean, *self.quantiles)))
+
+    @property
+    def reads(self) -> list[str]:
+        """All columns that are read."""
+        return list(dict.fromkeys((*self.by, *self.measured, *self.share)))
+
+    @classmethod
+    def of(cls, value: Any) -> Aggregation:
+        """From a dict; a single name stands for a list of one. Raises RequestError."""
+        if isinstance(value, cls):
+            return value
+        try:
+            fields = {
+                name: [one] if name in ("by", "mean") and isinstance(one, str) else one
+                for name, one in dict(value).items()
+            }
+            return msgspec.convert(fields, cls)
+        except (TypeError, ValueError, msgspec.ValidationError) as error:
+            raise errors.RequestError(
+                f"an aggregation looks like {{'by': 'product', 'mean': ['probability'], "
+                f"'share': {{'prediction': 'positive'}}, "
+                f"'quantiles': {{'probability': [0.5]}}}}: {error}"
+            ) from error
 
 
 class SourceFile(msgspec.Struct, frozen=True, kw_only=True):

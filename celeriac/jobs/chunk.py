@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 
 from celeriac import errors
@@ -20,6 +19,7 @@ from celeriac.datasets.files import write_file
 from celeriac.datasets.parts import write_errors, write_part
 from celeriac.datasets.reader import Rows, read_chunk
 from celeriac.datasets.records import Chunk, RowError
+from celeriac.jobs.columns import join, with_extras, with_unreadable
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.plan import ChunkRecord, JobPlan
 from celeriac.outputs import TableAnswers
@@ -52,6 +52,8 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
     file = plan.files[chunk.file]
     rows = read_chunk(plan.format, file, chunk, plan.columns, plan.scoring.reads)
     table, failed = _predict(rows, plan, predict_batch, is_stopped)
+    if plan.scoring.error_column:
+        table = with_unreadable(table, rows, chunk)
     failed = sorted([*rows.errors, *failed], key=lambda row: row.row)
     part = folder.part(chunk.number, plan.scoring.output_format)
     written = write_part(part, table, plan.scoring.output_format)
@@ -61,7 +63,7 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
         fingerprint=plan.fingerprint,
         first_row=chunk.first_row,
         rows_in=chunk.rows,
-        rows_ok=table.num_rows,
+        rows_ok=table.num_rows - (len(failed) if plan.scoring.error_column else 0),
         rows_failed=len(failed),
         part=part.name,
         bytes=written.bytes,
@@ -79,28 +81,6 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
     return record
 
 
-def join(
-    table: pa.Table, answers: TableAnswers, keeps: tuple[str, ...]
-) -> tuple[pa.Table, dict[int, errors.CeleriacError]]:
-    """The kept columns and the answers side by side, without the rows that failed.
-
-    An input column with the name of an answer's column comes out as ``input_<name>``.
-    """
-    names = list(keeps)
-    columns: list[Any] = [table[name] for name in keeps]
-    for name, values in answers.columns.items():
-        if name in names:
-            names[names.index(name)] = _free_name(f"input_{name}", {*names, *answers.columns})
-        names.append(name)
-        columns.append(values)
-    joined = pa.table(columns, names=names)
-    if answers.errors:
-        ok = np.ones(table.num_rows, dtype=bool)
-        ok[list(answers.errors)] = False
-        joined = joined.filter(pa.array(ok))
-    return joined, dict(answers.errors)
-
-
 def _predict(
     rows: Rows, plan: JobPlan, predict_batch: PredictBatch, is_stopped: Callable[[], bool]
 ) -> tuple[pa.Table, list[RowError]]:
@@ -111,7 +91,10 @@ def _predict(
             raise errors.Cancelled(f"job {plan.job_id} was stopped")
         piece = rows.table.slice(start, SLICE_ROWS)
         answers = predict_batch(piece.select(list(plan.scoring.needs)))
-        joined, problems = join(piece, answers, plan.scoring.keeps)
+        answers = with_extras(answers, plan.scoring, piece.num_rows)
+        joined, problems = join(
+            piece, answers, plan.scoring.keeps, keep_failed=plan.scoring.error_column
+        )
         tables.append(joined)
         failed += [
             _row_error(int(rows.numbers[start + at]), problem, piece, at)
@@ -128,12 +111,6 @@ def _row_error(number: int, error: errors.CeleriacError, piece: pa.Table, at: in
 
 def _shown(value: Any) -> str:
     return f"{len(value):,} bytes" if isinstance(value, bytes) else str(value)
-
-
-def _free_name(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name = f"input_{name}"
-    return name
 
 
 def _check_sums(record: ChunkRecord, path: str) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 
 import msgspec
+from msgspec.structs import replace
 
 from celeriac import errors
 from celeriac.datasets.copies import remove_copies
 from celeriac.datasets.files import write_file
+from celeriac.jobs.extras import ExtraFile, part_rows, write_aggregates, write_merged
 from celeriac.jobs.folder import JobFolder
-from celeriac.jobs.plan import CONTRACT, ChunkRecord
+from celeriac.jobs.plan import CONTRACT, ChunkRecord, JobPlan
 
 
 class PartSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +43,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     model_seconds: float
     """Time that the chunks took, added up over all workers."""
     parts: tuple[PartSummary, ...]
+    merged: ExtraFile | None = None
+    """All parts in one file."""
+    aggregates: tuple[ExtraFile, ...] = ()
     created_at: str
     finished_at: str
 
@@ -76,7 +81,7 @@ def finalize(folder: JobFolder, now: datetime) -> Manifest:
         rows_ok=sum(record.rows_ok for record in records),
         rows_failed=failed,
         model_seconds=round(sum(record.seconds for record in records), 3),
-        parts=tuple(_summary(record) for record in records),
+        parts=tuple(_summary(plan, record) for record in records),
         created_at=plan.created_at,
         finished_at=now.isoformat(timespec="seconds"),
     )
@@ -85,6 +90,11 @@ def finalize(folder: JobFolder, now: datetime) -> Manifest:
             f"{folder.path}: the plan has {plan.rows} rows, the parts {manifest.rows_in} "
             f"({manifest.rows_ok} answered, {failed} failed)"
         )
+    manifest = replace(
+        manifest,
+        merged=write_merged(folder, plan, records),
+        aggregates=write_aggregates(folder, plan, records),
+    )
     folder.remove_debris()
     write_file(folder.manifest, msgspec.json.format(msgspec.json.encode(manifest)))
     write_file(folder.success, b"")
@@ -104,9 +114,9 @@ def read_manifest(folder: JobFolder) -> Manifest | None:
         ) from error
 
 
-def _summary(record: ChunkRecord) -> PartSummary:
+def _summary(plan: JobPlan, record: ChunkRecord) -> PartSummary:
     errors_file = f"errors/part-{record.chunk:05d}.jsonl" if record.rows_failed else None
     return PartSummary(
-        file=f"parts/{record.part}", rows=record.rows_ok, bytes=record.bytes,
+        file=f"parts/{record.part}", rows=part_rows(plan, record), bytes=record.bytes,
         sha256=record.sha256, errors=errors_file,
     )

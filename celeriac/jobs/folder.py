@@ -37,6 +37,13 @@ class JobFolder:
     def errors(self, chunk: int) -> Place:
         return self.path / "errors" / f"part-{chunk:05d}.jsonl"
 
+    def merged(self, format: Format) -> Place:
+        """All parts in one file."""
+        return self.path / f"predictions.{format}"
+
+    def aggregates(self, format: Format) -> Place:
+        return self.path / f"aggregates.{format}"
+
     def holds_job(self) -> bool:
         return self.job.exists()
 

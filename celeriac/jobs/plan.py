@@ -12,6 +12,7 @@ import msgspec
 
 from celeriac import errors
 from celeriac.datasets.records import (
+    Aggregation,
     Chunk,
     DatasetColumn,
     DatasetPlan,
@@ -36,6 +37,13 @@ class Scoring(msgspec.Struct, frozen=True, kw_only=True):
     """Columns that are joined to the predictions."""
     text_column: str | None = None
     output_format: Format = "parquet"
+    model_column: bool = False
+    """A column ``model`` says who answered: ``NAME@VERSION``."""
+    error_column: bool = False
+    """A column ``error``; rows that failed stay in the parts, without an answer."""
+    merge: bool = False
+    """All parts are put together in one file, too."""
+    aggregate: Aggregation | None = None
 
     @property
     def ref(self) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -14,11 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from celeriac import errors
+from celeriac.datasets.copies import Copies
+from celeriac.datasets.parts import read_parts
 from celeriac.datasets.planner import plan as plan_dataset
-from celeriac.datasets.records import Chunk
+from celeriac.datasets.records import Aggregation, Chunk
 from celeriac.datasets.sources import open_source
 from celeriac.jobs import chunk as chunks_of, policy
 from celeriac.jobs.chunk import run_chunk
+from celeriac.jobs.columns import join
 from celeriac.jobs.finalize import finalize, read_manifest
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.plan import ChunkRecord, JobPlan, Scoring, check_job_id, make_plan, new_job_id
@@ -34,12 +40,14 @@ def shout(table: pa.Table) -> TableAnswers:
         at: errors.ModelFailed("cannot shout that") for at, text in enumerate(texts)
         if text == "bad"
     }
-    return TableAnswers({"prediction": pc.utf8_upper(table["text"]).combine_chunks()}, bad)
+    text = table["text"].combine_chunks()
+    upper = pc.if_else(pc.equal(text, "bad"), None, pc.utf8_upper(text))
+    return TableAnswers({"prediction": upper}, bad)
 
 
 def make_job(
     tmp_path: Path, lines: list[str], *, version: int = 1, chunk_rows: int = 2,
-    output_format: str = "parquet",
+    output_format: str = "parquet", **options: Any,
 ) -> tuple[JobFolder, JobPlan, list[Chunk]]:
     path = tmp_path / "in.csv"
     if not path.exists():
@@ -47,7 +55,7 @@ def make_job(
     dataset = plan_dataset(open_source(path), chunk_rows=chunk_rows)
     scoring = Scoring(
         model="shout", version=version, device="cpu", needs=("text",), keeps=("id", "text"),
-        output_format=output_format,  # type: ignore[arg-type]
+        output_format=output_format, **options,  # type: ignore[arg-type]
     )
     plan = make_plan(dataset, scoring, source="in.csv", job_id=new_job_id(NOW), now=NOW)
     folder = JobFolder(tmp_path / "out")
@@ -101,7 +109,7 @@ def test_a_finished_chunk_is_not_computed_again(tmp_path: Path) -> None:
     assert after == before
 
 
-@pytest.mark.parametrize("output_format", ["parquet", "csv"])
+@pytest.mark.parametrize("output_format", ["parquet", "csv", "jsonl"])
 def test_a_repeated_chunk_writes_the_same_bytes(tmp_path: Path, output_format: str) -> None:
     folder, plan, chunks = make_job(tmp_path, LINES, output_format=output_format)
     run_all(folder, plan, chunks)
@@ -198,7 +206,7 @@ def test_a_chunk_without_a_good_row_is_a_part(tmp_path: Path) -> None:
 def test_an_input_column_named_like_an_answer_is_renamed(tmp_path: Path) -> None:
     table = pa.table({"prediction": ["old"], "input_prediction": ["older"]})
     answers = TableAnswers({"prediction": pa.array(["new"])})
-    joined, _ = chunks_of.join(table, answers, ("prediction", "input_prediction"))
+    joined, _ = join(table, answers, ("prediction", "input_prediction"))
     assert joined.to_pylist() == [
         {"input_input_prediction": "old", "input_prediction": "older", "prediction": "new"}
     ]
@@ -262,3 +270,127 @@ def test_job_ids_are_checked(job_id: str) -> None:
     with pytest.raises(errors.RequestError):
         check_job_id(job_id)
     assert check_job_id(new_job_id(NOW)).startswith("20261122-030000-")
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "csv", "jsonl"])
+def test_the_merged_file_holds_all_rows_in_order_and_always_the_same_bytes(
+    tmp_path: Path, output_format: str
+) -> None:
+    lines = [*LINES, "6,bad", "7,bad", '8,"h\ni"', "9,j"]
+    folder, plan, chunks = make_job(tmp_path, lines, output_format=output_format, merge=True)
+    run_all(folder, plan, chunks)
+    manifest = finalize(folder, NOW)
+    assert manifest.merged is not None
+    assert (manifest.merged.file, manifest.merged.rows) == (f"predictions.{output_format}", 5)
+    path = folder.path / manifest.merged.file
+    kept = path.read_bytes()
+    assert len(kept) == manifest.merged.bytes
+    rows = read_parts([path], plan.scoring.output_format).select(["id", "prediction"]).to_pylist()
+    assert rows == [
+        {"id": 1, "prediction": "A"}, {"id": 3, "prediction": "C"}, {"id": 5, "prediction": "E"},
+        {"id": 8, "prediction": "H\nI"}, {"id": 9, "prediction": "J"},
+    ]
+    for file in (folder.success, folder.manifest, path):
+        file.unlink()
+    assert finalize(folder, NOW) == manifest
+    assert path.read_bytes() == kept
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "csv", "jsonl"])
+def test_aggregates_are_files_of_the_job(tmp_path: Path, output_format: str) -> None:
+    wanted = Aggregation.of({"by": "text", "mean": "id", "share": {"prediction": "A"}})
+    folder, plan, chunks = make_job(
+        tmp_path, ["1,a", "2,b", "4,a", "5", "7,bad", "6,b"], output_format=output_format,
+        aggregate=wanted, error_column=True,
+    )
+    run_all(folder, plan, chunks)
+    manifest = finalize(folder, NOW)
+    assert [(one.file, one.rows) for one in manifest.aggregates] == [
+        ("aggregates.parquet", 2), ("aggregates.csv", 2),
+    ]
+    assert pq.read_table(folder.path / "aggregates.parquet").to_pylist() == [
+        {"text": "a", "count": 2, "id_mean": 2.5, "prediction_share_A": 1.0},
+        {"text": "b", "count": 2, "id_mean": 4.0, "prediction_share_A": 0.0},
+    ]
+    assert (folder.path / "aggregates.csv").read_text().splitlines()[1] == '"a",2,2.5,1'
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 2, 100])
+def test_with_an_error_column_every_row_stays_in_its_place(
+    tmp_path: Path, chunk_rows: int
+) -> None:
+    folder, plan, chunks = make_job(
+        tmp_path, LINES, chunk_rows=chunk_rows, error_column=True, model_column=True
+    )
+    records = run_all(folder, plan, chunks)
+    assert sum(record.rows_ok for record in records) == 3
+    manifest = finalize(folder, NOW)
+    assert sum(part.rows for part in manifest.parts) == 5
+    table = pa.concat_tables(
+        [pq.read_table(folder.path / part.file) for part in manifest.parts],
+        promote_options="permissive",
+    )
+    assert table.column_names == ["id", "text", "prediction", "model", "error"]
+    assert table.select(["id", "error"]).to_pylist() == [
+        {"id": 1, "error": None}, {"id": 2, "error": "model_failed: cannot shout that"},
+        {"id": 3, "error": None},
+        {"id": None, "error": "dataset_invalid: 1 fields where the header has 2"},
+        {"id": 5, "error": None},
+    ]
+    assert table["model"][0].as_py() == "shout@1"
+    failed = [json.loads(line)["row"] for chunk in chunks
+              if folder.errors(chunk.number).exists()
+              for line in folder.errors(chunk.number).read_text().splitlines()]
+    assert failed == [2, 4]
+
+
+def test_a_failed_prediction_is_null_beside_its_error(tmp_path: Path) -> None:
+    folder, plan, chunks = make_job(tmp_path, ["1,bad"], error_column=True)
+    run_all(folder, plan, chunks)
+    row = pq.read_table(folder.part(0, "parquet")).to_pylist()[0]
+    assert (row["prediction"], row["error"]) == (None, "model_failed: cannot shout that")
+
+
+def test_what_a_job_copied_of_its_source_goes_when_it_is_complete(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path / "out")
+    dataset = plan_dataset(
+        open_source(pa.table({"id": [1, 2], "text": ["a", "b"]})), copies=Copies(folder.copies)
+    )
+    folder.check_free()  # a copy alone is no other job
+    scoring = Scoring(model="shout", version=1, device="cpu", needs=("text",), keeps=("id",))
+    plan = folder.create(
+        make_plan(dataset, scoring, source="a frame", job_id="one", now=NOW), dataset.chunks
+    )
+    run_all(folder, plan, list(dataset.chunks))
+    assert folder.copies.exists()
+    finalize(folder, NOW)
+    assert not folder.copies.exists()
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import pyarrow as pa
+from celeriac import errors
+from celeriac.datasets.parts import write_part
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+table = pa.table({"id": range(100_000)})
+for kind in ("parquet", "csv", "jsonl"):
+    try:
+        write_part(Path(sys.argv[1]) / f"part.{kind}", table, kind)
+    except errors.StorageError as error:
+        print(error.message)
+"""
+
+
+def test_a_disk_that_takes_no_more_leaves_no_part(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True,
+        timeout=60,
+    )
+    told = done.stdout.splitlines()
+    assert told == [
+        f"{tmp_path}/part.{kind}: cannot be written: File too large"
+        for kind in ("parquet", "csv", "jsonl")
+    ]
+    assert list(tmp_path.iterdir()) == []

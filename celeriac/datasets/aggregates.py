@@ -1,0 +1,212 @@
+"""Counts, means, shares and quantiles of a job's output by groups, over its parts one by one.
+
+Quantiles come from a sketch of bins whose width grows with the value (as DDSketch): a result is
+within 0.5 % of a value of that rank, and the sketches of two parts add up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from celeriac import errors
+from celeriac.datasets.records import Aggregation
+
+MAX_GROUPS = 200_000
+MAX_BINS = 3_000_000
+"""Of all groups together."""
+_ACCURACY = 0.005
+_GAMMA = (1 + _ACCURACY) / (1 - _ACCURACY)
+_OFFSET = 1 << 20
+"""Larger than any bin's exponent, so that one whole number holds sign and exponent."""
+_COUNT = "count"
+
+
+def check_aggregation(
+    wanted: Aggregation, numbers: Sequence[str], others: Sequence[str]
+) -> None:
+    """``numbers`` and ``others``: columns of the output that are numbers, and that are not.
+
+    Raises RequestError that names what cannot be aggregated.
+    """
+    known = {*numbers, *others}
+    if not wanted.by:
+        raise errors.RequestError("an aggregation names at least one column in `by`")
+    for name in (*wanted.by, *wanted.measured, *wanted.share):
+        if name not in known:
+            raise errors.RequestError(
+                f"no column {name!r} to aggregate; the output has: {', '.join(sorted(known))}"
+            )
+    for name in wanted.measured:
+        if name not in numbers:
+            raise errors.RequestError(
+                f"column {name!r} holds no numbers; count them by `share` = {{{name!r}: VALUE}}"
+            )
+    for name, shares in wanted.quantiles.items():
+        if not shares or not all(0 <= share <= 1 for share in shares):
+            raise errors.RequestError(f"quantiles of {name!r} are numbers from 0 to 1: [0.5, 0.95]")
+
+
+def aggregate(tables: Iterable[pa.Table], wanted: Aggregation) -> pa.Table:
+    """One row for each group, in the order of the groups' values.
+
+    Raises JobFailed if there are too many groups to hold.
+    """
+    totals: pa.Table | None = None
+    sketches: dict[str, pa.Table] = dict.fromkeys(wanted.quantiles)
+    for table in tables:
+        groups = _columns_of(table, wanted)
+        totals = _merged(totals, _totals(groups, wanted), wanted.by)
+        _check_bound(totals.num_rows, MAX_GROUPS, "groups", wanted)
+        for name in wanted.quantiles:
+            sketches[name] = _merged(sketches[name], _sketch(groups, name, wanted), _cells(wanted))
+            _check_bound(sketches[name].num_rows, MAX_BINS, "different values", wanted)
+    if totals is None:
+        raise errors.JobFailed("there is no part to aggregate")
+    return _result(totals.sort_by([(name, "ascending") for name in wanted.by]), sketches, wanted)
+
+
+def share_name(name: str, value: Any) -> str:
+    """Column of the share of ``value`` in column ``name``."""
+    return f"{name}_share_{value}"
+
+
+def _columns_of(table: pa.Table, wanted: Aggregation) -> pa.Table:
+    """What groups the rows, and each measured column as floats."""
+    by = {name: table[name] for name in wanted.by}
+    measured = {_value(name): _floats(table[name]) for name in wanted.measured}
+    shares = {
+        _value(share_name(name, value)): pc.cast(
+            pc.equal(pc.cast(table[name], pa.string()), _text(value)), pa.int8()
+        ).cast(pa.float64())
+        for name, value in wanted.share.items()
+    }
+    return pa.table({**by, **measured, **shares})
+
+
+def _totals(groups: pa.Table, wanted: Aggregation) -> pa.Table:
+    asked: list[tuple[Any, str]] = [([], "count_all")]
+    for name in _means(wanted):
+        asked += [(_value(name), kind) for kind in ("sum", "count", "min", "max")]
+    found = groups.group_by(list(wanted.by), use_threads=False).aggregate(asked)
+    return found.rename_columns(
+        [_COUNT if name == "count_all" else name for name in found.column_names]
+    )
+
+
+def _sketch(groups: pa.Table, name: str, wanted: Aggregation) -> pa.Table:
+    """How many values of each bin there are in each group."""
+    values = groups[_value(name)]
+    groups = groups.filter(pc.is_finite(values))
+    bins = _bins(groups[_value(name)].to_numpy())
+    table = groups.select(list(wanted.by)).append_column("bin", pa.array(bins))
+    found = table.group_by(_cells(wanted), use_threads=False).aggregate([([], "count_all")])
+    return found.rename_columns([*_cells(wanted), _COUNT])
+
+
+def _merged(total: pa.Table | None, more: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """Two tables of sums (and of least and greatest values) as one."""
+    if total is None:
+        return more
+    both = pa.concat_tables([total, more], promote_options="permissive")
+    names = [name for name in both.column_names if name not in keys]
+    kinds = [name.rpartition("_")[2] for name in names]
+    asked = [
+        (name, kind if kind in ("min", "max") and name != _COUNT else "sum")
+        for name, kind in zip(names, kinds, strict=True)
+    ]
+    found = both.group_by(list(keys), use_threads=False).aggregate(asked)
+    return found.select([*keys, *(f"{name}_{kind}" for name, kind in asked)]).rename_columns(
+        [*keys, *names]
+    )
+
+
+def _result(
+    totals: pa.Table, sketches: dict[str, pa.Table], wanted: Aggregation
+) -> pa.Table:
+    columns = {name: totals[name] for name in (*wanted.by, _COUNT)}
+    for name in (*wanted.mean, *(share_name(*pair) for pair in wanted.share.items())):
+        mean = pc.divide(totals[f"{_value(name)}_sum"], totals[f"{_value(name)}_count"])
+        shown = f"{name}_mean" if name in wanted.mean else name
+        columns[shown] = pc.if_else(pc.is_nan(mean), None, mean)
+    for name, shares in wanted.quantiles.items():
+        found = _quantiles(totals, sketches[name], name, wanted)
+        for share in shares:
+            columns[f"{name}_p{share * 100:g}"] = pa.array(found[share], pa.float64())
+    return pa.table(columns)
+
+
+def _quantiles(
+    totals: pa.Table, sketch: pa.Table, name: str, wanted: Aggregation
+) -> dict[float, list[float | None]]:
+    bins: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
+    keys = zip(*(sketch[column].to_pylist() for column in wanted.by), strict=True)
+    cells = zip(sketch["bin"].to_pylist(), sketch[_COUNT].to_pylist(), strict=True)
+    for key, cell in zip(keys, cells, strict=True):
+        bins.setdefault(key, []).append(cell)
+    shares = wanted.quantiles[name]
+    found: dict[float, list[float | None]] = {share: [] for share in shares}
+    value = _value(name)
+    columns = [*wanted.by, f"{value}_min", f"{value}_max"]
+    for row in zip(*(totals[one].to_pylist() for one in columns), strict=True):
+        least, most = row[-2:]
+        cells_of = sorted(bins.get(row[:-2], []))
+        for share in shares:
+            found[share].append(
+                min(max(_at(cells_of, share), least), most) if cells_of else None
+            )
+    return found
+
+
+def _at(cells: list[tuple[int, int]], share: float) -> float:
+    """The middle of the bin that holds the value of this rank."""
+    rank = share * (sum(count for _, count in cells) - 1)
+    seen = accumulate(count for _, count in cells)
+    code = next(code for (code, _), count in zip(cells, seen, strict=True) if count > rank)
+    if code == 0:
+        return 0.0
+    middle = 2 * math.pow(_GAMMA, abs(code) - _OFFSET) / (_GAMMA + 1)
+    return math.copysign(middle, code)
+
+
+def _bins(values: Any) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        exponents = np.ceil(np.log(np.abs(values)) / math.log(_GAMMA))
+        codes = np.where(values == 0, 0, np.sign(values) * (exponents + _OFFSET))
+    return codes.astype(np.int64)
+
+
+def _floats(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    return column.cast(pa.float64())
+
+
+def _means(wanted: Aggregation) -> list[str]:
+    return [*wanted.measured, *(share_name(*pair) for pair in wanted.share.items())]
+
+
+def _cells(wanted: Aggregation) -> list[str]:
+    return [*wanted.by, "bin"]
+
+
+def _value(name: str) -> str:
+    """Measured columns have a name that no column of a group has."""
+    return f"\0{name}"
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _check_bound(found: int, most: int, what: str, wanted: Aggregation) -> None:
+    if found > most:
+        raise errors.JobFailed(
+            f"more than {most:,} {what} by {', '.join(wanted.by)}: aggregate by another column"
+        )

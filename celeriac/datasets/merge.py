@@ -1,0 +1,96 @@
+"""All parts of a job in one file: streamed, in order, whole or not there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from celeriac import errors
+from celeriac.datasets import csv
+from celeriac.datasets.files import replacing, sha256_of
+from celeriac.datasets.parts import Written, has_rows
+from celeriac.datasets.places import Place
+from celeriac.datasets.planner import plan
+from celeriac.datasets.reader import read_chunk
+from celeriac.datasets.records import Format
+from celeriac.datasets.sources import open_files
+from celeriac.datasets.streams import read_head
+
+
+def merge_parts(parts: Sequence[Place], target: Place, format: Format) -> Written:
+    """Write the rows of all parts to one file; memory holds one row group at most.
+
+    The same parts always give the same bytes. Raises StorageError if ``target`` cannot be written.
+    """
+    with replacing(target) as temporary:
+        if format == "parquet":
+            _merge_parquet(parts, temporary)
+        else:
+            with temporary.open("wb") as file:
+                _merge_lines(parts, file, has_headers=format == "csv")
+        return Written(temporary.stat().st_size, sha256_of(temporary))
+
+
+def read_tables(
+    parts: Sequence[Place], format: Format, columns: Sequence[str], dtypes: Mapping[str, str]
+) -> Iterator[pa.Table]:
+    """Some columns of all parts, a bounded piece at a time; ``dtypes`` as of a plan.
+
+    Raises DatasetError if a value does not have its type.
+    """
+    if format == "parquet":
+        schema = read_schema(parts)
+        wanted = pa.schema([schema.field(name) for name in columns])
+        for part in parts:
+            for table in row_groups(part, columns):
+                yield table.select(list(columns)).cast(wanted)
+        return
+    filled = [part for part in parts if has_rows(part, format)]
+    if not filled:
+        return
+    whole = plan(open_files(filled), dtypes=dtypes)
+    for chunk in whole.chunks:
+        file = whole.files[chunk.file]
+        rows = read_chunk(whole.format, file, chunk, whole.columns, columns)
+        if rows.errors:
+            bad = rows.errors[0]
+            raise errors.DatasetError(f"{file.path}: row {bad.row}: {bad.message}")
+        yield rows.table
+
+
+def read_schema(parts: Sequence[Place]) -> pa.Schema:
+    """One schema for the Parquet parts of a job."""
+    schemas = []
+    for part in parts:
+        with part.open("rb") as stream:
+            schemas.append(pq.read_schema(stream))
+    return pa.unify_schemas(schemas, promote_options="permissive").remove_metadata()
+
+
+def row_groups(part: Place, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of one Parquet part, a group at a time."""
+    with part.open("rb") as stream, pq.ParquetFile(stream) as file:
+        names = list(columns) if columns is not None else None
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns=names, use_threads=False)
+
+
+def _merge_parquet(parts: Sequence[Place], target: Path) -> None:
+    schema = read_schema(parts)
+    with pq.ParquetWriter(target, schema) as writer:
+        for part in parts:
+            for table in row_groups(part):
+                writer.write_table(table.cast(schema))
+
+
+def _merge_lines(parts: Sequence[Place], target: BinaryIO, *, has_headers: bool) -> None:
+    for number, part in enumerate(parts):
+        with part.open("rb") as file:
+            if has_headers and number:
+                file.seek(csv.read_header(read_head(part))[1])
+            shutil.copyfileobj(file, target, 1 << 22)

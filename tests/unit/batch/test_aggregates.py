@@ -1,0 +1,97 @@
+"""Aggregates over parts: the same as over the whole table, whatever the cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from celeriac import errors
+from celeriac.datasets import aggregates
+from celeriac.datasets.aggregates import aggregate, check_aggregation
+from celeriac.datasets.records import Aggregation
+
+WANTED = Aggregation.of({
+    "by": "product", "mean": ["score", "flag"], "share": {"label": "good"},
+    "quantiles": {"score": [0, 0.5, 0.9, 1]},
+})
+
+ROWS = st.lists(
+    st.fixed_dictionaries({
+        "product": st.sampled_from(["a", "b", None]),
+        "score": st.none() | st.floats(-1e6, 1e6, allow_subnormal=False),
+        "flag": st.booleans(),
+        "label": st.sampled_from(["good", "bad", None]),
+    }),
+    min_size=1, max_size=60,
+)
+SCHEMA = pa.schema([
+    ("product", pa.string()), ("score", pa.float64()), ("flag", pa.bool_()),
+    ("label", pa.string()),
+])
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=ROWS, at=st.integers(0, 60))
+def test_the_cut_into_parts_changes_nothing(rows: list[dict[str, Any]], at: int) -> None:
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    found = aggregate([table.slice(0, at), table.slice(at)], WANTED).to_pylist()
+    whole = aggregate([table], WANTED).to_pylist()
+    for one, other in zip(found, whole, strict=True):
+        assert one == pytest.approx(other)
+    frame = pd.DataFrame(rows, columns=SCHEMA.names)
+    for row in found:
+        here = frame[frame["product"] == row["product"]] if row["product"] is not None else (
+            frame[frame["product"].isna()]
+        )
+        assert row["count"] == len(here)
+        assert row["flag_mean"] == pytest.approx(here["flag"].mean())
+        labels = here["label"].dropna()
+        share = (labels == "good").mean() if len(labels) else None
+        assert row["label_share_good"] == (pytest.approx(share) if len(labels) else None)
+        scores = here["score"].dropna().astype(float)
+        if not len(scores):
+            assert row["score_mean"] is None
+            assert row["score_p50"] is None
+            continue
+        assert row["score_mean"] == pytest.approx(scores.mean(), abs=1e-6)
+        for share, name in [(0, "p0"), (0.5, "p50"), (0.9, "p90"), (1, "p100")]:
+            exact = np.quantile(scores, share, method="lower")
+            assert row[f"score_{name}"] == pytest.approx(exact, rel=0.0051, abs=1e-12)
+
+
+def test_groups_come_in_order_and_by_several_columns() -> None:
+    table = pa.table({"b": [2, 1, 2, 1], "a": ["x", "x", "y", "x"], "n": [1.0, 2.0, 3.0, 5.0]})
+    found = aggregate([table], Aggregation.of({"by": ["b", "a"], "mean": "n"}))
+    assert found.to_pylist() == [
+        {"b": 1, "a": "x", "count": 2, "n_mean": 3.5},
+        {"b": 2, "a": "x", "count": 1, "n_mean": 1.0},
+        {"b": 2, "a": "y", "count": 1, "n_mean": 3.0},
+    ]
+
+
+def test_too_many_groups_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aggregates, "MAX_GROUPS", 5)
+    tables = [pa.table({"id": [n, n + 1]}) for n in range(0, 10, 2)]
+    with pytest.raises(errors.JobFailed, match="more than 5 groups by id"):
+        aggregate(tables, Aggregation.of({"by": "id"}))
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({"by": []}, "at least one column"), ({"by": "nope"}, "no column 'nope'"),
+        ({"by": "id", "mean": "label"}, "'label' holds no numbers"),
+        ({"by": "id", "quantiles": {"n": [50]}}, "from 0 to 1"),
+        ({"by": "id", "share": {"nope": "x"}}, "no column 'nope'"),
+        ({"by": "id", "median": "n"}, "looks like"), ({"mean": "n"}, "looks like"),
+        ("product", "looks like"),
+    ],
+)
+def test_what_cannot_be_aggregated_is_named(value: Any, says: str) -> None:
+    with pytest.raises(errors.RequestError, match=says):
+        check_aggregation(Aggregation.of(value), ["n"], ["id", "label"])
