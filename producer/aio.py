@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
@@ -27,6 +27,7 @@ from producer.routes import Route
 from producer.statistics import ClientStatistics
 
 if TYPE_CHECKING:
+    from celeriac.datasets.records import Aggregation, Format
     from producer.datasets import Progress
     from producer.jobs import JobHandle, JobStatus
 
@@ -143,14 +144,18 @@ class AsyncClient:
 
     async def submit_dataset(  # noqa: PLR0913 - as the client's
         self,
-        source: str | Path,
+        source: Any,
         model: str,
         output: str | Path,
         *,
         chunk_rows: int | None = None,
         text_column: str | None = None,
         keep_columns: Sequence[str] | None = None,
-        output_format: Literal["parquet", "csv"] = "parquet",
+        output_format: Format = "parquet",
+        merge: bool = False,
+        aggregate: Aggregation | Mapping[str, Any] | None = None,
+        model_column: bool = False,
+        error_column: bool = False,
         job_id: str | None = None,
         on_progress: Progress | None = None,
     ) -> JobHandle:
@@ -158,7 +163,8 @@ class AsyncClient:
         return await asyncio.to_thread(
             self._client.submit_dataset, source, model, output, chunk_rows=chunk_rows,
             text_column=text_column, keep_columns=keep_columns, output_format=output_format,
-            job_id=job_id, on_progress=on_progress,
+            merge=merge, aggregate=aggregate, model_column=model_column,
+            error_column=error_column, job_id=job_id, on_progress=on_progress,
         )
 
     async def job(self, job_id: str) -> JobHandle:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import getpass
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +39,7 @@ from producer.results import check_timeout, wait_result
 from producer.statistics import ClientStatistics
 
 if TYPE_CHECKING:
+    from celeriac.datasets.records import Aggregation, Format
     from producer.datasets import Progress
     from producer.jobs import JobHandle, JobStatus
 
@@ -205,14 +206,18 @@ class Client:
 
     def submit_dataset(  # noqa: PLR0913 - a dataset and its options
         self,
-        source: str | Path,
+        source: Any,
         model: str,
         output: str | Path,
         *,
         chunk_rows: int | None = None,
         text_column: str | None = None,
         keep_columns: Sequence[str] | None = None,
-        output_format: Literal["parquet", "csv"] = "parquet",
+        output_format: Format = "parquet",
+        merge: bool = False,
+        aggregate: Aggregation | Mapping[str, Any] | None = None,
+        model_column: bool = False,
+        error_column: bool = False,
         job_id: str | None = None,
         on_progress: Progress | None = None,
     ) -> JobHandle:
@@ -225,8 +230,9 @@ class Client:
 
         return submit_dataset(
             self.broker, source, model, output, chunk_rows=chunk_rows, text_column=text_column,
-            keep_columns=keep_columns, output_format=output_format, job_id=job_id,
-            on_progress=on_progress,
+            keep_columns=keep_columns, output_format=output_format, merge=merge,
+            aggregate=aggregate, model_column=model_column, error_column=error_column,
+            job_id=job_id, on_progress=on_progress,
         )
 
     def job(self, job_id: str) -> JobHandle:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 from celeriac import errors, inputs
 from celeriac.datasets.places import Place
-from celeriac.datasets.records import DatasetPlan
+from celeriac.datasets.records import Aggregation, DatasetPlan, Format
 from celeriac.jobs.finalize import read_manifest
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.plan import Scoring, check_job_id, make_plan, new_job_id
 from celeriac.messages import ModelRef
+from celeriac.outputs import answer_columns
 from celeriac.registry.catalogue import fetch
-from celeriac.registry.manifest import InputSchema
+from celeriac.registry.manifest import InputSchema, OutputSchema
 from producer.broker import Broker
 from producer.jobs import JobHandle, publish_missing, redis_errors
 
@@ -36,7 +37,11 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     chunk_rows: int | None = None,
     text_column: str | None = None,
     keep_columns: Sequence[str] | None = None,
-    output_format: Literal["parquet", "csv"] = "parquet",
+    output_format: Format = "parquet",
+    merge: bool = False,
+    aggregate: Aggregation | Mapping[str, Any] | None = None,
+    model_column: bool = False,
+    error_column: bool = False,
     job_id: str | None = None,
     on_progress: Progress | None = None,
 ) -> JobHandle:
@@ -45,7 +50,11 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     ``source`` is a file (CSV, JSON lines, Parquet), a folder of them or of images, a pattern, or
     an Arrow table or a frame of this process; ``output`` a new folder. The workers reach both
     under the same path, or in S3 (``s3://bucket/...``). ``model`` is pinned to the version that it
-    means now. ``keep_columns`` are joined to the predictions (default: all). Submitting the same
+    means now. ``keep_columns`` are joined to the predictions (default: all). ``merge`` also puts
+    all parts into one file. ``aggregate`` computes over groups of rows: ``{"by": "product",
+    "mean": ["probability"], "share": {"prediction": "positive"}, "quantiles": {"probability":
+    [0.5, 0.95]}}``. ``model_column`` adds who answered; ``error_column`` why a row failed, and
+    then such rows stay in their place. Submitting the same
     job to the same folder again continues it (``handle.resumed``).
 
     Raises ModelNotFound, VersionNotFound, DatasetError, OutputConflict, BrokerError; then nothing
@@ -53,8 +62,10 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     """
     if chunk_rows is not None and chunk_rows < 1:
         raise errors.RequestError(f"chunk_rows is a positive number of rows, not {chunk_rows}")
-    if output_format not in ("parquet", "csv"):
-        raise errors.RequestError(f"the output is parquet or csv, not {output_format!r}")
+    if output_format not in get_args(Format):
+        raise errors.RequestError(
+            f"the output is {', '.join(get_args(Format))}, not {output_format!r}"
+        )
     ref = ModelRef.parse(model)
     with redis_errors(broker):
         version = fetch(broker.redis).resolve(ref)
@@ -72,7 +83,10 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     scoring = Scoring(
         model=ref.name, version=version.version, device=version.device, needs=tuple(needs),
         keeps=tuple(keeps), text_column=text_column, output_format=output_format,
+        model_column=model_column, error_column=error_column, merge=merge,
+        aggregate=None if aggregate is None else Aggregation.of(aggregate),
     )
+    _check_aggregate(found, version.output, scoring)
     now = datetime.now(UTC)
     wanted = check_job_id(job_id) if job_id else new_job_id(now)
     copies = Copies(folder.copies)
@@ -177,6 +191,25 @@ def _check_output(source: Source, keeps: Sequence[str], output_format: str) -> N
             f"column {nested[0]!r} holds lists or records, which CSV cannot; "
             "choose parquet for the output, or keep other columns"
         )
+
+
+def _check_aggregate(source: Source, schema: OutputSchema, scoring: Scoring) -> None:
+    """Raises RequestError if the output will not hold what is to be aggregated."""
+    if scoring.aggregate is None:
+        return
+    from celeriac.datasets.aggregates import check_aggregation
+
+    answers = answer_columns(schema)
+    numbers = [
+        column.name for column in source.columns
+        if column.name in scoring.keeps and column.name not in answers
+        and column.dtype.startswith((*_NUMBERS, "bool"))
+    ]
+    kinds = {type(label) for label in schema.labels}
+    all_numbers = schema.kind == "regressor" or (kinds and kinds <= {int, bool, float})
+    numbers += [name for name in answers if all_numbers or name.startswith("probability")]
+    others = {*scoring.keeps, *answers} - {*numbers}
+    check_aggregation(scoring.aggregate, numbers, sorted(others))
 
 
 def _require_readers() -> None:

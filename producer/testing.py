@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from celeriac import errors
 from celeriac.messages import ModelRef, Prediction, check_model_name
@@ -27,6 +27,7 @@ from producer.results import check_timeout
 from producer.statistics import ClientStatistics, Counts
 
 if TYPE_CHECKING:
+    from celeriac.datasets.records import Aggregation, Format
     from producer.datasets import Progress
     from producer.jobs import JobStatus
 
@@ -132,14 +133,18 @@ class FakeClient:
 
     def submit_dataset(  # noqa: PLR0913 - as the client's
         self,
-        source: str | Path,
+        source: Any,
         model: str,
         output: str | Path,
         *,
         chunk_rows: int | None = None,
         text_column: str | None = None,
         keep_columns: Sequence[str] | None = None,
-        output_format: Literal["parquet", "csv"] = "parquet",
+        output_format: Format = "parquet",
+        merge: bool = False,
+        aggregate: Aggregation | Mapping[str, Any] | None = None,
+        model_column: bool = False,
+        error_column: bool = False,
         job_id: str | None = None,
         on_progress: Progress | None = None,
     ) -> FakeJob:

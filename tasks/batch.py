@@ -92,7 +92,8 @@ def chunk(self: Task, job_id: str, chunk_no: int, output: str, v: int = 1) -> No
 
 @shared_task(
     name=BATCH_FINALIZE, base=JobTask, bind=True, acks_late=True, ignore_result=True,
-    autoretry_for=(redis.RedisError, OSError), retry_backoff=1, retry_backoff_max=30,
+    autoretry_for=(redis.RedisError, OSError, errors.StorageError),
+    retry_backoff=1, retry_backoff_max=30,
 )
 def finalize(self: Task, job_id: str, output: str, v: int = 1) -> None:  # noqa: ARG001
     """Check every part, write manifest.json and _SUCCESS; or confirm a cancellation."""

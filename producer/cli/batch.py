@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from celeriac import errors
+from celeriac.datasets.places import place
 from celeriac.jobs.ledger import JobState
 from celeriac.settings import get_settings
 from producer.broker import Broker
@@ -38,9 +38,9 @@ def register(main: typer.Typer) -> None:
 
 @app.command()
 def submit(
-    source: Annotated[str, typer.Argument(help="CSV or Parquet file, folder of them, or pattern.")],
+    source: Annotated[str, typer.Argument(help="File, folder or pattern, also s3://...")],
     model: Annotated[str, typer.Option("--model", "-m", help="NAME, NAME@VERSION or NAME@ALIAS.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the results.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="New folder, or s3://...")],
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end, with progress.")] = False,
     text_column: Annotated[
         str | None, typer.Option(help="Column that a text model reads.")
@@ -50,8 +50,27 @@ def submit(
     ] = None,
     chunk_rows: Annotated[int | None, typer.Option(min=1, help="Rows of one chunk.")] = None,
     output_format: Annotated[
-        Literal["parquet", "csv"], typer.Option("--format", help="Of the results.")
+        Literal["parquet", "csv", "jsonl"], typer.Option("--format", help="Of the results.")
     ] = "parquet",
+    merge: Annotated[
+        bool, typer.Option("--merge", help="All results in one file, too.")
+    ] = False,
+    model_column: Annotated[
+        bool, typer.Option("--model-column", help="Add the model's name and version.")
+    ] = False,
+    error_column: Annotated[
+        bool, typer.Option("--error-column", help="Keep rows that fail, with the reason.")
+    ] = False,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Column whose values group the aggregates.")
+    ] = None,
+    mean: Annotated[list[str] | None, typer.Option(help="Column to average by group.")] = None,
+    share: Annotated[
+        list[str] | None, typer.Option(help="COLUMN=VALUE: how often, by group.")
+    ] = None,
+    quantile: Annotated[
+        list[str] | None, typer.Option(help="COLUMN=0.5: this quantile, by group.")
+    ] = None,
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", min=0, help="Longest --wait, in seconds.")
     ] = LONGEST_WAIT_S,
@@ -63,7 +82,9 @@ def submit(
         with _planning() as on_progress:
             handle = submit_dataset(
                 broker, source, model, output, chunk_rows=chunk_rows, text_column=text_column,
-                keep_columns=keep or None, output_format=output_format, on_progress=on_progress,
+                keep_columns=keep or None, output_format=output_format, merge=merge,
+                aggregate=_aggregation(by, mean, share, quantile), model_column=model_column,
+                error_column=error_column, on_progress=on_progress,
             )
         _say_submitted(handle)
         if wait:
@@ -138,6 +159,32 @@ def resume(
             raise typer.Exit(_follow(handle, timeout_s))
 
 
+def _aggregation(
+    by: list[str] | None, mean: list[str] | None, share: list[str] | None,
+    quantile: list[str] | None,
+) -> dict[str, Any] | None:
+    """What --by and its companions mean. Raises RequestError."""
+    if not by:
+        if mean or share or quantile:
+            raise errors.RequestError("--mean, --share and --quantile need --by COLUMN")
+        return None
+    ranks: dict[str, list[float]] = {}
+    for column, text in map(_pair, quantile or []):
+        try:
+            ranks.setdefault(column, []).append(float(text))
+        except ValueError as error:
+            raise errors.RequestError(f"--quantile {column}={text}: {text!r} is no rank") from error
+    return {"by": by, "mean": mean or [], "share": dict(map(_pair, share or [])),
+            "quantiles": ranks}
+
+
+def _pair(text: str) -> tuple[str, str]:
+    column, equals, value = text.rpartition("=")
+    if not equals:
+        raise errors.RequestError(f"{text!r}: write it as COLUMN=VALUE")
+    return column, value
+
+
 @contextmanager
 def _broker() -> Iterator[Broker]:
     broker = Broker(get_settings())
@@ -148,7 +195,7 @@ def _broker() -> Iterator[Broker]:
 
 
 def _open(broker: Broker, job: str) -> JobHandle:
-    folder = Path(job)
+    folder = place(job)
     if (folder / "job.json").is_file():
         return JobHandle.from_output(broker, folder)
     if "/" in job or folder.is_dir():

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import gzip
+import io
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import redis
+from PIL import Image
 
 from celeriac import errors
 from celeriac.datasets.copies import Copies
@@ -30,7 +36,13 @@ from celeriac.jobs.chunk import run_chunk
 from celeriac.jobs.finalize import finalize, read_manifest
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.plan import Scoring, make_plan
+from celeriac.messages import decode_item
 from celeriac.outputs import TableAnswers
+from celeriac.registry.catalogue import publish
+from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema, Pixels
+from celeriac.registry.store import Registry
+from celeriac.settings import Settings
+from producer.client import Client
 from workers.valkey import free_port
 
 NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)
@@ -243,3 +255,62 @@ def test_a_server_that_is_gone_is_an_error_in_time(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with pytest.raises(errors.DatasetError, match=r"s3://data/a\.csv: cannot be read"):
         open_source("s3://data/a.csv")
+
+
+def png(level: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (2, 2), level).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_real_workers_take_frames_images_and_objects(
+    bucket: S3Path, settings: Settings, redis_client: redis.Redis,
+    start_worker: Callable[..., Any], tmp_path: Path,
+) -> None:
+    registry = Registry(settings.models.root)
+    grey = InputSchema(kind="image", shape=(2, 2), pixels=Pixels(mode="L", scale=1.0))
+    for name, schema in [("echo", InputSchema(kind="any")), ("grey", grey)]:
+        draft = ModelDraft(format="echo", input=schema, output=OutputSchema(kind="any"))
+        registry.add(name, lambda folder, draft=draft: draft)
+    publish(redis_client, registry.infos())
+    for level in range(40):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        (tmp_path / "pictures" / f"{level:02}.png").write_bytes(png(level))
+    (tmp_path / "pictures" / "07.png").write_bytes(b"no image")
+    put(bucket / "in" / "a.csv.gz", gzip.compress(CSV))
+    frame = pd.DataFrame({"id": range(300), "kind": ["x", "y", "z"] * 100})
+    start_worker("batch.cpu", "-c", "2")
+    start_worker("maintenance", "-c", "1")
+    with Client(settings=settings) as client:
+        jobs = [
+            client.submit_dataset(
+                frame, "echo@1", "s3://data/frame", chunk_rows=70, merge=True, model_column=True,
+                aggregate={"by": "kind", "mean": "id"}, output_format="csv",
+            ),
+            client.submit_dataset(
+                tmp_path / "pictures", "grey@1", tmp_path / "grey", error_column=True,
+                output_format="jsonl", chunk_rows=16,
+            ),
+            client.submit_dataset("s3://data/in/*.gz", "echo@1", "s3://data/objects"),
+        ]
+        ended = [job.wait(60) for job in jobs]
+        assert [(one.state, one.rows_done, one.rows_failed) for one in ended] == [
+            ("completed", 300, 0), ("completed_with_errors", 40, 1), ("completed", 100, 0),
+        ]
+        assert ended[0].source == "a frame of 300 rows"
+        table = jobs[0].results()
+        assert table["id"].to_pylist() == list(range(300))
+        assert set(table["model"].to_pylist()) == {"echo@1"}
+        merged = (bucket / "frame" / "predictions.csv").read_bytes()
+        assert merged.count(b"\n") == 301
+        groups = pq.read_table((bucket / "frame" / "aggregates.parquet").open()).to_pylist()
+        assert groups[0] == {"kind": "x", "count": 100, "id_mean": 148.5}
+        rows = jobs[1].results().to_pylist()
+        assert [row["path"][-6:] for row in rows] == [f"{level:02}.png" for level in range(40)]
+        assert decode_item(json.loads(rows[3]["prediction"])).tolist() == [[3.0, 3.0]] * 2
+        assert rows[7]["prediction"] is None
+        assert rows[7]["error"].startswith("item_invalid: the model takes an image")
+        assert jobs[2].results()["id"].to_pylist() == list(range(100))
+        with pytest.raises(errors.OutputConflict):
+            client.submit_dataset(frame, "echo@1", "s3://data/objects")
+        assert not list((bucket / "objects" / "input").files())
