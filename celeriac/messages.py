@@ -54,6 +54,7 @@ PREDICT = "celeriac.predict"
 PREDICT_ENVELOPE = "celeriac.predict.envelope"
 BATCH_CHUNK = "celeriac.batch.chunk"
 BATCH_FINALIZE = "celeriac.batch.finalize"
+BATCH_RECONCILE = "celeriac.batch.reconcile"
 MODELS_PROMOTE = "celeriac.models.promote"
 MODELS_ROLLBACK = "celeriac.models.rollback"
 CATALOGUE_PUBLISH = "celeriac.models.publish"
@@ -92,9 +93,16 @@ def job_key(job_id: str) -> str:
     return f"celeriac:job:{job_id}"
 
 
-def job_done_key(job_id: str) -> str:
-    """Set of committed chunk numbers of one batch job. Expires with :func:`job_key`."""
-    return f"celeriac:job:{job_id}:done"
+def job_part_key(job_id: str, part: str) -> str:
+    """Where the chunks of one batch job are: ``done`` is a set of their numbers, ``waiting``,
+    ``queued`` and ``running`` are sorted sets, ``dead`` and ``claims`` hashes.
+    Expires with :func:`job_key`."""
+    return f"celeriac:job:{job_id}:{part}"
+
+
+ACTIVE_JOBS_KEY = "celeriac:jobs:active"
+"""Set of the ids of jobs that have not ended. Owned by the reconciler, which drops what Redis has
+forgotten."""
 
 
 JOBS_KEY = "celeriac:jobs"

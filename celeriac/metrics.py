@@ -69,6 +69,9 @@ LOAD_FAILURES = Counter(
     "celeriac_model_load_failures_total", "Versions that could not be loaded", ["model"]
 )
 CHUNKS = Counter("celeriac_batch_chunks_total", "Chunks by what became of them", ["outcome"])
+RECONCILED = Counter(
+    "celeriac_batch_reconciled_total", "What was lost of batch jobs and sent again", ["what"]
+)
 NIGHTLY_MISSED = Gauge(
     "celeriac_nightly_missed", "Dates of a nightly schedule that have no run", ["schedule"],
     multiprocess_mode="mostrecent",

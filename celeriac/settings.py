@@ -129,6 +129,13 @@ class BatchSettings(_Section):
     """Bytes of one chunk's source, at most."""
     chunk_timeout_s: Annotated[int, Field(ge=1, le=86_400)] = 1_800
     """Longest run of one chunk; then its process is ended."""
+    lease_s: Annotated[float, Field(ge=1, le=3_600)] = 15.0
+    """A chunk whose process has not been heard of for so long goes to another one."""
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often a chunk is tried; then it is given up, and the job goes on without it."""
+    wave_chunks: Annotated[int, Field(ge=1, le=10_000)] = 16
+    """Chunks of one job that are queued or running at the same time, at most: about four for each
+    batch process of all workers together. Jobs take turns by as many."""
     job_ttl_s: Annotated[int, Field(ge=60)] = 604_800
     """How long Redis remembers a job after its last change. Its files stay."""
 

@@ -157,6 +157,7 @@ class AsyncClient:
         model_column: bool = False,
         error_column: bool = False,
         job_id: str | None = None,
+        expires_s: float | None = None,
         on_progress: Progress | None = None,
     ) -> JobHandle:
         """As :meth:`Client.submit_dataset`; the handle's own methods block."""
@@ -164,7 +165,8 @@ class AsyncClient:
             self._client.submit_dataset, source, model, output, chunk_rows=chunk_rows,
             text_column=text_column, keep_columns=keep_columns, output_format=output_format,
             merge=merge, aggregate=aggregate, model_column=model_column,
-            error_column=error_column, job_id=job_id, on_progress=on_progress,
+            error_column=error_column, job_id=job_id, expires_s=expires_s,
+            on_progress=on_progress,
         )
 
     async def job(self, job_id: str) -> JobHandle:

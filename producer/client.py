@@ -219,6 +219,7 @@ class Client:
         model_column: bool = False,
         error_column: bool = False,
         job_id: str | None = None,
+        expires_s: float | None = None,
         on_progress: Progress | None = None,
     ) -> JobHandle:
         """Score a dataset with the batch workers; as :func:`producer.datasets.submit_dataset`.
@@ -232,7 +233,7 @@ class Client:
             self.broker, source, model, output, chunk_rows=chunk_rows, text_column=text_column,
             keep_columns=keep_columns, output_format=output_format, merge=merge,
             aggregate=aggregate, model_column=model_column, error_column=error_column,
-            job_id=job_id, on_progress=on_progress,
+            job_id=job_id, expires_s=expires_s, on_progress=on_progress,
         )
 
     def job(self, job_id: str) -> JobHandle:

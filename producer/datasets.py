@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, get_args
+
+import redis
 
 from celeriac import errors, inputs
 from celeriac.datasets.places import Place
 from celeriac.datasets.records import Aggregation, DatasetPlan, Format
 from celeriac.jobs.finalize import read_manifest
 from celeriac.jobs.folder import JobFolder
+from celeriac.jobs.ledger import Ledger
 from celeriac.jobs.plan import Scoring, check_job_id, make_plan, new_job_id
 from celeriac.messages import ModelRef
 from celeriac.outputs import answer_columns
@@ -43,6 +47,7 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     model_column: bool = False,
     error_column: bool = False,
     job_id: str | None = None,
+    expires_s: float | None = None,
     on_progress: Progress | None = None,
 ) -> JobHandle:
     """Score a dataset: plan it, queue its chunks, and return at once.
@@ -55,7 +60,8 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     "mean": ["probability"], "share": {"prediction": "positive"}, "quantiles": {"probability":
     [0.5, 0.95]}}``. ``model_column`` adds who answered; ``error_column`` why a row failed, and
     then such rows stay in their place. Submitting the same
-    job to the same folder again continues it (``handle.resumed``).
+    job to the same folder again continues it (``handle.resumed``). A job that has not ended
+    ``expires_s`` from now is ``expired``: nothing more of it runs, unless it is resumed.
 
     Raises ModelNotFound, VersionNotFound, DatasetError, OutputConflict, BrokerError; then nothing
     was queued.
@@ -66,6 +72,8 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
         raise errors.RequestError(
             f"the output is {', '.join(get_args(Format))}, not {output_format!r}"
         )
+    if expires_s is not None and expires_s <= 0:
+        raise errors.RequestError(f"expires_s is a positive number of seconds, not {expires_s}")
     ref = ModelRef.parse(model)
     with redis_errors(broker):
         version = fetch(broker.redis).resolve(ref)
@@ -89,19 +97,16 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     _check_aggregate(found, version.output, scoring)
     now = datetime.now(UTC)
     wanted = check_job_id(job_id) if job_id else new_job_id(now)
+    shown = sources.describe(source)
     copies = Copies(folder.copies)
-    try:
+    with _validating(broker, folder, wanted, scoring, shown), _discarding(copies):
         dataset = _plan(broker, found, version.input, scoring, copies, chunk_rows, on_progress)
-        ours = make_plan(
-            dataset, scoring, source=sources.describe(source), job_id=wanted, now=now
-        )
+        ours = make_plan(dataset, scoring, source=shown, job_id=wanted, now=now)
         existed = folder.holds_job()
         plan = folder.create(ours, dataset.chunks)
-    except BaseException:
-        copies.discard()
-        raise
     if read_manifest(folder) is None:
-        publish_missing(broker, folder, plan, list(dataset.chunks))
+        expires_ms = round((now.timestamp() + expires_s) * 1_000) if expires_s else 0
+        publish_missing(broker, folder, plan, list(dataset.chunks), expires_ms=expires_ms)
     else:
         copies.discard()
     return JobHandle(broker, plan.job_id, folder.path, resumed=existed)
@@ -123,6 +128,41 @@ def _plan(  # noqa: PLR0913, PLR0917 - one source, its model and its options
         copies=copies,
         on_progress=_adding_up(on_progress, source.bytes) if on_progress else None,
     )
+
+
+@contextmanager
+def _discarding(copies: Copies) -> Iterator[None]:
+    """No job, no copies."""
+    try:
+        yield
+    except BaseException:
+        copies.discard()
+        raise
+
+
+@contextmanager
+def _validating(
+    broker: Broker, folder: JobFolder, job_id: str, scoring: Scoring, source: str
+) -> Iterator[None]:
+    """Show the job while it is planned; if it comes to nothing, or to another job, forget it."""
+    if folder.holds_job():
+        yield
+        return
+    ledger = Ledger(broker.redis, broker.settings.batch.job_ttl_s)
+    with redis_errors(broker):
+        ledger.announce(
+            job_id, model=scoring.model, version=scoring.version, source=source,
+            output=str(folder.path),
+        )
+    try:
+        yield
+    except BaseException:
+        with suppress(redis.RedisError):
+            ledger.withdraw(job_id)
+        raise
+    if folder.load().job_id != job_id:  # another submitter was first
+        with redis_errors(broker):
+            ledger.withdraw(job_id)
 
 
 def _kept(

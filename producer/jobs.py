@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import redis
 from kombu.exceptions import OperationalError
@@ -16,25 +17,19 @@ from celeriac.datasets.places import Place
 from celeriac.datasets.records import Chunk
 from celeriac.jobs.finalize import read_manifest
 from celeriac.jobs.folder import JobFolder
-from celeriac.jobs.ledger import JobEntry, JobState, Ledger
-from celeriac.jobs.plan import JobPlan, check_job_id
-from celeriac.messages import (
-    BATCH_CHUNK,
-    BATCH_FINALIZE,
-    CONTRACT,
-    MAINTENANCE_QUEUE,
-    batch_queue,
-)
+from celeriac.jobs.ledger import DeadChunk, JobEntry, JobState, Ledger
+from celeriac.jobs.plan import ChunkRecord, JobPlan, check_job_id
+from producer import waves
 from producer.broker import Broker, broker_error
+from producer.waves import Job
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from celery import Celery
 
-GROUP_CHUNKS = 500
-"""Chunks of one Celery group, at most."""
 _POLL_S = (0.05, 1.0)
-_KILL_AFTER_S = 30
+_REQUEUES = (
+    JobState.IN_PROGRESS, JobState.COMPLETED_WITH_ERRORS, JobState.FAILED, JobState.EXPIRED,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +47,29 @@ class JobStatus:
     rows_total: int
     rows_done: int
     rows_failed: int
+    chunks_queued: int = 0
+    """Waiting, on their way or to come."""
+    chunks_running: int = 0
+    chunks_dead: int = 0
+    """Given up; see :meth:`JobHandle.dead`."""
     rows_per_s: float | None = None
     """Since the first chunk began; None before that."""
     eta_s: float | None = None
     """At that rate; None unless chunks are being scored."""
     error: str = ""
     """Why the job failed."""
+    created_at: datetime | None = None
+    """UTC, as all times here."""
+    started_at: datetime | None = None
+    """When the first chunk began, since the job was last submitted or resumed."""
+    ended_at: datetime | None = None
+    expires_at: datetime | None = None
+    """When the job ends, whatever is left of it."""
+
+    @property
+    def rows_ok(self) -> int:
+        """Rows that have an answer."""
+        return self.rows_done - self.rows_failed
 
 
 class JobHandle:
@@ -131,25 +143,73 @@ class JobHandle:
             pause = min(pause * 1.5, longest)
 
     def cancel(self) -> JobStatus:
-        """Ask that no further chunk starts. Parts that are done stay; ``resume`` goes on.
+        """Ask that no further chunk starts and that running ones stop, within seconds.
 
-        A job that has ended stays as it is.
+        Parts that are done stay; ``resume`` goes on. A job that has ended stays as it is.
         """
         with redis_errors(self._broker):
-            if self._ledger.cancel(self.id) is JobState.CANCELLING:
-                publish_finalizer(self._broker.celery, self.id, self.output)
+            self._ledger.cancel(self.id)
         return self.status()
 
     def resume(self) -> JobStatus:
         """Publish every chunk that has no valid part; works from the output folder alone.
 
-        Harmless for a job that is running: a chunk that is done twice counts once.
-        Raises JobNotFound if the folder cannot be read here.
+        Harmless for a job that is running: what runs goes on. Chunks that were given up are tried
+        again, unless they were dropped. Raises JobNotFound if the folder cannot be read here.
         """
         plan = self._folder.load()
         if read_manifest(self._folder) is None:
             publish_missing(self._broker, self._folder, plan, self._folder.chunks(plan))
         return self.status()
+
+    def dead(self) -> list[DeadChunk]:
+        """The chunks that were given up, each with its reason."""
+        with redis_errors(self._broker):
+            if self._ledger.entry(self.id) is not None:
+                return self._ledger.dead(self.id)
+        manifest, marks = read_manifest(self._folder), self._folder.dropped()
+        return [
+            DeadChunk(one.chunk, one.attempts, one.reason, "", 0, one.chunk in marks)
+            for one in (manifest.dead if manifest else ())
+        ]
+
+    def requeue(self, chunks: Sequence[int] = ()) -> int:
+        """Try chunks again that were given up (default: all but the dropped ones); how many.
+
+        A job that has ended is opened again: its manifest goes until it ends anew. Raises
+        RequestError while the job is finalizing or if it was cancelled.
+        """
+        wanted = set(chunks)
+        found = [
+            one.chunk for one in self.dead()
+            if (one.chunk in wanted if wanted else not one.dropped)
+        ]
+        if not found:
+            return 0
+        plan = self._folder.load()
+        status = self.status()
+        if status.state not in _REQUEUES:
+            raise errors.RequestError(
+                f"job {self.id} is {status.state}: its chunks cannot be tried again now"
+            )
+        self._folder.reopen(found)
+        with redis_errors(self._broker):
+            count, change = self._ledger.requeue_dead(self.id, found)
+            waves.publish(self._broker, Job.of_plan(plan, str(self.output)), change)
+        if not count:  # Redis has forgotten the job
+            publish_missing(self._broker, self._folder, plan, self._folder.chunks(plan))
+        return len(found)
+
+    def drop(self, chunks: Sequence[int]) -> list[int]:
+        """Have chunks that were given up stay so, also after ``resume``; those that were."""
+        dead = {one.chunk: one for one in self.dead()}
+        found = sorted(set(chunks) & set(dead))
+        for chunk in found:
+            self._folder.drop(chunk, dead[chunk].reason)
+        if found:
+            with redis_errors(self._broker):
+                self._ledger.drop(self.id, found)
+        return found
 
     def parts(self) -> list[Place]:
         """The files of the output, in the order of the input. Raises JobFailed until it is whole.
@@ -177,43 +237,20 @@ def list_jobs(broker: Broker, limit: int = 100) -> list[JobStatus]:
 
 
 def publish_missing(
-    broker: Broker, folder: JobFolder, plan: JobPlan, chunks: list[Chunk]
+    broker: Broker, folder: JobFolder, plan: JobPlan, chunks: list[Chunk], *, expires_ms: int = 0
 ) -> int:
     """Enter the job in the ledger and publish the chunks without a valid part; how many."""
     records = {chunk.number: folder.valid_record(plan, chunk) for chunk in chunks}
-    missing = [chunk for chunk in chunks if records[chunk.number] is None]
+    done = [record for record in records.values() if record is not None]
+    marks = folder.dropped()
+    dropped = {chunk: why for chunk, why in marks.items() if records.get(chunk) is None}
     with redis_errors(broker):
-        done = [record for record in records.values() if record is not None]
-        _ledger(broker).register(plan, str(folder.path), done)
-        if missing:
-            publish_chunks(broker, plan, missing, folder.path)
-        else:
-            publish_finalizer(broker.celery, plan.job_id, folder.path)
-    return len(missing)
-
-
-def publish_chunks(broker: Broker, plan: JobPlan, chunks: list[Chunk], output: Place) -> None:
-    """Celery groups of chunk tasks. A message carries references, never rows."""
-    from celery import group
-
-    app = broker.celery
-    for start in range(0, len(chunks), GROUP_CHUNKS):
-        tasks = [
-            _chunk_signature(broker, plan, chunk, output)
-            for chunk in chunks[start : start + GROUP_CHUNKS]
-        ]
-        group(tasks, app=app).apply_async()
-
-
-def publish_finalizer(app: Celery, job_id: str, output: str | Place) -> None:
-    """Queue the finaliser of a job. One too many changes nothing."""
-    app.send_task(
-        BATCH_FINALIZE,
-        kwargs={"v": CONTRACT, "job_id": job_id, "output": str(output)},
-        queue=MAINTENANCE_QUEUE,
-        ignore_result=True,
-        headers={"job_id": job_id, "sent_ms": _now_ms()},
-    )
+        change = _ledger(broker).enter(
+            plan, str(folder.path), done, window=broker.settings.batch.wave_chunks,
+            dropped=dropped, expires_ms=expires_ms,
+        )
+        waves.publish(broker, Job.of_plan(plan, str(folder.path)), change)
+    return len(chunks) - len(done) - len(dropped)
 
 
 @contextmanager
@@ -229,29 +266,6 @@ def _ledger(broker: Broker) -> Ledger:
     return Ledger(broker.redis, broker.settings.batch.job_ttl_s)
 
 
-def _chunk_signature(broker: Broker, plan: JobPlan, chunk: Chunk, output: Place) -> Any:
-    limit_s = broker.settings.batch.chunk_timeout_s
-    shown = {
-        "job_id": plan.job_id, "chunk_no": chunk.number, "model": plan.scoring.ref,
-        "items": chunk.rows,
-    }
-    return broker.celery.signature(
-        BATCH_CHUNK,
-        kwargs={
-            "v": CONTRACT, "job_id": plan.job_id, "chunk_no": chunk.number, "output": str(output),
-        },
-        immutable=True,
-    ).set(
-        queue=batch_queue(plan.scoring.device),
-        ignore_result=True,
-        soft_time_limit=limit_s,
-        time_limit=limit_s + _KILL_AFTER_S,
-        argsrepr="()",
-        kwargsrepr=repr(shown),
-        headers={"job_id": plan.job_id, "sent_ms": _now_ms()},
-    )
-
-
 def _status_of_entry(entry: JobEntry) -> JobStatus:
     rate = _rows_per_s(entry)
     running = entry.state is JobState.IN_PROGRESS and rate
@@ -260,13 +274,16 @@ def _status_of_entry(entry: JobEntry) -> JobStatus:
         source=entry.source, output=entry.output, chunks_total=entry.chunks,
         chunks_done=entry.chunks_done, rows_total=entry.rows, rows_done=entry.rows_done,
         rows_failed=entry.rows_failed, rows_per_s=rate,
+        chunks_queued=entry.chunks_waiting + entry.chunks_queued,
+        chunks_running=entry.chunks_running, chunks_dead=entry.chunks_dead,
         eta_s=(entry.rows - entry.rows_done) / rate if running and rate else None,
-        error=entry.error,
+        error=entry.error, created_at=_time(entry.created_ms), started_at=_time(entry.started_ms),
+        ended_at=_time(entry.ended_ms), expires_at=_time(entry.expires_ms),
     )
 
 
 def _rows_per_s(entry: JobEntry) -> float | None:
-    seconds = (entry.updated_ms - entry.started_ms) / 1_000
+    seconds = ((entry.ended_ms or entry.updated_ms) - entry.started_ms) / 1_000
     if not entry.started_ms or seconds <= 0:
         return None
     return (entry.rows_done - entry.rows_before) / seconds
@@ -280,10 +297,17 @@ def _status_of_folder(folder: JobFolder) -> JobStatus:
         id=plan.job_id, state=JobState(manifest.state) if manifest else JobState.EXPIRED,
         model=plan.scoring.model, version=plan.scoring.version, source=plan.source,
         output=str(folder.path), chunks_total=plan.chunks, chunks_done=len(records),
-        rows_total=plan.rows, rows_done=sum(record.rows_in for record in records),
-        rows_failed=sum(record.rows_failed for record in records),
+        rows_total=plan.rows,
+        rows_done=manifest.rows_in if manifest else sum(record.rows_in for record in records),
+        rows_failed=manifest.rows_failed if manifest else _failed(records),
+        chunks_dead=len(manifest.dead) if manifest else 0,
+        created_at=datetime.fromisoformat(plan.created_at),
     )
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+def _failed(records: list[ChunkRecord]) -> int:
+    return sum(record.rows_failed for record in records)
+
+
+def _time(unix_ms: int) -> datetime | None:
+    return datetime.fromtimestamp(unix_ms / 1_000, UTC) if unix_ms else None

@@ -28,6 +28,7 @@ from producer.statistics import ClientStatistics, Counts
 
 if TYPE_CHECKING:
     from celeriac.datasets.records import Aggregation, Format
+    from celeriac.jobs.ledger import DeadChunk
     from producer.datasets import Progress
     from producer.jobs import JobStatus
 
@@ -146,6 +147,7 @@ class FakeClient:
         model_column: bool = False,
         error_column: bool = False,
         job_id: str | None = None,
+        expires_s: float | None = None,
         on_progress: Progress | None = None,
     ) -> FakeJob:
         """A job that is complete at once. It reads no source and writes no file."""
@@ -255,6 +257,15 @@ class FakeJob:
 
     def resume(self) -> JobStatus:
         return self.status()
+
+    def dead(self) -> list[DeadChunk]:
+        return []
+
+    def requeue(self, chunks: Sequence[int] = ()) -> int:
+        return 0
+
+    def drop(self, chunks: Sequence[int]) -> list[int]:
+        return []
 
     def parts(self) -> list[Path]:
         return []

@@ -44,11 +44,13 @@ def task_message(  # noqa: PLR0913 - what a message says
     ignore_result: bool = False,
     expires_at: datetime | None = None,
     sent_ms: int | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> bytes:
     """The message to LPUSH on ``queue``, stamped with ``sent_ms`` or now.
 
     ``shown`` is what Flower and logs see in place of ``kwargs``: never a payload. A worker drops
-    the message unread after ``expires_at`` (with a time zone).
+    the message unread after ``expires_at`` (with a time zone). ``extra``: further headers, or
+    other values of these.
     """
     headers: dict[str, Any] = {
         "lang": "py",
@@ -71,6 +73,7 @@ def task_message(  # noqa: PLR0913 - what a message says
         "stamped_headers": None,
         "stamps": {},
         "sent_ms": now_ms() if sent_ms is None else sent_ms,
+        **(extra or {}),
     }
     properties = {
         "correlation_id": task_id,

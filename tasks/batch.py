@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import Any, NoReturn
+from typing import Any, TypeVar
 
 import redis
+from billiard.exceptions import WorkerLostError
 from celery import Task, shared_task
 
 from celeriac import errors, metrics
 from celeriac.cache.worker import get_worker_cache
 from celeriac.host import get_host
 from celeriac.jobs import finalize as finalizing, policy
-from celeriac.jobs.chunk import PredictBatch, run_chunk
+from celeriac.jobs.chunk import PredictBatch, process_name, run_chunk
 from celeriac.jobs.folder import JobFolder
-from celeriac.jobs.ledger import JobState, Ledger
+from celeriac.jobs.lease import ChunkLease
+from celeriac.jobs.ledger import Answer, Change, Claim, JobState, Ledger
 from celeriac.jobs.plan import ChunkRecord, JobPlan
 from celeriac.jobs.recall import RecallingScorer, shares_cache
 from celeriac.logs import get_logger
-from celeriac.messages import BATCH_CHUNK, BATCH_FINALIZE, check_contract
+from celeriac.messages import BATCH_CHUNK, BATCH_FINALIZE, BATCH_RECONCILE, check_contract
 from celeriac.scoring import Scorer
 from celeriac.settings import get_settings
+from producer import reconciler, waves
 from producer.broker import Broker
-from producer.jobs import publish_finalizer
+from producer.waves import Job
 from tasks.base import CeleriacTask
 
 log = get_logger(__name__)  # each line names the job and the chunk: tasks.base binds them
+
+REDIS_PATIENCE_S = 30.0
+"""How long a chunk waits for a Redis that is away; then its lease lapses and it is sent again."""
+FINALIZER_TIMEOUT_S = 3_600.0
+T = TypeVar("T")
 
 
 @lru_cache(maxsize=1)
@@ -39,84 +48,123 @@ def _ledger() -> Ledger:
     return Ledger(_broker().redis, get_settings().batch.job_ttl_s)
 
 
-class JobTask(CeleriacTask):
-    """A task that ends its job when it fails for good, also when its process was killed."""
+class ChunkTask(CeleriacTask):
+    """A chunk's attempts are counted by the ledger; Celery's own retry is its messenger."""
 
-    # Celery's own count is the outer bound; the ledger's attempts decide (celeriac.jobs.policy).
-    max_retries = policy.MAX_ATTEMPTS + 1
+    default_retry_delay = 1  # after a process was killed
+
+    def on_retry(
+        self, exc: Exception, task_id: str, args: Any, kwargs: dict[str, Any], einfo: Any
+    ) -> None:
+        """The process that had the chunk is gone (this runs in the worker's main process)."""
+        if not isinstance(exc, WorkerLostError):
+            return
+        try:
+            _ledger().release_owner(
+                str(kwargs.get("job_id")), int(kwargs.get("chunk_no", -1)), task_id,
+                reason=f"chunk {kwargs.get('chunk_no')}: {exc}",
+                max_attempts=get_settings().batch.max_attempts,
+            )
+        except redis.RedisError as error:  # its lease lapses by itself
+            log.warning("chunk not given back", reason=str(error))
+
+
+class FinalizeTask(CeleriacTask):
+    """A task that ends its job when it fails for good."""
 
     def on_failure(
         self, exc: Exception, task_id: str, args: Any, kwargs: dict[str, Any], einfo: Any
     ) -> None:
-        del task_id, args, einfo
         text = exc.message if isinstance(exc, errors.CeleriacError) else repr(exc)
         _ledger().fail(str(kwargs.get("job_id")), text[:2_000])
 
 
-@shared_task(
-    name=BATCH_CHUNK, base=JobTask, bind=True, acks_late=True, ignore_result=True,
-    autoretry_for=(redis.RedisError,), retry_backoff=1, retry_backoff_max=30,
-)
+@shared_task(name=BATCH_CHUNK, base=ChunkTask, bind=True, acks_late=True, ignore_result=True)
 def chunk(self: Task, job_id: str, chunk_no: int, output: str, v: int = 1) -> None:
-    """Score one chunk, unless it is done or its job has ended; then commit it, once."""
+    """Score one chunk, unless it is done, busy, or its job has ended; then commit it, once."""
     check_contract(v)
-    ledger = _ledger()
-    begin = ledger.begin(job_id, chunk_no)
-    if begin.attempt == 0:
-        metrics.CHUNKS.labels("skipped").inc()
-        log.info("chunk skipped", state=begin.state, done=begin.done)
-        if begin.done and begin.state is JobState.FINALIZING:
-            # Its first run may have been killed between the commit and the finaliser's message.
-            publish_finalizer(_broker().celery, job_id, output)
+    batch = get_settings().batch
+    claim = _patiently(lambda: _ledger().claim(
+        job_id, chunk_no, owner=str(self.request.id), worker=process_name(),
+        lease_s=batch.lease_s, max_attempts=batch.max_attempts,
+    ))
+    if claim.answer is not Answer.GRANTED:
+        _skip(claim, job_id, output)
         return
-    if begin.attempt > policy.MAX_ATTEMPTS:
-        metrics.CHUNKS.labels("dead").inc()
-        raise errors.JobFailed(
-            f"chunk {chunk_no} ended its worker process {policy.MAX_ATTEMPTS} times"
-        )
+    lease = _lease(job_id, chunk_no, claim)
     try:
-        record = _score(job_id, chunk_no, output, begin.attempt)
-    except errors.Cancelled:
-        metrics.CHUNKS.labels("stopped").inc()
-        ledger.confirm_cancel(job_id)
-        return
-    except redis.RedisError:
-        raise
+        with lease:
+            record = _score(job_id, chunk_no, output, claim, lease)
+    except errors.Cancelled as error:
+        _stop(job_id, chunk_no, output, claim, lease, error)
     except Exception as error:  # noqa: BLE001 - the policy decides, and the job says why
-        _again_or_fail(self, error, chunk_no, begin.attempt)
-    commit = ledger.commit(record, job_id)
-    metrics.CHUNKS.labels("scored" if commit.is_new else "repeated").inc()
-    if commit.completes:
-        publish_finalizer(_broker().celery, job_id, output)
+        _fail(job_id, chunk_no, output, claim, error)
+    else:
+        change = _patiently(lambda: _ledger().commit(job_id, record, claim.epoch))
+        metrics.CHUNKS.labels(_OUTCOMES.get(change.answer, "repeated")).inc()
+        _publish(job_id, output, change)
 
 
 @shared_task(
-    name=BATCH_FINALIZE, base=JobTask, bind=True, acks_late=True, ignore_result=True,
+    name=BATCH_FINALIZE, base=FinalizeTask, bind=True, acks_late=True, ignore_result=True,
     autoretry_for=(redis.RedisError, OSError, errors.StorageError),
     retry_backoff=1, retry_backoff_max=30,
 )
 def finalize(self: Task, job_id: str, output: str, v: int = 1) -> None:  # noqa: ARG001
-    """Check every part, write manifest.json and _SUCCESS; or confirm a cancellation."""
+    """Check every part, write manifest.json and _SUCCESS."""
     check_contract(v)
     ledger = _ledger()
-    state = ledger.confirm_cancel(job_id)
-    if state is JobState.CANCELLED:
-        log.info("job cancelled")
-        return
-    if state is JobState.IN_PROGRESS:  # resumed since: its last commit sends the next one
-        log.info("job goes on")
+    state = ledger.finalizing(job_id)
+    if state not in (JobState.FINALIZING, None):  # it goes on, or has ended
+        log.info("job needs no finaliser", state=state)
         return
     folder = JobFolder(output)
     _open(folder, job_id)
-    manifest = finalizing.finalize(folder, datetime.now(UTC))
-    ledger.finish(job_id, JobState(manifest.state))
+    with ChunkLease(  # as long as it is at work, nobody sends another
+        lambda: _still_finalizing(job_id), lease_s=reconciler.FINALIZER_S,
+        timeout_s=FINALIZER_TIMEOUT_S,
+    ):
+        manifest = finalizing.finalize(folder, datetime.now(UTC), ledger.dead(job_id))
+    ledger.finish(job_id, JobState(manifest.state), manifest.rows_in, manifest.rows_failed)
     log.info(
         "job finished", state=manifest.state, model=manifest.model,
         version=manifest.version, rows=manifest.rows_in, failed=manifest.rows_failed,
+        dead_chunks=len(manifest.dead),
     )
 
 
-def _score(job_id: str, chunk_no: int, output: str, attempt: int) -> ChunkRecord:
+@shared_task(name=BATCH_RECONCILE, base=CeleriacTask, ignore_result=True)
+def reconcile() -> None:
+    """Send again what was lost: chunks whose process or message is gone, and finalisers."""
+    found = reconciler.reconcile(_broker(), _ledger())
+    for what, count in found.items():
+        metrics.RECONCILED.labels(what).inc(count)
+    if found:
+        log.warning("jobs reconciled", **found)
+
+
+_OUTCOMES = {Answer.COMMITTED: "scored", Answer.REPEATED: "repeated", Answer.FENCED: "fenced"}
+
+
+def _skip(claim: Claim, job_id: str, output: str) -> None:
+    metrics.CHUNKS.labels("dead" if claim.attempt else "skipped").inc()
+    log.info("chunk skipped", answer=claim.answer, state=claim.state)
+    _publish(job_id, output, claim)
+
+
+def _lease(job_id: str, chunk_no: int, claim: Claim) -> ChunkLease:
+    batch = get_settings().batch
+    return ChunkLease(
+        lambda: _ledger().renew(job_id, chunk_no, claim.epoch, batch.lease_s),
+        lease_s=batch.lease_s,
+        timeout_s=batch.chunk_timeout_s,
+        on_hang=lambda: _give_back(job_id, chunk_no, claim, _too_long(chunk_no)),
+    )
+
+
+def _score(
+    job_id: str, chunk_no: int, output: str, claim: Claim, lease: ChunkLease
+) -> ChunkRecord:
     folder = JobFolder(output)
     plan = _open(folder, job_id)
     chunks = folder.chunks(plan)
@@ -128,15 +176,16 @@ def _score(job_id: str, chunk_no: int, output: str, attempt: int) -> ChunkRecord
     record = run_chunk(
         folder, plan, chunks[chunk_no],
         _predict_batch(scorer, scoring.text_column),
-        is_stopped=lambda: _ledger().is_stopped(job_id), attempt=attempt,
+        is_stopped=lease.is_stopped, holds_lease=lease.is_held,
+        attempt=claim.attempt, epoch=claim.epoch,
     )
     seconds = time.perf_counter() - started
     metrics.BATCH_SECONDS.labels(scoring.model).observe(seconds)
     metrics.REQUESTS.labels(scoring.model, "batch").inc(record.rows_in)
     metrics.MODEL_VERSION.labels(scoring.model).set(scoring.version)
     log.info(
-        "chunk scored", model=scoring.model, version=scoring.version,
-        rows=record.rows_in, failed=record.rows_failed, seconds=round(seconds, 3), attempt=attempt,
+        "chunk scored", model=scoring.model, version=scoring.version, rows=record.rows_in,
+        failed=record.rows_failed, seconds=round(seconds, 3), attempt=claim.attempt,
     )
     return record
 
@@ -155,12 +204,87 @@ def _open(folder: JobFolder, job_id: str) -> JobPlan:
     return plan
 
 
-def _again_or_fail(task: Task, error: Exception, chunk_no: int, attempt: int) -> NoReturn:
-    reason = policy.reason(error, chunk_no, attempt)
-    delay_s = policy.retry_delay_s(error, attempt)
-    if delay_s is None:
+def _stop(  # noqa: PLR0913, PLR0917 - a chunk and its run
+    job_id: str, chunk_no: int, output: str, claim: Claim, lease: ChunkLease, error: Exception
+) -> None:
+    """The run was stopped: by its time, by the job's end, or by another that has its lease."""
+    if lease.is_over:
+        _fail(job_id, chunk_no, output, claim, errors.WorkerError(_too_long(chunk_no)))
+        return
+    metrics.CHUNKS.labels("stopped").inc()
+    log.info("chunk stopped", answer=lease.answer, reason=str(error))
+    _publish(job_id, output, _give_back(job_id, chunk_no, claim, ""))
+
+
+def _fail(job_id: str, chunk_no: int, output: str, claim: Claim, error: Exception) -> None:
+    """The attempt has failed: end the job, try the chunk again, or give it up."""
+    max_attempts = get_settings().batch.max_attempts
+    reason = policy.reason(error, chunk_no, claim.attempt, max_attempts)
+    if policy.ends_job(error):
         metrics.CHUNKS.labels("failed").inc()
-        log.error("chunk failed", attempt=attempt, reason=reason)
-        raise errors.JobFailed(reason) from error
-    log.warning("chunk is tried again", attempt=attempt, reason=reason)
-    raise task.retry(exc=error, countdown=delay_s)
+        log.error("chunk failed", attempt=claim.attempt, reason=reason)
+        _patiently(lambda: _ledger().fail(job_id, reason))
+        _give_back(job_id, chunk_no, claim, "")
+        return
+    change = _give_back(job_id, chunk_no, claim, reason)
+    dead = change.answer is Answer.DEAD
+    metrics.CHUNKS.labels("dead" if dead else "retried").inc()
+    log.warning("chunk failed", attempt=claim.attempt, answer=change.answer, reason=reason)
+    _publish(job_id, output, change)
+    if change.answer is Answer.AGAIN:
+        delay_s = policy.retry_delay_s(claim.attempt)
+        _publish_chunk(job_id, chunk_no, output, delay_s)
+
+
+def _give_back(job_id: str, chunk_no: int, claim: Claim, reason: str) -> Change:
+    return _patiently(lambda: _ledger().release(
+        job_id, chunk_no, claim.epoch, reason=reason,
+        max_attempts=get_settings().batch.max_attempts,
+        delay_s=policy.retry_delay_s(claim.attempt) if reason else 0,
+    ))
+
+
+def _publish(job_id: str, output: str, change: Change) -> None:
+    """Publish what a change asks for; if Redis is away now, the reconciler will."""
+    if not change.wave and not change.completes:
+        return
+    try:
+        entry = _ledger().entry(job_id)
+        if entry is not None:
+            waves.publish(_broker(), Job.of_entry(entry), change)
+    except redis.RedisError as error:
+        log.warning("wave not published", output=output, reason=str(error))
+
+
+def _publish_chunk(job_id: str, chunk_no: int, output: str, delay_s: float) -> None:
+    try:
+        entry = _ledger().entry(job_id)
+        if entry is not None:
+            waves.publish_chunks(_broker(), Job.of_entry(entry), [chunk_no], delay_s=delay_s)
+    except redis.RedisError as error:
+        log.warning("chunk not published", output=output, reason=str(error))
+
+
+def _patiently(exchange: Callable[[], T]) -> T:
+    """Have an exchange with Redis, again and again while Redis is away, within bounds."""
+    end_s = time.monotonic() + REDIS_PATIENCE_S
+    pause_s = 0.1
+    while True:
+        try:
+            return exchange()
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            if time.monotonic() + pause_s > end_s:
+                raise
+            log.warning("redis is away", reason=str(error))
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, 2.0)
+
+
+def _still_finalizing(job_id: str) -> Answer:
+    _ledger().finalizing(job_id)
+    return Answer.KEPT
+
+
+def _too_long(chunk_no: int) -> str:
+    limit_s = get_settings().batch.chunk_timeout_s
+    return f"chunk {chunk_no} took longer than {limit_s} s ([batch] chunk_timeout_s)"

@@ -139,7 +139,8 @@ def _has_run(broker: Broker, folder: JobFolder) -> bool:
     """True if the night's job has ended or is queued; a plan alone scores nothing."""
     if not folder.holds_job():
         return False
-    return JobHandle.from_output(broker, folder.path).status().state is not JobState.EXPIRED
+    state = JobHandle.from_output(broker, folder.path).status().state
+    return state not in (JobState.EXPIRED, JobState.VALIDATING)
 
 
 def _submit(broker: Broker, name: str, day: date, folder: JobFolder) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from celeriac.messages import CATALOGUE_PUBLISH, MAINTENANCE_QUEUE
+from celeriac.messages import BATCH_RECONCILE, CATALOGUE_PUBLISH, MAINTENANCE_QUEUE
 from celeriac.settings import Settings
 from tasks import nightly
 
 PUBLISH_EVERY_S = 30.0
+RECONCILE_EVERY_S = 10.0
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Entries of the beat schedule: the catalogue, and the nights of ``celeriac.toml``."""
+    """Entries of the beat schedule: the catalogue, lost chunks, the nights of ``celeriac.toml``."""
     return {
         "publish-catalogue": {
             "task": CATALOGUE_PUBLISH,
@@ -20,6 +21,13 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
             # Expires before the next one: a stopped worker does not find a heap of them.
             "options": {
                 "queue": MAINTENANCE_QUEUE, "expires": PUBLISH_EVERY_S, "ignore_result": True,
+            },
+        },
+        "reconcile-jobs": {
+            "task": BATCH_RECONCILE,
+            "schedule": RECONCILE_EVERY_S,
+            "options": {
+                "queue": MAINTENANCE_QUEUE, "expires": RECONCILE_EVERY_S, "ignore_result": True,
             },
         },
         **nightly.beat_schedule(settings),

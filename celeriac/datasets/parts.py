@@ -36,6 +36,11 @@ def write_part(path: Place, table: pa.Table, format: Format) -> Written:
     """Write a part whole; the same table always gives the same bytes. Raises StorageError."""
     data = encode_table(table, format)
     write_file(path, data)
+    return written(data)
+
+
+def written(data: Any) -> Written:
+    """What a file with this content is."""
     return Written(len(data), hashlib.sha256(data).hexdigest())
 
 
@@ -53,15 +58,20 @@ def encode_table(table: pa.Table, format: Format) -> Any:
     return sink.getvalue()
 
 
-def write_errors(path: Place, source: str, rows: list[RowError]) -> Written | None:
+def write_errors(path: Place, source: str, rows: Sequence[RowError]) -> Written | None:
     """Write the failed rows as JSON lines; without any, no file is left at ``path``."""
     if not rows:
         path.unlink(missing_ok=True)
         return None
-    encode = msgspec.json.encode
-    data = b"".join(encode(_with_source(source, row)) + b"\n" for row in rows)
+    data = encode_errors(source, rows)
     write_file(path, data)
-    return Written(len(data), hashlib.sha256(data).hexdigest())
+    return written(data)
+
+
+def encode_errors(source: str, rows: Sequence[RowError]) -> bytes:
+    """The failed rows as JSON lines."""
+    encode = msgspec.json.encode
+    return b"".join(encode(_with_source(source, row)) + b"\n" for row in rows)
 
 
 def read_parts(paths: Sequence[Place], format: Format) -> pa.Table:

@@ -10,18 +10,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 import pyarrow as pa
 
 from celeriac import errors
 from celeriac.datasets.csv import clip
-from celeriac.datasets.files import write_file
-from celeriac.datasets.parts import write_errors, write_part
 from celeriac.datasets.reader import Rows, read_chunk
 from celeriac.datasets.records import Chunk, RowError
 from celeriac.jobs.columns import join, with_extras, with_unreadable
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.plan import ChunkRecord, JobPlan
+from celeriac.jobs.staged import StagedChunk
 from celeriac.outputs import TableAnswers
 
 SLICE_ROWS = 4_096
@@ -38,16 +36,40 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
     predict_batch: PredictBatch,
     *,
     is_stopped: Callable[[], bool] = lambda: False,
+    holds_lease: Callable[[], bool] = lambda: True,
     attempt: int = 1,
+    epoch: int = 0,
 ) -> ChunkRecord:
     """Do one chunk, or find it done: its record. The same chunk always writes the same part.
 
-    ``is_stopped`` is asked before each slice; raises Cancelled when it says yes, and then leaves
-    nothing behind. Raises DatasetError if the source has changed.
+    ``is_stopped`` is asked before each slice and ``holds_lease`` once, before anything is made
+    final; raises Cancelled when the run shall not go on, and then leaves nothing behind. Raises
+    DatasetError if the source has changed. ``epoch`` tells this run's files from another's.
     """
     record = folder.valid_record(plan, chunk)
     if record is not None:
         return record
+    staged = folder.staged(plan, chunk.number, epoch)
+    try:
+        record = _write(folder, plan, chunk, predict_batch, is_stopped, staged, attempt, epoch)
+        _check_lease(holds_lease, plan, chunk)
+    except BaseException:
+        staged.discard()
+        raise
+    return staged.publish(record, plan, chunk)
+
+
+def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
+    folder: JobFolder,
+    plan: JobPlan,
+    chunk: Chunk,
+    predict_batch: PredictBatch,
+    is_stopped: Callable[[], bool],
+    staged: StagedChunk,
+    attempt: int,
+    epoch: int,
+) -> ChunkRecord:
+    """Score the chunk and write its files under their staged names; their record."""
     started = time.perf_counter()
     file = plan.files[chunk.file]
     rows = read_chunk(plan.format, file, chunk, plan.columns, plan.scoring.reads)
@@ -55,9 +77,8 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
     if plan.scoring.error_column:
         table = with_unreadable(table, rows, chunk)
     failed = sorted([*rows.errors, *failed], key=lambda row: row.row)
-    part = folder.part(chunk.number, plan.scoring.output_format)
-    written = write_part(part, table, plan.scoring.output_format)
-    errors_file = write_errors(folder.errors(chunk.number), file.path, failed)
+    written = staged.write_part(table)
+    errors_file = staged.write_errors(file.path, failed)
     record = ChunkRecord(
         chunk=chunk.number,
         fingerprint=plan.fingerprint,
@@ -65,20 +86,25 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
         rows_in=chunk.rows,
         rows_ok=table.num_rows - (len(failed) if plan.scoring.error_column else 0),
         rows_failed=len(failed),
-        part=part.name,
+        part=folder.part(chunk.number, plan.scoring.output_format, written.sha256).name,
         bytes=written.bytes,
         sha256=written.sha256,
         errors_sha256=errors_file.sha256 if errors_file else None,
         model=plan.scoring.model,
         version=plan.scoring.version,
         attempt=attempt,
-        worker=f"{socket.gethostname()}:{os.getpid()}",
+        epoch=epoch,
+        worker=process_name(),
         seconds=round(time.perf_counter() - started, 6),
         finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
     _check_sums(record, file.path)
-    write_file(folder.record(chunk.number), msgspec.json.encode(record))
     return record
+
+
+def process_name() -> str:
+    """This process, as records and the ledger name it."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _predict(
@@ -111,6 +137,11 @@ def _row_error(number: int, error: errors.CeleriacError, piece: pa.Table, at: in
 
 def _shown(value: Any) -> str:
     return f"{len(value):,} bytes" if isinstance(value, bytes) else str(value)
+
+
+def _check_lease(holds_lease: Callable[[], bool], plan: JobPlan, chunk: Chunk) -> None:
+    if not holds_lease():
+        raise errors.Cancelled(f"job {plan.job_id}: chunk {chunk.number} is another's now")
 
 
 def _check_sums(record: ChunkRecord, path: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
@@ -10,8 +11,10 @@ from msgspec.structs import replace
 from celeriac import errors
 from celeriac.datasets.copies import remove_copies
 from celeriac.datasets.files import write_file
+from celeriac.datasets.records import Chunk
 from celeriac.jobs.extras import ExtraFile, part_rows, write_aggregates, write_merged
 from celeriac.jobs.folder import JobFolder
+from celeriac.jobs.ledger import DeadChunk
 from celeriac.jobs.plan import CONTRACT, ChunkRecord, JobPlan
 
 
@@ -26,6 +29,19 @@ class PartSummary(msgspec.Struct, frozen=True, kw_only=True):
     """File with the failed rows of this part."""
 
 
+class DeadPart(msgspec.Struct, frozen=True, kw_only=True):
+    """A chunk that was given up: its rows have no answers."""
+
+    chunk: int
+    source: str
+    first_row: int
+    """Number of its first row in the file; the first row of data is 1."""
+    rows: int
+    attempts: int
+    reason: str
+    dropped: bool
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """``manifest.json``: what the whole output is. It is there only when the sums are right."""
 
@@ -33,72 +49,68 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str
     fingerprint: str
     state: str
-    """``completed``, or ``completed_with_errors`` if some rows failed."""
+    """``completed``, or ``completed_with_errors`` if rows failed or chunks were given up."""
     source: str
     model: str
     version: int
     rows_in: int
     rows_ok: int
     rows_failed: int
+    """Those of dead chunks among them."""
+    rows_dead: int = 0
     model_seconds: float
     """Time that the chunks took, added up over all workers."""
     parts: tuple[PartSummary, ...]
     merged: ExtraFile | None = None
     """All parts in one file."""
     aggregates: tuple[ExtraFile, ...] = ()
+    dead: tuple[DeadPart, ...] = ()
     created_at: str
     finished_at: str
 
 
-def finalize(folder: JobFolder, now: datetime) -> Manifest:
+def finalize(folder: JobFolder, now: datetime, dead: Sequence[DeadChunk] = ()) -> Manifest:
     """Check and close a job. Safe to run twice: the second time changes nothing.
 
-    Raises JobFailed that names the first part that is missing, damaged or wrong.
+    ``dead``: the chunks that may lack a part. Raises JobFailed that names the first other part
+    that is missing, damaged or wrong, or the reason if every chunk is dead.
     """
     finished = read_manifest(folder)
     if finished is not None:
         return finished
     plan = folder.load()
+    given_up = {one.chunk: one for one in dead}
     records: list[ChunkRecord] = []
+    lost: list[DeadPart] = []
     for chunk in folder.chunks(plan):
         record = folder.valid_record(plan, chunk)
-        if record is None:
+        if record is not None:
+            records.append(record)
+        elif chunk.number in given_up:
+            lost.append(_dead_part(plan, chunk, given_up[chunk.number]))
+        else:
             raise errors.JobFailed(
                 f"{folder.path}: part {chunk.number} of {plan.chunks} is missing or damaged; "
                 f"`celeriac batch resume {plan.job_id}` computes it again"
             )
-        records.append(record)
-    failed = sum(record.rows_failed for record in records)
-    manifest = Manifest(
-        contract=CONTRACT,
-        job_id=plan.job_id,
-        fingerprint=plan.fingerprint,
-        state="completed_with_errors" if failed else "completed",
-        source=plan.source,
-        model=plan.scoring.model,
-        version=plan.scoring.version,
-        rows_in=sum(record.rows_in for record in records),
-        rows_ok=sum(record.rows_ok for record in records),
-        rows_failed=failed,
-        model_seconds=round(sum(record.seconds for record in records), 3),
-        parts=tuple(_summary(plan, record) for record in records),
-        created_at=plan.created_at,
-        finished_at=now.isoformat(timespec="seconds"),
-    )
-    if manifest.rows_in != plan.rows or manifest.rows_ok + failed != plan.rows:
+    if lost and not records:
+        raise errors.JobFailed(f"no chunk could be scored; {lost[0].reason}")
+    manifest = _manifest(folder, plan, records, lost, now)
+    if manifest.rows_in != plan.rows or manifest.rows_ok + manifest.rows_failed != plan.rows:
         raise errors.JobFailed(
             f"{folder.path}: the plan has {plan.rows} rows, the parts {manifest.rows_in} "
-            f"({manifest.rows_ok} answered, {failed} failed)"
+            f"({manifest.rows_ok} answered, {manifest.rows_failed} failed)"
         )
     manifest = replace(
         manifest,
         merged=write_merged(folder, plan, records),
         aggregates=write_aggregates(folder, plan, records),
     )
-    folder.remove_debris()
+    folder.remove_debris(records)
     write_file(folder.manifest, msgspec.json.format(msgspec.json.encode(manifest)))
     write_file(folder.success, b"")
-    remove_copies(folder.copies)
+    if not lost:  # else chunks may be tried again
+        remove_copies(folder.copies)
     return manifest
 
 
@@ -114,9 +126,43 @@ def read_manifest(folder: JobFolder) -> Manifest | None:
         ) from error
 
 
-def _summary(plan: JobPlan, record: ChunkRecord) -> PartSummary:
-    errors_file = f"errors/part-{record.chunk:05d}.jsonl" if record.rows_failed else None
+def _manifest(
+    folder: JobFolder, plan: JobPlan, records: list[ChunkRecord], lost: list[DeadPart],
+    now: datetime,
+) -> Manifest:
+    rows_dead = sum(one.rows for one in lost)
+    failed = sum(record.rows_failed for record in records) + rows_dead
+    return Manifest(
+        contract=CONTRACT,
+        job_id=plan.job_id,
+        fingerprint=plan.fingerprint,
+        state="completed_with_errors" if failed or lost else "completed",
+        source=plan.source,
+        model=plan.scoring.model,
+        version=plan.scoring.version,
+        rows_in=sum(record.rows_in for record in records) + rows_dead,
+        rows_ok=sum(record.rows_ok for record in records),
+        rows_failed=failed,
+        rows_dead=rows_dead,
+        model_seconds=round(sum(record.seconds for record in records), 3),
+        parts=tuple(_summary(folder, plan, record) for record in records),
+        dead=tuple(lost),
+        created_at=plan.created_at,
+        finished_at=now.isoformat(timespec="seconds"),
+    )
+
+
+def _dead_part(plan: JobPlan, chunk: Chunk, dead: DeadChunk) -> DeadPart:
+    return DeadPart(
+        chunk=chunk.number, source=plan.files[chunk.file].path, first_row=chunk.first_row + 1,
+        rows=chunk.rows, attempts=dead.attempts, reason=dead.reason, dropped=dead.dropped,
+    )
+
+
+def _summary(folder: JobFolder, plan: JobPlan, record: ChunkRecord) -> PartSummary:
+    errors_sha256 = record.errors_sha256
+    errors_file = folder.errors(record.chunk, errors_sha256) if errors_sha256 else None
     return PartSummary(
         file=f"parts/{record.part}", rows=part_rows(plan, record), bytes=record.bytes,
-        sha256=record.sha256, errors=errors_file,
+        sha256=record.sha256, errors=f"errors/{errors_file.name}" if errors_file else None,
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import get_args
+
 import msgspec
 
 from celeriac import errors
 from celeriac.datasets.files import TEMPORARY_PREFIX, create_file, sha256_of, write_file
-from celeriac.datasets.places import Place, place
+from celeriac.datasets.places import Place, S3Path, place
 from celeriac.datasets.records import Chunk, Format
 from celeriac.jobs.plan import (
     CONTRACT,
@@ -15,6 +18,11 @@ from celeriac.jobs.plan import (
     decode_chunks,
     encode_chunks,
 )
+from celeriac.jobs.staged import StagedChunk, StagedFiles, StagedObjects
+
+_DIGITS = 16
+_MARKED = f"part-?????-{'?' * _DIGITS}.*"
+"""Names of parts and their errors in S3."""
 
 
 class JobFolder:
@@ -28,14 +36,23 @@ class JobFolder:
         self.success = self.path / "_SUCCESS"
         self.copies = self.path / "input"
 
-    def part(self, chunk: int, format: Format) -> Place:
-        return self.path / "parts" / f"part-{chunk:05d}.{format}"
+    def part(self, chunk: int, format: Format, sha256: str = "") -> Place:
+        """``sha256``: of its content; in S3 a part's name holds the first digits."""
+        return self.path / "parts" / f"part-{chunk:05d}{self._mark(sha256)}.{format}"
 
     def record(self, chunk: int) -> Place:
         return self.path / "parts" / f"part-{chunk:05d}.json"
 
-    def errors(self, chunk: int) -> Place:
-        return self.path / "errors" / f"part-{chunk:05d}.jsonl"
+    def errors(self, chunk: int, sha256: str = "") -> Place:
+        """The rows of a chunk that failed; ``sha256`` as for :meth:`part`."""
+        return self.path / "errors" / f"part-{chunk:05d}{self._mark(sha256)}.jsonl"
+
+    def staged(self, plan: JobPlan, chunk: int, epoch: int) -> StagedChunk:
+        """What a run writes for a chunk, until its record is there."""
+        written_as = plan.scoring.output_format
+        if isinstance(self.path, S3Path):
+            return StagedObjects(self, chunk, written_as)
+        return StagedFiles(self, self.path, chunk, written_as, epoch)
 
     def merged(self, format: Format) -> Place:
         """All parts in one file."""
@@ -43,6 +60,10 @@ class JobFolder:
 
     def aggregates(self, format: Format) -> Place:
         return self.path / f"aggregates.{format}"
+
+    def drop_mark(self, chunk: int) -> Place:
+        """Says that nobody wants a chunk any more, and why it was given up."""
+        return self.path / "parts" / f"part-{chunk:05d}.dropped"
 
     def holds_job(self) -> bool:
         return self.job.exists()
@@ -133,18 +154,52 @@ class JobFolder:
             return None
         if record.rows_in != chunk.rows or record.rows_in != record.rows_ok + record.rows_failed:
             return None
-        part = self.part(chunk.number, plan.scoring.output_format)
-        if part.name != record.part or not _is(part, record.sha256):
+        part = self.part(chunk.number, plan.scoring.output_format, record.sha256)
+        if part.name != record.part:
             return None
-        if record.errors_sha256 and not _is(self.errors(chunk.number), record.errors_sha256):
+        self.staged(plan, chunk.number, record.epoch).settle(record)
+        if not _is(part, record.sha256):
+            return None
+        errors_sha256 = record.errors_sha256
+        if errors_sha256 and not _is(self.errors(chunk.number, errors_sha256), errors_sha256):
             return None
         return record
 
-    def remove_debris(self) -> None:
-        """Delete temporary files that killed processes left."""
+    def drop(self, chunk: int, reason: str) -> None:
+        """Note that a chunk is not to be scored any more."""
+        write_file(self.drop_mark(chunk), reason.encode())
+
+    def dropped(self) -> dict[int, str]:
+        """The chunks that nobody wants, each with the reason why it was given up."""
+        marks: Iterable[Place] = (self.path / "parts").glob("part-*.dropped")
+        return {int(mark.name[5:-8]): mark.read_bytes().decode() for mark in marks}
+
+    def reopen(self, chunks: Iterable[int]) -> None:
+        """Take back that the job has ended, for chunks that are tried again."""
+        self.success.unlink(missing_ok=True)
+        self.manifest.unlink(missing_ok=True)
+        for kind in get_args(Format):
+            self.merged(kind).unlink(missing_ok=True)
+            self.aggregates(kind).unlink(missing_ok=True)
+        for chunk in chunks:
+            self.drop_mark(chunk).unlink(missing_ok=True)
+
+    def remove_debris(self, records: Sequence[ChunkRecord]) -> None:
+        """Delete what killed processes left: temporary files, objects without a record."""
         for folder in (self.path, self.path / "parts", self.path / "errors"):
             for file in folder.glob(f"{TEMPORARY_PREFIX}*"):
                 file.unlink(missing_ok=True)
+        if not isinstance(self.path, S3Path):
+            return
+        kept = {self.errors(one.chunk, one.errors_sha256 or "").name for one in records}
+        kept |= {one.part for one in records}
+        for folder in (self.path / "parts", self.path / "errors"):
+            for file in folder.glob(_MARKED):
+                if file.name not in kept:
+                    file.unlink(missing_ok=True)
+
+    def _mark(self, sha256: str) -> str:
+        return f"-{sha256[:_DIGITS]}" if isinstance(self.path, S3Path) else ""
 
     def _conflict(self, held: JobPlan, plan: JobPlan) -> str:
         return (

@@ -1,60 +1,126 @@
-"""The ledger of batch jobs in Redis: states and counts, each change one atomic script.
+"""The ledger of batch jobs in Redis: states, counts and leases, each change one atomic script.
 
 Nothing here is the truth about the output: that is on storage, and a lost ledger is rebuilt
-from it (:meth:`Ledger.register`).
+from it (:meth:`Ledger.enter`). A chunk runs under a lease; its epoch tells its run from every
+other one, and only the newest run of a chunk can commit it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from celeriac.jobs import scripts
 from celeriac.jobs.plan import ChunkRecord, JobPlan
-from celeriac.messages import JOBS_KEY, job_done_key, job_key
+from celeriac.messages import ACTIVE_JOBS_KEY, JOBS_KEY, job_key, job_part_key
 
 JOBS_KEPT = 1_000
+VALIDATING_TTL_S = 3_600
+"""How long Redis remembers a job whose submitter ended while it planned."""
+_PARTS = ("done", "waiting", "queued", "running", "dead", "claims")
 
 
 class JobState(StrEnum):
     """States of a job, named as in the Batch APIs of the large providers."""
 
+    VALIDATING = "validating"
+    """The dataset is being read and cut into chunks."""
     IN_PROGRESS = "in_progress"
     FINALIZING = "finalizing"
     COMPLETED = "completed"
     COMPLETED_WITH_ERRORS = "completed_with_errors"
+    """Some rows failed, or whole chunks were given up; the manifest names them."""
     FAILED = "failed"
     CANCELLING = "cancelling"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
-    """Redis has forgotten the job; its output folder goes on with ``resume``."""
+    """Its time was over, or Redis has forgotten it; its output folder goes on with ``resume``."""
 
     @property
     def is_final(self) -> bool:
-        return self not in (JobState.IN_PROGRESS, JobState.FINALIZING, JobState.CANCELLING)
+        return self not in _OPEN
+
+
+_OPEN = (
+    JobState.VALIDATING, JobState.IN_PROGRESS, JobState.FINALIZING, JobState.CANCELLING,
+)
+
+
+class Answer(StrEnum):
+    """What the ledger says to a chunk."""
+
+    GRANTED = "granted"
+    BUSY = "busy"
+    """Another process runs it, and has been heard of lately."""
+    DONE = "done"
+    DEAD = "dead"
+    """It was given up."""
+    CANCELLED = "cancelled"
+    """Its job has ended or is about to: nothing of it may start."""
+    UNKNOWN = "unknown"
+    KEPT = "kept"
+    LOST = "lost"
+    """The lease is another's now."""
+    COMMITTED = "committed"
+    REPEATED = "repeated"
+    """It was committed before."""
+    FENCED = "fenced"
+    """It was claimed anew since, or given up: this run does not count."""
+    AGAIN = "again"
+    """It failed, and must be published once more."""
+    RETURNED = "returned"
+    """It waits, and counts as not begun."""
 
 
 @dataclass(frozen=True)
-class Begin:
-    """What the ledger says to a chunk that is about to run."""
+class Change:
+    """What a change did, and what its caller must publish now."""
+
+    answer: Answer
+    state: JobState | None = None
+    """Of the job; None: it is not known."""
+    completes: bool = False
+    """True for the one change after which the finaliser must be sent."""
+    wave: tuple[int, ...] = ()
+    """Chunks to publish."""
+
+
+@dataclass(frozen=True)
+class Claim(Change):
+    """The answer to a chunk that is about to run."""
+
+    attempt: int = 0
+    """1 for the first."""
+    epoch: int = 0
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What the reconciler must do for one job."""
 
     state: JobState | None
-    """None: the job is not known."""
-    done: bool
-    attempt: int
-    """1 for the first; 0 if the chunk must not run."""
-
-
-@dataclass(frozen=True)
-class Commit:
-    """What a commit changed."""
-
-    is_new: bool
-    """False: the chunk was committed before."""
     completes: bool
-    """True for the one commit that completes the job."""
-    state: JobState | None
+    """Send the finaliser."""
+    wave: tuple[int, ...]
+    """Chunks to publish."""
+    suspects: tuple[int, ...]
+    """Chunks that have been queued for long: their messages may be gone."""
+
+
+@dataclass(frozen=True)
+class DeadChunk:
+    """A chunk that was given up."""
+
+    chunk: int
+    attempts: int
+    reason: str
+    worker: str
+    at_ms: int
+    dropped: bool
+    """True: nobody wants it any more; it is not tried again unless it is named."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +131,11 @@ class JobEntry:
     state: JobState
     model: str
     version: int
+    device: str
     output: str
     source: str
     chunks: int
     rows: int
-    chunks_done: int
     rows_done: int
     rows_failed: int
     rows_before: int
@@ -77,70 +143,23 @@ class JobEntry:
     created_ms: int
     started_ms: int
     updated_ms: int
+    ended_ms: int
+    expires_ms: int
     error: str
+    chunks_done: int = 0
+    chunks_waiting: int = 0
+    chunks_queued: int = 0
+    chunks_running: int = 0
+    chunks_dead: int = 0
 
 
 _FIELDS = (
-    "state", "model", "version", "output", "source", "chunks", "rows", "chunks_done", "rows_done",
-    "rows_failed", "rows_before", "created_ms", "started_ms", "updated_ms", "error",
+    "state", "model", "version", "device", "output", "source", "chunks", "rows", "rows_done",
+    "rows_failed", "rows_before", "created_ms", "started_ms", "updated_ms", "ended_ms",
+    "expires_ms", "error",
 )
-_TEXTS = ("model", "output", "source", "error")
-
-_NOW = """
-local time = redis.call('TIME')
-local now = time[1] .. string.format('%03d', math.floor(time[2] / 1000))
-local function touch(ttl)
-  redis.call('HSET', KEYS[1], 'updated_ms', now)
-  redis.call('EXPIRE', KEYS[1], ttl)
-  redis.call('EXPIRE', KEYS[2], ttl)
-end
-local state = redis.call('HGET', KEYS[1], 'state')
-"""
-
-_BEGIN = _NOW + """
-if not state then return {'', 0, 0} end
-if redis.call('SISMEMBER', KEYS[2], ARGV[2]) == 1 then return {state, 1, 0} end
-if state == 'cancelling' then
-  redis.call('HSET', KEYS[1], 'state', 'cancelled')
-  touch(ARGV[1])
-  return {'cancelled', 0, 0}
-end
-if state ~= 'in_progress' then return {state, 0, 0} end
-local attempt = redis.call('HINCRBY', KEYS[1], 'attempt:' .. ARGV[2], 1)
-if redis.call('HSETNX', KEYS[1], 'started_ms', now) == 1 then touch(ARGV[1]) end
-return {state, 0, attempt}
-"""
-
-_COMMIT = _NOW + """
-if not state then return {0, 0, ''} end
-local new = redis.call('SADD', KEYS[2], ARGV[2])
-if new == 0 then return {0, 0, state} end
-redis.call('HINCRBY', KEYS[1], 'chunks_done', 1)
-redis.call('HINCRBY', KEYS[1], 'rows_done', ARGV[3])
-redis.call('HINCRBY', KEYS[1], 'rows_failed', ARGV[4])
-redis.call('HDEL', KEYS[1], 'attempt:' .. ARGV[2])
-local completes = 0
-if state == 'in_progress'
-   and redis.call('SCARD', KEYS[2]) >= tonumber(redis.call('HGET', KEYS[1], 'chunks')) then
-  state = 'finalizing'
-  redis.call('HSET', KEYS[1], 'state', state)
-  completes = 1
-end
-touch(ARGV[1])
-return {1, completes, state}
-"""
-
-# ARGV: ttl, new state, error, states it may come from.
-_MOVE = _NOW + """
-for index = 4, #ARGV do
-  if state == ARGV[index] then
-    redis.call('HSET', KEYS[1], 'state', ARGV[2], 'error', ARGV[3])
-    touch(ARGV[1])
-    return ARGV[2]
-  end
-end
-return state or ''
-"""
+_TEXTS = ("model", "device", "output", "source", "error")
+_COUNTED = ("done", "waiting", "queued", "running", "dead")
 
 
 class Ledger:
@@ -150,111 +169,255 @@ class Ledger:
         self._client = client
         self._ttl_s = ttl_s
 
-    def register(self, plan: JobPlan, output: str, records: Iterable[ChunkRecord]) -> JobState:
-        """Enter a job, or rebuild its entry from what is on storage; returns its state.
+    # --- a job ------------------------------------------------------------------------------------
 
-        ``records``: the chunks that are done. Whatever is not among them must be published:
-        a chunk that commits meanwhile is counted when its second message finds it done.
-        """
-        done = list(records)
-        state = JobState.FINALIZING if len(done) == plan.chunks else JobState.IN_PROGRESS
-        key, done_key = job_key(plan.job_id), job_done_key(plan.job_id)
-        seconds, micros = self._client.time()
-        now_ms = seconds * 1_000 + micros // 1_000
-        fields = {
-            "state": str(state), "model": plan.scoring.model, "version": plan.scoring.version,
-            "output": output, "source": plan.source, "chunks": plan.chunks, "rows": plan.rows,
-            "chunks_done": len(done), "rows_done": sum(record.rows_in for record in done),
-            "rows_failed": sum(record.rows_failed for record in done),
-            "rows_before": sum(record.rows_in for record in done),
-            "created_ms": now_ms, "updated_ms": now_ms,
+    def announce(
+        self, job_id: str, *, model: str, version: int, source: str, output: str
+    ) -> None:
+        """Show a job while its dataset is read: ``validating``."""
+        key, now_ms = job_key(job_id), self._now_ms()
+        fields: dict[str, Any] = {
+            "state": str(JobState.VALIDATING), "model": model, "version": version,
+            "source": source, "output": output, "created_ms": now_ms, "updated_ms": now_ms,
         }
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.delete(key, done_key)
             pipe.hset(key, mapping=fields)
-            pipe.expire(key, self._ttl_s)
-            if done:
-                pipe.sadd(done_key, *(record.chunk for record in done))
-                pipe.expire(done_key, self._ttl_s)
-            pipe.zadd(JOBS_KEY, {plan.job_id: now_ms})
-            pipe.zremrangebyrank(JOBS_KEY, 0, -JOBS_KEPT - 1)
+            pipe.expire(key, min(VALIDATING_TTL_S, self._ttl_s))
+            self._list(pipe, job_id, now_ms)
             pipe.execute()
-        return state
 
-    def begin(self, job_id: str, chunk: int) -> Begin:
-        """May this chunk run? Counts the attempt if it may."""
-        state, done, attempt = self._run(_BEGIN, job_id, chunk)
-        return Begin(_state(state), bool(done), int(attempt))
+    def withdraw(self, job_id: str) -> None:
+        """Forget a job that came to nothing."""
+        keys = [job_key(job_id), *(job_part_key(job_id, part) for part in _PARTS)]
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.delete(*keys)
+            pipe.zrem(JOBS_KEY, job_id)
+            pipe.srem(ACTIVE_JOBS_KEY, job_id)
+            pipe.execute()
 
-    def commit(self, record: ChunkRecord, job_id: str) -> Commit:
-        """Count a chunk, once."""
-        new, completes, state = self._run(
-            _COMMIT, job_id, record.chunk, record.rows_in, record.rows_failed
+    def enter(  # noqa: PLR0913 - what storage knows of a job
+        self,
+        plan: JobPlan,
+        output: str,
+        records: Iterable[ChunkRecord],
+        *,
+        window: int,
+        dropped: Mapping[int, str] | None = None,
+        expires_ms: int = 0,
+    ) -> Change:
+        """Enter a job, or rebuild its entry from what is on storage.
+
+        ``records``: the chunks that are done; ``dropped``: those that nobody wants, with the
+        reason. All others run, at most ``window`` at a time; one that runs already goes on.
+        """
+        done = list(records)
+        given_up = dropped or {}
+        settled = {*(record.chunk for record in done), *given_up}
+        rows = sum(record.rows_in for record in done)
+        fields = {
+            "model": plan.scoring.model, "version": plan.scoring.version,
+            "device": plan.scoring.device, "output": output, "source": plan.source,
+            "chunks": plan.chunks, "rows": plan.rows, "rows_done": rows, "rows_before": rows,
+            "rows_failed": sum(record.rows_failed for record in done),
+            "window": window, "expires_ms": expires_ms,
+        }
+        state, completes, wave = self._run(
+            scripts.ENTER, plan.job_id, json.dumps(fields),
+            json.dumps([record.chunk for record in done]),
+            json.dumps({chunk: _dropped(reason) for chunk, reason in given_up.items()}),
+            json.dumps([chunk for chunk in range(plan.chunks) if chunk not in settled]),
         )
-        return Commit(bool(new), bool(completes), _state(state))
+        with self._client.pipeline(transaction=True) as pipe:
+            self._list(pipe, plan.job_id, self._now_ms())
+            pipe.execute()
+        return Change(Answer.GRANTED, _state(state), bool(completes), _numbers(wave))
 
-    def finish(self, job_id: str, state: JobState) -> None:
+    def finish(self, job_id: str, state: JobState, rows_done: int, rows_failed: int) -> None:
         """The finaliser's verdict."""
-        self._move(job_id, state, "", JobState.IN_PROGRESS, JobState.FINALIZING)
+        self._move(job_id, state, "", (rows_done, rows_failed), JobState.FINALIZING)
 
     def fail(self, job_id: str, reason: str) -> None:
         """End a job that cannot go on; chunks that are still queued will not run."""
-        sources = (JobState.IN_PROGRESS, JobState.FINALIZING)
-        self._move(job_id, JobState.FAILED, reason, *sources)
+        sources = (JobState.VALIDATING, JobState.IN_PROGRESS, JobState.FINALIZING)
+        self._move(job_id, JobState.FAILED, reason, ("", ""), *sources)
 
     def cancel(self, job_id: str) -> JobState | None:
-        """Ask that no further chunk starts; returns the state now."""
-        return self._move(job_id, JobState.CANCELLING, "", JobState.IN_PROGRESS)
+        """Ask that no chunk starts and that running ones stop; returns the state now."""
+        return _state(self._run(scripts.CANCEL, job_id))
 
-    def confirm_cancel(self, job_id: str) -> JobState | None:
-        """A worker has seen the cancellation; returns the state now."""
-        return self._move(job_id, JobState.CANCELLED, "", JobState.CANCELLING)
-
-    def is_stopped(self, job_id: str) -> bool:
-        """True if a running chunk should not go on."""
-        state = _state(self._client.hget(job_key(job_id), "state") or b"")
-        return state in (JobState.CANCELLING, JobState.CANCELLED, JobState.FAILED)
+    def finalizing(self, job_id: str) -> JobState | None:
+        """A finaliser is at work: no other one is sent for a while. Returns the state."""
+        return _state(self._run(scripts.FINALIZING, job_id))
 
     def entry(self, job_id: str) -> JobEntry | None:
         """What the ledger knows; None if it knows nothing (any more)."""
-        return _entry(job_id, self._client.hmget(job_key(job_id), _FIELDS))
+        return self._entries([job_id])[0]
 
     def entries(self, limit: int = JOBS_KEPT) -> list[JobEntry]:
         """The newest jobs first; those that Redis has forgotten are dropped from the list."""
         ids = [_text(value) for value in self._client.zrevrange(JOBS_KEY, 0, limit - 1)]
-        with self._client.pipeline(transaction=False) as pipe:
-            for job_id in ids:
-                pipe.hmget(job_key(job_id), _FIELDS)
-            found = [
-                _entry(job_id, values) for job_id, values in zip(ids, pipe.execute(), strict=True)
-            ]
+        found = self._entries(ids)
         gone = [job_id for job_id, entry in zip(ids, found, strict=True) if entry is None]
         if gone:
             self._client.zrem(JOBS_KEY, *gone)
         return [entry for entry in found if entry is not None]
 
+    # --- a chunk ----------------------------------------------------------------------------------
+
+    def claim(  # noqa: PLR0913 - who claims what, and on which terms
+        self, job_id: str, chunk: int, *, owner: str, worker: str, lease_s: float,
+        max_attempts: int,
+    ) -> Claim:
+        """May this chunk run? If it is GRANTED, the attempt counts and the lease begins.
+
+        ``owner`` names the message, so that a process that ended can be given up by it.
+        """
+        answer, state, attempt, epoch, completes, wave = self._run(
+            scripts.CLAIM, job_id, chunk, round(lease_s * 1_000), owner, worker, max_attempts
+        )
+        return Claim(
+            _answer(answer), _state(state), bool(completes), _numbers(wave), int(attempt),
+            int(epoch),
+        )
+
+    def renew(self, job_id: str, chunk: int, epoch: int, lease_s: float) -> Answer:
+        """KEPT, or why this run should stop: LOST, CANCELLED, UNKNOWN."""
+        return _answer(self._run(scripts.RENEW, job_id, chunk, epoch, round(lease_s * 1_000)))
+
+    def commit(self, job_id: str, record: ChunkRecord, epoch: int) -> Change:
+        """Count a chunk, once: COMMITTED, REPEATED, FENCED or UNKNOWN."""
+        return self._change(
+            scripts.COMMIT, job_id, record.chunk, epoch, record.rows_in, record.rows_failed
+        )
+
+    def release(  # noqa: PLR0913 - a run, and how it ended
+        self, job_id: str, chunk: int, epoch: int, *, reason: str = "", max_attempts: int = 1,
+        delay_s: float = 0,
+    ) -> Change:
+        """Give a lease back. With a ``reason`` the attempt has failed: AGAIN or DEAD.
+
+        Without one the chunk was stopped and is RETURNED as if it had not begun.
+        """
+        return self._change(
+            scripts.RELEASE, job_id, chunk, epoch, "", reason, max_attempts,
+            round(delay_s * 1_000),
+        )
+
+    def release_owner(
+        self, job_id: str, chunk: int, owner: str, *, reason: str, max_attempts: int
+    ) -> Change:
+        """:meth:`release` for a process that ended with the message ``owner`` in hand."""
+        return self._change(scripts.RELEASE, job_id, chunk, "", owner, reason, max_attempts, 0)
+
+    # --- chunks that were given up ----------------------------------------------------------------
+
+    def dead(self, job_id: str) -> list[DeadChunk]:
+        """The chunks that were given up, in order."""
+        found = self._client.hgetall(job_part_key(job_id, "dead"))
+        entries = {int(chunk): json.loads(entry) for chunk, entry in found.items()}
+        return [DeadChunk(chunk=chunk, **entries[chunk]) for chunk in sorted(entries)]
+
+    def requeue_dead(self, job_id: str, chunks: Sequence[int]) -> tuple[int, Change]:
+        """Try dead chunks again (none: all that are not dropped): how many."""
+        state, found, wave = self._run(scripts.REQUEUE_DEAD, job_id, *chunks)
+        return int(found), Change(Answer.RETURNED, _state(state), wave=_numbers(wave))
+
+    def drop(self, job_id: str, chunks: Sequence[int]) -> tuple[int, ...]:
+        """Mark dead chunks as not wanted; which of them were dead."""
+        return _numbers(self._run(scripts.DROP, job_id, *chunks))
+
+    # --- the reconciler ---------------------------------------------------------------------------
+
+    def active(self) -> list[str]:
+        """Ids of the jobs that have not ended."""
+        return sorted(_text(job_id) for job_id in self._client.smembers(ACTIVE_JOBS_KEY))
+
+    def sweep(
+        self, job_id: str, *, most: int, queued_s: float, finalizer_s: float
+    ) -> Sweep:
+        """Put lapsed leases, expiry and lost finalisers right; ``most`` chunks at a time.
+
+        Suspects have been queued for ``queued_s``; a finaliser not heard of for ``finalizer_s``
+        is replaced.
+        """
+        state, completes, wave, suspects = self._run(
+            scripts.SWEEP, job_id, most, round(queued_s * 1_000), round(finalizer_s * 1_000)
+        )
+        return Sweep(_state(state), bool(completes), _numbers(wave), _numbers(suspects))
+
+    def requeue_vanished(
+        self, job_id: str, chunks: Sequence[int], queued_s: float
+    ) -> tuple[int, ...]:
+        """Those of ``chunks`` that are still queued for so long; they must be published."""
+        return _numbers(
+            self._run(scripts.REQUEUE_VANISHED, job_id, round(queued_s * 1_000), *chunks)
+        )
+
+    def _change(self, script: str, job_id: str, *arguments: Any) -> Change:
+        answer, state, completes, wave = self._run(script, job_id, *arguments)
+        return Change(_answer(answer), _state(state), bool(completes), _numbers(wave))
+
     def _move(
-        self, job_id: str, state: JobState, error: str, *sources: JobState
+        self, job_id: str, state: JobState, error: str, rows: tuple[Any, Any], *sources: JobState
     ) -> JobState | None:
-        return _state(self._run(_MOVE, job_id, str(state), error, *map(str, sources)))
+        return _state(
+            self._run(scripts.MOVE, job_id, str(state), error, *rows, *map(str, sources))
+        )
 
     def _run(self, script: str, job_id: str, *arguments: Any) -> Any:
-        keys = (job_key(job_id), job_done_key(job_id))
-        return self._client.eval(script, 2, *keys, self._ttl_s, *arguments)
+        keys = [job_key(job_id), *(job_part_key(job_id, part) for part in _PARTS), ACTIVE_JOBS_KEY]
+        return self._client.eval(script, len(keys), *keys, job_id, self._ttl_s, *arguments)
+
+    def _list(self, pipe: Any, job_id: str, now_ms: int) -> None:
+        pipe.zadd(JOBS_KEY, {job_id: now_ms})
+        pipe.zremrangebyrank(JOBS_KEY, 0, -JOBS_KEPT - 1)
+
+    def _now_ms(self) -> int:
+        seconds, micros = self._client.time()
+        return int(seconds) * 1_000 + int(micros) // 1_000
+
+    def _entries(self, ids: Sequence[str]) -> list[JobEntry | None]:
+        with self._client.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hmget(job_key(job_id), _FIELDS)
+                pipe.scard(job_part_key(job_id, "done"))
+                for part in ("waiting", "queued", "running"):
+                    pipe.zcard(job_part_key(job_id, part))
+                pipe.hlen(job_part_key(job_id, "dead"))
+            answers = iter(pipe.execute())
+        return [
+            _entry(job_id, next(answers), [int(next(answers)) for _ in _COUNTED])
+            for job_id in ids
+        ]
 
 
-def _entry(job_id: str, values: list[Any]) -> JobEntry | None:
+def _entry(job_id: str, values: list[Any], counts: list[int]) -> JobEntry | None:
     fields: dict[str, Any] = dict(zip(_FIELDS, map(_text, values), strict=True))
     state = _state(fields.pop("state"))
     if state is None:
         return None
     numbers = {name: int(value or 0) for name, value in fields.items() if name not in _TEXTS}
-    return JobEntry(job_id=job_id, state=state, **{**fields, **numbers})
+    chunks = {f"chunks_{name}": count for name, count in zip(_COUNTED, counts, strict=True)}
+    return JobEntry(job_id=job_id, state=state, **{**fields, **numbers, **chunks})
+
+
+def _dropped(reason: str) -> str:
+    return json.dumps(
+        {"attempts": 0, "reason": reason, "worker": "", "at_ms": 0, "dropped": True}
+    )
 
 
 def _state(value: Any) -> JobState | None:
     text = _text(value)
     return JobState(text) if text else None
+
+
+def _answer(value: Any) -> Answer:
+    return Answer(_text(value))
+
+
+def _numbers(values: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)
 
 
 def _text(value: Any) -> str:

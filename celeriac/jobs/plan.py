@@ -90,6 +90,8 @@ class ChunkRecord(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     version: int
     attempt: int
+    epoch: int = 0
+    """Of the run that wrote it; its files carried it in their names until then."""
     worker: str
     seconds: float
     finished_at: str

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import pytest
 import redis
 
 from celeriac.datasets.records import Chunk, DatasetColumn, DatasetPlan, SourceFile
-from celeriac.jobs.ledger import JOBS_KEPT, JobState, Ledger
+from celeriac.jobs.ledger import JOBS_KEPT, Answer, Change, Claim, JobEntry, JobState, Ledger
 from celeriac.jobs.plan import ChunkRecord, JobPlan, Scoring, make_plan
-from celeriac.messages import JOBS_KEY, job_done_key, job_key
+from celeriac.messages import ACTIVE_JOBS_KEY, JOBS_KEY, job_key, job_part_key
 
 NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)
 TTL_S = 600
@@ -42,106 +43,299 @@ def ledger(redis_client: redis.Redis) -> Ledger:
     return Ledger(redis_client, TTL_S)
 
 
+def enter(
+    ledger: Ledger, done: Any = (), *, plan: JobPlan | None = None, window: int = 100,
+    **options: Any,
+) -> Change:
+    return ledger.enter(plan or job(), "/out", done, window=window, **options)
+
+
+def claim(ledger: Ledger, chunk: int, *, lease_s: float = 60, owner: str = "o") -> Claim:
+    return ledger.claim("j1", chunk, owner=owner, worker="w", lease_s=lease_s, max_attempts=3)
+
+
+def commit(ledger: Ledger, chunk: int, failed: int = 0) -> Change:
+    return ledger.commit("j1", record(chunk, failed), claim(ledger, chunk).epoch)
+
+
+def entry(ledger: Ledger, job_id: str = "j1") -> JobEntry:
+    found = ledger.entry(job_id)
+    assert found is not None
+    return found
+
+
+def places(ledger: Ledger) -> tuple[int, int, int, int, int]:
+    """Chunks that wait, are queued, run, are done, are dead."""
+    one = entry(ledger)
+    return (one.chunks_waiting, one.chunks_queued, one.chunks_running, one.chunks_done,
+            one.chunks_dead)
+
+
 def test_commits_count_once_and_the_last_completes(ledger: Ledger) -> None:
-    assert ledger.register(job(), "/out", []) is JobState.IN_PROGRESS
-    first = ledger.commit(record(0, failed=4), "j1")
-    assert (first.is_new, first.completes) == (True, False)
-    again = ledger.commit(record(0, failed=4), "j1")
-    assert (again.is_new, again.completes) == (False, False)
-    assert ledger.commit(record(2), "j1").completes is False
-    last = ledger.commit(record(1), "j1")
-    assert (last.is_new, last.completes, last.state) == (True, True, JobState.FINALIZING)
-    assert ledger.commit(record(1), "j1").completes is False
-    entry = ledger.entry("j1")
-    assert entry is not None
-    assert (entry.chunks_done, entry.rows_done, entry.rows_failed) == (3, 30, 4)
+    assert enter(ledger).wave == (0, 1, 2)
+    run = claim(ledger, 0)
+    first = ledger.commit("j1", record(0, failed=4), run.epoch)
+    assert (first.answer, first.completes) == (Answer.COMMITTED, False)
+    again = ledger.commit("j1", record(0, failed=4), run.epoch)
+    assert (again.answer, again.completes) == (Answer.REPEATED, False)
+    assert commit(ledger, 2).completes is False
+    last = commit(ledger, 1)
+    assert (last.answer, last.completes, last.state) == (
+        Answer.COMMITTED, True, JobState.FINALIZING,
+    )
+    assert claim(ledger, 1).answer is Answer.DONE
+    assert (entry(ledger).rows_done, entry(ledger).rows_failed) == (30, 4)
+    assert places(ledger) == (0, 0, 0, 3, 0)
 
 
-def test_concurrent_commits_complete_the_job_exactly_once(
-    ledger: Ledger, redis_client: redis.Redis
-) -> None:
-    ledger.register(job(chunks=40), "/out", [])
+def test_concurrent_claims_and_commits_complete_the_job_exactly_once(ledger: Ledger) -> None:
+    enter(ledger, plan=job(chunks=40), window=7)
+
+    def run(number: int) -> tuple[Claim, Change | None]:
+        claimed = claim(ledger, number % 40)
+        if claimed.answer is not Answer.GRANTED:
+            return claimed, None
+        return claimed, ledger.commit("j1", record(number % 40), claimed.epoch)
+
     with ThreadPoolExecutor(8) as pool:
-        commits = list(pool.map(lambda n: ledger.commit(record(n % 40), "j1"), range(120)))
-    assert sum(one.is_new for one in commits) == 40
-    assert sum(one.completes for one in commits) == 1
-    entry = ledger.entry("j1")
-    assert entry is not None
-    assert (entry.chunks_done, entry.rows_done) == (40, 400)
+        runs = list(pool.map(run, range(120)))
+    assert sum(claimed.answer is Answer.GRANTED for claimed, _ in runs) == 40
+    assert sum(change is not None and change.completes for _, change in runs) == 1
+    assert (entry(ledger).chunks_done, entry(ledger).rows_done) == (40, 400)
 
 
-def test_attempts_are_counted_and_done_chunks_do_not_begin(ledger: Ledger) -> None:
-    ledger.register(job(), "/out", [])
-    assert [ledger.begin("j1", 0).attempt for _ in range(3)] == [1, 2, 3]
-    assert ledger.begin("j1", 1).attempt == 1
-    ledger.commit(record(0), "j1")
-    begin = ledger.begin("j1", 0)
-    assert (begin.done, begin.attempt, begin.state) == (True, 0, JobState.IN_PROGRESS)
-    ledger.register(job(), "/out", [])
-    assert ledger.begin("j1", 1).attempt == 1
+def test_a_lease_keeps_others_away_until_it_lapses(ledger: Ledger) -> None:
+    enter(ledger)
+    first = claim(ledger, 0, lease_s=60)
+    assert (first.answer, first.attempt) == (Answer.GRANTED, 1)
+    assert claim(ledger, 0).answer is Answer.BUSY
+    assert ledger.renew("j1", 0, first.epoch, lease_s=0) is Answer.KEPT
+    second = claim(ledger, 0)
+    assert (second.answer, second.attempt) == (Answer.GRANTED, 2)
+    assert second.epoch > first.epoch
+    assert ledger.renew("j1", 0, first.epoch, lease_s=60) is Answer.LOST
+    assert ledger.commit("j1", record(0), first.epoch).answer is Answer.FENCED
+    assert ledger.release("j1", 0, first.epoch, reason="x").answer is Answer.LOST
+    assert ledger.commit("j1", record(0), second.epoch).answer is Answer.COMMITTED
 
 
-def test_a_cancelled_job_starts_nothing(ledger: Ledger) -> None:
-    ledger.register(job(), "/out", [])
-    assert ledger.is_stopped("j1") is False
+def test_a_late_run_whose_lease_nobody_took_may_commit(ledger: Ledger) -> None:
+    enter(ledger)
+    late = claim(ledger, 0, lease_s=0)
+    assert sweep(ledger).wave == (0,)
+    assert places(ledger) == (0, 3, 0, 0, 0)
+    assert ledger.renew("j1", 0, late.epoch, lease_s=60) is Answer.KEPT
+    assert places(ledger) == (0, 2, 1, 0, 0)
+    assert ledger.commit("j1", record(0), late.epoch).answer is Answer.COMMITTED
+    assert claim(ledger, 0).answer is Answer.DONE
+
+
+def sweep(ledger: Ledger, *, queued_s: float = 60, finalizer_s: float = 60) -> Any:
+    return ledger.sweep("j1", most=100, queued_s=queued_s, finalizer_s=finalizer_s)
+
+
+def test_a_chunk_that_fails_three_times_is_dead_and_the_job_goes_on(ledger: Ledger) -> None:
+    enter(ledger)
+    for attempt in (1, 2, 3):
+        run = claim(ledger, 1)
+        assert run.attempt == attempt
+        last = ledger.release("j1", 1, run.epoch, reason=f"no {attempt}", max_attempts=3)
+        assert last.answer is (Answer.AGAIN if attempt < 3 else Answer.DEAD)
+        assert ledger.commit("j1", record(1), run.epoch).answer is Answer.FENCED
+    assert claim(ledger, 1).answer is Answer.DEAD
+    assert places(ledger) == (0, 2, 0, 0, 1)
+    assert [(one.chunk, one.attempts, one.reason) for one in ledger.dead("j1")] == [(1, 3, "no 3")]
+    commit(ledger, 0)
+    assert commit(ledger, 2).completes
+
+
+def test_a_chunk_that_ends_its_process_three_times_is_dead(ledger: Ledger) -> None:
+    enter(ledger, plan=job(chunks=1))
+    for _ in range(3):
+        assert claim(ledger, 0, lease_s=0).answer is Answer.GRANTED
+    last = claim(ledger, 0)
+    assert (last.answer, last.attempt, last.completes) == (Answer.DEAD, 3, True)
+    assert ledger.dead("j1")[0].reason == "chunk 0 ended its worker process 3 times"
+
+
+def test_dead_chunks_are_tried_again_or_dropped(ledger: Ledger) -> None:
+    enter(ledger)
+    for chunk in (0, 1, 2):
+        run = claim(ledger, chunk)
+        change = ledger.release("j1", chunk, run.epoch, reason="no", max_attempts=1)
+    assert change.completes
+    assert ledger.requeue_dead("j1", [])[0] == 0  # the finaliser is at work
+    ledger.finish("j1", JobState.COMPLETED_WITH_ERRORS, 30, 30)
+    assert ledger.drop("j1", [1, 7]) == (1,)
+    count, change = ledger.requeue_dead("j1", [])
+    assert (count, set(change.wave), change.state) == (2, {0, 2}, JobState.IN_PROGRESS)
+    assert claim(ledger, 0).attempt == 1
+    assert [(one.chunk, one.dropped) for one in ledger.dead("j1")] == [(1, True)]
+    assert ledger.requeue_dead("j1", [1])[0] == 1
+
+
+def test_a_process_that_ended_is_given_up_by_its_message(ledger: Ledger) -> None:
+    enter(ledger)
+    run = claim(ledger, 0, owner="message")
+    given_up = ledger.release_owner("j1", 0, "other", reason="killed", max_attempts=3)
+    assert given_up.answer is Answer.LOST
+    given_up = ledger.release_owner("j1", 0, "message", reason="killed", max_attempts=3)
+    assert given_up.answer is Answer.AGAIN
+    assert ledger.commit("j1", record(0), run.epoch).answer is Answer.FENCED
+    assert claim(ledger, 0).attempt == 2
+
+
+def test_waves_keep_the_window(ledger: Ledger) -> None:
+    assert enter(ledger, plan=job(chunks=20), window=4).wave == (0, 1, 2, 3)
+    assert commit(ledger, 0).wave == ()
+    assert commit(ledger, 1).wave == (4, 5)
+    claim(ledger, 2)
+    assert places(ledger) == (14, 3, 1, 2, 0)
+
+
+def test_a_cancelled_job_starts_nothing_and_stops_what_runs(ledger: Ledger) -> None:
+    enter(ledger)
+    run = claim(ledger, 0)
     assert ledger.cancel("j1") is JobState.CANCELLING
-    assert ledger.is_stopped("j1") is True
-    assert ledger.begin("j1", 0) == ledger.begin("j1", 1)
-    assert ledger.begin("j1", 0).state is JobState.CANCELLED
-    assert ledger.begin("j1", 0).attempt == 0
-    ledger.commit(record(0), "j1")  # one that was running
+    assert claim(ledger, 1).answer is Answer.CANCELLED
+    assert ledger.renew("j1", 0, run.epoch, lease_s=60) is Answer.CANCELLED
+    assert ledger.release("j1", 0, run.epoch).answer is Answer.RETURNED
+    assert entry(ledger).state is JobState.CANCELLED
+    assert places(ledger) == (3, 0, 0, 0, 0)
     ledger.fail("j1", "too late")
-    ledger.finish("j1", JobState.COMPLETED)
-    entry = ledger.entry("j1")
-    assert entry is not None
-    assert (entry.state, entry.chunks_done, entry.error) == (JobState.CANCELLED, 1, "")
+    ledger.finish("j1", JobState.COMPLETED, 0, 0)
+    assert (entry(ledger).state, entry(ledger).error) == (JobState.CANCELLED, "")
+    assert ledger.active() == []
+    enter(ledger)
+    assert claim(ledger, 0).attempt == 1
+    assert ledger.active() == ["j1"]
+
+
+def test_a_chunk_may_still_commit_while_its_job_is_cancelled(ledger: Ledger) -> None:
+    enter(ledger)
+    run = claim(ledger, 0)
+    ledger.cancel("j1")
+    assert ledger.commit("j1", record(0), run.epoch).answer is Answer.COMMITTED
+    assert (entry(ledger).state, entry(ledger).chunks_done) == (JobState.CANCELLED, 1)
+
+
+def test_the_reconciler_ends_a_cancellation_whose_process_was_killed(ledger: Ledger) -> None:
+    enter(ledger)
+    claim(ledger, 0, lease_s=0)
+    assert ledger.cancel("j1") is JobState.CANCELLING
+    assert sweep(ledger).state is JobState.CANCELLED
+    assert places(ledger) == (3, 0, 0, 0, 0)
 
 
 def test_a_failed_job_keeps_its_first_reason(ledger: Ledger) -> None:
-    ledger.register(job(), "/out", [])
+    enter(ledger)
     ledger.fail("j1", "first")
     ledger.fail("j1", "second")
     assert ledger.cancel("j1") is JobState.FAILED
-    entry = ledger.entry("j1")
-    assert entry is not None
-    assert (entry.state, entry.error) == (JobState.FAILED, "first")
-    assert ledger.begin("j1", 0).attempt == 0
+    assert (entry(ledger).state, entry(ledger).error) == (JobState.FAILED, "first")
+    assert claim(ledger, 0).answer is Answer.CANCELLED
 
 
-def test_an_entry_is_rebuilt_from_storage(ledger: Ledger) -> None:
+def test_an_entry_is_rebuilt_from_storage_and_what_runs_goes_on(
+    ledger: Ledger, redis_client: redis.Redis
+) -> None:
+    enter(ledger, plan=job(chunks=4))
+    lost = claim(ledger, 1)
+    redis_client.flushall()
+    assert ledger.renew("j1", 1, lost.epoch, lease_s=60) is Answer.UNKNOWN
+    assert ledger.commit("j1", record(1), lost.epoch).answer is Answer.UNKNOWN
     done = [record(0, failed=1), record(2)]
-    assert ledger.register(job(), "/out", done) is JobState.IN_PROGRESS
-    entry = ledger.entry("j1")
-    assert entry is not None
-    assert (entry.rows_done, entry.rows_failed, entry.rows_before) == (20, 1, 20)
-    assert ledger.begin("j1", 2).done
-    assert ledger.commit(record(1), "j1").completes
-    assert ledger.register(job(), "/out", [record(n) for n in range(3)]) is JobState.FINALIZING
+    assert enter(ledger, done, plan=job(chunks=4), dropped={3: "bad disk"}).wave == (1,)
+    one = entry(ledger)
+    assert (one.rows_done, one.rows_failed, one.rows_before) == (20, 1, 20)
+    assert claim(ledger, 2).answer is Answer.DONE
+    assert claim(ledger, 3).answer is Answer.DEAD
+    running = claim(ledger, 1)
+    assert ledger.commit("j1", record(1), lost.epoch).answer is Answer.FENCED
+    assert enter(ledger, done, plan=job(chunks=4), dropped={3: "bad disk"}).wave == ()
+    assert ledger.commit("j1", record(1), running.epoch).completes
+    whole = enter(ledger, [record(n) for n in range(3)])
+    assert (whole.state, whole.completes) == (JobState.FINALIZING, True)
+
+
+def test_the_reconciler_sends_again_what_was_lost(ledger: Ledger) -> None:
+    enter(ledger)
+    claim(ledger, 0, lease_s=60)
+    claim(ledger, 1, lease_s=0)
+    first = sweep(ledger)
+    assert (first.wave, first.suspects, first.completes) == ((1,), (), False)
+    assert set(sweep(ledger, queued_s=0).suspects) == {1, 2}
+    assert ledger.requeue_vanished("j1", [0, 2], queued_s=0) == (2,)
+    assert ledger.requeue_vanished("j1", [2], queued_s=60) == ()
+    for chunk in (0, 1, 2):
+        ledger.release_owner("j1", chunk, "o", reason="x", max_attempts=3)
+        last = commit(ledger, chunk)
+    assert last.completes
+    assert sweep(ledger).completes is False
+    assert sweep(ledger, finalizer_s=0).completes is True
+    assert ledger.finalizing("j1") is JobState.FINALIZING
+    ledger.finish("j1", JobState.COMPLETED, 30, 0)
+    assert sweep(ledger, finalizer_s=0).completes is False
+    assert ledger.active() == []
+
+
+def test_a_job_past_its_time_expires(ledger: Ledger) -> None:
+    enter(ledger, expires_ms=1)
+    run = claim(ledger, 0)
+    assert sweep(ledger).state is JobState.EXPIRED
+    assert ledger.renew("j1", 0, run.epoch, lease_s=60) is Answer.CANCELLED
+    assert claim(ledger, 1).answer is Answer.CANCELLED
+    ledger.release("j1", 0, run.epoch)
+    assert places(ledger) == (3, 0, 0, 0, 0)
+    assert enter(ledger).state is JobState.IN_PROGRESS
+
+
+def test_a_job_is_shown_while_it_is_planned(ledger: Ledger, redis_client: redis.Redis) -> None:
+    ledger.announce("j1", model="m", version=1, source="in.csv", output="/out")
+    assert entry(ledger).state is JobState.VALIDATING
+    assert not entry(ledger).state.is_final
+    assert redis_client.ttl(job_key("j1")) > 0
+    assert enter(ledger).state is JobState.IN_PROGRESS
+    ledger.withdraw("j1")
+    assert ledger.entries() == []
+    assert redis_client.dbsize() == 0
 
 
 def test_an_unknown_job_is_left_alone(ledger: Ledger, redis_client: redis.Redis) -> None:
-    assert ledger.begin("nobody", 0).state is None
-    assert ledger.commit(record(0), "nobody").is_new is False
-    assert ledger.cancel("nobody") is None
-    ledger.fail("nobody", "x")
-    assert ledger.entry("nobody") is None
+    assert claim(ledger, 0).answer is Answer.UNKNOWN
+    assert ledger.commit("j1", record(0), 1).answer is Answer.UNKNOWN
+    assert ledger.release("j1", 0, 1, reason="x").answer is Answer.UNKNOWN
+    assert ledger.cancel("j1") is None
+    assert sweep(ledger).state is None
+    ledger.fail("j1", "x")
+    assert ledger.entry("j1") is None
     assert redis_client.dbsize() == 0
+    enter(ledger)
+    assert claim(ledger, 99).answer is Answer.UNKNOWN
 
 
 def test_every_key_expires_or_is_trimmed(ledger: Ledger, redis_client: redis.Redis) -> None:
     redis_client.zadd(JOBS_KEY, {f"old{n}": n for n in range(JOBS_KEPT + 5)})
-    ledger.register(job(), "/out", [])
-    ledger.begin("j1", 0)
-    ledger.commit(record(0), "j1")
+    enter(ledger, plan=job(chunks=9), window=4)
+    commit(ledger, 0)
+    claim(ledger, 1)
+    run = claim(ledger, 2)
+    ledger.release("j1", 2, run.epoch, reason="x", max_attempts=1)
     assert redis_client.zcard(JOBS_KEY) == JOBS_KEPT
-    for key in (job_key("j1"), job_done_key("j1")):
+    parts = [job_part_key("j1", part) for part in
+             ("done", "waiting", "queued", "running", "dead", "claims")]
+    for key in (job_key("j1"), *parts):
         assert 0 < redis_client.ttl(key) <= TTL_S
-    assert [entry.job_id for entry in ledger.entries()] == ["j1"]
+    assert [one.job_id for one in ledger.entries()] == ["j1"]
     assert redis_client.zcard(JOBS_KEY) == 1
+    assert redis_client.smembers(ACTIVE_JOBS_KEY) == {b"j1"}
+    redis_client.delete(job_key("j1"))
+    sweep(ledger)
+    assert ledger.active() == []
 
 
 def test_jobs_are_listed_newest_first(ledger: Ledger, redis_client: redis.Redis) -> None:
     for number in range(3):
-        ledger.register(msgspec.structs.replace(job(), job_id=f"j{number}"), "/out", [])
+        enter(ledger, plan=msgspec.structs.replace(job(), job_id=f"j{number}"))
         redis_client.zadd(JOBS_KEY, {f"j{number}": number})
     assert [entry.job_id for entry in ledger.entries(2)] == ["j2", "j1"]

@@ -87,7 +87,7 @@ def test_a_run_that_fails_leaves_the_date_owed(
 def test_a_night_that_was_planned_but_not_queued_is_missed_and_goes_on(
     broker: Broker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: object) -> int:
+    def killed(*_: object, **__: object) -> int:
         raise SystemExit
 
     with monkeypatch.context() as patch:
@@ -108,10 +108,10 @@ def test_a_night_outlives_a_moment_without_redis(
     published = producer.datasets.publish_missing
     failures = [errors.BrokerError("no answer from Redis")]
 
-    def publish_later(*arguments: Any) -> int:
+    def publish_later(*arguments: Any, **options: Any) -> int:
         if failures:
             raise failures.pop()
-        return published(*arguments)
+        return published(*arguments, **options)
 
     monkeypatch.setattr("producer.datasets.publish_missing", publish_later)
     result = tasks.nightly.run.apply(kwargs={"v": 1, "name": "sales", "date": DAY.isoformat()})

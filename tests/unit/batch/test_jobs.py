@@ -257,12 +257,12 @@ def test_a_damaged_plan_is_noticed(tmp_path: Path) -> None:
 
 
 def test_what_can_heal_is_tried_again() -> None:
-    assert policy.retry_delay_s(OSError("disk"), 1) == 2.0
-    assert policy.retry_delay_s(MemoryError(), 2) == 4.0
-    assert policy.retry_delay_s(OSError("disk"), 3) is None
-    assert policy.retry_delay_s(errors.DatasetError("changed"), 1) is None
-    assert policy.retry_delay_s(errors.ModelCorrupt("x"), 1) is None
-    assert "attempt 3 of 3: OSError('disk')" in policy.reason(OSError("disk"), 7, 3)
+    assert [policy.retry_delay_s(attempt) for attempt in (1, 2, 9)] == [2, 4, 60]
+    assert not policy.ends_job(OSError("disk"))
+    assert not policy.ends_job(MemoryError())
+    assert policy.ends_job(errors.DatasetError("changed"))
+    assert policy.ends_job(errors.ModelCorrupt("x"))
+    assert "attempt 3 of 3: OSError('disk')" in policy.reason(OSError("disk"), 7, 3, 3)
 
 
 @pytest.mark.parametrize("job_id", ["", "a b", "../x", "x" * 65, "-a"])

@@ -1,0 +1,339 @@
+"""The ledger's changes, each one atomic Lua script on the server's own clock.
+
+A chunk of a job is in exactly one place: ``waiting`` (not published), ``queued`` (a message is on
+its way), ``running`` (leased), ``done`` or ``dead``. Its epoch is the time of its last claim in
+microseconds and only ever rises, also after the server has forgotten everything, so what was
+granted before can never pass for what was granted later.
+"""
+
+from __future__ import annotations
+
+_PRELUDE = """
+local JOB, DONE, WAITING, QUEUED, RUNNING, DEAD, CLAIMS, ACTIVE = unpack(KEYS)
+local time = redis.call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+local job_id, ttl = ARGV[1], ARGV[2]
+local state = redis.call('HGET', JOB, 'state')
+
+local function number(name) return tonumber(redis.call('HGET', JOB, name) or '0') end
+
+local function touch()
+  redis.call('HSET', JOB, 'updated_ms', now)
+  for index = 1, 7 do redis.call('EXPIRE', KEYS[index], ttl) end
+end
+
+local function enter(to)
+  state = to
+  redis.call('HSET', JOB, 'state', to)
+  if to == 'in_progress' or to == 'finalizing' or to == 'cancelling' then
+    redis.call('HDEL', JOB, 'ended_ms')
+    redis.call('SADD', ACTIVE, job_id)
+  else
+    redis.call('HSET', JOB, 'ended_ms', now)
+    redis.call('SREM', ACTIVE, job_id)
+  end
+end
+
+local function place(chunk, set, score)
+  redis.call('ZREM', WAITING, chunk)
+  redis.call('ZREM', QUEUED, chunk)
+  redis.call('ZREM', RUNNING, chunk)
+  if set then redis.call('ZADD', set, score, chunk) end
+end
+
+local function forget(chunk)
+  redis.call('HDEL', CLAIMS, 'attempt:' .. chunk, 'owner:' .. chunk, 'reason:' .. chunk)
+end
+
+local function bury(chunk, attempts)
+  local reason = redis.call('HGET', CLAIMS, 'reason:' .. chunk)
+    or ('chunk ' .. chunk .. ' ended its worker process ' .. attempts .. ' times')
+  local worker = redis.call('HGET', CLAIMS, 'worker:' .. chunk) or ''
+  place(chunk)
+  forget(chunk)
+  redis.call('HINCRBY', CLAIMS, 'epoch:' .. chunk, 1)
+  redis.call('HSET', DEAD, chunk, cjson.encode({
+    attempts = attempts, reason = reason, worker = worker, at_ms = now, dropped = false}))
+end
+
+local function in_flight() return redis.call('ZCARD', QUEUED) + redis.call('ZCARD', RUNNING) end
+
+local function unqueue()
+  for _, chunk in ipairs(redis.call('ZRANGE', QUEUED, 0, -1)) do place(chunk, WAITING, chunk) end
+end
+
+-- Nothing is left: 1 for the one change after which the finaliser must be sent.
+local function settle()
+  if state == 'in_progress' and in_flight() + redis.call('ZCARD', WAITING) == 0 then
+    enter('finalizing')
+    redis.call('HSET', JOB, 'finalizer_ms', now)
+    return 1
+  end
+  if state == 'cancelling' and redis.call('ZCARD', RUNNING) == 0 then enter('cancelled') end
+  return 0
+end
+
+-- The chunks that the caller must publish now, so that the window is full again.
+local function top_up()
+  local window = number('window')
+  local room = window - in_flight()
+  if state ~= 'in_progress' or room * 2 < window or room < 1 then return {} end
+  local wave = redis.call('ZRANGE', WAITING, 0, room - 1)
+  for _, chunk in ipairs(wave) do place(chunk, QUEUED, now) end
+  return wave
+end
+"""
+
+# ARGV: output fields as JSON, done, dropped and missing chunks as JSON lists.
+ENTER = _PRELUDE + """
+for name, value in pairs(cjson.decode(ARGV[3])) do redis.call('HSET', JOB, name, value) end
+redis.call('HSETNX', JOB, 'created_ms', now)
+redis.call('HDEL', JOB, 'started_ms', 'error')
+redis.call('DEL', DONE, WAITING, QUEUED, DEAD)
+for _, chunk in ipairs(cjson.decode(ARGV[4])) do
+  place(chunk)
+  forget(chunk)
+  redis.call('SADD', DONE, chunk)
+end
+for chunk, entry in pairs(cjson.decode(ARGV[5])) do
+  place(chunk)
+  redis.call('HSET', DEAD, chunk, entry)
+end
+for _, chunk in ipairs(cjson.decode(ARGV[6])) do
+  local lease = redis.call('ZSCORE', RUNNING, chunk)
+  if not lease or tonumber(lease) <= now then
+    forget(chunk)
+    place(chunk, WAITING, chunk)
+  end
+end
+enter('in_progress')
+local completes = settle()
+local wave = top_up()
+touch()
+return {state, completes, wave}
+"""
+
+# ARGV: chunk, lease in ms, owner, worker, attempts allowed.
+CLAIM = _PRELUDE + """
+local chunk = ARGV[3]
+if not state then return {'unknown', '', 0, 0, 0, {}} end
+if redis.call('SISMEMBER', DONE, chunk) == 1 then return {'done', state, 0, 0, 0, {}} end
+if redis.call('HEXISTS', DEAD, chunk) == 1 then return {'dead', state, 0, 0, 0, {}} end
+if state ~= 'in_progress' then return {'cancelled', state, 0, 0, 0, {}} end
+if tonumber(chunk) >= number('chunks') then return {'unknown', state, 0, 0, 0, {}} end
+local lease = redis.call('ZSCORE', RUNNING, chunk)
+if lease and tonumber(lease) > now then return {'busy', state, 0, 0, 0, {}} end
+local attempts = tonumber(redis.call('HGET', CLAIMS, 'attempt:' .. chunk) or '0')
+if attempts >= tonumber(ARGV[7]) then
+  bury(chunk, attempts)
+  local completes = settle()
+  local wave = top_up()
+  touch()
+  return {'dead', state, attempts, 0, completes, wave}
+end
+local last = tonumber(redis.call('HGET', CLAIMS, 'epoch:' .. chunk) or '0')
+local epoch = math.max(now_us, last + 1)
+redis.call('HSET', CLAIMS, 'attempt:' .. chunk, attempts + 1, 'epoch:' .. chunk, epoch,
+           'owner:' .. chunk, ARGV[5], 'worker:' .. chunk, ARGV[6])
+place(chunk, RUNNING, now + ARGV[4])
+redis.call('HSETNX', JOB, 'started_ms', now)
+touch()
+return {'granted', state, attempts + 1, epoch, 0, {}}
+"""
+
+# ARGV: chunk, epoch, lease in ms.
+RENEW = _PRELUDE + """
+local chunk = ARGV[3]
+if not state then return 'unknown' end
+if redis.call('HGET', CLAIMS, 'epoch:' .. chunk) ~= ARGV[4]
+   or redis.call('SISMEMBER', DONE, chunk) == 1 then return 'lost' end
+if state == 'in_progress' or state == 'cancelling' then
+  place(chunk, RUNNING, now + ARGV[5])
+end
+return state == 'in_progress' and 'kept' or 'cancelled'
+"""
+
+# ARGV: chunk, epoch, rows, failed rows.
+COMMIT = _PRELUDE + """
+local chunk = ARGV[3]
+if not state then return {'unknown', '', 0, {}} end
+if redis.call('SISMEMBER', DONE, chunk) == 1 then return {'repeated', state, 0, {}} end
+if redis.call('HGET', CLAIMS, 'epoch:' .. chunk) ~= ARGV[4] then return {'fenced', state, 0, {}} end
+place(chunk)
+forget(chunk)
+redis.call('HDEL', CLAIMS, 'epoch:' .. chunk, 'worker:' .. chunk)
+redis.call('SADD', DONE, chunk)
+redis.call('HINCRBY', JOB, 'rows_done', ARGV[5])
+redis.call('HINCRBY', JOB, 'rows_failed', ARGV[6])
+local completes = settle()
+local wave = top_up()
+touch()
+return {'committed', state, completes, wave}
+"""
+
+# ARGV: chunk, epoch ('' if the owner is named), owner, reason ('': it was stopped), attempts
+# allowed, delay in ms.
+RELEASE = _PRELUDE + """
+local chunk = ARGV[3]
+if not state then return {'unknown', '', 0, {}} end
+local epoch = redis.call('HGET', CLAIMS, 'epoch:' .. chunk)
+local owner = redis.call('HGET', CLAIMS, 'owner:' .. chunk)
+if redis.call('SISMEMBER', DONE, chunk) == 1
+   or not owner or (ARGV[4] ~= '' and epoch ~= ARGV[4])
+   or (ARGV[4] == '' and owner ~= ARGV[5]) then return {'lost', state, 0, {}} end
+redis.call('HINCRBY', CLAIMS, 'epoch:' .. chunk, 1)
+redis.call('HDEL', CLAIMS, 'owner:' .. chunk)
+local outcome = 'returned'
+if ARGV[6] == '' then
+  redis.call('HINCRBY', CLAIMS, 'attempt:' .. chunk, -1)
+  place(chunk, WAITING, chunk)
+else
+  redis.call('HSET', CLAIMS, 'reason:' .. chunk, ARGV[6])
+  local attempts = tonumber(redis.call('HGET', CLAIMS, 'attempt:' .. chunk))
+  if attempts >= tonumber(ARGV[7]) then
+    outcome = 'dead'
+    bury(chunk, attempts)
+  elseif state == 'in_progress' then
+    outcome = 'again'
+    place(chunk, QUEUED, now + ARGV[8])
+  else
+    place(chunk, WAITING, chunk)
+  end
+end
+local completes = settle()
+local wave = top_up()
+touch()
+return {outcome, state, completes, wave}
+"""
+
+# ARGV: most chunks at once, age in ms of a message that is looked for, age of a finaliser.
+SWEEP = _PRELUDE + """
+if not state then
+  redis.call('SREM', ACTIVE, job_id)
+  return {'', 0, {}, {}}
+end
+local expires = number('expires_ms')
+if state == 'in_progress' and expires > 0 and now >= expires then
+  unqueue()
+  enter('expired')
+  redis.call('HSET', JOB, 'error', 'the job had not ended by the time that it was given')
+  touch()
+end
+local most = tonumber(ARGV[3])
+local publish = {}
+for _, chunk in ipairs(redis.call('ZRANGEBYSCORE', RUNNING, '-inf', now, 'LIMIT', 0, most)) do
+  if state == 'in_progress' then
+    place(chunk, QUEUED, now)
+    publish[#publish + 1] = chunk
+  else
+    place(chunk, WAITING, chunk)
+  end
+end
+for _, chunk in ipairs(top_up()) do publish[#publish + 1] = chunk end
+local suspects = {}
+if state == 'in_progress' then
+  suspects = redis.call(
+    'ZRANGEBYSCORE', QUEUED, '-inf', now - ARGV[4], 'LIMIT', 0, most)
+end
+local completes = settle()
+if state == 'finalizing' and number('finalizer_ms') <= now - ARGV[5] then
+  redis.call('HSET', JOB, 'finalizer_ms', now)
+  completes = 1
+end
+if state ~= 'in_progress' and state ~= 'finalizing' and state ~= 'cancelling' then
+  redis.call('SREM', ACTIVE, job_id)
+end
+return {state, completes, publish, suspects}
+"""
+
+# ARGV: age in ms, chunks. Those that are still queued for so long, queued anew.
+REQUEUE_VANISHED = _PRELUDE + """
+local found = {}
+for index = 4, #ARGV do
+  local score = redis.call('ZSCORE', QUEUED, ARGV[index])
+  if state == 'in_progress' and score and tonumber(score) <= now - ARGV[3] then
+    redis.call('ZADD', QUEUED, now, ARGV[index])
+    found[#found + 1] = ARGV[index]
+  end
+end
+return found
+"""
+
+# ARGV: chunks (none: all that are not dropped). A job that has ended is opened again.
+REQUEUE_DEAD = _PRELUDE + """
+local open = {in_progress = true, completed_with_errors = true, failed = true}
+if not state or not open[state] then return {state or '', 0, {}} end
+local chunks, found = {}, 0
+for index = 3, #ARGV do chunks[#chunks + 1] = ARGV[index] end
+if #chunks == 0 then
+  for _, chunk in ipairs(redis.call('HKEYS', DEAD)) do
+    if not cjson.decode(redis.call('HGET', DEAD, chunk)).dropped then
+      chunks[#chunks + 1] = chunk
+    end
+  end
+end
+for _, chunk in ipairs(chunks) do
+  if redis.call('HDEL', DEAD, chunk) == 1 then
+    found = found + 1
+    forget(chunk)
+    place(chunk, WAITING, chunk)
+  end
+end
+if found == 0 then return {state, 0, {}} end
+redis.call('HSET', JOB, 'error', '')
+enter('in_progress')
+local wave = top_up()
+touch()
+return {state, found, wave}
+"""
+
+# ARGV: chunks. Dead ones that nobody wants any more.
+DROP = _PRELUDE + """
+local found = {}
+for index = 3, #ARGV do
+  local entry = redis.call('HGET', DEAD, ARGV[index])
+  if entry then
+    entry = cjson.decode(entry)
+    entry.dropped = true
+    redis.call('HSET', DEAD, ARGV[index], cjson.encode(entry))
+    found[#found + 1] = ARGV[index]
+  end
+end
+return found
+"""
+
+CANCEL = _PRELUDE + """
+if state == 'in_progress' then
+  unqueue()
+  enter('cancelling')
+  settle()
+  touch()
+end
+return state or ''
+"""
+
+# ARGV: new state, error, rows done, rows failed ('' keeps them), states it may come from.
+MOVE = _PRELUDE + """
+for index = 7, #ARGV do
+  if state == ARGV[index] then
+    enter(ARGV[3])
+    redis.call('HSET', JOB, 'error', ARGV[4])
+    if ARGV[5] ~= '' then
+      redis.call('HSET', JOB, 'rows_done', ARGV[5], 'rows_failed', ARGV[6])
+    end
+    touch()
+    return state
+  end
+end
+return state or ''
+"""
+
+# A finaliser is at work; nobody else need be sent for a while.
+FINALIZING = _PRELUDE + """
+if state == 'finalizing' then
+  redis.call('HSET', JOB, 'finalizer_ms', now)
+  touch()
+end
+return state or ''
+"""

@@ -1,0 +1,163 @@
+"""What one run of a chunk has written, before and when its record is there.
+
+The record is the commit on storage. It is created, never replaced, so of several runs of a chunk
+one wins, and only the files that it vouches for count. On a disk they get their final names then;
+in S3, where nothing can be renamed, their names hold the digest of their content from the start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pyarrow as pa
+
+from celeriac.datasets.files import TEMPORARY_PREFIX, create_file, write_file
+from celeriac.datasets.parts import (
+    Written,
+    encode_errors,
+    encode_table,
+    write_errors,
+    write_part,
+    written,
+)
+from celeriac.datasets.records import RowError
+from celeriac.jobs.plan import ChunkRecord, JobPlan
+
+if TYPE_CHECKING:
+    from celeriac.datasets.records import Chunk, Format
+    from celeriac.jobs.folder import JobFolder
+
+
+class StagedChunk(ABC):
+    """The files of one run of one chunk."""
+
+    def __init__(self, folder: JobFolder, chunk: int, format: Format) -> None:
+        self._folder, self._chunk, self._format = folder, chunk, format
+
+    @abstractmethod
+    def write_part(self, table: pa.Table) -> Written:
+        """Write the part, for nobody's eyes yet. Raises StorageError."""
+
+    @abstractmethod
+    def write_errors(self, source: str, rows: Sequence[RowError]) -> Written | None:
+        """Write the failed rows likewise; None if there are none. Raises StorageError."""
+
+    def publish(self, record: ChunkRecord, plan: JobPlan, chunk: Chunk) -> ChunkRecord:
+        """Make this run's files the chunk's; returns the record that holds.
+
+        If another run was first, its record holds and this run's files go.
+        """
+        path, data = self._folder.record(record.chunk), msgspec.json.encode(record)
+        try:
+            create_file(path, data)
+        except FileExistsError:
+            held = self._folder.valid_record(plan, chunk)
+            if held is not None:
+                self.discard()
+                return held
+            write_file(path, data)  # what is there is damaged, or of another plan
+        self.settle(record)
+        return record
+
+    @abstractmethod
+    def settle(self, record: ChunkRecord) -> None:
+        """Give the files that ``record`` vouches for their final names, if they lack them.
+
+        Whoever finds a record does this: the run that wrote it may have been killed.
+        """
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Remove what was not published."""
+
+
+class StagedFiles(StagedChunk):
+    """On a disk: temporary names with the run's epoch, renamed when the record is there."""
+
+    def __init__(
+        self, folder: JobFolder, at: Path, chunk: int, format: Format, epoch: int
+    ) -> None:
+        super().__init__(folder, chunk, format)
+        self._final_part = at / "parts" / folder.part(chunk, format).name
+        self._final_errors = at / "errors" / folder.errors(chunk).name
+        self._part = _staged(self._final_part, epoch)
+        self._errors = _staged(self._final_errors, epoch)
+
+    def write_part(self, table: pa.Table) -> Written:
+        return write_part(self._part, table, self._format)
+
+    def write_errors(self, source: str, rows: Sequence[RowError]) -> Written | None:
+        return write_errors(self._errors, source, rows)
+
+    def settle(self, record: ChunkRecord) -> None:
+        moves = [(self._part, self._final_part)]
+        if record.errors_sha256 is None:
+            self._final_errors.unlink(missing_ok=True)
+        else:
+            moves.append((self._errors, self._final_errors))
+        for source, target in moves:
+            with contextlib.suppress(FileNotFoundError):  # done before, or by another
+                source.replace(target)
+                _sync_folder(target.parent)
+
+    def discard(self) -> None:
+        for path in (self._part, self._errors):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+class StagedObjects(StagedChunk):
+    """In S3: names with the digest, so no run can put other content into another's object."""
+
+    def __init__(self, folder: JobFolder, chunk: int, format: Format) -> None:
+        super().__init__(folder, chunk, format)
+        self._part_sha256 = ""
+        self._errors_sha256 = ""
+
+    def write_part(self, table: pa.Table) -> Written:
+        data = encode_table(table, self._format)
+        self._part_sha256 = written(data).sha256
+        write_file(self._folder.part(self._chunk, self._format, self._part_sha256), data)
+        return written(data)
+
+    def write_errors(self, source: str, rows: Sequence[RowError]) -> Written | None:
+        if not rows:
+            return None
+        data = encode_errors(source, rows)
+        self._errors_sha256 = written(data).sha256
+        write_file(self._folder.errors(self._chunk, self._errors_sha256), data)
+        return written(data)
+
+    def settle(self, record: ChunkRecord) -> None:
+        """Nothing: the names are final."""
+
+    def discard(self) -> None:
+        """Without a record an object stays: another run may be about to vouch for the like."""
+        with contextlib.suppress(OSError):
+            held = self._folder.read_record(self._chunk)
+            if held is None:
+                return
+            if self._part_sha256 not in ("", held.sha256):
+                self._folder.part(self._chunk, self._format, self._part_sha256).unlink(
+                    missing_ok=True
+                )
+            if self._errors_sha256 not in ("", held.errors_sha256):
+                self._folder.errors(self._chunk, self._errors_sha256).unlink(missing_ok=True)
+
+
+def _staged(path: Path, epoch: int) -> Path:
+    return path.with_name(f"{TEMPORARY_PREFIX}e{epoch}-{path.name}")
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

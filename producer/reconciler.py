@@ -1,0 +1,74 @@
+"""Puts right what was lost of batch jobs: leases that lapsed, messages and finalisers."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from celeriac.jobs.ledger import Ledger
+from producer import waves
+from producer.broker import Broker
+from producer.waves import Job
+
+QUEUED_S = 10.0
+"""A chunk that has been queued for so long is looked for in its queue."""
+FINALIZER_S = 30.0
+"""A finaliser that has not been heard of for so long is sent again."""
+MOST_CHUNKS = 500
+"""Chunks of one job that one run sends again, at most."""
+MOST_MESSAGES = 20_000
+"""Messages of one queue that one run looks through, at most; beyond, nothing counts as lost."""
+
+
+def reconcile(broker: Broker, ledger: Ledger, *, queued_s: float = QUEUED_S) -> dict[str, int]:
+    """One look at every job that has not ended; what was sent again, by its kind.
+
+    Costs one exchange if there is none. Raises redis.RedisError; the next run goes on.
+    """
+    counts: Counter[str] = Counter()
+    present: dict[str, set[tuple[str, int]] | None] = {}
+    for job_id in ledger.active():
+        sweep = ledger.sweep(
+            job_id, most=MOST_CHUNKS, queued_s=queued_s, finalizer_s=FINALIZER_S
+        )
+        entry = ledger.entry(job_id)
+        if entry is None:
+            continue
+        job = Job.of_entry(entry)
+        waves.publish(broker, job, sweep)
+        counts["chunks"] += len(sweep.wave)
+        counts["finalizers"] += int(sweep.completes)
+        if sweep.suspects:
+            if job.queue not in present:
+                present[job.queue] = messages_of(broker, job.queue)
+            lost = _lost(job_id, sweep.suspects, present[job.queue])
+            again = ledger.requeue_vanished(job_id, lost, queued_s) if lost else ()
+            waves.publish_chunks(broker, job, again)
+            counts["messages"] += len(again)
+    return {what: count for what, count in counts.items() if count}
+
+
+def messages_of(broker: Broker, queue: str) -> set[tuple[str, int]] | None:
+    """Job and chunk of each message that waits in a queue or is in a worker's hands.
+
+    None if there are too many to look through.
+    """
+    client = broker.redis
+    held = f"unacked.{queue}"  # kombu's hash of what was taken and not acknowledged
+    if int(client.llen(queue)) + int(client.hlen(held)) > MOST_MESSAGES:
+        return None
+    waiting: Any = client.lrange(queue, 0, -1)
+    taken: Any = client.hvals(held)  # read last: a message moves from the queue to here
+    messages = [json.loads(raw) for raw in waiting] + [json.loads(raw)[0] for raw in taken]
+    headers = [message.get("headers", {}) for message in messages]
+    return {(str(one["job_id"]), int(one["chunk_no"])) for one in headers if "chunk_no" in one}
+
+
+def _lost(
+    job_id: str, suspects: Sequence[int], present: set[tuple[str, int]] | None
+) -> list[int]:
+    if present is None:
+        return []
+    return [chunk for chunk in suspects if (job_id, chunk) not in present]
