@@ -72,6 +72,8 @@ class ChunkTask(CeleriacTask):
 class FinalizeTask(CeleriacTask):
     """A task that ends its job when it fails for good."""
 
+    default_retry_delay = 1  # after a process was killed
+
     def on_failure(
         self, exc: Exception, task_id: str, args: Any, kwargs: dict[str, Any], einfo: Any
     ) -> None:
@@ -102,6 +104,8 @@ def chunk(self: Task, job_id: str, chunk_no: int, output: str, v: int = 1) -> No
     else:
         change = _patiently(lambda: _ledger().commit(job_id, record, claim.epoch))
         metrics.CHUNKS.labels(_OUTCOMES.get(change.answer, "repeated")).inc()
+        if change.answer is not Answer.COMMITTED:
+            log.info("chunk does not count", answer=change.answer)
         _publish(job_id, output, change)
 
 

@@ -1,0 +1,71 @@
+"""Imported by a worker under test (``-I crash_points``): named places where it is killed.
+
+A file of a point's name in the folder ``CRASH_POINTS`` kills, once, whoever comes by: the process
+itself, or with the content ``worker`` its whole worker. The product knows nothing of this.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tasks.batch
+from celeriac.jobs import finalize, staged
+from celeriac.jobs.ledger import Ledger
+
+FOLDER = Path(os.environ["CRASH_POINTS"])
+
+
+def pass_by(point: str) -> None:
+    """Die here if somebody wants it."""
+    wish = FOLDER / point
+    mine = FOLDER / f"{point}.{os.getpid()}"
+    try:
+        wish.rename(mine)  # of several processes one dies
+    except FileNotFoundError:
+        return
+    kind = mine.read_text()
+    mine.rename(FOLDER / f"{point}.done")
+    if kind == "pause":  # a process that sleeps through its lease
+        (FOLDER / f"{point}.paused").write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return
+    os.kill(0 if kind == "worker" else os.getpid(), signal.SIGKILL)
+
+
+def before(point: str, place: Any, name: str) -> None:
+    """Pass by ``point`` before each call of ``place.name``."""
+    called: Callable[..., Any] = getattr(place, name)
+
+    def passing(*args: Any, **kwargs: Any) -> Any:
+        pass_by(point)
+        return called(*args, **kwargs)
+
+    setattr(place, name, passing)
+
+
+def after(point: str, place: Any, name: str) -> None:
+    """Pass by ``point`` after each call of ``place.name``."""
+    called: Callable[..., Any] = getattr(place, name)
+
+    def passing(*args: Any, **kwargs: Any) -> Any:
+        result = called(*args, **kwargs)
+        pass_by(point)
+        return result
+
+    setattr(place, name, passing)
+
+
+before("claimed", tasks.batch, "_score")
+before("scored", staged.StagedFiles, "write_part")
+after("part-staged", staged.StagedFiles, "write_part")
+before("staged", staged.StagedChunk, "publish")
+after("recorded", staged, "create_file")
+after("settled", staged.StagedFiles, "settle")
+before("written", Ledger, "commit")
+after("committed", Ledger, "commit")
+before("checked", finalize, "write_file")
+after("manifest", finalize, "write_file")
