@@ -239,7 +239,7 @@ def test_the_same_submission_continues_and_another_is_refused(
         ({"keep_columns": ["id", "nope"]}, errors.DatasetError, "no column nope to keep"),
         ({"source": "/no/such/file.csv"}, errors.DatasetError, "no such file"),
         ({"chunk_rows": 0}, errors.RequestError, "positive"),
-        ({"output_format": "xlsx"}, errors.RequestError, "parquet or csv"),
+        ({"output_format": "xlsx"}, errors.RequestError, "parquet, csv, jsonl"),
         ({"job_id": "../up"}, errors.RequestError, "is not a job id"),
     ],
 )
