@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from celeriac import errors
 from celeriac.datasets.places import Listed, Place, S3Path, place
-from celeriac.datasets.records import Chunk, SourceFile
+from celeriac.datasets.records import Chunk, RowError, SourceFile
 
 _NOT_IN_CSV = (
     "list", "large_list", "fixed_size_list", "struct", "map", "union", "month_day_nano_interval",
@@ -98,8 +99,13 @@ def cut_groups(groups: list[Group], chunk_rows: int, chunk_bytes: int) -> Iterat
         yield GroupSpan(start, count, 0, first_row, rows)
 
 
-def read_rows(file: SourceFile, chunk: Chunk, names: list[str]) -> pa.Table:
-    """The rows of a chunk. Raises DatasetError if the file is damaged or has changed."""
+def read_rows(
+    file: SourceFile, chunk: Chunk, names: list[str]
+) -> tuple[pa.Table, np.ndarray[Any, Any], list[RowError]]:
+    """The readable rows of a chunk, their numbers (from 1), and the errors of the others.
+
+    Raises DatasetError if the file is damaged or has changed.
+    """
     path = place(file.copy or file.path)
     groups = list(range(chunk.group, chunk.group + chunk.groups))
     with _open(path) as source:
@@ -110,7 +116,34 @@ def read_rows(file: SourceFile, chunk: Chunk, names: list[str]) -> pa.Table:
             f"{path}: chunk {chunk.number} holds {table.num_rows} rows, the plan says "
             f"{chunk.rows}; the file has changed: submit it again"
         )
-    return pa.table({name: _decoded(table[name]) for name in names})
+    table = pa.table({name: _decoded(table[name]) for name in names})
+    bad = _undecodable(table)
+    first = chunk.first_row + 1
+    found = [
+        RowError(row=first + at, code=errors.DatasetError.code, message=message, data="")
+        for at, message in sorted(bad.items())
+    ]
+    kept = np.delete(np.arange(chunk.rows), list(bad))
+    return table.take(pa.array(kept)) if bad else table, kept + first, found
+
+
+def _undecodable(table: pa.Table) -> dict[int, str]:
+    """Rows with texts that are not UTF-8, which Parquet does not rule out."""
+    bad: dict[int, str] = {}
+    for name in table.column_names:
+        column = table[name]
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            continue
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            texts = column.cast(pa.large_binary()).to_pylist()
+            for row, text in enumerate(texts):
+                try:
+                    (text or b"").decode()
+                except UnicodeDecodeError as error:
+                    bad[row] = f"column {name!r} is not valid UTF-8 ({error.reason})"
+    return bad
 
 
 def is_nested(dtype: str) -> bool:

@@ -43,8 +43,7 @@ def read_chunk(
     if format == "images":
         return Rows(*images.read_rows(file, chunk, list(names)))
     if format == "parquet":
-        table = parquet.read_rows(file, chunk, list(names))
-        return Rows(table, np.arange(chunk.rows) + chunk.first_row + 1, [])
+        return Rows(*parquet.read_rows(file, chunk, list(names)))
     read_rows = csv.read_rows if format == "csv" else jsonl.read_rows
     return Rows(*read_rows(file.path, read_range(file, chunk), chunk, columns, list(names)))
 

@@ -379,3 +379,16 @@ def test_a_bad_file_of_json_lines_is_named(tmp_path: Path, content: bytes, says:
     with pytest.raises(errors.DatasetError, match=says) as caught:
         planned(path, tmp_path)
     assert str(path) in caught.value.message
+
+
+def test_texts_of_a_parquet_file_that_are_no_utf8_are_bad_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    raw = pa.array([b"one", b"\xff\xfe", None, b"four"], pa.binary())
+    texts = pa.Array.from_buffers(pa.string(), 4, raw.buffers())
+    pq.write_table(pa.table({"id": [1, 2, 3, 4], "text": texts}), path)
+    rows, numbers, bad = read_all(planned(path, tmp_path))
+    assert rows == [{"id": 1, "text": "one"}, {"id": 3, "text": None}, {"id": 4, "text": "four"}]
+    assert numbers == [1, 3, 4]
+    assert [(error.row, error.message) for error in bad] == [
+        (2, "column 'text' is not valid UTF-8 (invalid start byte)")
+    ]
