@@ -72,6 +72,16 @@ class JobStatus:
         return self.rows_done - self.rows_failed
 
 
+@dataclass(frozen=True)
+class PlannedChunk:
+    """The rows of one chunk."""
+
+    source: str
+    first_row: int
+    """Number of its first row in the file; the first row of data is 1."""
+    rows: int
+
+
 class JobHandle:
     """One job. Any process that reaches Redis can hold one; files need the output folder."""
 
@@ -172,6 +182,17 @@ class JobHandle:
             DeadChunk(one.chunk, one.attempts, one.reason, "", 0, one.chunk in marks)
             for one in (manifest.dead if manifest else ())
         ]
+
+    def planned(self, chunk: int) -> PlannedChunk:
+        """Which rows a chunk has. Raises JobNotFound, or RequestError for a wrong number."""
+        plan = self._folder.load()
+        chunks = self._folder.chunks(plan)
+        if not 0 <= chunk < len(chunks):
+            raise errors.RequestError(
+                f"job {self.id} has no chunk {chunk}; they are 0 to {len(chunks) - 1}"
+            )
+        found = chunks[chunk]
+        return PlannedChunk(plan.files[found.file].path, found.first_row + 1, found.rows)
 
     def requeue(self, chunks: Sequence[int] = ()) -> int:
         """Try chunks again that were given up (default: all but the dropped ones); how many.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from celeriac.datasets.records import Aggregation, Format
     from celeriac.jobs.ledger import DeadChunk
     from producer.datasets import Progress
-    from producer.jobs import JobStatus
+    from producer.jobs import JobStatus, PlannedChunk
 
 _DEFAULTS = RealtimeSettings()
 _CREATED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -260,6 +260,9 @@ class FakeJob:
 
     def dead(self) -> list[DeadChunk]:
         return []
+
+    def planned(self, chunk: int) -> PlannedChunk:
+        raise errors.RequestError("a fake job has no chunks")
 
     def requeue(self, chunks: Sequence[int] = ()) -> int:
         return 0

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from celeriac import errors
-from celeriac.datasets.places import place
 from celeriac.jobs.ledger import JobState
-from celeriac.settings import get_settings
-from producer.broker import Broker
+from producer.cli import dead
+from producer.cli.jobs import Job, open_broker, open_job
 from producer.jobs import JobHandle, JobStatus, list_jobs
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ EXIT_CODES = {JobState.COMPLETED: 0, JobState.COMPLETED_WITH_ERRORS: 3}
 LONGEST_WAIT_S = 30 * 86_400.0
 _LINE_EVERY_S = 5.0
 
-Job = Annotated[str, typer.Argument(help="Id of the job, or its output folder.")]
+app.add_typer(dead.app, name="dead")
 
 
 def register(main: typer.Typer) -> None:
@@ -74,17 +73,20 @@ def submit(
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", min=0, help="Longest --wait, in seconds.")
     ] = LONGEST_WAIT_S,
+    expires_s: Annotated[
+        float | None, typer.Option("--expires-s", help="End the job after so many seconds.")
+    ] = None,
 ) -> None:
     """Score SOURCE. Exit code with --wait: 0 completed, 3 completed with errors, 1 otherwise."""
     from producer.datasets import submit_dataset
 
-    with _broker() as broker:
+    with open_broker() as broker:
         with _planning() as on_progress:
             handle = submit_dataset(
                 broker, source, model, output, chunk_rows=chunk_rows, text_column=text_column,
                 keep_columns=keep or None, output_format=output_format, merge=merge,
                 aggregate=_aggregation(by, mean, share, quantile), model_column=model_column,
-                error_column=error_column, on_progress=on_progress,
+                error_column=error_column, expires_s=expires_s, on_progress=on_progress,
             )
         _say_submitted(handle)
         if wait:
@@ -98,11 +100,11 @@ def status(
     ] = None,
 ) -> None:
     """Where a job stands. Exit code of an ended job as with submit --wait; 0 while it runs."""
-    with _broker() as broker:
+    with open_broker() as broker:
         newest = list_jobs(broker, 1) if job is None else []
         if job is None and not newest:
             raise errors.JobNotFound("no jobs yet; `celeriac batch submit` starts one")
-        found = newest[0] if newest else _open(broker, str(job)).status()
+        found = newest[0] if newest else open_job(broker, str(job)).status()
     _print_status(found)
     if found.state.is_final:
         raise typer.Exit(EXIT_CODES.get(found.state, 1))
@@ -113,7 +115,7 @@ def list_(limit: Annotated[int, typer.Option(min=1, max=1_000)] = 20) -> None:
     """The newest jobs."""
     from rich.table import Table
 
-    with _broker() as broker:
+    with open_broker() as broker:
         jobs = list_jobs(broker, limit)
     if not jobs:
         _console().print("no jobs yet; `celeriac batch submit` starts one")
@@ -132,9 +134,9 @@ def list_(limit: Annotated[int, typer.Option(min=1, max=1_000)] = 20) -> None:
 
 @app.command()
 def cancel(job: Job) -> None:
-    """Start no further chunk. What is done stays, and `resume` goes on."""
-    with _broker() as broker:
-        found = _open(broker, job).cancel()
+    """Stop within seconds. What is done stays, and `resume` goes on."""
+    with open_broker() as broker:
+        found = open_job(broker, job).cancel()
     if found.state not in (JobState.CANCELLING, JobState.CANCELLED):
         raise errors.RequestError(f"job {found.id} is {found.state}: there is nothing to cancel")
     _console().print(
@@ -152,8 +154,8 @@ def resume(
     ] = LONGEST_WAIT_S,
 ) -> None:
     """Go on with a job that was cancelled, has failed or was lost; done chunks stay done."""
-    with _broker() as broker:
-        handle = _open(broker, job)
+    with open_broker() as broker:
+        handle = open_job(broker, job)
         _print_status(handle.resume())
         if wait:
             raise typer.Exit(_follow(handle, timeout_s))
@@ -183,24 +185,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals:
         raise errors.RequestError(f"{text!r}: write it as COLUMN=VALUE")
     return column, value
-
-
-@contextmanager
-def _broker() -> Iterator[Broker]:
-    broker = Broker(get_settings())
-    try:
-        yield broker
-    finally:
-        broker.close()
-
-
-def _open(broker: Broker, job: str) -> JobHandle:
-    folder = place(job)
-    if (folder / "job.json").is_file():
-        return JobHandle.from_output(broker, folder)
-    if "/" in job or folder.is_dir():
-        raise errors.JobNotFound(f"{job}: is not the output of a job")
-    return JobHandle.open(broker, job)
 
 
 def _say_submitted(handle: JobHandle) -> None:
@@ -257,6 +241,10 @@ def describe(found: JobStatus) -> str:
         parts.append(f"{found.rows_failed:,} failed")
     if found.rows_per_s:
         parts.append(f"{found.rows_per_s:,.0f} rows/s")
+    if found.chunks_running and not found.state.is_final:
+        parts.append(f"{found.chunks_running:,} chunks running")
+    if found.chunks_dead:
+        parts.append(f"{found.chunks_dead:,} of {found.chunks_total:,} chunks given up")
     if found.eta_s is not None:
         minutes, seconds = divmod(round(found.eta_s), 60)
         parts.append(f"{minutes}:{seconds:02d} left")
@@ -271,6 +259,8 @@ def _print_status(found: JobStatus) -> None:
     console.print(f"  output in {found.output}", soft_wrap=True)
     if found.rows_failed:
         console.print(f"  failed rows, with reasons, in {found.output}/errors", soft_wrap=True)
+    if found.chunks_dead:
+        console.print(f"  `celeriac batch dead list {found.id}` says why", soft_wrap=True)
     if found.state in (JobState.CANCELLED, JobState.FAILED, JobState.EXPIRED):
         console.print(f"  `celeriac batch resume {found.output}` goes on", soft_wrap=True)
 

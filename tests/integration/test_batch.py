@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 import tasks.batch
 from celeriac import errors, host
+from celeriac.jobs.finalize import read_manifest
+from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import Claim, Ledger
 from celeriac.messages import (
     BATCH_CHUNK,
@@ -31,6 +33,7 @@ from celeriac.settings import Settings
 from producer.broker import Broker
 from producer.datasets import submit_dataset
 from producer.jobs import JobHandle, list_jobs
+from producer.reconciler import reconcile
 
 QUEUE = batch_queue("cpu")
 
@@ -423,9 +426,9 @@ def test_jobs_are_listed_and_their_keys_expire(
 def cli(
     broker: Broker, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, str]]:
-    from producer.cli import batch
+    from producer.cli import batch, jobs
 
-    monkeypatch.setattr(batch, "get_settings", lambda: settings)
+    monkeypatch.setattr(jobs, "get_settings", lambda: settings)
 
     def run(*words: str) -> tuple[int, str]:
         result = CliRunner().invoke(batch.app, list(words))
@@ -504,3 +507,107 @@ def test_interrupting_the_wait_says_that_the_job_goes_on(
     code, text = cli("submit", str(tmp_path / "a.csv"), "-m", "echo", "-o", out, "--wait")
     assert code == 130
     assert "goes on" in text
+
+
+def test_chunks_that_were_given_up(
+    cli: Callable[..., tuple[int, str]], submit: Callable[..., JobHandle],
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The job ends without them; they are listed, tried again, or dropped."""
+    score = tasks.batch._score
+
+    def fail(job_id: str, chunk_no: int, *rest: Any) -> Any:
+        if chunk_no in (2, 5):
+            raise OSError("the disk is away")
+        return score(job_id, chunk_no, *rest)
+
+    monkeypatch.setattr(tasks.batch, "_score", fail)
+    handle = submit()
+    work(redis_client)
+    status = handle.status()
+    assert (status.state, status.chunks_done, status.chunks_dead) == ("completed_with_errors", 8, 2)
+    assert (status.rows_done, status.rows_failed, status.rows_ok) == (100, 21, 79)
+    manifest = read_manifest(JobFolder(handle.output))
+    assert manifest is not None
+    assert (manifest.rows_in, manifest.rows_ok, manifest.rows_failed, manifest.rows_dead) == (
+        100, 79, 21, 20,
+    )
+    assert [(one.chunk, one.first_row, one.rows, one.attempts) for one in manifest.dead] == [
+        (2, 21, 10, 3), (5, 51, 10, 3),
+    ]
+    assert handle.results().num_rows == 79
+    assert "2 of 10 chunks given up" in cli("status", handle.id)[1]
+    assert "OSError" in cli("dead", "list", handle.id)[1]
+    shown = cli("dead", "show", handle.id, "5")[1]
+    assert "10 from row 51 of" in shown
+    assert "chunk 4 of job" in cli("dead", "requeue", handle.id, "4")[1]
+    assert "1 chunks dropped" in cli("dead", "drop", handle.id, "5")[1]
+    redis_client.flushall()  # what was dropped is known to the folder
+
+    monkeypatch.setattr(tasks.batch, "_score", score)
+    assert "1 chunks are tried again" in cli("dead", "requeue", str(handle.output))[1]
+    assert handle.status().state == "in_progress"
+    assert not (handle.output / "_SUCCESS").exists()
+    work(redis_client)
+    status = handle.status()
+    assert (status.state, status.rows_ok, status.chunks_dead) == ("completed_with_errors", 89, 1)
+    assert "1 chunks are tried again" in cli("dead", "requeue", handle.id, "5")[1]
+    work(redis_client)
+    assert handle.status().rows_ok == 99
+    assert "no chunk was given up" in cli("dead", "list", handle.id)[1]
+    assert "no chunk was given up" in cli("dead", "list", str(handle.output))[1]
+
+
+def test_jobs_take_turns(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker, tmp_path: Path
+) -> None:
+    one = broker.settings.batch.model_copy(update={"wave_chunks": 4})
+    broker.settings = broker.settings.model_copy(update={"batch": one})
+    first = submit(chunk_rows=2)
+    second = submit(chunk_rows=2, output=tmp_path / "second")
+    assert redis_client.llen(QUEUE) == 8
+    for done in (16, 32, 64):
+        work(redis_client, chunks=done - first.status().chunks_done - second.status().chunks_done)
+        assert abs(first.status().chunks_done - second.status().chunks_done) <= 4
+        assert redis_client.llen(QUEUE) <= 8
+    work(redis_client)
+    assert {first.status().state, second.status().state} == {"completed_with_errors"}
+
+
+def test_a_job_expires(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, cli: Callable[..., tuple[int, str]]
+) -> None:
+    with pytest.raises(errors.RequestError, match="expires_s"):
+        submit(expires_s=0)
+    handle = submit(expires_s=0.05)
+    assert handle.status().expires_at is not None
+    time.sleep(0.1)
+    tasks.batch.reconcile.apply()
+    status = handle.status()
+    assert (status.state, status.ended_at is not None) == ("expired", True)
+    work(redis_client)
+    assert handle.status().chunks_done == 0
+    assert "by the time that it was given" in cli("status", handle.id)[1]
+    assert cli("resume", handle.id)[0] == 0
+    work(redis_client)
+    assert handle.status().state == "completed_with_errors"
+
+
+def test_a_vanished_message_is_sent_again_and_a_waiting_one_is_not(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis
+) -> None:
+    handle = submit()
+    redis_client.rpop(QUEUE)
+    taken = redis_client.rpop(QUEUE) or b""  # in a worker's hands, as kombu notes it
+    redis_client.hset(f"unacked.{QUEUE}", "tag", json.dumps([json.loads(taken), "", QUEUE]))
+    for _ in range(2):
+        assert reconcile(tasks.batch._broker(), tasks.batch._ledger(), queued_s=0) in (
+            {"messages": 1}, {},
+        )
+    assert redis_client.llen(QUEUE) == 9
+    redis_client.delete(QUEUE, f"unacked.{QUEUE}")
+    reconcile(tasks.batch._broker(), tasks.batch._ledger(), queued_s=0)
+    assert redis_client.llen(QUEUE) == 10
+    work(redis_client)
+    assert handle.status().state == "completed_with_errors"
+    assert reconcile(tasks.batch._broker(), tasks.batch._ledger()) == {}

@@ -1,0 +1,99 @@
+"""``celeriac batch dead``: the chunks of a job that were given up."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from celeriac import errors
+from celeriac.jobs.ledger import DeadChunk
+from producer.cli.jobs import Job, open_broker, open_job
+from producer.jobs import JobHandle
+
+app = typer.Typer(no_args_is_help=True, help="Chunks that were tried and given up.")
+
+REASON_SHOWN = 300
+Chunks = Annotated[list[int], typer.Argument(min=0, help="Numbers of the chunks.")]
+
+
+@app.command("list")
+def list_(job: Job) -> None:
+    """The chunks of JOB that were given up."""
+    with open_broker() as broker:
+        handle = open_job(broker, job)
+        dead = handle.dead()
+    if not dead:
+        _console().print(f"job {handle.id}: no chunk was given up")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("chunk", "attempts", "dropped", "reason"):
+        table.add_column(name, overflow="fold")
+    for one in dead:
+        table.add_row(
+            str(one.chunk), str(one.attempts), "yes" if one.dropped else "",
+            one.reason[:REASON_SHOWN],
+        )
+    _console().print(table)
+
+
+@app.command()
+def show(job: Job, chunk: Annotated[int, typer.Argument(min=0)]) -> None:
+    """All that is known of one of them: its rows, and why it was given up."""
+    with open_broker() as broker:
+        handle = open_job(broker, job)
+        one = _find(handle, chunk)
+        planned = handle.planned(chunk)
+    lines = [
+        f"chunk {chunk} of job {handle.id}",
+        f"  rows      {planned.rows:,} from row {planned.first_row:,} of {planned.source}",
+        f"  attempts  {one.attempts}",
+        f"  worker    {one.worker or '-'}",
+        f"  dropped   {'yes' if one.dropped else 'no'}",
+        f"  reason    {one.reason}",
+        f"`celeriac batch dead requeue {handle.id} {chunk}` tries it again",
+    ]
+    _console().print("\n".join(lines), soft_wrap=True)
+
+
+@app.command()
+def requeue(
+    job: Job,
+    chunks: Annotated[
+        list[int] | None, typer.Argument(help="Numbers (default: all but the dropped ones).")
+    ] = None,
+) -> None:
+    """Try chunks of JOB again. A job that has ended goes on, and ends anew."""
+    with open_broker() as broker:
+        handle = open_job(broker, job)
+        for chunk in chunks or ():
+            _find(handle, chunk)
+        count = handle.requeue(chunks or ())
+    _console().print(f"job {handle.id}: {count:,} chunks are tried again")
+
+
+@app.command()
+def drop(job: Job, chunks: Chunks) -> None:
+    """Give chunks of JOB up for good: `requeue` without numbers and `resume` leave them out."""
+    with open_broker() as broker:
+        handle = open_job(broker, job)
+        for chunk in chunks:
+            _find(handle, chunk)
+        found = handle.drop(chunks)
+    _console().print(f"job {handle.id}: {len(found):,} chunks dropped")
+
+
+def _find(handle: JobHandle, chunk: int) -> DeadChunk:
+    for one in handle.dead():
+        if one.chunk == chunk:
+            return one
+    raise errors.RequestError(
+        f"chunk {chunk} of job {handle.id} was not given up; "
+        f"`celeriac batch dead list {handle.id}` shows those that were"
+    )
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False)

@@ -1,0 +1,289 @@
+"""The ledger under any order of events: a state machine on a real server."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+import redis
+from hypothesis import HealthCheck, settings as hypothesis_settings, strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from celeriac.jobs.ledger import Answer, Change, JobState, Ledger
+from celeriac.jobs.plan import ChunkRecord
+from tests.integration.test_ledger import job, record
+
+CHUNKS = 3
+WINDOW = 2
+ATTEMPTS = 3
+CHUNK = st.integers(0, CHUNKS - 1)
+RESUMES = st.sampled_from([True, True, False])
+GONE_S, HELD_S = 0.0, 600.0
+"""A lease that has lapsed at once, and one that never does within a test."""
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Workers claim, renew, commit, fail and die; the server may forget everything.
+
+    ``stored`` is the storage: the records that runs have made. Storage is never lost.
+    """
+
+    client: ClassVar[redis.Redis]
+    runs = Bundle("runs")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client.flushall()
+        self.ledger = Ledger(self.client, 600)
+        self.stored: dict[int, ChunkRecord] = {}
+        self.newest: dict[int, int] = {}
+        self.seen: set[int] = set()
+        self.counted: set[int] = set()
+        self.messages: set[int] = set()
+        self.finalizers = 0
+        self.is_lost = False
+        self._take(self.ledger.enter(job(CHUNKS), "/out", [], window=WINDOW))
+
+    # --- what happens -----------------------------------------------------------------------------
+
+    @rule(target=runs, chunk=CHUNK, lease_s=st.sampled_from([GONE_S, HELD_S]))
+    def claim(self, chunk: int, lease_s: float) -> Any:
+        self.messages.discard(chunk)
+        before = self._holder(chunk)
+        claim = self.ledger.claim(
+            "j1", chunk, owner=f"o{chunk}", worker="w", lease_s=lease_s, max_attempts=ATTEMPTS
+        )
+        if claim.answer is not Answer.GRANTED:
+            if claim.answer is Answer.BUSY:
+                assert before == HELD_S
+            self._take(claim)
+            return multiple()
+        assert before != HELD_S, "a live lease was taken away"
+        assert chunk not in self.counted
+        assert claim.epoch not in self.seen
+        assert claim.epoch > self.newest.get(chunk, 0)
+        assert 1 <= claim.attempt <= ATTEMPTS
+        self.seen.add(claim.epoch)
+        self.newest[chunk] = claim.epoch
+        self.leases[chunk] = lease_s
+        return chunk, claim.epoch
+
+    @rule(run=runs, lease_s=st.sampled_from([GONE_S, HELD_S]))
+    def renew(self, run: tuple[int, int], lease_s: float) -> None:
+        chunk, epoch = run
+        answer = self.ledger.renew("j1", chunk, epoch, lease_s)
+        if answer is Answer.KEPT:
+            assert self.newest[chunk] == epoch
+            assert chunk not in self.counted
+            self.leases[chunk] = lease_s
+            self.messages.discard(chunk)
+        elif answer is Answer.CANCELLED and self._state() is JobState.CANCELLING:
+            self.leases[chunk] = lease_s  # until it has stopped
+
+    @rule(run=consumes(runs))
+    def write_and_commit(self, run: tuple[int, int]) -> None:
+        chunk, epoch = run
+        self.stored.setdefault(chunk, record(chunk))
+        self._commit(chunk, epoch)
+
+    @rule(run=runs)
+    def commit_twice(self, run: tuple[int, int]) -> None:
+        chunk, epoch = run
+        self.stored.setdefault(chunk, record(chunk))
+        self._commit(chunk, epoch)
+        self._commit(chunk, epoch)
+
+    @rule(run=consumes(runs))
+    def write_and_die(self, run: tuple[int, int]) -> None:
+        self.stored.setdefault(run[0], record(run[0]))
+
+    @rule(run=runs)
+    def fail(self, run: tuple[int, int]) -> None:
+        chunk, epoch = run
+        change = self.ledger.release("j1", chunk, epoch, reason="no", max_attempts=ATTEMPTS)
+        self._released(chunk, epoch, change)
+
+    @rule(run=runs)
+    def stop(self, run: tuple[int, int]) -> None:
+        chunk, epoch = run
+        self._released(chunk, epoch, self.ledger.release("j1", chunk, epoch))
+
+    @rule()
+    def reconcile(self) -> None:
+        sweep = self.ledger.sweep("j1", most=100, queued_s=0, finalizer_s=600)
+        self.messages.update(sweep.wave)
+        if sweep.suspects:
+            again = self.ledger.requeue_vanished("j1", sweep.suspects, queued_s=0)
+            self.messages.update(again)
+        self.finalizers += sweep.completes
+        for chunk in sweep.wave:
+            assert self._holder(chunk) != HELD_S
+            self.leases.pop(chunk, None)
+
+    @rule(resumes=RESUMES)
+    def cancel(self, resumes: bool) -> None:
+        self.ledger.cancel("j1")
+        if resumes:
+            self.resume()
+
+    @rule()
+    def resume(self) -> None:
+        if self._state() in (JobState.COMPLETED, JobState.COMPLETED_WITH_ERRORS):
+            return
+        self.counted = set(self.stored)
+        self.is_lost = False
+        held = {chunk: s for chunk, s in self.leases.items() if s == HELD_S}
+        self.leases = {chunk: s for chunk, s in held.items() if chunk not in self.counted}
+        change = self.ledger.enter(
+            job(CHUNKS), "/out", self.stored.values(), window=WINDOW
+        )
+        self._take(change)
+
+    @rule()
+    def requeue_dead(self) -> None:
+        _, change = self.ledger.requeue_dead("j1", [])
+        self._take(change)
+
+    @precondition(lambda self: not self.is_lost)
+    @rule(resumes=RESUMES)
+    def forget_everything(self, resumes: bool) -> None:
+        self.client.flushall()
+        self.is_lost = True
+        self.counted.clear()
+        self.messages.clear()
+        self.leases.clear()
+        if resumes:
+            self.resume()
+
+    @rule(target=runs, chunk=CHUNK)
+    def claim_twice(self, chunk: int) -> Any:
+        """The first run lives on, and does not know that it has lost its lease."""
+        found = [self.claim(chunk, lease_s) for lease_s in (GONE_S, HELD_S)]
+        return multiple(*(run for run in found if isinstance(run, tuple)))
+
+    @rule()
+    def finalize(self) -> None:
+        if self.ledger.finalizing("j1") is JobState.FINALIZING:
+            dead = {one.chunk for one in self.ledger.dead("j1")}
+            assert self.counted | dead == set(range(CHUNKS))
+            self.ledger.finish("j1", JobState.COMPLETED_WITH_ERRORS, 10 * CHUNKS, 0)
+
+    # --- what always holds ------------------------------------------------------------------------
+
+    @invariant()
+    def each_chunk_is_in_exactly_one_place(self) -> None:
+        entry = self.ledger.entry("j1")
+        if entry is None:
+            assert self.is_lost
+            return
+        assert entry.chunks_waiting + entry.chunks_queued + entry.chunks_running + (
+            entry.chunks_done + entry.chunks_dead
+        ) == CHUNKS
+        assert entry.chunks_done == len(self.counted)
+        if entry.state is not JobState.COMPLETED_WITH_ERRORS:
+            assert entry.rows_done == 10 * len(self.counted)
+
+    @invariant()
+    def what_counts_is_stored(self) -> None:
+        assert self.counted <= set(self.stored)
+
+    @invariant()
+    def a_job_with_work_left_is_watched(self) -> None:
+        state = self._state()
+        if state in (JobState.IN_PROGRESS, JobState.FINALIZING, JobState.CANCELLING):
+            assert self.ledger.active() == ["j1"]
+
+    def teardown(self) -> None:
+        """However it stands: resume and honest workers bring every chunk to its end."""
+        self.resume()
+        for _ in range(CHUNKS * (ATTEMPTS + 2)):
+            if self._state() is not JobState.IN_PROGRESS:
+                break
+            self.reconcile()
+            for chunk in sorted(self.messages | set(self.leases)):
+                self._finish(chunk)
+        assert self._state() in (JobState.FINALIZING, JobState.COMPLETED_WITH_ERRORS)
+
+    def _finish(self, chunk: int) -> None:
+        if self._holder(chunk) == HELD_S:  # its process ends at last
+            self.ledger.renew("j1", chunk, self.newest[chunk], GONE_S)
+            self.leases[chunk] = GONE_S
+        found = self.claim(chunk, HELD_S)
+        if isinstance(found, tuple):
+            self.write_and_commit(found)
+
+    # --- how it is written down -------------------------------------------------------------------
+
+    @property
+    def leases(self) -> dict[int, float]:
+        return self.__dict__.setdefault("_leases", {})
+
+    @leases.setter
+    def leases(self, value: dict[int, float]) -> None:
+        self.__dict__["_leases"] = value
+
+    def _holder(self, chunk: int) -> float | None:
+        return self.leases.get(chunk)
+
+    def _state(self) -> JobState | None:
+        entry = self.ledger.entry("j1")
+        return entry.state if entry else None
+
+    def _commit(self, chunk: int, epoch: int) -> None:
+        change = self.ledger.commit("j1", self.stored[chunk], epoch)
+        if change.answer is Answer.COMMITTED:
+            assert self.newest[chunk] == epoch, "an old epoch won"
+            assert chunk not in self.counted, "a chunk counted twice"
+            self.counted.add(chunk)
+            self.leases.pop(chunk, None)
+        elif change.answer is Answer.FENCED:
+            assert chunk not in self.counted
+        self._take(change)
+
+    def _released(self, chunk: int, epoch: int, change: Change) -> None:
+        if change.answer in (Answer.AGAIN, Answer.DEAD, Answer.RETURNED):
+            assert self.newest[chunk] == epoch
+            self.newest[chunk] = epoch + 1  # nobody's: this run is over
+            self.leases.pop(chunk, None)
+        if change.answer is Answer.AGAIN:
+            self.messages.add(chunk)
+        self._take(change)
+
+    def _take(self, change: Change) -> None:
+        self.messages.update(change.wave)
+        self.finalizers += change.completes
+        entry = self.ledger.entry("j1")
+        if entry is not None and change.wave:
+            assert entry.chunks_queued + entry.chunks_running <= WINDOW
+
+
+def test_any_order_of_events(redis_client: redis.Redis) -> None:
+    LedgerMachine.client = redis_client
+    run_state_machine_as_test(
+        LedgerMachine,
+        settings=hypothesis_settings(
+            max_examples=60, stateful_step_count=40, deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.slow
+def test_any_order_of_events_for_long(redis_client: redis.Redis) -> None:
+    LedgerMachine.client = redis_client
+    run_state_machine_as_test(
+        LedgerMachine,
+        settings=hypothesis_settings(
+            max_examples=1_500, stateful_step_count=60, deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
