@@ -37,7 +37,7 @@ class ChunkLease:
         lease_s: float,
         timeout_s: float,
         on_hang: Callable[[], object] = lambda: None,
-        exit: Callable[[int], None] = os._exit,
+        exit: Callable[[int], object] = os._exit,
     ) -> None:
         self._renew, self._on_hang, self._exit = renew, on_hang, exit
         self._pause_s = min(lease_s / 4, _LONGEST_PAUSE_S)

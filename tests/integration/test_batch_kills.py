@@ -130,6 +130,7 @@ def test_whatever_is_killed_no_byte_changes(bench: Bench, redis_client: redis.Re
     every_crash_point(bench)
     a_run_that_sleeps_through_its_lease(bench)
     a_power_cut(bench)
+    a_cancelled_job(bench)
     a_redis_that_forgets_and_messages_that_vanish(bench, redis_client)
 
 
@@ -167,6 +168,18 @@ def a_power_cut(bench: Bench) -> None:
     wait_until(lambda: bench.workers[0].process.poll() is not None)
     bench.workers[0].kill()
     bench.start("batch.cpu", "-c", "2")
+    bench.finish(handle)
+    assert output(handle) == bench.clean()
+
+
+def a_cancelled_job(bench: Bench) -> None:
+    handle = bench.submit("cancelled")
+    wait_until(lambda: handle.status().chunks_done >= 2)
+    handle.cancel()
+    stopped = handle.wait(15)
+    assert (stopped.state, stopped.chunks_running) == ("cancelled", 0)
+    assert stopped.chunks_done + stopped.chunks_queued == CHUNKS
+    handle.resume()
     bench.finish(handle)
     assert output(handle) == bench.clean()
 

@@ -170,6 +170,13 @@ class LedgerMachine(RuleBasedStateMachine):
         found = [self.claim(chunk, lease_s) for lease_s in (GONE_S, HELD_S)]
         return multiple(*(run for run in found if isinstance(run, tuple)))
 
+    @rule(target=runs, chunk=CHUNK)
+    def claim_until_it_is_dead(self, chunk: int) -> Any:
+        if self._holder(chunk) == HELD_S:
+            return multiple()
+        found = [self.claim(chunk, GONE_S) for _ in range(ATTEMPTS + 1)]
+        return multiple(*(run for run in found if isinstance(run, tuple)))
+
     @rule()
     def finalize(self) -> None:
         if self.ledger.finalizing("j1") is JobState.FINALIZING:

@@ -27,6 +27,7 @@ from celeriac.jobs.chunk import run_chunk
 from celeriac.jobs.columns import join
 from celeriac.jobs.finalize import finalize, read_manifest
 from celeriac.jobs.folder import JobFolder
+from celeriac.jobs.ledger import DeadChunk
 from celeriac.jobs.plan import ChunkRecord, JobPlan, Scoring, check_job_id, make_plan, new_job_id
 from celeriac.outputs import TableAnswers
 
@@ -394,3 +395,70 @@ def test_a_disk_that_takes_no_more_leaves_no_part(tmp_path: Path) -> None:
         for kind in ("parquet", "csv", "jsonl")
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_has_lost_its_lease_writes_nothing(tmp_path: Path) -> None:
+    folder, plan, chunks = make_job(tmp_path, LINES)
+    with pytest.raises(errors.Cancelled, match="is another's now"):
+        run_chunk(folder, plan, chunks[0], shout, holds_lease=lambda: False, epoch=7)
+    assert [file for file in folder.path.rglob("*part*") if file.is_file()] == []
+
+
+def test_a_run_that_was_overtaken_changes_nothing(tmp_path: Path) -> None:
+    folder, plan, chunks = make_job(tmp_path, LINES)
+
+    def overtaken() -> bool:  # between the check of the lease and the record
+        run_chunk(folder, plan, chunks[0], shout, epoch=8)
+        return True
+
+    def whisper(table: pa.Table) -> TableAnswers:  # a model that does not answer alike twice
+        return TableAnswers({"prediction": table["text"].combine_chunks()})
+
+    record = run_chunk(folder, plan, chunks[0], whisper, holds_lease=overtaken, epoch=7)
+    assert record.epoch == 8
+    assert pq.read_table(folder.part(0, "parquet"))["prediction"].to_pylist() == ["A"]
+    assert folder.valid_record(plan, chunks[0]) == record
+    assert not list(folder.path.rglob(".tmp-*"))
+
+
+def test_a_kill_after_the_record_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, plan, chunks = make_job(tmp_path, LINES)
+
+    def killed(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("celeriac.jobs.staged.StagedFiles.settle", killed)
+        with pytest.raises(SystemExit):
+            run_chunk(folder, plan, chunks[0], shout, epoch=7)
+    assert not folder.part(0, "parquet").exists()
+    (folder.path / "errors" / ".tmp-e7-part-00000.jsonl").rename(folder.errors(0))  # half of it
+    record = folder.valid_record(plan, chunks[0])
+    assert record is not None
+    assert record.epoch == 7
+    assert pq.read_table(folder.part(0, "parquet"))["prediction"].to_pylist() == ["A"]
+
+
+def test_a_dead_chunk_is_in_the_manifest_with_its_rows(tmp_path: Path) -> None:
+    folder, plan, chunks = make_job(tmp_path, LINES)
+    run_chunk(folder, plan, chunks[0], shout)
+    run_chunk(folder, plan, chunks[2], shout)
+    dead = DeadChunk(1, 3, "no luck", "w", 0, dropped=False)
+    manifest = finalize(folder, NOW, [dead])
+    assert (manifest.state, manifest.rows_in, manifest.rows_ok, manifest.rows_dead) == (
+        "completed_with_errors", 5, 2, 2,
+    )
+    assert [(one.first_row, one.rows, one.reason) for one in manifest.dead] == [(3, 2, "no luck")]
+    folder.reopen([1])
+    assert read_manifest(folder) is None
+    run_chunk(folder, plan, chunks[1], shout)  # a record counts, whatever the ledger says
+    assert finalize(folder, NOW, [dead]).dead == ()
+
+
+def test_a_job_without_a_single_part_has_failed(tmp_path: Path) -> None:
+    folder, _, chunks = make_job(tmp_path, LINES)
+    dead = [DeadChunk(one.number, 3, "no luck", "w", 0, dropped=False) for one in chunks]
+    with pytest.raises(errors.JobFailed, match="no chunk could be scored; no luck"):
+        finalize(folder, NOW, dead)
