@@ -51,6 +51,7 @@ def main() -> int:
         single_items(client, data)
         whole_datasets(client, data)
         sentiment_per_film(client, data)
+        killed_in_the_middle(stack, client, data)
         ways_compared(client, data)
         if keep:
             wait_for_the_user(stack)
@@ -72,7 +73,8 @@ def demo_settings() -> Settings:
         console.print(f"Another program uses the usual ports, so the demo takes {ports}")
     stack = settings.stack.model_copy(update={"state_dir": HOME / "state", **ports})
     models = settings.models.model_copy(update={"root": HOME / "models"})
-    return settings.model_copy(update={"stack": stack, "models": models})
+    batch = settings.batch.model_copy(update={"lease_s": 3.0})  # a killed worker is missed sooner
+    return settings.model_copy(update={"stack": stack, "models": models, "batch": batch})
 
 
 def prepare_data() -> Path:
@@ -183,6 +185,31 @@ def sentiment_per_film(client: Client, data: Path) -> None:
     correlation = np.corrcoef(films["sentiment"], films["fresh"])[0, 1]
     console.print(pd.concat([films.tail(3)[::-1], films.head(3)]).round(2).to_string())
     console.print(f"\n  correlation with the critics' own verdicts: {correlation:.2f}")
+
+
+def killed_in_the_middle(stack: Stack, client: Client, data: Path) -> None:
+    """The same job twice; the second time its worker is killed."""
+    step("A job whose worker is killed in the middle (kill -9)")
+    jobs = []
+    for name in ("films_clean", "films_killed"):
+        jobs.append(client.submit_dataset(
+            data / "film_reviews_heldout.csv", "films", HOME / "out" / name,
+            text_column="text", chunk_rows=50,
+        ))
+        if name == "films_killed":
+            deadline = time.monotonic() + 60
+            while jobs[-1].status().chunks_done < 10 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            stack.kill("batch.cpu", signal.SIGKILL)
+            status = jobs[-1].status()
+            console.print(f"  killed after {status.chunks_done} of {status.chunks_total} chunks")
+        status = jobs[-1].wait(timeout_s=120)
+    pairs = zip(*(job.parts() for job in jobs), strict=True)
+    same = all(one.read_bytes() == other.read_bytes() for one, other in pairs)
+    console.print(
+        f"  {status.state}, {status.rows_done:,} rows, {status.chunks_done} parts, "
+        + ("each identical to the other job's" if same else "[bold red]not the other job's[/]")
+    )
 
 
 def ways_compared(client: Client, data: Path) -> None:

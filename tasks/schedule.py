@@ -9,7 +9,7 @@ from celeriac.settings import Settings
 from tasks import nightly
 
 PUBLISH_EVERY_S = 30.0
-RECONCILE_EVERY_S = 10.0
+RECONCILE_EVERY_S = 5.0
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:

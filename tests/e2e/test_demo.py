@@ -119,6 +119,10 @@ def test_it_says_what_it_did(demo: Demo) -> None:
     correlation = re.search(r"verdicts: (0\.\d+)", text)
     assert correlation is not None
     assert float(correlation[1]) > 0.8
+    killed = re.search(r"killed after (\d+) of (\d+) chunks", text)
+    assert killed is not None
+    assert 10 <= int(killed[1]) < int(killed[2])
+    assert f"{killed[2]} parts, each identical to the other job's" in text
     output = demo.folder / ".celeriac/demo/out/reviews_x10"
     assert json.loads((output / "manifest.json").read_text())["rows_in"] == 10_000
     assert (output / "_SUCCESS").exists()
