@@ -14,6 +14,7 @@ from celery import Task, shared_task
 
 from celeriac import errors, metrics
 from celeriac.cache.worker import get_worker_cache
+from celeriac.datasets.records import Chunk
 from celeriac.host import get_host
 from celeriac.jobs import finalize as finalizing, policy
 from celeriac.jobs.chunk import PredictBatch, process_name, run_chunk
@@ -170,8 +171,7 @@ def _score(
     job_id: str, chunk_no: int, output: str, claim: Claim, lease: ChunkLease
 ) -> ChunkRecord:
     folder = JobFolder(output)
-    plan = _open(folder, job_id)
-    chunks = folder.chunks(plan)
+    plan, chunks = _plan(output, job_id, _stamp(folder))
     if not 0 <= chunk_no < len(chunks):
         raise errors.JobFailed(f"job {job_id} has no chunk {chunk_no}")
     scoring = plan.scoring
@@ -192,6 +192,24 @@ def _score(
         failed=record.rows_failed, seconds=round(seconds, 3), attempt=claim.attempt,
     )
     return record
+
+
+def _stamp(folder: JobFolder) -> tuple[int, ...]:
+    """Changes when the plan is written anew. Without a plan: nothing to tell."""
+    try:
+        return tuple(path.stat().st_mtime_ns for path in (folder.job, folder.plan))
+    except OSError:
+        return ()
+
+
+@lru_cache(maxsize=4)
+def _plan(
+    output: str, job_id: str, stamp: tuple[int, ...]  # noqa: ARG001 - a part of the key
+) -> tuple[JobPlan, list[Chunk]]:
+    """A plan of ten thousand chunks takes longer to read than a small one of them to score."""
+    folder = JobFolder(output)
+    plan = _open(folder, job_id)
+    return plan, folder.chunks(plan)
 
 
 def _predict_batch(scorer: Scorer, text_column: str | None) -> PredictBatch:

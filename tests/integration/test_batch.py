@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import redis
+from celery import group
 from typer.testing import CliRunner
 
 import tasks.batch
@@ -34,6 +36,7 @@ from producer.broker import Broker
 from producer.datasets import submit_dataset
 from producer.jobs import JobHandle, list_jobs
 from producer.reconciler import reconcile
+from producer.waves import Job, publish_chunks
 
 QUEUE = batch_queue("cpu")
 
@@ -157,6 +160,33 @@ def test_messages_carry_references_in_groups_and_nobody_subscribes(
         assert time.time() * 1_000 - headers["sent_ms"] < 60_000
         assert len(json.dumps(message)) < 2_000
         assert "text, 1" not in json.dumps(message)
+
+
+def test_messages_equal_those_of_a_celery_group(
+    broker: Broker, redis_client: redis.Redis
+) -> None:
+    job = Job("j1", "/out", "cpu", "echo@1")
+    publish_chunks(broker, job, [7, 8])
+    ours = [json.loads(raw) for raw in redis_client.lrange(QUEUE, 0, -1)]
+    redis_client.delete(QUEUE)
+    signatures = [
+        broker.celery.signature(
+            BATCH_CHUNK, immutable=True,
+            kwargs={"v": 1, "job_id": "j1", "chunk_no": chunk, "output": "/out"},
+        ).set(queue=QUEUE, ignore_result=True, time_limit=1_830, argsrepr="()",
+              headers={"job_id": "j1", "chunk_no": chunk, "sent_ms": 1})
+        for chunk in (7, 8)
+    ]
+    group(signatures, app=broker.celery).apply_async()
+    theirs = [json.loads(raw) for raw in redis_client.lrange(QUEUE, 0, -1)]
+    for mine, celerys in zip(ours, theirs, strict=True):
+        assert set(mine["headers"]) >= set(celerys["headers"])
+        for name in ("task", "group_index", "timelimit", "eta", "ignore_result", "chunk_no",
+                     "job_id", "lang", "retries"):
+            assert mine["headers"][name] == celerys["headers"][name], name
+        body = json.loads(base64.b64decode(celerys["body"]))
+        assert json.loads(mine["body"])[:2] == body[:2]
+    assert ours[0]["headers"]["group"] == ours[1]["headers"]["group"]
 
 
 def test_every_message_twice_changes_nothing(
@@ -611,3 +641,19 @@ def test_a_vanished_message_is_sent_again_and_a_waiting_one_is_not(
     work(redis_client)
     assert handle.status().state == "completed_with_errors"
     assert reconcile(tasks.batch._broker(), tasks.batch._ledger()) == {}
+
+
+def test_a_job_is_validating_while_its_dataset_is_read(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker, reviews: Path
+) -> None:
+    seen: list[Any] = []
+    handle = submit(on_progress=lambda read, total: seen.extend(list_jobs(broker)))
+    assert {(one.id, one.state, one.model) for one in seen} == {(handle.id, "validating", "echo")}
+    assert handle.status().created_at == seen[0].created_at
+
+    def interrupted(read: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        submit(output=reviews.parent / "other", on_progress=interrupted)
+    assert [one.id for one in list_jobs(broker)] == [handle.id]

@@ -102,7 +102,7 @@ def _lasting(file: Path) -> bytes:
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    batch = BatchSettings(lease_s=2, max_attempts=50, wave_chunks=4)
+    batch = BatchSettings(lease_s=2, max_attempts=50, wave_chunks=4, chunk_timeout_s=4)
     return settings.model_copy(update={"batch": batch})
 
 
@@ -126,11 +126,13 @@ def bench(
     broker.close()
 
 
+@pytest.mark.timeout(300)
 def test_whatever_is_killed_no_byte_changes(bench: Bench, redis_client: redis.Redis) -> None:
     every_crash_point(bench)
     a_run_that_sleeps_through_its_lease(bench)
     a_power_cut(bench)
     a_cancelled_job(bench)
+    a_run_that_hangs(bench)
     a_redis_that_forgets_and_messages_that_vanish(bench, redis_client)
 
 
@@ -167,7 +169,7 @@ def a_power_cut(bench: Bench) -> None:
     handle = bench.submit("power-cut")
     wait_until(lambda: bench.workers[0].process.poll() is not None)
     bench.workers[0].kill()
-    bench.start("batch.cpu", "-c", "2")
+    bench.workers.append(bench.start("batch.cpu", "-c", "2"))
     bench.finish(handle)
     assert output(handle) == bench.clean()
 
@@ -181,6 +183,18 @@ def a_cancelled_job(bench: Bench) -> None:
     assert stopped.chunks_done + stopped.chunks_queued == CHUNKS
     handle.resume()
     bench.finish(handle)
+    assert output(handle) == bench.clean()
+
+
+def a_run_that_hangs(bench: Bench) -> None:
+    """Its own thread ends the process, and says why."""
+    (bench.crashes / "scored.done").unlink()
+    bench.wish("scored", "hang")
+    handle = bench.submit("hung")
+    bench.finish(handle)
+    records = [JobFolder(handle.output).read_record(n) for n in range(CHUNKS)]
+    assert sorted(record.attempt for record in records if record)[-2:] == [1, 2]
+    assert "its process ends" in "".join(one.log.read_text() for one in bench.workers)
     assert output(handle) == bench.clean()
 
 

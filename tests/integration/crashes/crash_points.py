@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tasks.batch
-from celeriac.jobs import finalize, staged
+from celeriac.jobs import finalize, lease, staged
 from celeriac.jobs.ledger import Ledger
 
 FOLDER = Path(os.environ["CRASH_POINTS"])
@@ -33,6 +34,8 @@ def pass_by(point: str) -> None:
         (FOLDER / f"{point}.paused").write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGSTOP)
         return
+    if kind == "hang":
+        time.sleep(600)
     os.kill(0 if kind == "worker" else os.getpid(), signal.SIGKILL)
 
 
@@ -59,6 +62,7 @@ def after(point: str, place: Any, name: str) -> None:
     setattr(place, name, passing)
 
 
+lease.EXIT_GRACE_S = 0.5
 before("claimed", tasks.batch, "_score")
 before("scored", staged.StagedFiles, "write_part")
 after("part-staged", staged.StagedFiles, "write_part")
