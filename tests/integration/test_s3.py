@@ -31,11 +31,13 @@ from celeriac.datasets.parts import read_parts
 from celeriac.datasets.places import S3Path, match_s3, place
 from celeriac.datasets.planner import plan as plan_dataset
 from celeriac.datasets.reader import read_chunk
+from celeriac.datasets.records import Chunk
 from celeriac.datasets.sources import open_source
 from celeriac.jobs.chunk import run_chunk
 from celeriac.jobs.finalize import finalize, read_manifest
 from celeriac.jobs.folder import JobFolder
-from celeriac.jobs.plan import Scoring, make_plan
+from celeriac.jobs.ledger import DeadChunk
+from celeriac.jobs.plan import JobPlan, Scoring, make_plan
 from celeriac.messages import decode_item
 from celeriac.outputs import TableAnswers
 from celeriac.registry.catalogue import publish
@@ -209,6 +211,92 @@ def test_a_job_from_s3_to_s3(bucket: S3Path, kind: str) -> None:
     }
     with pytest.raises(errors.OutputConflict, match="holds no job"):
         JobFolder("s3://data/in").check_free()
+
+
+def job_in_s3(bucket: S3Path) -> tuple[JobFolder, JobPlan, list[Chunk]]:
+    """Ten rows in two chunks; row 3 has a field too many."""
+    source = bucket / "in.csv"
+    put(source, CSV[:CSV.index(b'10,')].replace(b'2,"t, 2"', b'2,"t, 2",x'))
+    folder = JobFolder("s3://data/out")
+    dataset = plan_dataset(open_source(str(source)), chunk_rows=5)
+    scoring = Scoring(model="m", version=1, device="cpu", needs=("text",), keeps=("id",))
+    plan = make_plan(dataset, scoring, source=str(source), job_id="one", now=NOW)
+    return folder, folder.create(plan, dataset.chunks), list(dataset.chunks)
+
+
+def whisper(table: pa.Table) -> TableAnswers:
+    """Answers that no other run gives."""
+    return TableAnswers({"prediction": pc.utf8_lower(table["text"]).combine_chunks()})
+
+
+def parts_in_s3(folder: JobFolder) -> list[str]:
+    return sorted(path.name for path in (folder.path / "parts").iterdir() if path.is_file())
+
+
+def test_runs_of_a_chunk_in_s3_do_not_meet(bucket: S3Path) -> None:
+    folder, plan, chunks = job_in_s3(bucket)
+    first = run_chunk(folder, plan, chunks[0], shout, epoch=1)
+    assert first.part == f"part-00000-{first.sha256[:16]}.parquet"
+    assert (first.rows_ok, first.rows_failed) == (4, 1)
+    kept = parts_in_s3(folder)
+    folder.record(0).unlink()  # as a kill before the record leaves it
+    again = run_chunk(folder, plan, chunks[0], shout, epoch=2)
+    assert (again.part, parts_in_s3(folder)) == (first.part, kept)
+    folder.record(0).unlink()
+
+    def lost() -> bool:
+        run_chunk(folder, plan, chunks[0], shout, epoch=4)
+        return False
+
+    with pytest.raises(errors.Cancelled):
+        run_chunk(folder, plan, chunks[0], shout, holds_lease=lost, epoch=3)
+    found = folder.valid_record(plan, chunks[0])  # the like of what counts was not removed
+    assert found is not None
+    assert (found.epoch, parts_in_s3(folder)) == (4, kept)
+
+
+def test_a_run_that_wakes_late_in_s3_spoils_nothing(bucket: S3Path) -> None:
+    folder, plan, chunks = job_in_s3(bucket)
+
+    def overtaken() -> bool:  # between the check of the lease and the record
+        for chunk in chunks:
+            run_chunk(folder, plan, chunk, shout, epoch=8)
+        return True
+
+    record = run_chunk(folder, plan, chunks[0], whisper, holds_lease=overtaken, epoch=7)
+    assert record.epoch == 8
+    manifest = finalize(folder, NOW)
+    assert parts_in_s3(folder) == sorted(
+        [*(one.file[6:] for one in manifest.parts), "part-00000.json", "part-00001.json"]
+    )
+    part = folder.path / manifest.parts[0].file
+    assert pq.read_table(part.open())["prediction"].to_pylist()[0] == "T, 0"
+    # worse: it had looked for a record before there was one, and now puts its own over it
+    folder.success.unlink()
+    found = folder.record(0).read_bytes()
+    folder.record(0).unlink()
+    late = run_chunk(folder, plan, chunks[0], whisper, epoch=7)
+    assert late.part != record.part
+    assert sha256_of(part) == manifest.parts[0].sha256  # what the manifest names is whole
+    put(folder.record(0), found)
+    assert finalize(folder, NOW) == manifest
+    assert late.part not in parts_in_s3(folder)  # no record names it
+
+
+def test_errors_of_a_chunk_in_s3_are_in_the_manifest(bucket: S3Path) -> None:
+    folder, plan, chunks = job_in_s3(bucket)
+    run_chunk(folder, plan, chunks[0], shout)
+    manifest = finalize(folder, NOW, [DeadChunk(1, 3, "no luck", "w", 0, dropped=False)])
+    assert (manifest.rows_ok, manifest.rows_failed, manifest.rows_dead) == (4, 6, 5)
+    named = manifest.parts[0].errors
+    assert named is not None
+    assert json.loads((folder.path / named).read_bytes())["row"] == 3
+    folder.drop(1, "no luck")
+    assert folder.dropped() == {1: "no luck"}
+    folder.reopen([1])
+    assert (folder.dropped(), read_manifest(folder)) == ({}, None)
+    run_chunk(folder, plan, chunks[1], shout)
+    assert finalize(folder, NOW).rows_ok == 9
 
 
 def test_a_source_that_has_changed_is_refused(bucket: S3Path) -> None:

@@ -457,6 +457,51 @@ def test_a_dead_chunk_is_in_the_manifest_with_its_rows(tmp_path: Path) -> None:
     assert finalize(folder, NOW, [dead]).dead == ()
 
 
+def test_what_is_made_of_the_parts_lacks_dead_chunks_until_they_are_scored(tmp_path: Path) -> None:
+    folder, plan, chunks = make_job(
+        tmp_path, LINES, error_column=True, merge=True, aggregate=Aggregation.of({"by": "text"})
+    )
+    run_chunk(folder, plan, chunks[0], shout)
+    run_chunk(folder, plan, chunks[2], shout)
+    dead = [DeadChunk(1, 3, "no luck", "w", 0, dropped=False)]
+    manifest = finalize(folder, NOW, dead)
+    assert (manifest.rows_in, manifest.rows_ok, manifest.rows_failed, manifest.rows_dead) == (
+        5, 2, 3, 2,
+    )
+    assert [part.rows for part in manifest.parts] == [2, 1]  # with the row that failed
+    assert manifest.merged is not None
+    assert manifest.merged.rows == 3
+    assert [one.rows for one in manifest.aggregates] == [2, 2]
+    folder.reopen([1])
+    assert not {"predictions.parquet", "aggregates.csv"} & {at.name for at in folder.path.iterdir()}
+    run_chunk(folder, plan, chunks[1], shout)
+    manifest = finalize(folder, NOW)
+    assert (manifest.rows_ok, manifest.rows_failed, manifest.rows_dead) == (3, 2, 0)
+    merged = pq.read_table(folder.merged("parquet"))
+    assert merged["id"].to_pylist() == [1, 2, 3, None, 5]
+    assert pq.read_table(folder.aggregates("parquet"))["text"].to_pylist() == ["a", "c", "e"]
+
+
+def test_what_a_job_copied_of_its_source_stays_while_chunks_can_be_tried_again(
+    tmp_path: Path,
+) -> None:
+    folder = JobFolder(tmp_path / "out")
+    dataset = plan_dataset(
+        open_source(pa.table({"id": range(4), "text": list("abcd")})), chunk_rows=2,
+        copies=Copies(folder.copies),
+    )
+    scoring = Scoring(model="shout", version=1, device="cpu", needs=("text",), keeps=("id",))
+    plan = folder.create(
+        make_plan(dataset, scoring, source="a frame", job_id="one", now=NOW), dataset.chunks
+    )
+    run_chunk(folder, plan, dataset.chunks[0], shout)
+    finalize(folder, NOW, [DeadChunk(1, 3, "no luck", "w", 0, dropped=False)])
+    folder.reopen([1])
+    run_chunk(folder, plan, dataset.chunks[1], shout)
+    assert finalize(folder, NOW).state == "completed"
+    assert not folder.copies.exists()
+
+
 def test_a_job_without_a_single_part_has_failed(tmp_path: Path) -> None:
     folder, _, chunks = make_job(tmp_path, LINES)
     dead = [DeadChunk(one.number, 3, "no luck", "w", 0, dropped=False) for one in chunks]
