@@ -293,8 +293,9 @@ def _status_of_entry(entry: JobEntry) -> JobStatus:
     return JobStatus(
         id=entry.job_id, state=entry.state, model=entry.model, version=entry.version,
         source=entry.source, output=entry.output, chunks_total=entry.chunks,
-        chunks_done=entry.chunks_done, rows_total=entry.rows, rows_done=entry.rows_done,
-        rows_failed=entry.rows_failed, rows_per_s=rate,
+        chunks_done=entry.chunks_done, rows_total=entry.rows,
+        rows_done=entry.rows_done + entry.rows_dead,
+        rows_failed=entry.rows_failed + entry.rows_dead, rows_per_s=rate,
         chunks_queued=entry.chunks_waiting + entry.chunks_queued,
         chunks_running=entry.chunks_running, chunks_dead=entry.chunks_dead,
         eta_s=(entry.rows - entry.rows_done) / rate if running and rate else None,

@@ -130,7 +130,11 @@ def finalize(self: Task, job_id: str, output: str, v: int = 1) -> None:  # noqa:
         timeout_s=FINALIZER_TIMEOUT_S,
     ):
         manifest = finalizing.finalize(folder, datetime.now(UTC), ledger.dead(job_id))
-    ledger.finish(job_id, JobState(manifest.state), manifest.rows_in, manifest.rows_failed)
+    dead = manifest.rows_dead
+    ledger.finish(
+        job_id, JobState(manifest.state), rows_done=manifest.rows_in - dead,
+        rows_failed=manifest.rows_failed - dead, rows_dead=dead,
+    )
     log.info(
         "job finished", state=manifest.state, model=manifest.model,
         version=manifest.version, rows=manifest.rows_in, failed=manifest.rows_failed,

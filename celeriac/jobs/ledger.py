@@ -138,6 +138,8 @@ class JobEntry:
     rows: int
     rows_done: int
     rows_failed: int
+    rows_dead: int
+    """Rows of chunks that were given up; known when the job has ended."""
     rows_before: int
     """Rows that were done before the job was last submitted or resumed."""
     created_ms: int
@@ -155,7 +157,7 @@ class JobEntry:
 
 _FIELDS = (
     "state", "model", "version", "device", "output", "source", "chunks", "rows", "rows_done",
-    "rows_failed", "rows_before", "created_ms", "started_ms", "updated_ms", "ended_ms",
+    "rows_failed", "rows_dead", "rows_before", "created_ms", "started_ms", "updated_ms", "ended_ms",
     "expires_ms", "error",
 )
 _TEXTS = ("model", "device", "output", "source", "error")
@@ -219,7 +221,7 @@ class Ledger:
             "device": plan.scoring.device, "output": output, "source": plan.source,
             "chunks": plan.chunks, "rows": plan.rows, "rows_done": rows, "rows_before": rows,
             "rows_failed": sum(record.rows_failed for record in done),
-            "window": window, "expires_ms": expires_ms,
+            "rows_dead": 0, "window": window, "expires_ms": expires_ms,
         }
         state, completes, wave = self._run(
             scripts.ENTER, plan.job_id, json.dumps(fields),
@@ -232,14 +234,17 @@ class Ledger:
             pipe.execute()
         return Change(Answer.GRANTED, _state(state), bool(completes), _numbers(wave))
 
-    def finish(self, job_id: str, state: JobState, rows_done: int, rows_failed: int) -> None:
-        """The finaliser's verdict."""
-        self._move(job_id, state, "", (rows_done, rows_failed), JobState.FINALIZING)
+    def finish(
+        self, job_id: str, state: JobState, *, rows_done: int, rows_failed: int, rows_dead: int
+    ) -> None:
+        """The finaliser's verdict; the rows of dead chunks are apart from the others."""
+        rows = (rows_done, rows_failed, rows_dead)
+        self._move(job_id, state, "", rows, JobState.FINALIZING)
 
     def fail(self, job_id: str, reason: str) -> None:
         """End a job that cannot go on; chunks that are still queued will not run."""
         sources = (JobState.VALIDATING, JobState.IN_PROGRESS, JobState.FINALIZING)
-        self._move(job_id, JobState.FAILED, reason, ("", ""), *sources)
+        self._move(job_id, JobState.FAILED, reason, ("", "", ""), *sources)
 
     def cancel(self, job_id: str) -> JobState | None:
         """Ask that no chunk starts and that running ones stop; returns the state now."""
@@ -358,7 +363,8 @@ class Ledger:
         return Change(_answer(answer), _state(state), bool(completes), _numbers(wave))
 
     def _move(
-        self, job_id: str, state: JobState, error: str, rows: tuple[Any, Any], *sources: JobState
+        self, job_id: str, state: JobState, error: str, rows: tuple[Any, Any, Any],
+        *sources: JobState,
     ) -> JobState | None:
         return _state(
             self._run(scripts.MOVE, job_id, str(state), error, *rows, *map(str, sources))

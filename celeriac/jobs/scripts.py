@@ -281,8 +281,11 @@ for _, chunk in ipairs(chunks) do
   end
 end
 if found == 0 then return {state, 0, {}} end
-redis.call('HSET', JOB, 'error', '')
-enter('in_progress')
+if state ~= 'in_progress' then
+  redis.call('HSET', JOB, 'error', '', 'rows_dead', 0, 'rows_before', number('rows_done'))
+  redis.call('HDEL', JOB, 'started_ms')
+  enter('in_progress')
+end
 local wave = top_up()
 touch()
 return {state, found, wave}
@@ -313,14 +316,15 @@ end
 return state or ''
 """
 
-# ARGV: new state, error, rows done, rows failed ('' keeps them), states it may come from.
+# ARGV: new state, error, rows done, failed and dead ('' keeps them), states it may come from.
 MOVE = _PRELUDE + """
-for index = 7, #ARGV do
+for index = 8, #ARGV do
   if state == ARGV[index] then
     enter(ARGV[3])
     redis.call('HSET', JOB, 'error', ARGV[4])
     if ARGV[5] ~= '' then
-      redis.call('HSET', JOB, 'rows_done', ARGV[5], 'rows_failed', ARGV[6])
+      redis.call('HSET', JOB, 'rows_done', ARGV[5], 'rows_failed', ARGV[6],
+                 'rows_dead', ARGV[7])
     end
     touch()
     return state

@@ -130,6 +130,10 @@ def test_a_late_run_whose_lease_nobody_took_may_commit(ledger: Ledger) -> None:
     assert claim(ledger, 0).answer is Answer.DONE
 
 
+def finish(ledger: Ledger, state: JobState, dead: int = 0) -> None:
+    ledger.finish("j1", state, rows_done=30 - dead, rows_failed=0, rows_dead=dead)
+
+
 def sweep(ledger: Ledger, *, queued_s: float = 60, finalizer_s: float = 60) -> Any:
     return ledger.sweep("j1", most=100, queued_s=queued_s, finalizer_s=finalizer_s)
 
@@ -165,10 +169,11 @@ def test_dead_chunks_are_tried_again_or_dropped(ledger: Ledger) -> None:
         change = ledger.release("j1", chunk, run.epoch, reason="no", max_attempts=1)
     assert change.completes
     assert ledger.requeue_dead("j1", [])[0] == 0  # the finaliser is at work
-    ledger.finish("j1", JobState.COMPLETED_WITH_ERRORS, 30, 30)
+    finish(ledger, JobState.COMPLETED_WITH_ERRORS, dead=30)
     assert ledger.drop("j1", [1, 7]) == (1,)
     count, change = ledger.requeue_dead("j1", [])
     assert (count, set(change.wave), change.state) == (2, {0, 2}, JobState.IN_PROGRESS)
+    assert (entry(ledger).rows_done, entry(ledger).rows_dead) == (0, 0)
     assert claim(ledger, 0).attempt == 1
     assert [(one.chunk, one.dropped) for one in ledger.dead("j1")] == [(1, True)]
     assert ledger.requeue_dead("j1", [1])[0] == 1
@@ -203,7 +208,7 @@ def test_a_cancelled_job_starts_nothing_and_stops_what_runs(ledger: Ledger) -> N
     assert entry(ledger).state is JobState.CANCELLED
     assert places(ledger) == (3, 0, 0, 0, 0)
     ledger.fail("j1", "too late")
-    ledger.finish("j1", JobState.COMPLETED, 0, 0)
+    finish(ledger, JobState.COMPLETED)
     assert (entry(ledger).state, entry(ledger).error) == (JobState.CANCELLED, "")
     assert ledger.active() == []
     enter(ledger)
@@ -274,7 +279,7 @@ def test_the_reconciler_sends_again_what_was_lost(ledger: Ledger) -> None:
     assert sweep(ledger).completes is False
     assert sweep(ledger, finalizer_s=0).completes is True
     assert ledger.finalizing("j1") is JobState.FINALIZING
-    ledger.finish("j1", JobState.COMPLETED, 30, 0)
+    finish(ledger, JobState.COMPLETED)
     assert sweep(ledger, finalizer_s=0).completes is False
     assert ledger.active() == []
 

@@ -182,7 +182,11 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.ledger.finalizing("j1") is JobState.FINALIZING:
             dead = {one.chunk for one in self.ledger.dead("j1")}
             assert self.counted | dead == set(range(CHUNKS))
-            self.ledger.finish("j1", JobState.COMPLETED_WITH_ERRORS, 10 * CHUNKS, 0)
+            done = 10 * len(self.counted)
+            self.ledger.finish(
+                "j1", JobState.COMPLETED_WITH_ERRORS, rows_done=done, rows_failed=0,
+                rows_dead=10 * CHUNKS - done,
+            )
 
     # --- what always holds ------------------------------------------------------------------------
 
@@ -196,8 +200,9 @@ class LedgerMachine(RuleBasedStateMachine):
             entry.chunks_done + entry.chunks_dead
         ) == CHUNKS
         assert entry.chunks_done == len(self.counted)
-        if entry.state is not JobState.COMPLETED_WITH_ERRORS:
-            assert entry.rows_done == 10 * len(self.counted)
+        assert entry.rows_done == 10 * len(self.counted)
+        ended = entry.state is JobState.COMPLETED_WITH_ERRORS
+        assert entry.rows_dead == (10 * entry.chunks_dead if ended else 0)
 
     @invariant()
     def what_counts_is_stored(self) -> None:
