@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
 import pyarrow.compute as pc
 
 from celeriac.datasets.aggregates import aggregate
@@ -14,16 +13,7 @@ from celeriac.datasets.places import Place
 from celeriac.datasets.records import Aggregation, Format
 from celeriac.jobs.columns import ERROR
 from celeriac.jobs.folder import JobFolder
-from celeriac.jobs.plan import ChunkRecord, JobPlan
-
-
-class ExtraFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file of the output beside the parts."""
-
-    file: str
-    rows: int
-    bytes: int
-    sha256: str
+from celeriac.jobs.plan import ChunkRecord, ExtraFile, JobPlan, part_rows
 
 
 def write_merged(
@@ -67,11 +57,6 @@ def write_aggregates(
             file=path.name, rows=result.num_rows, bytes=written.bytes, sha256=written.sha256
         ))
     return tuple(files)
-
-
-def part_rows(plan: JobPlan, record: ChunkRecord) -> int:
-    """Rows of a part's file."""
-    return record.rows_in if plan.scoring.error_column else record.rows_ok
 
 
 def _parts(folder: JobFolder, records: Sequence[ChunkRecord]) -> list[Place]:

@@ -9,13 +9,11 @@ import msgspec
 from msgspec.structs import replace
 
 from celeriac import errors
-from celeriac.datasets.copies import remove_copies
 from celeriac.datasets.files import write_file
 from celeriac.datasets.records import Chunk
-from celeriac.jobs.extras import ExtraFile, part_rows, write_aggregates, write_merged
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import DeadChunk
-from celeriac.jobs.plan import CONTRACT, ChunkRecord, JobPlan
+from celeriac.jobs.plan import CONTRACT, ChunkRecord, ExtraFile, JobPlan, part_rows
 
 
 class PartSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +73,10 @@ def finalize(folder: JobFolder, now: datetime, dead: Sequence[DeadChunk] = ()) -
     ``dead``: the chunks that may lack a part. Raises JobFailed that names the first other part
     that is missing, damaged or wrong, or the reason if every chunk is dead.
     """
+    # Late: callers, who only read manifests, need no pyarrow.
+    from celeriac.datasets.copies import remove_copies
+    from celeriac.jobs.extras import write_aggregates, write_merged
+
     finished = read_manifest(folder)
     if finished is not None:
         return finished

@@ -97,6 +97,20 @@ class ChunkRecord(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: str
 
 
+class ExtraFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of the output beside the parts."""
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def part_rows(plan: JobPlan, record: ChunkRecord) -> int:
+    """Rows of a part's file."""
+    return record.rows_in if plan.scoring.error_column else record.rows_ok
+
+
 def make_plan(
     dataset: DatasetPlan, scoring: Scoring, *, source: str, job_id: str, now: datetime
 ) -> JobPlan:

@@ -3,6 +3,7 @@
 The record is the commit on storage. It is created, never replaced, so of several runs of a chunk
 one wins, and only the files that it vouches for count. On a disk they get their final names then;
 in S3, where nothing can be renamed, their names hold the digest of their content from the start.
+Callers, who only read records, need no pyarrow; so it is imported late here.
 """
 
 from __future__ import annotations
@@ -15,22 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import pyarrow as pa
 
 from celeriac.datasets.files import TEMPORARY_PREFIX, create_file, write_file
-from celeriac.datasets.parts import (
-    Written,
-    encode_errors,
-    encode_table,
-    write_errors,
-    write_part,
-    written,
-)
-from celeriac.datasets.records import RowError
 from celeriac.jobs.plan import ChunkRecord, JobPlan
 
 if TYPE_CHECKING:
-    from celeriac.datasets.records import Chunk, Format
+    import pyarrow as pa
+
+    from celeriac.datasets.parts import Written
+    from celeriac.datasets.records import Chunk, Format, RowError
     from celeriac.jobs.folder import JobFolder
 
 
@@ -90,10 +84,14 @@ class StagedFiles(StagedChunk):
         self._errors = _staged(self._final_errors, epoch)
 
     def write_part(self, table: pa.Table) -> Written:
-        return write_part(self._part, table, self._format)
+        from celeriac.datasets import parts
+
+        return parts.write_part(self._part, table, self._format)
 
     def write_errors(self, source: str, rows: Sequence[RowError]) -> Written | None:
-        return write_errors(self._errors, source, rows)
+        from celeriac.datasets import parts
+
+        return parts.write_errors(self._errors, source, rows)
 
     def settle(self, record: ChunkRecord) -> None:
         moves = [(self._part, self._final_part)]
@@ -121,18 +119,24 @@ class StagedObjects(StagedChunk):
         self._errors_sha256 = ""
 
     def write_part(self, table: pa.Table) -> Written:
-        data = encode_table(table, self._format)
-        self._part_sha256 = written(data).sha256
-        write_file(self._folder.part(self._chunk, self._format, self._part_sha256), data)
-        return written(data)
+        from celeriac.datasets import parts
+
+        data = parts.encode_table(table, self._format)
+        found = parts.written(data)
+        self._part_sha256 = found.sha256
+        write_file(self._folder.part(self._chunk, self._format, found.sha256), data)
+        return found
 
     def write_errors(self, source: str, rows: Sequence[RowError]) -> Written | None:
+        from celeriac.datasets import parts
+
         if not rows:
             return None
-        data = encode_errors(source, rows)
-        self._errors_sha256 = written(data).sha256
-        write_file(self._folder.errors(self._chunk, self._errors_sha256), data)
-        return written(data)
+        data = parts.encode_errors(source, rows)
+        found = parts.written(data)
+        self._errors_sha256 = found.sha256
+        write_file(self._folder.errors(self._chunk, found.sha256), data)
+        return found
 
     def settle(self, record: ChunkRecord) -> None:
         """Nothing: the names are final."""

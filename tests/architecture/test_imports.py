@@ -30,6 +30,7 @@ def modules_after(statement: str, folder: Path) -> set[str]:
         "from producer import Client, AsyncClient, Prediction, errors; Client()",
         "import producer.cli.main",
         "import producer.testing",
+        "import producer.datasets, producer.jobs, producer.cli.batch",
     ],
 )
 def test_no_model_library_and_nothing_of_the_host_project(
