@@ -49,15 +49,18 @@ class Flights:
             return True
         with self._lock:
             flight = self._flights.get(call.key)
+            leads = flight is None
             if flight is None:
-                flight = self._flights[call.key] = Flight(self, call.key)
-                call.flight = flight
+                flight = self._flights[call.key] = call.flight = Flight(self, call.key)
+            elif len(flight.followers) >= MAX_FOLLOWERS:
                 return True
-            if len(flight.followers) >= MAX_FOLLOWERS:
-                return True
-            flight.followers.append(call)
-        self._counts.add("shared")
-        return False
+            else:
+                flight.followers.append(call)
+        if not leads:
+            self._counts.add("shared")
+        elif call.outcome is not None:  # settled before it led: nobody else will land it
+            self.land(flight, call)
+        return leads
 
     def land(self, flight: Flight, leader: Call) -> None:
         """Give the followers of a settled leader its outcome, or send those that it concerns not.
@@ -65,8 +68,9 @@ class Flights:
         They go by themselves then, each at most once more.
         """
         with self._lock:
-            self._flights.pop(flight.key, None)
-            followers = flight.followers
+            if self._flights.get(flight.key) is flight:
+                del self._flights[flight.key]
+            followers, flight.followers = flight.followers, []
         outcome = leader.outcome
         if not followers or outcome is None:
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from celeriac import errors
@@ -89,3 +91,28 @@ def test_followers_are_bounded(flights: Flights, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(flights_module, "MAX_FOLLOWERS", 2)
 
     assert [flights.lead(make_call()) for _ in range(5)] == [True, False, False, True, True]
+
+
+def test_a_call_that_was_settled_before_it_leads_keeps_nobody_waiting(flights: Flights) -> None:
+    gone, next_one = make_call(), make_call()
+    gone.settle(errors.Cancelled())  # its caller was quicker than the lookup
+
+    flights.lead(gone)
+
+    assert flights.lead(next_one)
+    next_one.settle(ANSWER)
+    assert flights.lead(make_call())
+
+
+def test_a_flight_lands_once(flights: Flights, sent: list[Call]) -> None:
+    leader, follower, later = make_call(), make_call(), make_call()
+    flights.lead(leader)
+    flights.lead(follower)
+    flight: Any = leader.flight
+    leader.settle(errors.Cancelled())
+
+    assert flights.lead(later)
+    flight.land(leader)
+
+    assert sent == [follower]
+    assert not flights.lead(make_call())  # the later flight goes on
