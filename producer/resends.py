@@ -55,6 +55,6 @@ def still_waits(sent_ms: float, oldest: bytes | None) -> bool:
         return False
     try:
         oldest_ms = _decode(oldest).headers.sent_ms
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return True
     return oldest_ms is None or oldest_ms <= sent_ms

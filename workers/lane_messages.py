@@ -49,6 +49,11 @@ class Address(msgspec.Struct, frozen=True):
     items: list[msgspec.Raw]
     reply_to: str
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """As :attr:`Received.key`."""
+        return self.id, self.reply_to
+
 
 class Misfit(msgspec.Struct, frozen=True):
     """A message that the lane cannot answer."""
@@ -79,13 +84,15 @@ class _Message(msgspec.Struct):
 _message = msgspec.json.Decoder(_Message)
 _body = msgspec.json.Decoder(tuple[list[Any], Envelope, Any])
 _address = msgspec.json.Decoder(tuple[list[Any], Address, Any])
+_UNREADABLE = (msgspec.MsgspecError, binascii.Error, UnicodeError, RecursionError)
+"""What bytes of strangers may raise."""
 
 
 def read_message(raw: bytes, now_ms: float) -> Received | Misfit:
     """Decode one message. Never raises: what is not an envelope comes back as a misfit."""
     try:
         message = _message.decode(raw)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         return Misfit(task="", error=errors.RequestError(f"not a Celery message: {error}"))
     headers = message.headers
     if headers.task != PREDICT_ENVELOPE:
@@ -97,7 +104,7 @@ def read_message(raw: bytes, now_ms: float) -> Received | Misfit:
     try:
         body = _decoded_body(message)
         _, envelope, _ = _body.decode(body)
-    except (msgspec.MsgspecError, binascii.Error, UnicodeError) as error:
+    except _UNREADABLE as error:
         return Misfit(
             task=headers.task, id=headers.id, reply_to=_reply_address(body),
             error=errors.RequestError(f"the envelope is not well formed: {error}"),
@@ -115,7 +122,7 @@ def read_address(raw: bytes) -> Address | None:
         if message.headers.task != PREDICT_ENVELOPE:
             return None
         _, address, _ = _address.decode(_decoded_body(message))
-    except (msgspec.MsgspecError, binascii.Error, UnicodeError):
+    except _UNREADABLE:
         return None
     return address
 
@@ -130,6 +137,6 @@ def _reply_address(body: bytes) -> str:
     """Whom to tell of an envelope that cannot be read; empty if that cannot be read either."""
     try:
         address = msgspec.json.decode(body)[1]["reply_to"]
-    except (msgspec.MsgspecError, LookupError, TypeError):
+    except (*_UNREADABLE, LookupError, TypeError):
         return ""
     return address if isinstance(address, str) else ""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from celeriac.messages import PREDICT, PREDICT_ENVELOPE
-from workers.lane_messages import Misfit, Received, read_message
+from workers.lane_messages import Misfit, Received, read_address, read_message
 
 ENVELOPE = {
     "v": 1, "id": "e1", "model": "reviews", "items": ["good"], "reply_to": "c1",
@@ -71,6 +71,20 @@ def test_an_envelope_of_a_later_contract_is_read() -> None:
 @given(st.binary(max_size=100))
 def test_any_bytes_are_a_misfit(raw: bytes) -> None:
     assert isinstance(read_message(raw, 0.0), Misfit)
+    assert read_address(raw) is None
+
+
+@pytest.mark.parametrize("item", [b"\xff", b"[" * 10_000 + b"]" * 10_000])
+@pytest.mark.parametrize("encoding", [b"utf-8", b"base64"])
+def test_what_is_no_text_and_lists_without_end(item: bytes, encoding: bytes) -> None:
+    kwargs = b'{"v":1,"id":"e","model":"m","items":[%b],"reply_to":"c","deadline_ms":1}' % item
+    body = b"[[],%b,{}]" % kwargs
+    body = base64.b64encode(body) if encoding == b"base64" else body.replace(b'"', b'\\"')
+    raw = b'{"body":"%b","headers":{"task":"%b","id":"e"},"properties":{"body_encoding":"%b"}}' % (
+        body, PREDICT_ENVELOPE.encode(), encoding
+    )
+    assert isinstance(read_message(raw, 0.0), Misfit)
+    read_address(raw)  # it does not look into items
 
 
 @given(

@@ -53,10 +53,11 @@ def test_an_envelope_is_sent_again_only_once() -> None:
         ({"headers": {}}, True),  # nothing is known of it: no more load
         ({"headers": {"sent_ms": "late"}}, True),
         ([], True),
+        (b'{"x": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", True),
     ],
 )
 def test_the_oldest_message_says_whether_the_own_one_waits(oldest: object, waits: bool) -> None:
-    raw = None if oldest is None else json.dumps(oldest).encode()
+    raw = oldest if isinstance(oldest, bytes | None) else json.dumps(oldest).encode()
 
     assert still_waits(NOW_MS, raw) is waits
 
