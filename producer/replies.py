@@ -102,7 +102,7 @@ class ReplyReader:
                 continue
             try:
                 yield from self._read(raw)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
                 log.warning("a reply could not be read: %s", error)
 
     def _read(self, raw: bytes) -> Iterator[tuple[Call, Outcome]]:
@@ -122,11 +122,12 @@ class ReplyReader:
     def _count(self, queue: str, outcome: Outcome) -> None:
         if isinstance(outcome, Prediction):
             self._counts.add("answered")
-            self._refusals.answered(queue, 1)
-            return
-        self._counts.failed(outcome.code)
+        else:
+            self._counts.failed(outcome.code)
         if isinstance(outcome, errors.Overloaded):
             self._refusals.overloaded(queue, outcome)
+        else:  # an item's own error shows as well that there is room again
+            self._refusals.answered(queue, 1)
 
 
 def read_reply(raw: bytes) -> Reply | Predictions:
