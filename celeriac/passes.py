@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,17 @@ def under_way(model: str, version: int, items: int) -> Iterator[None]:
         yield
     finally:
         del _under_way[thread]
+
+
+def next_pass() -> None:
+    """Another forward pass begins in what this thread does, with a time of its own.
+
+    A batch that fails is taken apart in many of them. A load keeps its one time.
+    """
+    thread = threading.get_ident()
+    current = _under_way.get(thread)
+    if current is not None and current.items:
+        _under_way[thread] = replace(current, started_s=time.monotonic())
 
 
 def all_under_way() -> list[Pass]:

@@ -168,13 +168,13 @@ def isolate(
     while waiting:
         start, stop = waiting.popleft()
         try:
-            parts.append((start, stop, model.predict(take(inputs, start, stop))))
+            parts.append((start, stop, _predict(model, inputs, start, stop)))
         except Exception as error:  # noqa: BLE001 - a model may raise anything
             _pass_on(error)
             if stop - start == 1:
                 failed[start] = _item_error(error)
-            elif stop - start == count and _fails_throughout(model, inputs, count):
-                return None, (), dict.fromkeys(range(count), _item_error(error))
+            elif stop - start == count and (common := _common_error(model, inputs, count)):
+                return None, (), dict.fromkeys(range(count), common)
             else:
                 middle = (start + stop) // 2
                 waiting.extend(((start, middle), (middle, stop)))
@@ -210,18 +210,29 @@ def _close(expected: Any, found: Any) -> bool:
     return bool(expected == found)
 
 
-def _fails_throughout(model: runtimes.Model, inputs: Any, count: int) -> bool:
+def _predict(model: runtimes.Model, inputs: Any, start: int, stop: int) -> Output:
+    passes.next_pass()
+    return model.predict(take(inputs, start, stop))
+
+
+def _common_error(model: runtimes.Model, inputs: Any, count: int) -> errors.CeleriacError | None:
+    """The error of all items, if single ones from all over a large batch fail; otherwise None."""
     if count < 4 * _PROBES:
-        return False
+        return None
+    found: list[errors.CeleriacError] = []
     for probe in range(_PROBES):
         position = probe * (count - 1) // (_PROBES - 1)
         try:
-            model.predict(take(inputs, position, position + 1))
+            _predict(model, inputs, position, position + 1)
         except Exception as error:  # noqa: BLE001
             _pass_on(error)
+            found.append(_item_error(error))
         else:
-            return False
-    return True
+            return None
+    if len({error.message for error in found}) > 1:
+        # Each tells of its own item, which is nobody else's to read.
+        return errors.ModelFailed("the model fails with every item; send one alone for the reason")
+    return found[0]
 
 
 def _pass_on(error: Exception) -> None:

@@ -102,7 +102,14 @@ def test_a_model_that_always_fails_is_not_asked_thousands_of_times() -> None:
     model = Fussy()
     found = scorer(model).score(["poison"] * 10_000)
     assert {answer["error"]["code"] for answer in found} == {"model_failed"}
+    assert "ValueError" in found[0]["error"]["message"]
     assert model.calls < 30
+
+
+def test_nobody_reads_of_the_items_of_others() -> None:
+    found = scorer(Fussy()).score([f"poison of {number}" for number in range(200)])
+    messages = {answer["error"]["message"] for answer in found}
+    assert messages == {"the model fails with every item; send one alone for the reason"}
 
 
 def test_a_table_is_isolated_as_items_are() -> None:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from celeriac.passes import Pass, all_under_way, under_way
+from celeriac.passes import Pass, all_under_way, next_pass, under_way
 from workers.watchdog import Watchdog, hung
 
 
@@ -39,6 +39,19 @@ def test_passes_are_known_while_they_last() -> None:
     with pytest.raises(ValueError), under_way("m", 1, 5):
         raise ValueError
     assert all_under_way() == []
+
+
+def test_each_pass_of_a_batch_that_is_taken_apart_has_its_own_time() -> None:
+    next_pass()
+    assert all_under_way() == []
+    for items, is_anew in ((7, True), (0, False)):  # 0: a load has one time for all
+        with under_way("m", 1, items):
+            (before,) = all_under_way()
+            time.sleep(0.01)
+            next_pass()
+            (after,) = all_under_way()
+        assert (after.started_s > before.started_s) is is_anew
+        assert after.items == items
 
 
 def test_a_pass_that_has_ended_is_no_hang() -> None:
