@@ -178,7 +178,8 @@ class Lane:
         if choice is None:
             return 0
         if isinstance(choice, policy.Pause):
-            self._wait(max(0.001, min(POP_WAIT_S, (choice.until_ms - self._now_ms()) / 1000)))
+            if not self._outbox:  # what is answered goes first
+                self._wait(max(0.001, min(POP_WAIT_S, (choice.until_ms - self._now_ms()) / 1000)))
             return 0
         began_s = time.monotonic()
         batch = self._batch = self._take(choice)
@@ -243,7 +244,10 @@ class Lane:
             self._stopping.wait(timeout_s)
             return
         command, read = self._queues.wait(timeout_s, open_)
-        if not self._read([(1, read)], self._link.exchange([command])):
+        results = self._link.exchange([command])
+        if isinstance(results[0], redis.RedisError):
+            raise results[0]  # a refused command does not wait: without a pause it would spin
+        if not self._read([(1, read)], results):
             self._show_rest()
 
     def _exchange(self) -> None:
@@ -283,7 +287,11 @@ class Lane:
     def _see(self, look: Look) -> None:
         now_ms = self._now_ms()
         for raw in look.messages:
-            self._receive(raw, look.queue, now_ms)
+            try:
+                self._receive(raw, look.queue, now_ms)
+            except Exception:  # those that were popped with it must not be lost with it
+                metrics.LANE_ERRORS.labels("internal").inc()
+                log.exception("message lost")
         if look.refused:
             self._turn_away(look.refused, look.queue, now_ms)
 
@@ -306,7 +314,7 @@ class Lane:
         if one.deadline_ms < now_ms:
             metrics.EXPIRED.labels("receipt").inc(one.count)
             return
-        if one in self._buffer:
+        if one.key in self._buffer:
             metrics.DUPLICATES.inc()
             return
         known = self._recent.get(one.key)
@@ -332,7 +340,7 @@ class Lane:
         # An ordinary task on a model's queue: the worker's main loop knows what to do with it.
         queue = predict_queue(self.host.device)
         log.warning("not an envelope", task=message.task, id=message.id, passed_to=queue)
-        self.client.lpush(queue, raw)
+        self._outbox.pass_on(queue, raw)
 
     def _note_skew(self, one: Received) -> None:
         metrics.CLOCK_SKEW.inc()
@@ -360,7 +368,7 @@ class Lane:
             queue.retry_after_s = refusal.retry_after_s
 
     def _turn_away(self, raws: Sequence[bytes], queue: ModelQueue, now_ms: float) -> None:
-        """Refuse envelopes; what is none, or was answered already, goes its usual way."""
+        """Refuse envelopes; what is none, or is known already, goes its usual way."""
         error = errors.Overloaded(
             f"too much waits for model {queue.model!r} already; "
             f"try again in {queue.retry_after_s:.2g} s",
@@ -370,7 +378,7 @@ class Lane:
         shown = False
         for raw in raws:
             address = read_address(raw)
-            if address is None or self._recent.get((address.id, address.reply_to)) is not None:
+            if address is None or self._knows(address.key):
                 self._receive(raw, queue, now_ms)
                 continue
             reply = failed(address.id, error)
@@ -379,6 +387,9 @@ class Lane:
             if not shown:  # one of them all: to show each would cost more than to answer it
                 shown = self._show(raw, reply, now_ms)
         metrics.REFUSED.labels(queue.model, "lane").inc(items)
+
+    def _knows(self, key: tuple[str, str]) -> bool:
+        return key in self._buffer or self._recent.get(key) is not None
 
     def _show(self, raw: bytes, reply: Reply, now_ms: float) -> bool:
         message = read_message(raw, now_ms)

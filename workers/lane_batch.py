@@ -11,11 +11,14 @@ import msgspec
 from celeriac import errors, metrics
 from celeriac.cache.worker import get_worker_cache
 from celeriac.host import ModelHost
+from celeriac.logs import get_logger
 from celeriac.messages import CONTRACT, Reply
 from tasks.predict import count_answers
 from workers.lane_buffer import Target
 from workers.lane_limits import Limits
 from workers.lane_messages import Received
+
+log = get_logger(__name__)
 
 
 class Batch(msgspec.Struct):
@@ -40,12 +43,20 @@ class Batch(msgspec.Struct):
 
     def score(self, host: ModelHost) -> None:
         """Answer all items. Raises nothing: failures are replies too."""
-        items = [item for one in self.received for item in one.envelope.items]
         try:
-            scorer = host.scorer(*self.target)
+            self._score(host)
         except errors.CeleriacError as error:
-            self.replies = [failed(one.envelope.id, error) for one in self.received]
-            return
+            self._fail(error)
+        except (Exception, SystemExit) as error:  # the callers must learn of it too
+            log.exception("batch failed", model=self.target[0], version=self.target[1])
+            self._fail(errors.WorkerError(
+                f"{self.target[0]}@{self.target[1]} could not be used; the worker's log names "
+                f"the reason ({type(error).__name__})"
+            ))
+
+    def _score(self, host: ModelHost) -> None:
+        items = [item for one in self.received for item in one.envelope.items]
+        scorer = host.scorer(*self.target)
         started = time.perf_counter()
         self.answers = scorer.answer(items, self.limits.cap)
         self.seconds = time.perf_counter() - started
@@ -57,6 +68,9 @@ class Batch(msgspec.Struct):
             end = start + one.count
             self.replies.append(self._reply(one, self.answers[start:end]))
             start = end
+
+    def _fail(self, error: errors.CeleriacError) -> None:
+        self.replies = [failed(one.envelope.id, error) for one in self.received]
 
     def observe_cost(self, seconds: float) -> None:
         """Learn from the time of a whole turn with this batch."""

@@ -24,8 +24,8 @@ class Buffer:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def __contains__(self, received: Received) -> bool:
-        return received.key in self._keys
+    def __contains__(self, key: tuple[str, str]) -> bool:
+        return key in self._keys
 
     def items(self, model: str) -> int:
         """Items of a model that wait here."""

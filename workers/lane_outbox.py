@@ -1,4 +1,4 @@
-"""Replies on their way to the callers: pushed with the next exchange, kept until it succeeds."""
+"""What leaves with the next exchange, and is kept until it succeeds: replies, above all."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ class Outbox:
 
     def __init__(self) -> None:
         self._replies: dict[str, list[bytes]] = {}
+        self._passed_on: list[Command] = []
 
     def __bool__(self) -> bool:
-        return bool(self._replies)
+        return bool(self._replies or self._passed_on)
 
     def add(self, client_id: str, reply: Reply) -> bytes:
         """Add a reply; returns it encoded."""
@@ -36,9 +37,13 @@ class Outbox:
         """Add a reply that is encoded already."""
         self._replies.setdefault(client_id, []).append(reply)
 
+    def pass_on(self, queue: str, message: bytes) -> None:
+        """Add a message that belongs on another queue."""
+        self._passed_on.append(("LPUSH", queue, message))
+
     def commands(self) -> list[Command]:
         """What pushes it all."""
-        commands: list[Command] = []
+        commands = list(self._passed_on)
         for client_id, replies in self._replies.items():
             key = reply_key(client_id)
             commands += (("RPUSH", key, *replies), ("EXPIRE", key, REPLY_TTL_S))
@@ -47,7 +52,8 @@ class Outbox:
     def sent(self, results: Sequence[Any]) -> None:
         """Forget what was pushed. What Redis refused is not pushed again: it would refuse again."""
         self._replies.clear()
+        self._passed_on.clear()
         failure = next((one for one in results if isinstance(one, Exception)), None)
         if failure is not None:
             metrics.LANE_ERRORS.labels("redis").inc()
-            log.warning("replies not pushed", reason=str(failure))
+            log.warning("not pushed", reason=str(failure))

@@ -318,3 +318,104 @@ def test_a_busy_model_holds_up_no_other(
         turns += 1
     assert turns <= 3
     assert redis_client.llen(QUEUE) > 300
+
+
+def test_a_queue_that_redis_refuses_to_pop_is_not_asked_without_pause(
+    make_lane: Callable[..., Lane], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = make_lane()
+    exchange = lane._link.exchange
+    asked: list[float] = []
+
+    def noted(commands: Sequence[Any]) -> list[Any]:
+        asked.append(time.monotonic())
+        return exchange(commands)
+
+    monkeypatch.setattr(lane._link, "exchange", noted)
+    redis_client.set(QUEUE, "no list")
+    thread = threading.Thread(target=lane.run)
+    thread.start()
+    try:
+        time.sleep(1.0)
+        tries = len(asked)
+        redis_client.delete(QUEUE)
+        push(redis_client, "e", [1])
+        assert redis_client.blpop([reply_key("me")], timeout=10)
+    finally:
+        lane.stop()
+        thread.join(5)
+    assert 1 <= tries < 10
+
+
+def test_what_is_answered_does_not_wait_for_a_batch_to_fill(
+    make_lane: Callable[..., Lane], redis_client: redis.Redis
+) -> None:
+    lane = make_lane(Serving(max_wait_ms=1_000))
+    push(redis_client, "patient", [1])
+    lane.step()
+    lane._outbox.add("me", Reply(v=CONTRACT, id="done", answers=[]))
+    began_s = time.monotonic()
+    lane.step()
+    assert [reply.id for reply in replies(redis_client)] == ["done"]
+    assert time.monotonic() - began_s < 0.4
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError("no disk"), SystemExit(3)])
+def test_a_version_that_fails_in_an_unknown_way_fails_its_requests_only(
+    make_lane: Callable[..., Lane], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    lane = make_lane()
+
+    def broken(name: str, version: int) -> Any:
+        raise error
+
+    push(redis_client, "first", [1])
+    with monkeypatch.context() as patch:
+        patch.setattr(lane.host, "scorer", broken)
+        lane.step()
+    push(redis_client, "second", [1])
+    lane.step()
+    first, second = replies(redis_client)
+    assert first.error is not None
+    assert first.error["code"] == "worker_failed"
+    assert "no disk" not in first.error["message"]
+    assert second.answers
+
+
+def test_one_message_that_cannot_be_handled_takes_no_other_with_it(
+    make_lane: Callable[..., Lane], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = make_lane()
+    resolve = lane.host.resolve
+
+    def broken(text: str) -> tuple[str, int]:
+        if text == "echo@7":
+            raise OSError("no disk")
+        return resolve(text)
+
+    monkeypatch.setattr(lane.host, "resolve", broken)
+    push(redis_client, "bad", [1])
+    raw = redis_client.rpop(QUEUE)
+    push(redis_client, "before", [1])
+    redis_client.lpush(QUEUE, raw.replace(b'"echo\\"', b'"echo@7\\"'))  # type: ignore[union-attr]
+    push(redis_client, "after", [1])
+    lane.step()
+    assert {reply.id for reply in replies(redis_client)} == {"before", "after"}
+
+
+def test_a_copy_of_what_is_buffered_is_not_refused(
+    make_lane: Callable[..., Lane], redis_client: redis.Redis
+) -> None:
+    lane = make_lane(Serving(max_wait_ms=200))
+    push(redis_client, "e", [1])
+    raw = redis_client.lindex(QUEUE, 0)
+    lane.step()
+    queue = lane._queues.get("echo")
+    assert isinstance(raw, bytes)
+    assert queue is not None
+    lane._turn_away([raw], queue, time.time() * 1000)
+    while not replies(redis_client):
+        lane.step()
+    (reply,) = replies(redis_client)
+    assert reply.answers
