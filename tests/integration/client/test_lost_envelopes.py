@@ -212,6 +212,26 @@ def test_an_overloaded_model_is_left_alone_for_the_time_that_it_asks_for(
     assert waiting.result(5).value == 3
 
 
+def test_items_that_fail_by_their_own_fault_show_that_there_is_room_again(
+    client: Client, hand: Any
+) -> None:
+    waiting = in_thread(client.predict, "echo", 1)
+    refuse(hand, 0.2)
+    with pytest.raises(errors.Overloaded):
+        waiting.result(5)
+    time.sleep(0.4)
+    route = client.realtime.routes.find("echo", 5)
+    first = client.realtime.start(route, range(8), 10)
+    assert [call.outcome for call in first] == [None] * 8
+    hand.reply(hand.take(), {"answers": [{"error": errors.InvalidItem("bad").to_wire()}] * 8})
+    assert all(isinstance(call.wait(5), errors.InvalidItem) for call in first)
+
+    second = client.realtime.start(route, range(8), 10)
+
+    assert [call.outcome for call in second] == [None] * 8
+    realtime.abandon(second)
+
+
 def test_many_items_go_on_more_slowly(client: Client, redis_client: redis.Redis, hand: Any) -> None:
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.predict_many, "echo", range(200), timeout_s=20)
