@@ -37,6 +37,10 @@ log = get_logger(__name__)
 
 POP_WAIT_S = 0.5
 """Longest wait for a message: TERM and new models are noticed after it."""
+LATE_S = 0.1
+"""Redis ends a pop that waits in vain so much late; a shorter pause is slept here ..."""
+POLL_S = 0.001
+"""... with a look at the queues so often."""
 RETRY_S = 0.5
 """Pause after a turn that failed."""
 MAX_SKEW_MS = 1_000.0
@@ -179,7 +183,7 @@ class Lane:
             return 0
         if isinstance(choice, policy.Pause):
             if not self._outbox:  # what is answered goes first
-                self._wait(max(0.001, min(POP_WAIT_S, (choice.until_ms - self._now_ms()) / 1000)))
+                self._pause((choice.until_ms - self._now_ms()) / 1000)
             return 0
         began_s = time.monotonic()
         batch = self._batch = self._take(choice)
@@ -249,6 +253,15 @@ class Lane:
             raise results[0]  # a refused command does not wait: without a pause it would spin
         if not self._read([(1, read)], results):
             self._show_rest()
+
+    def _pause(self, seconds: float) -> None:
+        """Take in what comes, for ``seconds`` at most."""
+        wait_s = min(POP_WAIT_S, seconds - LATE_S)
+        if wait_s > 0:
+            self._wait(max(0.001, wait_s))
+        else:
+            self._stopping.wait(max(0.0, min(POLL_S, seconds)))
+            self._exchange()
 
     def _exchange(self) -> None:
         """Push what is answered, and pop what there is room for: one exchange."""

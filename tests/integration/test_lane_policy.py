@@ -151,6 +151,26 @@ def test_a_version_may_wait_for_more(
     ]
 
 
+def test_a_short_wait_is_short_though_nobody_else_comes(
+    make_lane: Callable[..., Lane], redis_client: redis.Redis
+) -> None:
+    """Redis ends a blocking pop by its own clock, which ticks ten times in a second."""
+    lane = make_lane(Serving(max_wait_ms=2))
+    thread = threading.Thread(target=lane.run)
+    thread.start()
+    took_s = []
+    try:
+        for number in range(10):
+            began_s = time.monotonic()
+            push(redis_client, f"e{number}", [number])
+            assert redis_client.blpop([reply_key("me")], timeout=5)
+            took_s.append(time.monotonic() - began_s)
+    finally:
+        lane.stop()
+        thread.join(5)
+    assert 0.002 <= sorted(took_s)[2] < 0.05
+
+
 def test_what_expires_while_it_is_buffered_never_reaches_the_model(
     make_lane: Callable[..., Lane], redis_client: redis.Redis, clock: list[float],
     monkeypatch: pytest.MonkeyPatch,
