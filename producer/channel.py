@@ -11,24 +11,22 @@ from typing import Any
 
 import redis
 
-from producer.broker import Broker
+Command = tuple[Any, ...]
 
 
 class Channel:
-    """A connection that is made at first use, and again after it was lost."""
+    """A connection that is opened at first use, and again after it was lost."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
-        self._connection: Any = None
+    def __init__(self, client: redis.Redis) -> None:
+        # Made once: the pool counts what it makes, and makes no more than its limit.
+        self._connection: Any = client.connection_pool.make_connection()
 
     @property
     def connected(self) -> bool:
-        return self._connection is not None and self._connection.is_connected
+        return bool(self._connection.is_connected)
 
-    def send(self, *commands: tuple[Any, ...]) -> None:
+    def send(self, *commands: Command) -> None:
         """Send commands; their answers are to be received later. Raises redis.RedisError."""
-        if self._connection is None:
-            self._connection = self._broker.redis.connection_pool.make_connection()
         connection = self._connection
         packed = (
             connection.pack_command(*commands[0]) if len(commands) == 1
@@ -40,20 +38,29 @@ class Channel:
         """The next answer; an error answer is raised. Raises redis.RedisError."""
         return self._connection.read_response()
 
-    def exchange(self, *commands: tuple[Any, ...]) -> list[Any]:
+    def once(self, *commands: Command) -> list[Any]:
         """Send commands and receive their answers; an error answer stands in its place.
 
-        A connection that was lost is made once more, and the commands sent once more: they must
-        bear to be done twice. Raises redis.RedisError.
+        Raises redis.RedisError if the connection is lost: then nothing is known of any of them.
         """
         try:
-            return self._once(commands)
-        except redis.TimeoutError:
+            self.send(*commands)
+            return [self._answer() for _ in commands]
+        except BaseException:  # what comes next would be read as another command's answer
             self.close()
             raise
+
+    def exchange(self, *commands: Command) -> list[Any]:
+        """As :meth:`once`; where the connection was lost, all is sent once more.
+
+        So the commands must bear to be done twice.
+        """
+        try:
+            return self.once(*commands)
+        except redis.TimeoutError:
+            raise
         except redis.ConnectionError:
-            self.close()
-            return self._once(commands)
+            return self.once(*commands)
 
     def ask(self, *command: Any) -> Any:
         """The answer to one command, as :meth:`exchange`; an error answer is raised."""
@@ -63,15 +70,9 @@ class Channel:
         return answer
 
     def close(self) -> None:
-        """Close the connection; the next use makes a new one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(redis.RedisError, OSError):
-                connection.disconnect()
-
-    def _once(self, commands: tuple[tuple[Any, ...], ...]) -> list[Any]:
-        self.send(*commands)
-        return [self._answer() for _ in commands]
+        """Close the connection; the next use opens it again."""
+        with contextlib.suppress(redis.RedisError, OSError):
+            self._connection.disconnect()
 
     def _answer(self) -> Any:
         try:

@@ -37,7 +37,7 @@ class Publisher:
         self._reply_to = reply_to
         self._counts = counts
         self._refusals = refusals
-        self._channel = Channel(broker)
+        self._channel = Channel(broker.redis)
         self._sent: dict[str, SentEnvelope] = {}
         self._unconfirmed: deque[SentEnvelope] = deque()
 

@@ -47,7 +47,7 @@ class ReplyReader:
         counts: Counts,
     ) -> None:
         self._broker = broker
-        self._channel = Channel(broker)
+        self._channel = Channel(broker.redis)
         self._key = reply_key(client_id)
         self._publisher = publisher
         self._refusals = refusals

@@ -24,11 +24,11 @@ from celeriac.logs import get_logger
 from celeriac.messages import Reply, check_contract, predict_queue, realtime_queue
 from celeriac.registry.catalogue import Catalogue
 from celeriac.settings import Settings
+from producer.channel import Channel
 from workers.lane_batch import Batch, failed
 from workers.lane_buffer import Buffer, Target
 from workers.lane_events import LaneEvents, NoEvents
 from workers.lane_limits import AllLimits
-from workers.lane_link import Link
 from workers.lane_messages import Misfit, Received, read_address, read_message
 from workers.lane_outbox import Outbox
 from workers.lane_queues import Look, ModelQueue, Queues, Reader
@@ -73,7 +73,7 @@ class Lane:
             max_queue_items=settings.realtime.max_queue_items,
         )
         self._limits = AllLimits(host, settings.realtime.max_batch_items)
-        self._link = Link(client)
+        self._link = Channel(client)
         self._queues = Queues()
         self._catalogue: Catalogue | None = None
         self._buffer = Buffer()
@@ -248,7 +248,7 @@ class Lane:
             self._stopping.wait(timeout_s)
             return
         command, read = self._queues.wait(timeout_s, open_)
-        results = self._link.exchange([command])
+        results = self._link.once(command)
         if isinstance(results[0], redis.RedisError):
             raise results[0]  # a refused command does not wait: without a pause it would spin
         if not self._read([(1, read)], results):
@@ -273,7 +273,7 @@ class Lane:
         events = self._events.due()
         if events is not None:
             commands.append(("PUBLISH", events.channel, events.message))
-        results = self._link.exchange(commands) if commands else []
+        results = self._link.once(*commands) if commands else []
         self._outbox.sent(results[:pushes])
         self._read(readers, results[pushes:])
 
@@ -416,7 +416,7 @@ class Lane:
         """Publish the events of batches after which no exchange came."""
         events = self._events.take()
         if events is not None:
-            self._link.exchange([("PUBLISH", events.channel, events.message)])
+            self._link.once(("PUBLISH", events.channel, events.message))
 
     def _count(self, batch: Batch) -> None:
         for one, reply in zip(batch.received, batch.replies, strict=True):

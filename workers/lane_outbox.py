@@ -10,7 +10,7 @@ import msgspec
 from celeriac import metrics
 from celeriac.logs import get_logger
 from celeriac.messages import REPLY_TTL_S, Reply, reply_key
-from workers.lane_link import Command
+from producer.channel import Command
 
 log = get_logger(__name__)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celeriac.batching.pace import Pace
-from workers.lane_link import Command
+from producer.channel import Command
 
 FIRST_POP = 32
 """Messages that are popped while nothing is known of a queue."""

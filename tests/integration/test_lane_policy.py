@@ -292,16 +292,16 @@ def test_replies_survive_a_lost_connection(
     make_lane: Callable[..., Lane], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lane = make_lane()
-    exchange = lane._link.exchange
+    exchange = lane._link.once
     lost = []
 
-    def broken(commands: Sequence[Any]) -> list[Any]:
+    def broken(*commands: Any) -> list[Any]:
         if not lost and commands[0][0] == "RPUSH":
             lost.append(commands)
             raise redis.ConnectionError("gone")
-        return exchange(commands)
+        return exchange(*commands)
 
-    monkeypatch.setattr(lane._link, "exchange", broken)
+    monkeypatch.setattr(lane._link, "once", broken)
     push(redis_client, "e", [1])
     with pytest.raises(redis.ConnectionError):
         lane.step()
@@ -344,14 +344,14 @@ def test_a_queue_that_redis_refuses_to_pop_is_not_asked_without_pause(
     make_lane: Callable[..., Lane], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lane = make_lane()
-    exchange = lane._link.exchange
+    exchange = lane._link.once
     asked: list[float] = []
 
-    def noted(commands: Sequence[Any]) -> list[Any]:
+    def noted(*commands: Any) -> list[Any]:
         asked.append(time.monotonic())
-        return exchange(commands)
+        return exchange(*commands)
 
-    monkeypatch.setattr(lane._link, "exchange", noted)
+    monkeypatch.setattr(lane._link, "once", noted)
     redis_client.set(QUEUE, "no list")
     thread = threading.Thread(target=lane.run)
     thread.start()

@@ -1,0 +1,43 @@
+"""A connection of one's own, through outages of its server."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from celeriac.settings import BrokerSettings, Settings
+from producer.broker import connect
+from producer.channel import Channel
+from workers.valkey import EmbeddedServer, free_port
+
+
+def test_an_outage_of_any_length_uses_up_nothing() -> None:
+    client = connect(
+        Settings(broker=BrokerSettings(url=f"redis://127.0.0.1:{free_port()}/0")),
+        max_connections=3,
+    )
+    channel = Channel(client)
+    for _ in range(10):
+        with pytest.raises(redis.ConnectionError, match="refused"):
+            channel.ask("PING")
+        assert not channel.connected
+
+
+def test_a_lost_connection_is_made_anew(
+    server: EmbeddedServer, redis_client: redis.Redis, settings: Settings
+) -> None:
+    client = connect(settings, max_connections=2)
+    channel = Channel(client)
+    assert not channel.connected
+    for number in range(5):
+        assert channel.ask("INCR", "number") == number + 1
+        redis_client.client_kill_filter(_type="normal", skipme=True)
+    assert channel.exchange(("GET", "number"), ("INCR",), ("PING",))[::2] == [b"5", b"PONG"]
+    redis_client.client_kill_filter(_type="normal", skipme=True)
+    with pytest.raises(redis.ConnectionError):
+        channel.once(("PING",))
+    assert channel.once(("PING",)) == [b"PONG"]
+    channel.close()
+    assert not channel.connected
+    assert channel.ask("PING") == b"PONG"
+    channel.close()
