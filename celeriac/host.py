@@ -118,12 +118,12 @@ class ModelHost:
                 return
         try:
             scorer = Scorer.load(self.registry, name, version, self._options)
-        except errors.CeleriacError as error:
+        except Exception as error:  # noqa: BLE001 - too little memory, say; the others go on
             metrics.LOAD_FAILURES.labels(name).inc()
             old = self._serving.get(name)
+            reason = error.message if isinstance(error, errors.CeleriacError) else repr(error)
             log.warning(
-                "model not loaded",
-                model=name, version=version, reason=error.message, still_serving=old,
+                "model not loaded", model=name, version=version, reason=reason, still_serving=old
             )
             return
         with self._lock:

@@ -100,6 +100,23 @@ def test_a_changed_file_is_refused_and_the_old_version_serves(
         host.scorer("echo", version)
 
 
+def test_too_little_memory_for_one_model_keeps_no_other_from_being_followed(
+    host: ModelHost, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Scorer.load
+
+    def fragile(registry: Registry, name: str, version: int, options: LoadOptions) -> Scorer:
+        if name == "echo":
+            raise MemoryError
+        return load(registry, name, version, options)
+
+    monkeypatch.setattr(Scorer, "load", fragile)
+    promote(registry, add(registry))
+    promote(registry, add(registry, "other"), "other")
+    host.refresh()
+    assert host.serving() == {"echo": 1, "other": 1}
+
+
 def test_a_pinned_version_is_loaded_when_asked_for(host: ModelHost, registry: Registry) -> None:
     version = add(registry)
     assert host.resolve(f"echo@{version}") == ("echo", version)
