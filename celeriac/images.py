@@ -125,3 +125,12 @@ def _pillow() -> Any:
             "models of images need Pillow, which is not installed; run: pip install pillow"
         ) from error
     return Image
+
+
+def size_of(data: bytes) -> tuple[int, int] | None:
+    """Width and height by the file's header; None for what is no image, or without Pillow."""
+    try:
+        width, height = _pillow().open(io.BytesIO(data), formats=FORMATS).size
+    except Exception:  # noqa: BLE001 - a stranger's bytes
+        return None
+    return width, height

@@ -72,6 +72,10 @@ CHUNKS = Counter("celeriac_batch_chunks_total", "Chunks by what became of them",
 RECONCILED = Counter(
     "celeriac_batch_reconciled_total", "What was lost of batch jobs and sent again", ["what"]
 )
+REPORT_FAILURES = Counter(
+    "celeriac_batch_report_failures_total",
+    "Samples and reports of batch jobs that could not be written; their jobs went on", ["what"],
+)
 NIGHTLY_MISSED = Gauge(
     "celeriac_nightly_missed", "Dates of a nightly schedule that have no run", ["schedule"],
     multiprocess_mode="mostrecent",

@@ -136,6 +136,8 @@ class BatchSettings(_Section):
     wave_chunks: Annotated[int, Field(ge=1, le=10_000)] = 16
     """Chunks of one job that are queued or running at the same time, at most: about four for each
     batch process of all workers together. Jobs take turns by as many."""
+    sample_rows: Annotated[int, Field(ge=0, le=100_000)] = 100_000
+    """Rows of a dataset that its report's statistics are made of, at most. 0: none is sampled."""
     job_ttl_s: Annotated[int, Field(ge=60)] = 604_800
     """How long Redis remembers a job after its last change. Its files stay."""
 

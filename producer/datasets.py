@@ -13,9 +13,9 @@ import redis
 from celeriac import errors, inputs
 from celeriac.datasets.places import Place
 from celeriac.datasets.records import Aggregation, DatasetPlan, Format
-from celeriac.jobs.finalize import read_manifest
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import Ledger
+from celeriac.jobs.manifest import read_manifest
 from celeriac.jobs.plan import Scoring, check_job_id, make_plan, new_job_id
 from celeriac.messages import ModelRef
 from celeriac.outputs import answer_columns
@@ -101,7 +101,10 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     copies = Copies(folder.copies)
     with _validating(broker, folder, wanted, scoring, shown), _discarding(copies):
         dataset = _plan(broker, found, version.input, scoring, copies, chunk_rows, on_progress)
-        ours = make_plan(dataset, scoring, source=shown, job_id=wanted, now=now)
+        ours = make_plan(
+            dataset, scoring, source=shown, job_id=wanted, now=now,
+            sample_rows=broker.settings.batch.sample_rows,
+        )
         existed = folder.holds_job()
         plan = folder.create(ours, dataset.chunks)
     if read_manifest(folder) is None:

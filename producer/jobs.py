@@ -15,9 +15,9 @@ from kombu.exceptions import OperationalError
 from celeriac import errors
 from celeriac.datasets.places import Place
 from celeriac.datasets.records import Chunk
-from celeriac.jobs.finalize import read_manifest
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import DeadChunk, JobEntry, JobState, Ledger
+from celeriac.jobs.manifest import read_manifest
 from celeriac.jobs.plan import ChunkRecord, JobPlan, check_job_id
 from producer import waves
 from producer.broker import Broker, broker_error

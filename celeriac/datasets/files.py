@@ -38,17 +38,27 @@ def move_into(temporary: Path, path: Place) -> None:
         _move(temporary, path)
 
 
-def write_file(path: Place, data: bytes) -> None:
+def write_file(path: Place, data: bytes, *, durable: bool = True) -> None:
     """Write or replace ``path``; a crash leaves the old content or the new, never a part.
 
-    Raises StorageError as :func:`replacing`.
+    If it need not be ``durable``, a power cut may leave an empty or broken file. Raises
+    StorageError as :func:`replacing`.
     """
     if isinstance(path, S3Path):
         with _named(path):
             path.put(io.BytesIO(data))
         return
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
+    if durable:
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+        return
+    with _named(path):
+        temporary = _temporary(path)
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def create_file(path: Place, data: bytes) -> None:

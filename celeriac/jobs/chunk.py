@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -16,9 +17,10 @@ from celeriac import errors
 from celeriac.datasets.csv import clip
 from celeriac.datasets.reader import Rows, read_chunk
 from celeriac.datasets.records import Chunk, RowError
-from celeriac.jobs.columns import join, with_extras, with_unreadable
+from celeriac.jobs.columns import blamed, join, with_extras, with_unreadable
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.plan import ChunkRecord, JobPlan
+from celeriac.jobs.sample import ScoredRows, leave_sample
 from celeriac.jobs.staged import StagedChunk
 from celeriac.outputs import TableAnswers
 
@@ -77,6 +79,7 @@ def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
     if plan.scoring.error_column:
         table = with_unreadable(table, rows, chunk)
     failed = sorted([*rows.errors, *failed], key=lambda row: row.row)
+    sample_s = leave_sample(folder, plan, chunk, ScoredRows(rows, table, failed))
     written = staged.write_part(table)
     errors_file = staged.write_errors(file.path, failed)
     record = ChunkRecord(
@@ -96,7 +99,10 @@ def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
         epoch=epoch,
         worker=process_name(),
         seconds=round(time.perf_counter() - started, 6),
+        sample_seconds=round(sample_s, 6),
         finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        failures=dict(Counter(row.code for row in failed)),
+        bad_columns=blamed(failed, plan.scoring.reads),
     )
     _check_sums(record, file.path)
     return record

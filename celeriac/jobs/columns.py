@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from celeriac import errors
 from celeriac.datasets.reader import Rows
-from celeriac.datasets.records import Chunk
+from celeriac.datasets.records import Chunk, RowError
 from celeriac.jobs.plan import Scoring
 from celeriac.outputs import TableAnswers
 
@@ -70,6 +71,17 @@ def with_unreadable(table: pa.Table, rows: Rows, chunk: Chunk) -> pa.Table:
         texts[bad.row - first] = _told(bad.code, bad.message)
     column = whole.schema.get_field_index(ERROR)
     return whole.set_column(column, ERROR, pa.array(texts, pa.string()))
+
+
+def blamed(failed: Collection[RowError], names: Collection[str]) -> dict[str, int]:
+    """How many rows failed by the value of one column, by that column."""
+    found: dict[str, int] = {}
+    for row in failed:
+        for name in names if row.message.startswith("column ") else ():
+            if row.message.startswith((f"column {name!r}:", f"column {name!r} ")):
+                found[name] = found.get(name, 0) + 1
+                break
+    return found
 
 
 def _told(code: str, message: str) -> str:

@@ -13,58 +13,8 @@ from celeriac.datasets.files import write_file
 from celeriac.datasets.records import Chunk
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import DeadChunk
-from celeriac.jobs.plan import CONTRACT, ChunkRecord, ExtraFile, JobPlan, part_rows
-
-
-class PartSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One part in the manifest."""
-
-    file: str
-    rows: int
-    bytes: int
-    sha256: str
-    errors: str | None
-    """File with the failed rows of this part."""
-
-
-class DeadPart(msgspec.Struct, frozen=True, kw_only=True):
-    """A chunk that was given up: its rows have no answers."""
-
-    chunk: int
-    source: str
-    first_row: int
-    """Number of its first row in the file; the first row of data is 1."""
-    rows: int
-    attempts: int
-    reason: str
-    dropped: bool
-
-
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """``manifest.json``: what the whole output is. It is there only when the sums are right."""
-
-    contract: int
-    job_id: str
-    fingerprint: str
-    state: str
-    """``completed``, or ``completed_with_errors`` if rows failed or chunks were given up."""
-    source: str
-    model: str
-    version: int
-    rows_in: int
-    rows_ok: int
-    rows_failed: int
-    """Those of dead chunks among them."""
-    rows_dead: int = 0
-    model_seconds: float
-    """Time that the chunks took, added up over all workers."""
-    parts: tuple[PartSummary, ...]
-    merged: ExtraFile | None = None
-    """All parts in one file."""
-    aggregates: tuple[ExtraFile, ...] = ()
-    dead: tuple[DeadPart, ...] = ()
-    created_at: str
-    finished_at: str
+from celeriac.jobs.manifest import DeadPart, Manifest, PartSummary, read_manifest
+from celeriac.jobs.plan import CONTRACT, ChunkRecord, JobPlan, part_rows
 
 
 def finalize(folder: JobFolder, now: datetime, dead: Sequence[DeadChunk] = ()) -> Manifest:
@@ -114,18 +64,6 @@ def finalize(folder: JobFolder, now: datetime, dead: Sequence[DeadChunk] = ()) -
     if not lost:  # else chunks may be tried again
         remove_copies(folder.copies)
     return manifest
-
-
-def read_manifest(folder: JobFolder) -> Manifest | None:
-    """The manifest of a finished job; None as long as there is no _SUCCESS."""
-    if not folder.success.exists():
-        return None
-    try:
-        return msgspec.json.decode(folder.manifest.read_bytes(), type=Manifest)
-    except (FileNotFoundError, msgspec.MsgspecError) as error:
-        raise errors.JobFailed(
-            f"{folder.manifest}: is missing or damaged beside _SUCCESS ({error})"
-        ) from error
 
 
 def _manifest(

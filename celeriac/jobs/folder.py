@@ -54,6 +54,10 @@ class JobFolder:
             return StagedObjects(self, chunk, written_as)
         return StagedFiles(self, self.path, chunk, written_as, epoch)
 
+    def sample(self, chunk: int) -> Place:
+        """A chunk's share of the rows that the report is made of."""
+        return self.path / "samples" / f"part-{chunk:05d}.arrow"
+
     def merged(self, format: Format) -> Place:
         """All parts in one file."""
         return self.path / f"predictions.{format}"
@@ -186,7 +190,8 @@ class JobFolder:
 
     def remove_debris(self, records: Sequence[ChunkRecord]) -> None:
         """Delete what killed processes left: temporary files, objects without a record."""
-        for folder in (self.path, self.path / "parts", self.path / "errors"):
+        for name in ("", "parts", "errors", "samples"):
+            folder = self.path / name if name else self.path
             for file in folder.glob(f"{TEMPORARY_PREFIX}*"):
                 file.unlink(missing_ok=True)
         if not isinstance(self.path, S3Path):

@@ -72,6 +72,8 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
     chunks: int
     created_at: str
     """ISO 8601, UTC."""
+    sample_rows: int = 0
+    """Rows that the report's statistics are made of, at most."""
 
 
 class ChunkRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +96,13 @@ class ChunkRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Of the run that wrote it; its files carried it in their names until then."""
     worker: str
     seconds: float
+    sample_seconds: float = 0.0
+    """Those of ``seconds`` that went into the report's sample."""
     finished_at: str
+    failures: dict[str, int] = {}
+    """Failed rows by error code."""
+    bad_columns: dict[str, int] = {}
+    """Failed rows by the column that is to blame, where one is."""
 
 
 class ExtraFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,8 +119,9 @@ def part_rows(plan: JobPlan, record: ChunkRecord) -> int:
     return record.rows_in if plan.scoring.error_column else record.rows_ok
 
 
-def make_plan(
-    dataset: DatasetPlan, scoring: Scoring, *, source: str, job_id: str, now: datetime
+def make_plan(  # noqa: PLR0913 - what a job is made of
+    dataset: DatasetPlan, scoring: Scoring, *, source: str, job_id: str, now: datetime,
+    sample_rows: int = 0,
 ) -> JobPlan:
     """The header of a job."""
     return JobPlan(
@@ -127,6 +136,7 @@ def make_plan(
         rows=dataset.rows,
         chunks=len(dataset.chunks),
         created_at=now.isoformat(timespec="seconds"),
+        sample_rows=sample_rows,
     )
 
 

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 import tasks.batch
 from celeriac import errors, host
-from celeriac.jobs.finalize import read_manifest
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import Claim, Ledger
+from celeriac.jobs.manifest import read_manifest
 from celeriac.messages import (
     BATCH_CHUNK,
     BATCH_FINALIZE,

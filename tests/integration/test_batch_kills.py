@@ -95,7 +95,7 @@ def _lasting(file: Path) -> bytes:
         return file.read_bytes()
     fields = json.loads(file.read_bytes())
     for name in ("attempt", "epoch", "worker", "seconds", "finished_at", "created_at", "job_id",
-                 "model_seconds"):
+                 "model_seconds", "sample_seconds"):
         fields.pop(name, None)
     return json.dumps(fields, sort_keys=True).encode()
 

@@ -34,9 +34,10 @@ from celeriac.datasets.reader import read_chunk
 from celeriac.datasets.records import Chunk
 from celeriac.datasets.sources import open_source
 from celeriac.jobs.chunk import run_chunk
-from celeriac.jobs.finalize import finalize, read_manifest
+from celeriac.jobs.finalize import finalize
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import DeadChunk
+from celeriac.jobs.manifest import read_manifest
 from celeriac.jobs.plan import JobPlan, Scoring, make_plan
 from celeriac.messages import decode_item
 from celeriac.outputs import TableAnswers

@@ -25,9 +25,10 @@ from celeriac.datasets.sources import open_source
 from celeriac.jobs import chunk as chunks_of, policy
 from celeriac.jobs.chunk import run_chunk
 from celeriac.jobs.columns import join
-from celeriac.jobs.finalize import finalize, read_manifest
+from celeriac.jobs.finalize import finalize
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import DeadChunk
+from celeriac.jobs.manifest import read_manifest
 from celeriac.jobs.plan import ChunkRecord, JobPlan, Scoring, check_job_id, make_plan, new_job_id
 from celeriac.outputs import TableAnswers
 
