@@ -44,6 +44,8 @@ class CeleriacError(Exception):
     """Something in Celeriac went wrong."""
 
     code: ClassVar[str] = "error"
+    field: str | None = None
+    """The part of the request that is at fault, where that is known. It crosses no queue."""
     _by_code: ClassVar[dict[str, type[CeleriacError]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -25,6 +25,14 @@ from celeriac.messages import ModelRef
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _checked_model(model: str) -> str:
+    try:
+        ModelRef.parse(model)
+    except errors.RequestError as error:
+        raise ValueError(error.message) from error
+    return model
 
 
 class BrokerSettings(_Section):
@@ -174,11 +182,68 @@ class NightlySettings(_Section):
     @field_validator("model")
     @classmethod
     def _a_model(cls, model: str) -> str:
-        try:
-            ModelRef.parse(model)
-        except errors.RequestError as error:
-            raise ValueError(error.message) from error
-        return model
+        return _checked_model(model)
+
+
+Scope = Literal["infer", "batch", "admin"]
+
+
+class KeySettings(_Section):
+    """``[gateway.keys.NAME]``: one API key of the gateway. NAME is what logs show."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the key, in hexadecimal; `celeriac gateway-key NAME` makes both."""
+    tenant: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] = "default"
+    """Whose predictions and jobs the key sees."""
+    scopes: tuple[Scope, ...] = ("infer",)
+    """``infer`` (predictions, models), ``batch`` (jobs), ``admin`` (promote, metrics)."""
+    rate_per_s: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    """Requests per second in the long run, over all gateways. Unset: no limit."""
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Requests at once, at most. Unset: those of two seconds."""
+
+
+class GatewaySettings(_Section):
+    """``[gateway]``: HTTP in front of everything. Beyond loopback it needs keys."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    admin_port: Annotated[int, Field(ge=0, le=65535)] = 8001
+    """Promotion and metrics, always on loopback. For both ports, 0 takes any free one."""
+    classify_model: str = "reviews"
+    """The model of ``POST /classify``."""
+    timeout_s: Annotated[float, Field(gt=0, le=3_600)] = 5.0
+    """Time for a request, from its first byte to the answer, when the caller does not say."""
+    max_timeout_s: Annotated[float, Field(gt=0, le=3_600)] = 60.0
+    """What a caller asks for beyond it (``X-Request-Timeout-Ms``) is cut to it."""
+    max_body_bytes: Annotated[int, Field(ge=1_024, le=1_000_000_000)] = 16_000_000
+    max_items: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    """Items of one request, at most."""
+    max_depth: Annotated[int, Field(ge=2, le=500)] = 32
+    """Nesting of a JSON body, at most."""
+    max_concurrent: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    """Requests at the same time, at most; what comes beyond them is refused with 503."""
+    drain_notice_s: Annotated[float, Field(ge=0, le=60)] = 0.5
+    """After TERM, how long it still takes requests while its readiness is red, so that a balancer
+    can notice."""
+    drain_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
+    """After that, how long the open requests may take."""
+    access_log: bool = True
+    """One line for each request, without payload."""
+    dataset_roots: tuple[str, ...] = ()
+    """Folders that jobs over HTTP may read from ..."""
+    output_roots: tuple[str, ...] = ()
+    """... and write to. Unset: no jobs over HTTP."""
+    webhook_hosts: tuple[str, ...] = ()
+    """Hosts (``host`` or ``host:port``) that finished predictions may be posted to. No others."""
+    webhook_secret: str = ""
+    """Signs webhooks (HMAC-SHA256); without it there are none."""
+    keys: dict[str, KeySettings] = {}
+
+    @field_validator("classify_model")
+    @classmethod
+    def _a_model(cls, model: str) -> str:
+        return _checked_model(model)
 
 
 class LogSettings(_Section):
@@ -199,6 +264,7 @@ class Settings(_Section):
     cache: CacheSettings = CacheSettings()
     batch: BatchSettings = BatchSettings()
     nightly: dict[str, NightlySettings] = {}
+    gateway: GatewaySettings = GatewaySettings()
     log: LogSettings = LogSettings()
 
     @property
@@ -291,12 +357,20 @@ def _override(data: dict[str, Any], environ: Mapping[str, str]) -> None:
         model = field.annotation
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             continue
-        for name in model.model_fields:
+        for name in scalars(model):
             variable = f"CELERIAC_{section}_{name}".upper()
             if variable in environ:
                 table = data.setdefault(section, {})
                 if isinstance(table, dict):
                     table[name] = _env_value(model, name, environ[variable])
+
+
+def scalars(section: type[BaseModel]) -> list[str]:
+    """The settings of a section that have a place in the environment: all but its tables."""
+    return [
+        name for name, field in section.model_fields.items()
+        if get_origin(field.annotation) is not dict
+    ]  # fmt: skip
 
 
 def _env_value(model: type[BaseModel], name: str, text: str) -> Any:
@@ -328,5 +402,7 @@ def _names_beside(location: tuple[Any, ...]) -> list[str]:
         return list(Settings.model_fields)
     if location[0] == "nightly":
         return list(NightlySettings.model_fields)
+    if location[:2] == ("gateway", "keys"):
+        return list(KeySettings.model_fields)
     section = Settings.model_fields[location[0]].annotation
     return list(getattr(section, "model_fields", ()))

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from celeriac import errors
 from celeriac.messages import worker_key
-from celeriac.settings import NightlySettings, Settings, hide_password
+from celeriac.settings import Settings, hide_password, scalars
 from producer.broker import check_server, connect
 from workers import flower, valkey
 from workers.lock import StateLock
@@ -175,7 +175,7 @@ class Stack:
             self._await(lambda: [] if _answers(client) else [VALKEY], READY_S)
 
     def _specs(self) -> list[ChildSpec]:
-        self._write_nights()
+        self._write_tables()
         specs = [self._spec(role, self._worker(role)) for role in self.roles]
         if self._beat:
             specs.append(self._spec(BEAT, self._beat_command(), stage=2))
@@ -204,16 +204,16 @@ class Stack:
 
     def _environment(self) -> dict[str, str]:
         others = {k: v for k, v in os.environ.items() if not k.startswith("CELERIAC_")}
-        nights = {"CELERIAC_CONFIG": str(self._nights)}
-        return others | environment(self.settings) | nights | {"PYTHONUNBUFFERED": "1"}
+        tables = {"CELERIAC_CONFIG": str(self._tables)}
+        return others | environment(self.settings) | tables | {"PYTHONUNBUFFERED": "1"}
 
     @property
-    def _nights(self) -> Path:
-        return self.state_dir / "nightly.toml"
+    def _tables(self) -> Path:
+        return self.state_dir / "tables.toml"
 
-    def _write_nights(self) -> None:
+    def _write_tables(self) -> None:
         """Tables have no place in the environment, so children read them from a file."""
-        self._nights.write_text(nightly_toml(self.settings.nightly), encoding="utf-8")
+        self._tables.write_text(tables_toml(self.settings), encoding="utf-8")
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
@@ -297,24 +297,26 @@ def absolute(settings: Settings) -> Settings:
 def environment(settings: Settings) -> dict[str, str]:
     """Every scalar setting as an environment variable, for a process that shall have the same.
 
-    The nights (``[nightly.NAME]``) are tables and not among them.
+    Tables (``[nightly.NAME]``, ``[gateway.keys.NAME]``) are not among them.
     """
     settings = absolute(settings)
     variables = {}
     for section in type(settings).model_fields:
         table = getattr(settings, section)
         if isinstance(table, BaseModel):
-            for name in type(table).model_fields:
+            for name in scalars(type(table)):
                 variables[f"CELERIAC_{section}_{name}".upper()] = _text(getattr(table, name))
     return variables | {"CELERIAC_BROKER_URL": settings.broker_url}
 
 
-def nightly_toml(nights: dict[str, NightlySettings]) -> str:
-    """The nights as tables of a ``celeriac.toml``."""
+def tables_toml(settings: Settings) -> str:
+    """The nights and the keys of the gateway as tables of a ``celeriac.toml``."""
     lines = []
-    for name, night in nights.items():
-        lines.append(f"[nightly.{_quote(name)}]")
-        lines += [f"{key} = {_quote(value)}" for key, value in night.model_dump().items()]
+    for path, tables in (("nightly", settings.nightly), ("gateway.keys", settings.gateway.keys)):
+        for name, table in tables.items():
+            lines.append(f"[{path}.{_quote(name)}]")
+            values = table.model_dump(exclude_none=True)
+            lines += [f"{key} = {_quote(value)}" for key, value in values.items()]
     return "\n".join([*lines, ""])
 
 

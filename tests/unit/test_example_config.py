@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from celeriac.settings import Settings, load_settings
+from celeriac.settings import Settings, load_settings, scalars
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "celeriac.toml"
 
@@ -29,10 +29,18 @@ def test_every_setting_is_shown_with_its_default() -> None:
     assert Settings.model_validate(shown) == Settings()
     for section, field in Settings.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            assert set(shown[section]) == set(field.annotation.model_fields) - {"url"}, section
+            assert set(shown[section]) == set(scalars(field.annotation)) - {"url"}, section
 
 
 def test_the_night_that_is_shown_is_valid() -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     night = tomllib.loads(text[text.index("# #[nightly") :].replace("# #", ""))
     assert Settings.model_validate(night).nightly["reviews"].at == "02:00"
+
+
+def test_the_key_that_is_shown_is_valid() -> None:
+    text = EXAMPLE.read_text(encoding="utf-8")
+    shown = re.search(r"(?:^# #.*gateway\.keys.*\n)(?:^# #.*\n)+", text, re.MULTILINE)
+    assert shown
+    key = tomllib.loads(shown[0].replace("# #", ""))
+    assert Settings.model_validate(key).gateway.keys["shop"].scopes == ("infer", "batch")

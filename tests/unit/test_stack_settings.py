@@ -12,6 +12,8 @@ from celeriac import errors
 from celeriac.settings import (
     BrokerSettings,
     FlowerSettings,
+    GatewaySettings,
+    KeySettings,
     LogSettings,
     ModelsSettings,
     NightlySettings,
@@ -37,9 +39,13 @@ def test_children_get_the_same_settings(tmp_path: Path) -> None:
                 dataset="in/{date}\\x.csv", model="reviews@2", output="out/{date}", enabled=False
             )
         },
+        gateway=GatewaySettings(
+            port=8100, dataset_roots=("/a", "/b"), webhook_secret="s=cret",
+            keys={"shop 1": KeySettings(sha256="0" * 64, scopes=("infer", "batch"), burst=5)},
+        ),
     )
-    config = tmp_path / "nightly.toml"
-    config.write_text(stack.nightly_toml(settings.nightly), encoding="utf-8")
+    config = tmp_path / "tables.toml"
+    config.write_text(stack.tables_toml(settings), encoding="utf-8")
     assert load_settings(config, stack.environment(settings)) == settings
 
 

@@ -1,0 +1,77 @@
+"""The ASGI application of the gateway."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from celeriac import __version__, errors
+from celeriac.settings import Settings
+from producer.aio import AsyncClient
+from producer.gateway import failures, health, openapi, predict
+from producer.gateway.context import Gateway, RequestContext
+from producer.gateway.guard import Guard, failed
+from producer.gateway.hot import HotRouter
+
+HOT_ROUTES = [*predict.ROUTES]
+COLD_ROUTERS = [health.router]
+
+
+def build(settings: Settings, client: AsyncClient | None = None) -> Guard:
+    """The application for one process. ``client`` is closed by whoever made it."""
+    gateway = Gateway(settings, client or AsyncClient(settings=settings))
+    return Guard(gateway, HotRouter(HOT_ROUTES), build_cold(gateway))
+
+
+def build_cold(gateway: Gateway) -> FastAPI:
+    """The application of all routes that are not hot."""
+    app = FastAPI(
+        title="Celeriac", version=__version__, strict_content_type=False,
+        docs_url="/docs", redoc_url=None,
+    )
+    app.state.gateway = gateway
+    for router in COLD_ROUTERS:
+        app.include_router(router)
+    app.add_exception_handler(errors.CeleriacError, _failed)
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _defect)
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
+    return app
+
+
+def _respond(request: Request, error: errors.CeleriacError) -> Response:
+    context: RequestContext = request.scope["celeriac"]
+    answer = failed(context, error)
+    response = Response(answer.body, answer.status)
+    response.raw_headers.extend(answer.headers)
+    return response
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.CeleriacError)  # noqa: S101 - it is registered for these
+    return _respond(request, error)
+
+
+def _not_valid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"][1:])
+    return _respond(request, failures.fault(f"{field}: {first['msg']}", field))
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - as above
+    if error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        return _respond(request, failures.MethodNotAllowed(allow=allow))
+    if error.status_code == 404:
+        return _respond(request, failures.RouteNotFound())
+    return _respond(request, errors.RequestError(str(error.detail)))
+
+
+def _defect(request: Request, error: Exception) -> Response:
+    del error  # Starlette raises it again, and the guard logs it
+    return _respond(request, errors.CeleriacError())

@@ -1,0 +1,130 @@
+"""Bodies: read within bounds, decoded without surprises.
+
+The size is bounded before a byte is read (``Content-Length``) and while reading (chunks). JSON is
+decoded by msgspec, which takes neither NaN nor a number out of range; the nesting is bounded here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from celeriac import errors
+from producer.gateway.context import Gateway, RequestContext
+from producer.gateway.failures import UnsupportedBody, fault
+
+T = TypeVar("T")
+
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_ROUND_OFF = bytes.maketrans(b"{}", b"[]")
+
+
+class Disconnected(Exception):
+    """The caller went away before its request was complete."""
+
+
+async def read(gateway: Gateway, context: RequestContext) -> bytes:
+    """The whole body.
+
+    Raises PayloadTooLarge, UnsupportedBody (compressed), DeadlineExceeded, and Disconnected.
+    """
+    _check_head(gateway, context)
+    message = await _next(context)
+    chunk: bytes = message.get("body", b"")
+    limit = gateway.limits.max_body_bytes
+    if not message.get("more_body"):
+        if len(chunk) > limit:
+            raise too_large(limit)
+        return chunk
+    chunks, size = [chunk], len(chunk)
+    while message.get("more_body"):
+        message = await _next(context)
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise too_large(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def decode(gateway: Gateway, data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """A JSON body as what ``decoder`` reads. Raises RequestError, which names the field."""
+    if not data:
+        raise errors.RequestError("the body is empty; it must be JSON")
+    limit = gateway.limits.max_depth
+    # Only a body with so many brackets can be nested too deep.
+    if data.count(b"[") + data.count(b"{") > limit:
+        check_depth(data, limit)
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise not_valid(error) from error
+    except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError) as error:
+        raise errors.RequestError(f"the body is not valid JSON: {_told(error)}") from error
+
+
+def check_depth(data: bytes, limit: int) -> None:
+    """Raises RequestError if brackets are nested deeper than ``limit``."""
+    # Brackets in strings can only mislead the first look, so what it suspects is looked at again.
+    if _is_deep(data, limit) and _is_deep(_STRINGS.sub(b"", data), limit):
+        raise errors.RequestError(
+            f"the body is nested deeper than {limit} levels ([gateway] max_depth)"
+        )
+
+
+def not_valid(error: msgspec.ValidationError) -> errors.RequestError:
+    """What msgspec says, with the field at fault: ``... - at `$.items[3]```."""
+    text, at, path = str(error).partition(" - at `$")
+    if not at:
+        return errors.RequestError(f"the body does not fit: {text}")
+    field = path.rstrip("`").lstrip(".")
+    return fault(f"{field}: {text}", field)
+
+
+def too_large(limit: int) -> errors.PayloadTooLarge:
+    return errors.PayloadTooLarge(
+        f"the body has more than {limit:,} bytes ([gateway] max_body_bytes); "
+        "score large data as a dataset"
+    )
+
+
+def _check_head(gateway: Gateway, context: RequestContext) -> None:
+    headers = context.headers
+    length = headers.get(b"content-length")
+    if length is not None and int(length) > gateway.limits.max_body_bytes:
+        raise too_large(gateway.limits.max_body_bytes)
+    encoding = headers.get(b"content-encoding")
+    if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
+        raise UnsupportedBody("compressed bodies are not read here; send it as it is")
+
+
+async def _next(context: RequestContext) -> Any:
+    try:
+        async with asyncio.timeout(context.left_s()):
+            message = await context.receive()
+    except TimeoutError as error:
+        raise errors.DeadlineExceeded(
+            f"the body did not come within {context.timeout_s:g} s"
+        ) from error
+    if message["type"] == "http.disconnect":
+        raise Disconnected
+    return message
+
+
+def _is_deep(data: bytes, limit: int) -> bool:
+    """True if more than ``limit`` levels must be taken off until no pair of brackets is left."""
+    brackets = data.translate(_ROUND_OFF, _NO_BRACKETS)
+    for _ in range(limit):
+        shorter = brackets.replace(b"[]", b"")
+        if len(shorter) == len(brackets):
+            return False  # nothing is left, or they do not match: then the decoder says so
+        brackets = shorter
+    return b"[]" in brackets
+
+
+def _told(error: Exception) -> str:
+    return str(error).partition("\n")[0][:120]

@@ -1,0 +1,194 @@
+"""Single predictions: ``POST /classify`` and ``POST /v1/models/{model}/predict``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from celeriac import errors
+from celeriac.messages import Prediction, decode_item
+from producer.gateway import body
+from producer.gateway.context import Answer, Gateway, RequestContext
+from producer.gateway.failures import RouteNotFound, UnsupportedBody, described, fault
+from producer.gateway.hot import HotRoute
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ClassifyRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """``{"text": "..."}``"""
+
+    text: str
+
+
+class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """``{"item": X}`` or ``{"items": [X, ...]}``."""
+
+    item: Any = msgspec.UNSET
+    items: list[Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Predictions(msgspec.Struct):
+    """The answer to ``{"items": [...]}``; each entry is a prediction or ``{"error": ...}``."""
+
+    model: str
+    version: int | None
+    predictions: list[Any]
+
+
+_classify_request = msgspec.json.Decoder(ClassifyRequest)
+_predict_request = msgspec.json.Decoder(PredictRequest)
+
+
+async def classify(gateway: Gateway, context: RequestContext, _: str) -> Answer:
+    """The tutorial's endpoint: a text in, its category and the confidence out."""
+    data = await body.read(gateway, context)
+    request = body.decode(gateway, data, _classify_request)
+    prediction = await predict_one(gateway, context, gateway.limits.classify_model, request.text)
+    confidence = prediction.probability
+    answer = {"category": prediction.label, "confidence": confidence}
+    return Answer(200, _encode(answer))
+
+
+async def predict(gateway: Gateway, context: RequestContext, model: str) -> Answer:
+    """One item or many, or one image as the body."""
+    if "/" in model:
+        raise RouteNotFound
+    data = await body.read(gateway, context)
+    kind = context.headers.get(b"content-type", b"")
+    if kind.startswith(b"image/"):
+        return Answer(200, _encode(await predict_one(gateway, context, model, data)))
+    if kind and b"json" not in kind:
+        raise UnsupportedBody("send JSON (application/json), or one image (image/png, image/jpeg)")
+    request = body.decode(gateway, data, _predict_request)
+    if request.items is not msgspec.UNSET:
+        if request.item is not msgspec.UNSET:
+            raise fault("give 'item' or 'items', not both", "item")
+        return await _predict_many(gateway, context, model, request.items)
+    if request.item is msgspec.UNSET:
+        raise fault('the body has neither "item" nor "items"', "item")
+    item = unwrap(request.item)
+    return Answer(200, _encode(await predict_one(gateway, context, model, item)))
+
+
+async def predict_one(
+    gateway: Gateway, context: RequestContext, model: str, item: Any
+) -> Prediction:
+    """One prediction, within the request's time. Raises what the client raises."""
+    context.model, context.items = model, 1
+    prediction = await gateway.client.predict(model, item, timeout_s=context.left_s())
+    context.version = prediction.version
+    return prediction
+
+
+async def _predict_many(
+    gateway: Gateway, context: RequestContext, model: str, items: list[Any]
+) -> Answer:
+    limit = gateway.limits.max_items
+    if len(items) > limit:
+        raise errors.PayloadTooLarge(
+            f"{len(items):,} items; at most {limit:,} are taken ([gateway] max_items): "
+            "score more as a dataset"
+        )
+    context.model, context.items = model, len(items)
+    outcomes = await gateway.client.predict_many(
+        model, [unwrap(item) for item in items], timeout_s=context.left_s(), return_errors=True
+    )
+    found = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
+    if outcomes and not found:
+        _raise_whole(outcomes[0])
+    context.version = found[0].version if found else 0
+    return Answer(200, _encode(Predictions(
+        model=found[0].model if found else model,
+        version=context.version or None,
+        predictions=[entry(outcome) for outcome in outcomes],
+    )))
+
+
+def entry(outcome: Prediction | errors.CeleriacError) -> Any:
+    """One entry of a list of answers."""
+    return outcome if isinstance(outcome, Prediction) else {"error": described(outcome)}
+
+
+def unwrap(item: Any) -> Any:
+    """An item from JSON. Bytes and typed arrays are checked where they are wrapped.
+
+    Raises InvalidItem.
+    """
+    return decode_item(item) if isinstance(item, (dict, list)) else item
+
+
+def _raise_whole(outcome: Prediction | errors.CeleriacError) -> None:
+    """Raises an error that is the request's, not an item's."""
+    if not isinstance(outcome, (Prediction, errors.ItemError, errors.PayloadTooLarge)):
+        raise outcome
+
+
+ROUTES = [
+    HotRoute("/classify", "", "/classify", "infer", classify),
+    HotRoute("/v1/models/", "/predict", "/v1/models/{model}/predict", "infer", predict),
+]
+
+OPENAPI: dict[str, Any] = {
+    "/classify": {
+        "post": {
+            "tags": ["predictions"],
+            "summary": "The category of a text",
+            "operationId": "classify",
+            "requestBody": {"required": True, "content": {"application/json": {
+                "schema": {
+                    "type": "object", "required": ["text"], "additionalProperties": False,
+                    "properties": {"text": {"type": "string"}},
+                },
+                "example": {"text": "Best coffee I ever bought"},
+            }}},
+            "responses": {"200": {
+                "description": "The category, and how sure the model is of it",
+                "content": {"application/json": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {
+                            "category": {}, "confidence": {"type": ["number", "null"]},
+                        },
+                    },
+                    "example": {"category": "positive", "confidence": 0.98},
+                }},
+            }},
+        },
+    },
+    "/v1/models/{model}/predict": {
+        "post": {
+            "tags": ["predictions"],
+            "summary": "Predictions for one item, or for many",
+            "operationId": "predict",
+            "parameters": [{
+                "name": "model", "in": "path", "required": True, "schema": {"type": "string"},
+                "description": "NAME, NAME@VERSION or NAME@ALIAS", "example": "reviews",
+            }],
+            "requestBody": {"required": True, "content": {
+                "application/json": {
+                    "schema": {"oneOf": [
+                        {
+                            "type": "object", "required": ["item"], "additionalProperties": False,
+                            "properties": {"item": {}},
+                        },
+                        {
+                            "type": "object", "required": ["items"], "additionalProperties": False,
+                            "properties": {"items": {"type": "array", "items": {}}},
+                        },
+                    ]},
+                    "examples": {
+                        "one": {"value": {"item": "Best coffee I ever bought"}},
+                        "many": {"value": {"items": ["Best coffee ever", "Stale and bitter"]}},
+                    },
+                },
+                "image/*": {"schema": {"type": "string", "format": "binary"}},
+            }},
+            "responses": {"200": {
+                "description": "A prediction, or a list of them in the order of the items",
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            }},
+        },
+    },
+}
