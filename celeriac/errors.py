@@ -28,6 +28,7 @@ CeleriacError
 │   ├── RuntimeMissing           runtime_missing       a library that the format needs is absent
 │   └── PromotionRefused         promotion_refused     the version did not pass its checks
 ├── DatasetError                 dataset_invalid       a source cannot be read or does not fit
+│   └── UnreadableFile           file_unreadable       it is damaged, or its disk or server fails
 ├── OutputConflict               output_conflict       the output folder belongs to something else
 ├── StorageError                 storage_failed        a file cannot be written (a full disk, say)
 ├── JobNotFound                  job_not_found
@@ -209,6 +210,12 @@ class DatasetError(CeleriacError):
     """The dataset cannot be read."""
 
     code = "dataset_invalid"
+
+
+class UnreadableFile(DatasetError):
+    """A file of the dataset cannot be read, here and now."""
+
+    code = "file_unreadable"
 
 
 class OutputConflict(CeleriacError):

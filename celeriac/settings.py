@@ -141,6 +141,9 @@ class BatchSettings(_Section):
     """A chunk whose process has not been heard of for so long goes to another one."""
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
     """How often a chunk is tried; then it is given up, and the job goes on without it."""
+    max_error_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """A job stops when more than this share of its rows has failed, unless the caller says another
+    share. 1: never."""
     wave_chunks: Annotated[int, Field(ge=1, le=10_000)] = 16
     """Chunks of one job that are queued or running at the same time, at most: about four for each
     batch process of all workers together. Jobs take turns by as many."""

@@ -151,11 +151,14 @@ class AsyncClient:
         chunk_rows: int | None = None,
         text_column: str | None = None,
         keep_columns: Sequence[str] | None = None,
+        id_column: str | None = None,
         output_format: Format = "parquet",
         merge: bool = False,
         aggregate: Aggregation | Mapping[str, Any] | None = None,
         model_column: bool = False,
         error_column: bool = False,
+        dedupe: bool = False,
+        max_error_share: float | None = None,
         job_id: str | None = None,
         expires_s: float | None = None,
         on_progress: Progress | None = None,
@@ -163,9 +166,10 @@ class AsyncClient:
         """As :meth:`Client.submit_dataset`; the handle's own methods block."""
         return await asyncio.to_thread(
             self._client.submit_dataset, source, model, output, chunk_rows=chunk_rows,
-            text_column=text_column, keep_columns=keep_columns, output_format=output_format,
-            merge=merge, aggregate=aggregate, model_column=model_column,
-            error_column=error_column, job_id=job_id, expires_s=expires_s,
+            text_column=text_column, keep_columns=keep_columns, id_column=id_column,
+            output_format=output_format, merge=merge, aggregate=aggregate,
+            model_column=model_column, error_column=error_column, dedupe=dedupe,
+            max_error_share=max_error_share, job_id=job_id, expires_s=expires_s,
             on_progress=on_progress,
         )
 

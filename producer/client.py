@@ -213,11 +213,14 @@ class Client:
         chunk_rows: int | None = None,
         text_column: str | None = None,
         keep_columns: Sequence[str] | None = None,
+        id_column: str | None = None,
         output_format: Format = "parquet",
         merge: bool = False,
         aggregate: Aggregation | Mapping[str, Any] | None = None,
         model_column: bool = False,
         error_column: bool = False,
+        dedupe: bool = False,
+        max_error_share: float | None = None,
         job_id: str | None = None,
         expires_s: float | None = None,
         on_progress: Progress | None = None,
@@ -231,8 +234,9 @@ class Client:
 
         return submit_dataset(
             self.broker, source, model, output, chunk_rows=chunk_rows, text_column=text_column,
-            keep_columns=keep_columns, output_format=output_format, merge=merge,
-            aggregate=aggregate, model_column=model_column, error_column=error_column,
+            keep_columns=keep_columns, id_column=id_column, output_format=output_format,
+            merge=merge, aggregate=aggregate, model_column=model_column,
+            error_column=error_column, dedupe=dedupe, max_error_share=max_error_share,
             job_id=job_id, expires_s=expires_s, on_progress=on_progress,
         )
 

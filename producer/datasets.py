@@ -22,7 +22,7 @@ from celeriac.outputs import answer_columns
 from celeriac.registry.catalogue import fetch
 from celeriac.registry.manifest import InputSchema, OutputSchema
 from producer.broker import Broker
-from producer.jobs import JobHandle, publish_missing, redis_errors
+from producer.jobs import JobHandle, check_share, publish_missing, redis_errors
 
 if TYPE_CHECKING:
     from celeriac.datasets.copies import Copies
@@ -41,11 +41,14 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     chunk_rows: int | None = None,
     text_column: str | None = None,
     keep_columns: Sequence[str] | None = None,
+    id_column: str | None = None,
     output_format: Format = "parquet",
     merge: bool = False,
     aggregate: Aggregation | Mapping[str, Any] | None = None,
     model_column: bool = False,
     error_column: bool = False,
+    dedupe: bool = False,
+    max_error_share: float | None = None,
     job_id: str | None = None,
     expires_s: float | None = None,
     on_progress: Progress | None = None,
@@ -55,13 +58,15 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     ``source`` is a file (CSV, JSON lines, Parquet), a folder of them or of images, a pattern, or
     an Arrow table or a frame of this process; ``output`` a new folder. The workers reach both
     under the same path, or in S3 (``s3://bucket/...``). ``model`` is pinned to the version that it
-    means now. ``keep_columns`` are joined to the predictions (default: all). ``merge`` also puts
-    all parts into one file. ``aggregate`` computes over groups of rows: ``{"by": "product",
-    "mean": ["probability"], "share": {"prediction": "positive"}, "quantiles": {"probability":
-    [0.5, 0.95]}}``. ``model_column`` adds who answered; ``error_column`` why a row failed, and
-    then such rows stay in their place. Submitting the same
-    job to the same folder again continues it (``handle.resumed``). A job that has not ended
-    ``expires_s`` from now is ``expired``: nothing more of it runs, unless it is resumed.
+    means now. ``keep_columns`` are joined to the predictions (default: all); so is ``id_column``,
+    which also names rows that failed. ``merge`` also puts all parts into one file. ``aggregate``
+    computes over groups of rows: ``{"by": "product", "mean": ["probability"], "share":
+    {"prediction": "positive"}, "quantiles": {"probability": [0.5, 0.95]}}``. ``model_column`` adds
+    who answered; ``error_column`` why a row failed, and then such rows stay in their place.
+    ``dedupe``: equal rows of a chunk are predicted once. When more than ``max_error_share`` of the
+    rows so far have failed (from 0 to 1; at least 1,000 rows, or all), the job fails. Submitting
+    the same job to the same folder again continues it (``handle.resumed``). A job that has not
+    ended ``expires_s`` from now is ``expired``: nothing more of it runs, unless it is resumed.
 
     Raises ModelNotFound, VersionNotFound, DatasetError, OutputConflict, BrokerError; then nothing
     was queued.
@@ -74,6 +79,8 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
         )
     if expires_s is not None and expires_s <= 0:
         raise errors.RequestError(f"expires_s is a positive number of seconds, not {expires_s}")
+    share = check_share(max_error_share)
+    share = broker.settings.batch.max_error_share if share is None else share
     ref = ModelRef.parse(model)
     with redis_errors(broker):
         version = fetch(broker.redis).resolve(ref)
@@ -85,13 +92,14 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     folder.check_free()
     found = sources.open_source(source)
     needs = inputs.columns_needed(version.input, found.names, text_column)
-    keeps = _kept(found, keep_columns, needs)
+    keeps = _kept(found, keep_columns, needs, id_column)
     _check_types(found, version.input, needs)
     _check_output(found, keeps, output_format)
     scoring = Scoring(
         model=ref.name, version=version.version, device=version.device, needs=tuple(needs),
-        keeps=tuple(keeps), text_column=text_column, output_format=output_format,
-        model_column=model_column, error_column=error_column, merge=merge,
+        keeps=tuple(keeps), id_column=id_column, text_column=text_column,
+        output_format=output_format, model_column=model_column, error_column=error_column,
+        dedupe=dedupe, merge=merge,
         aggregate=None if aggregate is None else Aggregation.of(aggregate),
     )
     _check_aggregate(found, version.output, scoring)
@@ -102,14 +110,17 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     with _validating(broker, folder, wanted, scoring, shown), _discarding(copies):
         dataset = _plan(broker, found, version.input, scoring, copies, chunk_rows, on_progress)
         ours = make_plan(
-            dataset, scoring, source=shown, job_id=wanted, now=now,
+            dataset, scoring, source=shown, job_id=wanted, now=now, max_error_share=share,
             sample_rows=broker.settings.batch.sample_rows,
         )
         existed = folder.holds_job()
         plan = folder.create(ours, dataset.chunks)
     if read_manifest(folder) is None:
         expires_ms = round((now.timestamp() + expires_s) * 1_000) if expires_s else 0
-        publish_missing(broker, folder, plan, list(dataset.chunks), expires_ms=expires_ms)
+        publish_missing(
+            broker, folder, plan, list(dataset.chunks), expires_ms=expires_ms,
+            max_error_share=share,
+        )
     else:
         copies.discard()
     return JobHandle(broker, plan.job_id, folder.path, resumed=existed)
@@ -169,8 +180,14 @@ def _validating(
 
 
 def _kept(
-    source: Source, keep_columns: Sequence[str] | None, needs: Sequence[str]
+    source: Source, keep_columns: Sequence[str] | None, needs: Sequence[str],
+    id_column: str | None,
 ) -> list[str]:
+    if id_column is not None and id_column not in source.names:
+        raise errors.DatasetError(
+            f"no column {id_column!r} to name the rows; the dataset has: "
+            f"{', '.join(source.names)}"
+        )
     if keep_columns is None:  # all; but nobody wants a second copy of the images
         images = [inputs.IMAGE_COLUMN] if list(needs) == [inputs.IMAGE_COLUMN] else []
         return [name for name in source.names if name not in images]
@@ -179,7 +196,8 @@ def _kept(
         raise errors.DatasetError(
             f"no column {', '.join(missing)} to keep; the dataset has: {', '.join(source.names)}"
         )
-    return list(dict.fromkeys(keep_columns))
+    named = [id_column] if id_column is not None and id_column not in keep_columns else []
+    return list(dict.fromkeys([*named, *keep_columns]))
 
 
 def _dtypes(schema: InputSchema, needs: Sequence[str]) -> dict[str, str]:

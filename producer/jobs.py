@@ -161,15 +161,19 @@ class JobHandle:
             self._ledger.cancel(self.id)
         return self.status()
 
-    def resume(self) -> JobStatus:
+    def resume(self, max_error_share: float | None = None) -> JobStatus:
         """Publish every chunk that has no valid part; works from the output folder alone.
 
-        Harmless for a job that is running: what runs goes on. Chunks that were given up are tried
-        again, unless they were dropped. Raises JobNotFound if the folder cannot be read here.
+        ``max_error_share`` takes the place of the one that the job was submitted with. Harmless
+        for a job that is running: what runs goes on. Chunks that were given up are tried again,
+        unless they were dropped. Raises JobNotFound if the folder cannot be read here.
         """
         plan = self._folder.load()
         if read_manifest(self._folder) is None:
-            publish_missing(self._broker, self._folder, plan, self._folder.chunks(plan))
+            publish_missing(
+                self._broker, self._folder, plan, self._folder.chunks(plan),
+                max_error_share=check_share(max_error_share),
+            )
         return self.status()
 
     def dead(self) -> list[DeadChunk]:
@@ -257,8 +261,9 @@ def list_jobs(broker: Broker, limit: int = 100) -> list[JobStatus]:
         return [_status_of_entry(entry) for entry in _ledger(broker).entries(limit)]
 
 
-def publish_missing(
-    broker: Broker, folder: JobFolder, plan: JobPlan, chunks: list[Chunk], *, expires_ms: int = 0
+def publish_missing(  # noqa: PLR0913 - a job, and how it goes on
+    broker: Broker, folder: JobFolder, plan: JobPlan, chunks: list[Chunk], *, expires_ms: int = 0,
+    max_error_share: float | None = None,
 ) -> int:
     """Enter the job in the ledger and publish the chunks without a valid part; how many."""
     records = {chunk.number: folder.valid_record(plan, chunk) for chunk in chunks}
@@ -268,10 +273,18 @@ def publish_missing(
     with redis_errors(broker):
         change = _ledger(broker).enter(
             plan, str(folder.path), done, window=broker.settings.batch.wave_chunks,
-            dropped=dropped, expires_ms=expires_ms,
+            sizes=[chunk.rows for chunk in chunks], dropped=dropped, expires_ms=expires_ms,
+            max_error_share=max_error_share,
         )
         waves.publish(broker, Job.of_plan(plan, str(folder.path)), change)
     return len(chunks) - len(done) - len(dropped)
+
+
+def check_share(share: float | None) -> float | None:
+    """``share`` itself. Raises RequestError unless it is from 0 to 1, or None."""
+    if share is not None and not 0 <= share <= 1:
+        raise errors.RequestError(f"max_error_share is from 0 to 1, as 0.05; not {share}")
+    return share
 
 
 @contextmanager
@@ -298,10 +311,14 @@ def _status_of_entry(entry: JobEntry) -> JobStatus:
         rows_failed=entry.rows_failed + entry.rows_dead, rows_per_s=rate,
         chunks_queued=entry.chunks_waiting + entry.chunks_queued,
         chunks_running=entry.chunks_running, chunks_dead=entry.chunks_dead,
-        eta_s=(entry.rows - entry.rows_done) / rate if running and rate else None,
+        eta_s=_rows_left(entry) / rate if running and rate else None,
         error=entry.error, created_at=_time(entry.created_ms), started_at=_time(entry.started_ms),
         ended_at=_time(entry.ended_ms), expires_at=_time(entry.expires_ms),
     )
+
+
+def _rows_left(entry: JobEntry) -> int:
+    return entry.rows - entry.rows_done - entry.rows_dead
 
 
 def _rows_per_s(entry: JobEntry) -> float | None:

@@ -141,11 +141,14 @@ class FakeClient:
         chunk_rows: int | None = None,
         text_column: str | None = None,
         keep_columns: Sequence[str] | None = None,
+        id_column: str | None = None,
         output_format: Format = "parquet",
         merge: bool = False,
         aggregate: Aggregation | Mapping[str, Any] | None = None,
         model_column: bool = False,
         error_column: bool = False,
+        dedupe: bool = False,
+        max_error_share: float | None = None,
         job_id: str | None = None,
         expires_s: float | None = None,
         on_progress: Progress | None = None,
@@ -255,7 +258,7 @@ class FakeJob:
     def cancel(self) -> JobStatus:
         return self.status()
 
-    def resume(self) -> JobStatus:
+    def resume(self, max_error_share: float | None = None) -> JobStatus:
         return self.status()
 
     def dead(self) -> list[DeadChunk]:

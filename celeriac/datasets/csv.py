@@ -11,6 +11,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,13 +21,11 @@ import pyarrow.csv as arrow_csv
 
 from celeriac import errors
 from celeriac.datasets.places import Place
-from celeriac.datasets.records import Chunk, DatasetColumn, RowError
+from celeriac.datasets.records import Chunk, DatasetColumn, RowError, clip
 from celeriac.datasets.scan import Ends, Span, UnclosedQuote, cut, scan
 from celeriac.datasets.streams import Head
 
 HEAD_ROWS = 1 << 30
-MAX_ROW_BYTES = 4_000
-"""How much of a bad row is kept."""
 
 TYPES = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
@@ -95,12 +94,14 @@ def find_rows(
         ) from error
 
 
-def read_rows(
-    path: str, data: bytes, chunk: Chunk, columns: tuple[DatasetColumn, ...], names: list[str]
+def read_rows(  # noqa: PLR0913, PLR0917 - a chunk, and what is wanted of it
+    path: str, data: bytes, chunk: Chunk, columns: tuple[DatasetColumn, ...], names: list[str],
+    id_column: str | None = None,
 ) -> tuple[pa.Table, np.ndarray[Any, Any], list[RowError]]:
     """The readable rows of a chunk, their numbers (from 1), and the errors of the others.
 
-    Raises DatasetError if ``data`` does not hold the rows that the plan says.
+    ``id_column``, one of ``names``, gives errors their ids. Raises DatasetError if ``data`` does
+    not hold the rows that the plan says.
     """
     types = {column.name: column.dtype for column in columns}
     data, positions, bad = _drop_undecodable(data)
@@ -109,10 +110,10 @@ def read_rows(
     check_count(path, chunk, table.num_rows + len(misshapen) + len(bad))
     if positions is None:
         positions = np.arange(chunk.rows)
-    bad += [(int(positions[at]), message, text) for at, message, text in misshapen]
-    positions = np.delete(positions, [at for at, _, _ in misshapen])
-    table, kept, misfits = _convert(table, types)
-    bad += [(int(positions[at]), message, text) for at, message, text in misfits]
+    bad += [(int(positions[at]), *told) for at, *told in misshapen]
+    positions = np.delete(positions, [at for at, *_ in misshapen])
+    table, kept, misfits = _convert(table, types, id_column)
+    bad += [(int(positions[at]), *told) for at, *told in misfits]
     first = chunk.first_row + 1
     return table, positions[kept] + first, row_errors(bad, first)
 
@@ -129,19 +130,16 @@ def check_count(path: str, chunk: Chunk, found: int) -> None:
 def row_errors(bad: list[Bad], first: int) -> list[RowError]:
     """Bad rows in their order; ``first`` is the number of the chunk's first row."""
     return [
-        RowError(row=first + at, code=errors.DatasetError.code, message=message, data=clip(text))
-        for at, message, text in sorted(bad)
+        RowError(
+            row=first + at, id=named, code=errors.DatasetError.code, message=message,
+            data=clip(text),
+        )
+        for at, message, text, named in sorted(bad, key=itemgetter(0))
     ]
 
 
-def clip(text: str) -> str:
-    """At most 4 kB of ``text``."""
-    data = text.encode("utf-8", "backslashreplace")
-    return data[:MAX_ROW_BYTES].decode("utf-8", "ignore")
-
-
-Bad = tuple[int, str, str]
-"""Position within the chunk, message, the row."""
+Bad = tuple[int, str, str, Any]
+"""Position within the chunk, message, the row, its id (None: not known)."""
 
 
 def _first_record(head: Head) -> tuple[bytes, int]:
@@ -194,7 +192,7 @@ def _drop_undecodable(data: bytes) -> tuple[bytes, np.ndarray[Any, Any] | None, 
             record.decode("utf-8")
         except UnicodeDecodeError as error:
             text = record.strip(b"\r\n").decode("utf-8", "backslashreplace")
-            bad.append((span.first_row, f"not valid UTF-8 ({error.reason})", text))
+            bad.append((span.first_row, f"not valid UTF-8 ({error.reason})", text, None))
         else:
             good.append(record)
             positions.append(span.first_row)
@@ -225,7 +223,7 @@ def _arrow(
 
     def note(row: Any) -> str:
         message = f"{row.actual_columns} fields where the header has {row.expected_columns}"
-        bad.append((row.number - 1, message, row.text))
+        bad.append((row.number - 1, message, row.text, None))
         return "skip"
 
     table = arrow_csv.read_csv(
@@ -243,7 +241,7 @@ def _arrow(
 
 
 def _convert(
-    table: pa.Table, types: dict[str, str]
+    table: pa.Table, types: dict[str, str], id_column: str | None
 ) -> tuple[pa.Table, np.ndarray[Any, Any], list[Bad]]:
     """Give columns that were read as texts their types; rows with misfits are taken out."""
     kept = np.ones(table.num_rows, dtype=bool)
@@ -261,10 +259,14 @@ def _convert(
     if not bad:
         return converted, kept, []
     kept[list(bad)] = False
-    rows = [
-        (at, message, json.dumps(table.slice(at, 1).to_pylist()[0], ensure_ascii=False))
-        for at, message in bad.items()
-    ]
+    rows: list[Bad] = []
+    for at, message in bad.items():
+        row = table.slice(at, 1).to_pylist()[0]
+        named = None
+        if id_column is not None:
+            value = converted[id_column][at].as_py()
+            named = row[id_column] if value is None else value
+        rows.append((at, message, json.dumps(row, ensure_ascii=False, default=str), named))
     return converted.filter(pa.array(kept)), kept, rows
 
 

@@ -18,7 +18,7 @@ from celeriac.datasets.places import Listed, S3Path, place
 from celeriac.datasets.records import Chunk, DatasetColumn, RowError, SourceFile
 
 COLUMNS = (DatasetColumn(name="path", dtype="string"), DatasetColumn(name="image", dtype="binary"))
-CONTENT = "image"
+PATH, CONTENT = "path", "image"
 _SCHEMA = pa.schema([
     ("path", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64()),
 ])
@@ -59,7 +59,7 @@ def chunk_of(number: int, first_row: int, rows: int) -> Chunk:
 
 
 def read_rows(
-    file: SourceFile, chunk: Chunk, names: list[str]
+    file: SourceFile, chunk: Chunk, names: list[str], id_column: str | None = None
 ) -> tuple[pa.Table, np.ndarray[Any, Any], list[RowError]]:
     """The images of a chunk, their numbers (from 1), and why the others cannot be read.
 
@@ -77,7 +77,7 @@ def read_rows(
         try:
             content = _content(row) if CONTENT in names else b""
         except PermissionError as error:
-            bad.append(_unreadable(chunk.first_row + at + 1, row["path"], error))
+            bad.append(_unreadable(chunk.first_row + at + 1, row["path"], id_column, error))
             continue
         paths.append(row["path"])
         contents.append(content)
@@ -102,8 +102,8 @@ def _content(row: dict[str, Any]) -> bytes:
     return content
 
 
-def _unreadable(row: int, path: str, error: OSError) -> RowError:
+def _unreadable(row: int, path: str, id_column: str | None, error: OSError) -> RowError:
     return RowError(
-        row=row, code=errors.DatasetError.code, data=path,
+        row=row, id=path if id_column == PATH else None, code=errors.DatasetError.code, data=path,
         message=f"cannot be read: {error.strerror or error}",
     )

@@ -78,12 +78,14 @@ def find_rows(
     yield from cut(scan_lines(stream, start, on_block=on_block), start, *limits)
 
 
-def read_rows(
-    path: str, data: bytes, chunk: Chunk, columns: tuple[DatasetColumn, ...], names: list[str]
+def read_rows(  # noqa: PLR0913, PLR0917 - a chunk, and what is wanted of it
+    path: str, data: bytes, chunk: Chunk, columns: tuple[DatasetColumn, ...], names: list[str],
+    id_column: str | None = None,
 ) -> tuple[pa.Table, np.ndarray[Any, Any], list[RowError]]:
     """The readable rows of a chunk, their numbers (from 1), and the errors of the others.
 
-    Raises DatasetError if ``data`` does not hold the rows that the plan says.
+    ``id_column``, one of ``names``, gives errors their ids. Raises DatasetError if ``data`` does
+    not hold the rows that the plan says.
     """
     dtypes = {column.name: column.dtype for column in columns}
     types = {name: dtypes[name] for name in names}
@@ -93,7 +95,7 @@ def read_rows(
         return table, np.arange(chunk.rows) + first, []
     lines = _lines(data)
     check_count(path, chunk, len(lines))
-    table, kept, bad = _parse_each(lines, types)
+    table, kept, bad = _parse_each(lines, types, id_column)
     return table, kept + first, row_errors(bad, first)
 
 
@@ -117,7 +119,7 @@ def _parse(data: bytes, types: dict[str, str]) -> pa.Table | None:
 
 
 def _parse_each(
-    lines: list[bytes], types: dict[str, str]
+    lines: list[bytes], types: dict[str, str], id_column: str | None
 ) -> tuple[pa.Table, np.ndarray[Any, Any], list[Bad]]:
     values: dict[str, list[Any]] = {name: [] for name in types}
     kept: list[int] = []
@@ -126,7 +128,8 @@ def _parse_each(
         row = _decoded(line)
         cells = row if isinstance(row, str) else _cells(row, types)
         if isinstance(cells, str):
-            bad.append((at, cells, line.decode("utf-8", "backslashreplace")))
+            named = row.get(id_column) if isinstance(row, dict) and id_column else None
+            bad.append((at, cells, line.decode("utf-8", "backslashreplace"), named))
             continue
         kept.append(at)
         for name, value in zip(types, cells, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 
 from celeriac import errors
 from celeriac.datasets.places import Listed, Place, S3Path, place
-from celeriac.datasets.records import Chunk, RowError, SourceFile
+from celeriac.datasets.records import Chunk, RowError, SourceFile, clip
 
 _NOT_IN_CSV = (
     "list", "large_list", "fixed_size_list", "struct", "map", "union", "month_day_nano_interval",
@@ -100,11 +101,12 @@ def cut_groups(groups: list[Group], chunk_rows: int, chunk_bytes: int) -> Iterat
 
 
 def read_rows(
-    file: SourceFile, chunk: Chunk, names: list[str]
+    file: SourceFile, chunk: Chunk, names: list[str], id_column: str | None = None
 ) -> tuple[pa.Table, np.ndarray[Any, Any], list[RowError]]:
     """The readable rows of a chunk, their numbers (from 1), and the errors of the others.
 
-    Raises DatasetError if the file is damaged or has changed.
+    ``id_column``, one of ``names``, gives errors their ids. Raises UnreadableFile if the file is
+    damaged, DatasetError if it has changed.
     """
     path = place(file.copy or file.path)
     groups = list(range(chunk.group, chunk.group + chunk.groups))
@@ -119,10 +121,8 @@ def read_rows(
     table = pa.table({name: _decoded(table[name]) for name in names})
     bad = _undecodable(table)
     first = chunk.first_row + 1
-    found = [
-        RowError(row=first + at, code=errors.DatasetError.code, message=message, data="")
-        for at, message in sorted(bad.items())
-    ]
+    found = [_row_error(table, at, message, first, id_column) for at, message in bad.items()]
+    found.sort(key=lambda one: one.row)
     kept = np.delete(np.arange(chunk.rows), list(bad))
     return table.take(pa.array(kept)) if bad else table, kept + first, found
 
@@ -144,6 +144,24 @@ def _undecodable(table: pa.Table) -> dict[int, str]:
                 except UnicodeDecodeError as error:
                     bad[row] = f"column {name!r} is not valid UTF-8 ({error.reason})"
     return bad
+
+
+def _row_error(
+    table: pa.Table, at: int, message: str, first: int, id_column: str | None
+) -> RowError:
+    row = {name: _legible(table[name].slice(at, 1)) for name in table.column_names}
+    return RowError(
+        row=first + at, id=row[id_column] if id_column else None, code=errors.DatasetError.code,
+        message=message, data=clip(json.dumps(row, ensure_ascii=False, default=str)),
+    )
+
+
+def _legible(cell: pa.ChunkedArray) -> Any:
+    """The one value; a text that is not UTF-8 with its odd bytes spelled out."""
+    if pa.types.is_string(cell.type) or pa.types.is_large_string(cell.type):
+        value = cell.cast(pa.large_binary())[0].as_py()
+        return None if value is None else value.decode("utf-8", "backslashreplace")
+    return cell[0].as_py()
 
 
 def is_nested(dtype: str) -> bool:
@@ -190,8 +208,10 @@ def _open(path: Place) -> Iterator[pq.ParquetFile]:
     try:
         with path.open("rb") as stream, pq.ParquetFile(_source(path, stream)) as file:
             yield file
+    except MemoryError:  # no fault of the file
+        raise
     except (pa.ArrowException, OSError) as error:
-        raise errors.DatasetError(
+        raise errors.UnreadableFile(
             f"{path}: cannot be read as Parquet (damaged, or cut short?): {error}"
         ) from error
 

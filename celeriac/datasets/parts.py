@@ -17,7 +17,7 @@ from celeriac.datasets.files import write_file
 from celeriac.datasets.places import Place
 from celeriac.datasets.planner import plan
 from celeriac.datasets.reader import read_chunk
-from celeriac.datasets.records import Format, RowError
+from celeriac.datasets.records import Format, RowError, clip
 from celeriac.datasets.sources import Source, open_files
 from celeriac.datasets.streams import read_head
 
@@ -114,5 +114,11 @@ def has_rows(path: Place, format: Format) -> bool:
 
 
 def _with_source(source: str, row: RowError) -> dict[str, Any]:
-    fields: dict[str, Any] = msgspec.to_builtins(row)
-    return {"source": source, **fields}
+    return {
+        "source": source, "row": row.row, "id": _shown_id(row.id), "code": row.code,
+        "message": row.message, "data": row.data,
+    }
+
+
+def _shown_id(id: Any) -> Any:
+    return id if id is None or isinstance(id, (bool, int, float)) else clip(str(id))

@@ -28,24 +28,27 @@ class Rows:
     """The rows that could not be read."""
 
 
-def read_chunk(
+def read_chunk(  # noqa: PLR0913, PLR0917 - a chunk, and what is wanted of it
     format: SourceFormat,
     file: SourceFile,
     chunk: Chunk,
     columns: tuple[DatasetColumn, ...],
     names: Sequence[str],
+    id_column: str | None = None,
 ) -> Rows:
     """The rows of ``chunk`` with the columns ``names``.
 
-    Raises DatasetError if the file is gone, has changed since the plan, or is damaged.
+    ``id_column``, one of ``names``, gives errors their ids. Raises DatasetError if the file is
+    gone or has changed since the plan, UnreadableFile if it is damaged.
     """
     _check_unchanged(file)
     if format == "images":
-        return Rows(*images.read_rows(file, chunk, list(names)))
+        return Rows(*images.read_rows(file, chunk, list(names), id_column))
     if format == "parquet":
-        return Rows(*parquet.read_rows(file, chunk, list(names)))
+        return Rows(*parquet.read_rows(file, chunk, list(names), id_column))
     read_rows = csv.read_rows if format == "csv" else jsonl.read_rows
-    return Rows(*read_rows(file.path, read_range(file, chunk), chunk, columns, list(names)))
+    data = read_range(file, chunk)
+    return Rows(*read_rows(file.path, data, chunk, columns, list(names), id_column))
 
 
 def _check_unchanged(file: SourceFile) -> None:

@@ -15,6 +15,10 @@ Compression = Literal["", "gzip", "zstd"]
 """Around a whole file; what Parquet compresses inside is its own affair."""
 
 
+MAX_ROW_BYTES = 4_000
+"""How much of a row that failed is kept."""
+
+
 class Aggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a job computes of its output, by groups of rows."""
 
@@ -120,7 +124,15 @@ class RowError(msgspec.Struct, frozen=True, kw_only=True):
 
     row: int
     """Number of the row in its file; the first row of data is 1."""
+    id: Any = None
+    """Its value in the column that names rows, where there is one and it could be read."""
     code: str
     message: str
     data: str
     """The row, at most 4 kB."""
+
+
+def clip(text: str) -> str:
+    """At most 4 kB of ``text``."""
+    data = text.encode("utf-8", "backslashreplace")
+    return data[:MAX_ROW_BYTES].decode("utf-8", "ignore")

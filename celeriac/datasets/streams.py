@@ -81,12 +81,17 @@ def read_range(file: SourceFile, chunk: Chunk) -> bytes:
 
 @contextmanager
 def naming(path: Place | str, compression: str = "") -> Iterator[None]:
-    """Turns what the system and Arrow raise about a file into a DatasetError that names it."""
+    """Turns what the system and Arrow raise about a file into a DatasetError that names it.
+
+    Too little memory is no fault of the file: that passes.
+    """
     try:
         yield
+    except MemoryError:
+        raise
     except FileNotFoundError as error:
         raise errors.DatasetError(f"{path}: no such file") from error
     except (OSError, pa.ArrowException) as error:
         why = getattr(error, "strerror", None) or str(error)
         kind = f" as {compression} (damaged, or cut short?)" if compression else ""
-        raise errors.DatasetError(f"{path}: cannot be read{kind}: {why}") from error
+        raise errors.UnreadableFile(f"{path}: cannot be read{kind}: {why}") from error

@@ -14,21 +14,21 @@ from typing import Any
 import pyarrow as pa
 
 from celeriac import errors
-from celeriac.datasets.csv import clip
 from celeriac.datasets.reader import Rows, read_chunk
-from celeriac.datasets.records import Chunk, RowError
+from celeriac.datasets.records import Chunk, RowError, clip
+from celeriac.jobs import policy
 from celeriac.jobs.columns import blamed, join, with_extras, with_unreadable
+from celeriac.jobs.duplicates import find_groups, part_of, spread
 from celeriac.jobs.folder import JobFolder
-from celeriac.jobs.plan import ChunkRecord, JobPlan
+from celeriac.jobs.plan import ChunkRecord, JobPlan, Scoring
 from celeriac.jobs.sample import ScoredRows, leave_sample
+from celeriac.jobs.slices import in_slices
 from celeriac.jobs.staged import StagedChunk
-from celeriac.outputs import TableAnswers
-
-SLICE_ROWS = 4_096
-"""Rows that the model is given at once: large enough for whole-array speed, small enough for
-the memory of a network's layers, and for a cancellation to be noticed."""
+from celeriac.outputs import TableAnswers, together
 
 PredictBatch = Callable[[pa.Table], TableAnswers]
+Joined = tuple[pa.Table, list[RowError]]
+"""Rows of the output, and the rows that failed."""
 
 
 def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
@@ -74,8 +74,11 @@ def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
     """Score the chunk and write its files under their staged names; their record."""
     started = time.perf_counter()
     file = plan.files[chunk.file]
-    rows = read_chunk(plan.format, file, chunk, plan.columns, plan.scoring.reads)
-    table, failed = _predict(rows, plan, predict_batch, is_stopped)
+    scoring = plan.scoring
+    rows = read_chunk(
+        plan.format, file, chunk, plan.columns, scoring.reads, scoring.id_column
+    )
+    table, failed = _predict(rows, plan, predict_batch, is_stopped, policy.slice_rows(attempt))
     if plan.scoring.error_column:
         table = with_unreadable(table, rows, chunk)
     failed = sorted([*rows.errors, *failed], key=lambda row: row.row)
@@ -114,31 +117,74 @@ def process_name() -> str:
 
 
 def _predict(
-    rows: Rows, plan: JobPlan, predict_batch: PredictBatch, is_stopped: Callable[[], bool]
-) -> tuple[pa.Table, list[RowError]]:
-    tables: list[pa.Table] = []
-    failed: list[RowError] = []
-    for start in range(0, max(rows.table.num_rows, 1), SLICE_ROWS):
+    rows: Rows, plan: JobPlan, predict_batch: PredictBatch, is_stopped: Callable[[], bool],
+    at_once: int,
+) -> Joined:
+    """All rows answered and joined, and those that failed."""
+    scoring = plan.scoring
+    inputs = rows.table.select(list(scoring.needs))
+
+    def predict(table: pa.Table) -> TableAnswers:
         if is_stopped():
             raise errors.Cancelled(f"job {plan.job_id} was stopped")
-        piece = rows.table.slice(start, SLICE_ROWS)
-        answers = predict_batch(piece.select(list(plan.scoring.needs)))
-        answers = with_extras(answers, plan.scoring, piece.num_rows)
-        joined, problems = join(
-            piece, answers, plan.scoring.keeps, keep_failed=plan.scoring.error_column
-        )
-        tables.append(joined)
-        failed += [
-            _row_error(int(rows.numbers[start + at]), problem, piece, at)
-            for at, problem in problems.items()
-        ]
-    return pa.concat_tables(tables, promote_options="permissive").combine_chunks(), failed
+        return predict_batch(table)
+
+    answers = _predict_once(inputs, predict, at_once) if scoring.dedupe else None
+
+    def work(start: int, count: int) -> Joined:
+        if answers is None:
+            return _join(rows, start, predict(inputs.slice(start, count)), scoring)
+        return _join(rows, start, part_of(answers, start, count), scoring)
+
+    def alone(start: int) -> Joined:
+        return _join(rows, start, _no_memory(predict(inputs.slice(start, 0))), scoring)
+
+    found = in_slices(rows.table.num_rows, at_once, work, alone)
+    table = pa.concat_tables([one for one, _ in found], promote_options="permissive")
+    return table.combine_chunks(), [row for _, failed in found for row in failed]
 
 
-def _row_error(number: int, error: errors.CeleriacError, piece: pa.Table, at: int) -> RowError:
+def _predict_once(inputs: pa.Table, predict: PredictBatch, at_once: int) -> TableAnswers:
+    """Answers to all rows, of which equal ones are predicted once."""
+    groups = find_groups(inputs)
+    different = inputs.take(pa.array(groups.first))
+    found = in_slices(
+        different.num_rows, at_once,
+        lambda start, count: predict(different.slice(start, count)),
+        lambda start: _no_memory(predict(different.slice(start, 0))),
+    )
+    return spread(together(found), groups)
+
+
+def _no_memory(nothing: TableAnswers) -> TableAnswers:
+    """The answer to a row that does not fit; ``nothing``: the answers to no rows."""
+    columns = {name: pa.nulls(1, column.type) for name, column in nothing.columns.items()}
+    error = errors.ResourceExhausted("not enough memory for this row, even alone")
+    return TableAnswers(columns, {0: error})
+
+
+def _join(
+    rows: Rows, start: int, answers: TableAnswers, scoring: Scoring
+) -> Joined:
+    """A slice of the output, and its rows that failed."""
+    count = len(next(iter(answers.columns.values())))
+    piece = rows.table.slice(start, count)
+    answers = with_extras(answers, scoring, piece.num_rows)
+    joined, problems = join(piece, answers, scoring.keeps, keep_failed=scoring.error_column)
+    failed = [
+        _row_error(int(rows.numbers[start + at]), problem, piece, at, scoring.id_column)
+        for at, problem in problems.items()
+    ]
+    return joined, failed
+
+
+def _row_error(
+    number: int, error: errors.CeleriacError, piece: pa.Table, at: int, id_column: str | None
+) -> RowError:
     row = piece.slice(at, 1).to_pylist()[0]
     data = clip(json.dumps(row, ensure_ascii=False, default=_shown))
-    return RowError(row=number, code=error.code, message=error.message, data=data)
+    named = row[id_column] if id_column else None
+    return RowError(row=number, id=named, code=error.code, message=error.message, data=data)
 
 
 def _shown(value: Any) -> str:

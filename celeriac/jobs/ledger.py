@@ -18,6 +18,8 @@ from celeriac.jobs.plan import ChunkRecord, JobPlan
 from celeriac.messages import ACTIVE_JOBS_KEY, JOBS_KEY, job_key, job_part_key
 
 JOBS_KEPT = 1_000
+JUDGED_ROWS = 1_000
+"""A job is not stopped for its share of failed rows before so many rows are done."""
 VALIDATING_TTL_S = 3_600
 """How long Redis remembers a job whose submitter ended while it planned."""
 _PARTS = ("done", "waiting", "queued", "running", "dead", "claims")
@@ -139,7 +141,7 @@ class JobEntry:
     rows_done: int
     rows_failed: int
     rows_dead: int
-    """Rows of chunks that were given up; known when the job has ended."""
+    """Rows of chunks that were given up."""
     rows_before: int
     """Rows that were done before the job was last submitted or resumed."""
     created_ms: int
@@ -204,13 +206,19 @@ class Ledger:
         records: Iterable[ChunkRecord],
         *,
         window: int,
+        sizes: Sequence[int],
         dropped: Mapping[int, str] | None = None,
         expires_ms: int = 0,
+        max_error_share: float | None = None,
+        judged_rows: int = JUDGED_ROWS,
     ) -> Change:
         """Enter a job, or rebuild its entry from what is on storage.
 
         ``records``: the chunks that are done; ``dropped``: those that nobody wants, with the
         reason. All others run, at most ``window`` at a time; one that runs already goes on.
+        ``sizes``: rows of each chunk. When more than ``max_error_share`` of the rows so far (at
+        least ``judged_rows``, or all) have failed, the job fails; None keeps what the job had, or
+        else what its plan says.
         """
         done = list(records)
         given_up = dropped or {}
@@ -222,12 +230,14 @@ class Ledger:
             "chunks": plan.chunks, "rows": plan.rows, "rows_done": rows, "rows_before": rows,
             "rows_failed": sum(record.rows_failed for record in done),
             "rows_dead": 0, "window": window, "expires_ms": expires_ms,
+            "sizes": json.dumps(list(sizes)), "judged_rows": judged_rows,
         }
         state, completes, wave = self._run(
             scripts.ENTER, plan.job_id, json.dumps(fields),
             json.dumps([record.chunk for record in done]),
             json.dumps({chunk: _dropped(reason) for chunk, reason in given_up.items()}),
             json.dumps([chunk for chunk in range(plan.chunks) if chunk not in settled]),
+            "" if max_error_share is None else max_error_share, plan.max_error_share,
         )
         with self._client.pipeline(transaction=True) as pipe:
             self._list(pipe, plan.job_id, self._now_ms())

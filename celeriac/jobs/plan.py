@@ -35,12 +35,16 @@ class Scoring(msgspec.Struct, frozen=True, kw_only=True):
     """Columns that the model reads."""
     keeps: tuple[str, ...]
     """Columns that are joined to the predictions."""
+    id_column: str | None = None
+    """Column that names the rows, in ``errors/``; one of ``keeps``."""
     text_column: str | None = None
     output_format: Format = "parquet"
     model_column: bool = False
     """A column ``model`` says who answered: ``NAME@VERSION``."""
     error_column: bool = False
     """A column ``error``; rows that failed stay in the parts, without an answer."""
+    dedupe: bool = False
+    """Equal rows of a chunk are predicted once."""
     merge: bool = False
     """All parts are put together in one file, too."""
     aggregate: Aggregation | None = None
@@ -70,6 +74,8 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
     scoring: Scoring
     rows: int
     chunks: int
+    max_error_share: float = 1.0
+    """The job stops when a larger share of its rows has failed."""
     created_at: str
     """ISO 8601, UTC."""
     sample_rows: int = 0
@@ -121,7 +127,7 @@ def part_rows(plan: JobPlan, record: ChunkRecord) -> int:
 
 def make_plan(  # noqa: PLR0913 - what a job is made of
     dataset: DatasetPlan, scoring: Scoring, *, source: str, job_id: str, now: datetime,
-    sample_rows: int = 0,
+    max_error_share: float = 1.0, sample_rows: int = 0,
 ) -> JobPlan:
     """The header of a job."""
     return JobPlan(
@@ -135,6 +141,7 @@ def make_plan(  # noqa: PLR0913 - what a job is made of
         scoring=scoring,
         rows=dataset.rows,
         chunks=len(dataset.chunks),
+        max_error_share=max_error_share,
         created_at=now.isoformat(timespec="seconds"),
         sample_rows=sample_rows,
     )

@@ -10,9 +10,26 @@ _LASTING = (
 )
 
 
+SLICE_ROWS = 4_096
+LEAST_SLICE_ROWS = 16
+
+
 def ends_job(error: Exception) -> bool:
-    """True for what no other chunk would be spared: a changed file, a damaged model."""
-    return isinstance(error, _LASTING)
+    """True for what no other chunk would be spared: a changed file, a damaged model.
+
+    A file that cannot be read costs its own chunks: it is one of many, or comes back.
+    """
+    return isinstance(error, _LASTING) and not isinstance(error, errors.UnreadableFile)
+
+
+def slice_rows(attempt: int) -> int:
+    """Rows that the model is given at once at this attempt at a chunk.
+
+    Large enough for whole-array speed, small enough for the memory of a network's layers. What
+    ended the last attempt may have been the kernel, for want of memory: each gets by with less.
+    Never so few that a library takes its other way, for single rows, whose last digits differ.
+    """
+    return max(SLICE_ROWS >> 3 * min(attempt - 1, 8), LEAST_SLICE_ROWS)
 
 
 def retry_delay_s(attempt: int) -> float:

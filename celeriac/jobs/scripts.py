@@ -46,6 +46,12 @@ local function forget(chunk)
   redis.call('HDEL', CLAIMS, 'attempt:' .. chunk, 'owner:' .. chunk, 'reason:' .. chunk)
 end
 
+-- Adds the rows of a chunk that was given up, or takes them back.
+local function count_dead(chunk, sign)
+  local sizes = cjson.decode(redis.call('HGET', JOB, 'sizes') or '[]')
+  redis.call('HINCRBY', JOB, 'rows_dead', sign * (sizes[chunk + 1] or 0))
+end
+
 local function bury(chunk, attempts)
   local reason = redis.call('HGET', CLAIMS, 'reason:' .. chunk)
     or ('chunk ' .. chunk .. ' ended its worker process ' .. attempts .. ' times')
@@ -53,6 +59,7 @@ local function bury(chunk, attempts)
   place(chunk)
   forget(chunk)
   redis.call('HINCRBY', CLAIMS, 'epoch:' .. chunk, 1)
+  count_dead(chunk, 1)
   redis.call('HSET', DEAD, chunk, cjson.encode({
     attempts = attempts, reason = reason, worker = worker, at_ms = now, dropped = false}))
 end
@@ -63,8 +70,26 @@ local function unqueue()
   for _, chunk in ipairs(redis.call('ZRANGE', QUEUED, 0, -1)) do place(chunk, WAITING, chunk) end
 end
 
+-- Too many of the rows so far have failed: the job ends here. Rows of dead chunks have failed.
+local function judge()
+  local share = tonumber(redis.call('HGET', JOB, 'max_error_share') or '1')
+  if state ~= 'in_progress' or share >= 1 then return end
+  local dead = number('rows_dead')
+  local failed, seen = number('rows_failed') + dead, number('rows_done') + dead
+  if seen < math.min(number('judged_rows'), number('rows')) or failed <= share * seen then
+    return
+  end
+  unqueue()
+  enter('failed')
+  redis.call('HSET', JOB, 'error', string.format(
+    '%d of %d rows failed so far (%.2f %%); beyond %g %% the job stops (max_error_share); ' ..
+    'errors/ says why, and a resume with a larger share goes on',
+    failed, seen, 100 * failed / seen, 100 * share))
+end
+
 -- Nothing is left: 1 for the one change after which the finaliser must be sent.
 local function settle()
+  judge()
   if state == 'in_progress' and in_flight() + redis.call('ZCARD', WAITING) == 0 then
     enter('finalizing')
     redis.call('HSET', JOB, 'finalizer_ms', now)
@@ -85,9 +110,15 @@ local function top_up()
 end
 """
 
-# ARGV: output fields as JSON, done, dropped and missing chunks as JSON lists.
+# ARGV: fields as JSON, done chunks as a JSON list, dropped ones with their entries, missing ones,
+# the largest share of failed rows ('': as before), and its default.
 ENTER = _PRELUDE + """
 for name, value in pairs(cjson.decode(ARGV[3])) do redis.call('HSET', JOB, name, value) end
+if ARGV[7] == '' then
+  redis.call('HSETNX', JOB, 'max_error_share', ARGV[8])
+else
+  redis.call('HSET', JOB, 'max_error_share', ARGV[7])
+end
 redis.call('HSETNX', JOB, 'created_ms', now)
 redis.call('HDEL', JOB, 'started_ms', 'error')
 redis.call('DEL', DONE, WAITING, QUEUED, DEAD)
@@ -98,6 +129,7 @@ for _, chunk in ipairs(cjson.decode(ARGV[4])) do
 end
 for chunk, entry in pairs(cjson.decode(ARGV[5])) do
   place(chunk)
+  count_dead(tonumber(chunk), 1)
   redis.call('HSET', DEAD, chunk, entry)
 end
 for _, chunk in ipairs(cjson.decode(ARGV[6])) do
@@ -276,16 +308,18 @@ end
 for _, chunk in ipairs(chunks) do
   if redis.call('HDEL', DEAD, chunk) == 1 then
     found = found + 1
+    count_dead(chunk, -1)
     forget(chunk)
     place(chunk, WAITING, chunk)
   end
 end
 if found == 0 then return {state, 0, {}} end
 if state ~= 'in_progress' then
-  redis.call('HSET', JOB, 'error', '', 'rows_dead', 0, 'rows_before', number('rows_done'))
+  redis.call('HSET', JOB, 'error', '', 'rows_before', number('rows_done'))
   redis.call('HDEL', JOB, 'started_ms')
   enter('in_progress')
 end
+judge()
 local wave = top_up()
 touch()
 return {state, found, wave}

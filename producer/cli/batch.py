@@ -26,6 +26,10 @@ EXIT_CODES = {JobState.COMPLETED: 0, JobState.COMPLETED_WITH_ERRORS: 3}
 """Of a job that has ended; 1 for every other end."""
 LONGEST_WAIT_S = 30 * 86_400.0
 _LINE_EVERY_S = 5.0
+MaxErrorShare = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Stop when a larger share of the rows has failed, as 0.05."),
+]
 
 app.add_typer(dead.app, name="dead")
 
@@ -47,6 +51,9 @@ def submit(
     keep: Annotated[
         list[str] | None, typer.Option(help="Column to join to the predictions (default: all).")
     ] = None,
+    id_column: Annotated[
+        str | None, typer.Option("--id", help="Column that names the rows, also those that fail.")
+    ] = None,
     chunk_rows: Annotated[int | None, typer.Option(min=1, help="Rows of one chunk.")] = None,
     output_format: Annotated[
         Literal["parquet", "csv", "jsonl"], typer.Option("--format", help="Of the results.")
@@ -60,6 +67,10 @@ def submit(
     error_column: Annotated[
         bool, typer.Option("--error-column", help="Keep rows that fail, with the reason.")
     ] = False,
+    dedupe: Annotated[
+        bool, typer.Option("--dedupe", help="Predict equal rows of a chunk once.")
+    ] = False,
+    max_error_share: MaxErrorShare = None,
     by: Annotated[
         list[str] | None, typer.Option(help="Column whose values group the aggregates.")
     ] = None,
@@ -84,9 +95,10 @@ def submit(
         with _planning() as on_progress:
             handle = submit_dataset(
                 broker, source, model, output, chunk_rows=chunk_rows, text_column=text_column,
-                keep_columns=keep or None, output_format=output_format, merge=merge,
-                aggregate=_aggregation(by, mean, share, quantile), model_column=model_column,
-                error_column=error_column, expires_s=expires_s, on_progress=on_progress,
+                keep_columns=keep or None, id_column=id_column, output_format=output_format,
+                merge=merge, aggregate=_aggregation(by, mean, share, quantile),
+                model_column=model_column, error_column=error_column, dedupe=dedupe,
+                max_error_share=max_error_share, expires_s=expires_s, on_progress=on_progress,
             )
         _say_submitted(handle)
         if wait:
@@ -148,6 +160,7 @@ def cancel(job: Job) -> None:
 @app.command()
 def resume(
     job: Job,
+    max_error_share: MaxErrorShare = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end, with progress.")] = False,
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", min=0, help="Longest --wait, in seconds.")
@@ -156,7 +169,7 @@ def resume(
     """Go on with a job that was cancelled, has failed or was lost; done chunks stay done."""
     with open_broker() as broker:
         handle = open_job(broker, job)
-        _print_status(handle.resume())
+        _print_status(handle.resume(max_error_share))
         if wait:
             raise typer.Exit(_follow(handle, timeout_s))
 

@@ -47,7 +47,10 @@ def enter(
     ledger: Ledger, done: Any = (), *, plan: JobPlan | None = None, window: int = 100,
     **options: Any,
 ) -> Change:
-    return ledger.enter(plan or job(), "/out", done, window=window, **options)
+    plan = plan or job()
+    return ledger.enter(
+        plan, "/out", done, window=window, **{"sizes": [10] * plan.chunks, **options}
+    )
 
 
 def claim(ledger: Ledger, chunk: int, *, lease_s: float = 60, owner: str = "o") -> Claim:
@@ -173,7 +176,7 @@ def test_dead_chunks_are_tried_again_or_dropped(ledger: Ledger) -> None:
     assert ledger.drop("j1", [1, 7]) == (1,)
     count, change = ledger.requeue_dead("j1", [])
     assert (count, set(change.wave), change.state) == (2, {0, 2}, JobState.IN_PROGRESS)
-    assert (entry(ledger).rows_done, entry(ledger).rows_dead) == (0, 0)
+    assert (entry(ledger).rows_done, entry(ledger).rows_dead) == (0, 10)
     assert claim(ledger, 0).attempt == 1
     assert [(one.chunk, one.dropped) for one in ledger.dead("j1")] == [(1, True)]
     assert ledger.requeue_dead("j1", [1])[0] == 1
@@ -239,6 +242,45 @@ def test_a_failed_job_keeps_its_first_reason(ledger: Ledger) -> None:
     assert ledger.cancel("j1") is JobState.FAILED
     assert (entry(ledger).state, entry(ledger).error) == (JobState.FAILED, "first")
     assert claim(ledger, 0).answer is Answer.CANCELLED
+
+
+def test_a_job_stops_when_too_many_of_its_rows_have_failed(ledger: Ledger) -> None:
+    """Whoever commits sees it; the rows of dead chunks have failed, too."""
+    enter(ledger, plan=job(6), max_error_share=0.3, judged_rows=20)
+    commit(ledger, 0, failed=6)  # too few rows to tell
+    assert entry(ledger).state == "in_progress"
+    assert commit(ledger, 1).state == "in_progress"  # 6 of 20
+    running = claim(ledger, 2)
+    lost = claim(ledger, 3)
+    change = ledger.release("j1", 3, lost.epoch, reason="no", max_attempts=1)
+    assert (change.answer, change.state, change.wave) == (Answer.DEAD, JobState.FAILED, ())
+    assert entry(ledger).error.startswith(
+        "16 of 30 rows failed so far (53.33 %); beyond 30 % the job stops (max_error_share)"
+    )
+    assert ledger.renew("j1", 2, running.epoch, 60) is Answer.CANCELLED
+    assert claim(ledger, 4).answer is Answer.CANCELLED
+    assert ledger.commit("j1", record(2), running.epoch).answer is Answer.COMMITTED
+    done = [record(0, 6), record(1), record(2)]
+    assert enter(ledger, done, plan=job(6), judged_rows=20).state == "in_progress"  # 6 of 30 now
+    commit(ledger, 3, failed=10)
+    assert entry(ledger).state == "failed"
+    assert enter(ledger, [*done, record(3, 10)], plan=job(6)).state == "in_progress"  # 1,000 rows
+    for chunk in (4, 5):
+        assert not commit(ledger, chunk).completes or chunk == 5
+    assert (entry(ledger).state, entry(ledger).rows_failed) == ("finalizing", 16)
+
+
+def test_a_job_of_few_rows_is_judged_at_its_end(ledger: Ledger) -> None:
+    enter(ledger, max_error_share=0)
+    commit(ledger, 0, failed=1)
+    assert commit(ledger, 1).state == "in_progress"
+    assert not commit(ledger, 2).completes
+    assert entry(ledger).state == "failed"
+    done = [record(0, 1), record(1), record(2)]
+    assert enter(ledger, done).state == "failed"  # with the share that it had
+    change = enter(ledger, done, max_error_share=0.05)
+    assert (change.state, change.completes) == (JobState.FINALIZING, True)
+    assert entry(ledger).error == ""
 
 
 def test_an_entry_is_rebuilt_from_storage_and_what_runs_goes_on(

@@ -26,6 +26,10 @@ CHUNKS = 3
 WINDOW = 2
 ATTEMPTS = 3
 CHUNK = st.integers(0, CHUNKS - 1)
+SHARES = st.sampled_from([None, 0.0, 0.4, 1.0])
+FAILED = (5, 0, 0)
+"""Rows of each chunk that fail, of 10."""
+JUDGED_ROWS = 10
 RESUMES = st.sampled_from([True, True, False])
 GONE_S, HELD_S = 0.0, 600.0
 """A lease that has lapsed at once, and one that never does within a test."""
@@ -51,7 +55,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.messages: set[int] = set()
         self.finalizers = 0
         self.is_lost = False
-        self._take(self.ledger.enter(job(CHUNKS), "/out", [], window=WINDOW))
+        self.share = 1.0
+        self._enter(None)
 
     # --- what happens -----------------------------------------------------------------------------
 
@@ -92,19 +97,19 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(run=consumes(runs))
     def write_and_commit(self, run: tuple[int, int]) -> None:
         chunk, epoch = run
-        self.stored.setdefault(chunk, record(chunk))
+        self.stored.setdefault(chunk, record(chunk, FAILED[chunk]))
         self._commit(chunk, epoch)
 
     @rule(run=runs)
     def commit_twice(self, run: tuple[int, int]) -> None:
         chunk, epoch = run
-        self.stored.setdefault(chunk, record(chunk))
+        self.stored.setdefault(chunk, record(chunk, FAILED[chunk]))
         self._commit(chunk, epoch)
         self._commit(chunk, epoch)
 
     @rule(run=consumes(runs))
     def write_and_die(self, run: tuple[int, int]) -> None:
-        self.stored.setdefault(run[0], record(run[0]))
+        self.stored.setdefault(run[0], record(run[0], FAILED[run[0]]))
 
     @rule(run=runs)
     def fail(self, run: tuple[int, int]) -> None:
@@ -129,24 +134,21 @@ class LedgerMachine(RuleBasedStateMachine):
             assert self._holder(chunk) != HELD_S
             self.leases.pop(chunk, None)
 
-    @rule(resumes=RESUMES)
-    def cancel(self, resumes: bool) -> None:
+    @rule(resumes=RESUMES, share=SHARES)
+    def cancel(self, resumes: bool, share: float | None) -> None:
         self.ledger.cancel("j1")
         if resumes:
-            self.resume()
+            self.resume(share)
 
-    @rule()
-    def resume(self) -> None:
+    @rule(share=SHARES)
+    def resume(self, share: float | None) -> None:
         if self._state() in (JobState.COMPLETED, JobState.COMPLETED_WITH_ERRORS):
             return
         self.counted = set(self.stored)
         self.is_lost = False
         held = {chunk: s for chunk, s in self.leases.items() if s == HELD_S}
         self.leases = {chunk: s for chunk, s in held.items() if chunk not in self.counted}
-        change = self.ledger.enter(
-            job(CHUNKS), "/out", self.stored.values(), window=WINDOW
-        )
-        self._take(change)
+        self._enter(share)
 
     @rule()
     def requeue_dead(self) -> None:
@@ -154,15 +156,16 @@ class LedgerMachine(RuleBasedStateMachine):
         self._take(change)
 
     @precondition(lambda self: not self.is_lost)
-    @rule(resumes=RESUMES)
-    def forget_everything(self, resumes: bool) -> None:
+    @rule(resumes=RESUMES, share=SHARES)
+    def forget_everything(self, resumes: bool, share: float | None) -> None:
         self.client.flushall()
         self.is_lost = True
+        self.share = 1.0  # as the plan says
         self.counted.clear()
         self.messages.clear()
         self.leases.clear()
         if resumes:
-            self.resume()
+            self.resume(share)
 
     @rule(target=runs, chunk=CHUNK)
     def claim_twice(self, chunk: int) -> Any:
@@ -184,7 +187,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert self.counted | dead == set(range(CHUNKS))
             done = 10 * len(self.counted)
             self.ledger.finish(
-                "j1", JobState.COMPLETED_WITH_ERRORS, rows_done=done, rows_failed=0,
+                "j1", JobState.COMPLETED_WITH_ERRORS, rows_done=done, rows_failed=self._failed(),
                 rows_dead=10 * CHUNKS - done,
             )
 
@@ -201,8 +204,18 @@ class LedgerMachine(RuleBasedStateMachine):
         ) == CHUNKS
         assert entry.chunks_done == len(self.counted)
         assert entry.rows_done == 10 * len(self.counted)
-        ended = entry.state is JobState.COMPLETED_WITH_ERRORS
-        assert entry.rows_dead == (10 * entry.chunks_dead if ended else 0)
+        assert entry.rows_failed == self._failed()
+        assert entry.rows_dead == 10 * entry.chunks_dead
+
+    @invariant()
+    def a_job_with_too_many_failed_rows_does_not_go_on(self) -> None:
+        entry = self.ledger.entry("j1")
+        if entry is None or self.share >= 1:
+            return
+        failed, seen = entry.rows_failed + entry.rows_dead, entry.rows_done + entry.rows_dead
+        is_too_much = seen >= JUDGED_ROWS and failed > self.share * seen
+        if is_too_much:
+            assert entry.state not in (JobState.IN_PROGRESS, JobState.FINALIZING)
 
     @invariant()
     def what_counts_is_stored(self) -> None:
@@ -216,7 +229,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """However it stands: resume and honest workers bring every chunk to its end."""
-        self.resume()
+        self.resume(1.0)
         for _ in range(CHUNKS * (ATTEMPTS + 2)):
             if self._state() is not JobState.IN_PROGRESS:
                 break
@@ -242,6 +255,16 @@ class LedgerMachine(RuleBasedStateMachine):
     @leases.setter
     def leases(self, value: dict[int, float]) -> None:
         self.__dict__["_leases"] = value
+
+    def _enter(self, share: float | None) -> None:
+        self.share = self.share if share is None else share
+        self._take(self.ledger.enter(
+            job(CHUNKS), "/out", self.stored.values(), window=WINDOW, sizes=[10] * CHUNKS,
+            max_error_share=share, judged_rows=JUDGED_ROWS,
+        ))
+
+    def _failed(self) -> int:
+        return sum(FAILED[chunk] for chunk in self.counted)
 
     def _holder(self, chunk: int) -> float | None:
         return self.leases.get(chunk)

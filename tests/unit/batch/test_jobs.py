@@ -22,9 +22,10 @@ from celeriac.datasets.parts import read_parts
 from celeriac.datasets.planner import plan as plan_dataset
 from celeriac.datasets.records import Aggregation, Chunk
 from celeriac.datasets.sources import open_source
-from celeriac.jobs import chunk as chunks_of, policy
+from celeriac.jobs import policy
 from celeriac.jobs.chunk import run_chunk
 from celeriac.jobs.columns import join
+from celeriac.jobs.duplicates import find_groups
 from celeriac.jobs.finalize import finalize
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import DeadChunk
@@ -52,6 +53,7 @@ def make_job(
     output_format: str = "parquet", **options: Any,
 ) -> tuple[JobFolder, JobPlan, list[Chunk]]:
     path = tmp_path / "in.csv"
+    path.parent.mkdir(exist_ok=True)
     if not path.exists():
         path.write_text("\n".join(["id,text", *lines]) + "\n")
     dataset = plan_dataset(open_source(path), chunk_rows=chunk_rows)
@@ -92,6 +94,9 @@ def test_a_job_from_plan_to_success(tmp_path: Path) -> None:
         (2, "model_failed", "cannot shout that"),
         (4, "dataset_invalid", "1 fields where the header has 2"),
     ]
+    assert [list(row) for row in failed] == [
+        ["source", "row", "id", "code", "message", "data"]
+    ] * 2
     assert {row["source"] for row in failed} == {str(tmp_path / "in.csv")}
     assert sorted(file.name for file in folder.path.iterdir()) == [
         "_SUCCESS", "errors", "job.json", "manifest.json", "parts", "plan.jsonl",
@@ -169,7 +174,7 @@ def test_wrong_sums_do_not_pass(tmp_path: Path) -> None:
 
 
 def test_a_stopped_chunk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks_of, "SLICE_ROWS", 2)
+    monkeypatch.setattr(policy, "slice_rows", lambda attempt: 2)
     folder, plan, chunks = make_job(tmp_path, [f"{n},t" for n in range(6)], chunk_rows=100)
     asked: list[int] = []
 
@@ -185,7 +190,7 @@ def test_a_stopped_chunk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 def test_slices_keep_order_and_row_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks_of, "SLICE_ROWS", 3)
+    monkeypatch.setattr(policy, "slice_rows", lambda attempt: 3)
     lines = [f"{n},{'bad' if n % 4 == 0 else n}" for n in range(1, 11)]
     folder, plan, chunks = make_job(tmp_path, lines, chunk_rows=100)
     record = run_chunk(folder, plan, chunks[0], shout)
@@ -194,6 +199,104 @@ def test_slices_keep_order_and_row_numbers(
     assert ids == [1, 2, 3, 5, 6, 7, 9, 10]
     numbers = [json.loads(line)["row"] for line in folder.errors(0).read_text().splitlines()]
     assert numbers == [4, 8]
+
+
+def test_rows_that_fail_are_named_by_their_id(tmp_path: Path) -> None:
+    folder, plan, chunks = make_job(tmp_path, LINES, chunk_rows=100, id_column="id")
+    run_chunk(folder, plan, chunks[0], shout)
+    failed = map(json.loads, folder.errors(0).read_text().splitlines())
+    assert [(row["row"], row["id"], row["code"]) for row in failed] == [
+        (2, 2, "model_failed"), (4, None, "dataset_invalid"),
+    ]
+
+
+class Tight:
+    """A model with room for ``rows`` rows; longer texts need the room of ten."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.tried: list[int] = []
+
+    def __call__(self, table: pa.Table) -> TableAnswers:
+        self.tried.append(table.num_rows)
+        needed = sum(10 if len(text) > 9 else 1 for text in table["text"].to_pylist())
+        if needed > self.rows:
+            raise MemoryError("no room")
+        return shout(table)
+
+
+def test_a_chunk_that_runs_out_of_memory_is_tried_in_smaller_slices(tmp_path: Path) -> None:
+    texts = ["much too long" if n in (40, 77) else "short" for n in range(100)]
+    folder, plan, chunks = make_job(
+        tmp_path, [f"{n},{text}" for n, text in enumerate(texts)], chunk_rows=100, id_column="id",
+        error_column=True,
+    )
+    record = run_chunk(folder, plan, chunks[0], Tight(8))
+    assert (record.rows_in, record.rows_ok, record.rows_failed, record.attempt) == (100, 98, 2, 1)
+    part = pq.read_table(folder.part(0, "parquet"))
+    assert part["id"].to_pylist() == list(range(100))
+    assert part["prediction"].to_pylist() == [
+        None if n in (40, 77) else "SHORT" for n in range(100)
+    ]
+    failed = [json.loads(line) for line in folder.errors(0).read_text().splitlines()]
+    assert [(row["row"], row["id"], row["code"]) for row in failed] == [
+        (41, 40, "resource_exhausted"), (78, 77, "resource_exhausted"),
+    ]
+
+
+def test_without_any_memory_the_attempt_fails_and_no_row_is_blamed(tmp_path: Path) -> None:
+    lines = [f"{n},t" for n in range(100)]
+    folder, plan, chunks = make_job(tmp_path, lines, chunk_rows=100)
+    with pytest.raises(MemoryError):
+        run_chunk(folder, plan, chunks[0], Tight(0))
+    assert not policy.ends_job(MemoryError())
+
+
+def test_after_a_lost_attempt_slices_are_smaller(tmp_path: Path) -> None:
+    folder, plan, chunks = make_job(tmp_path, [f"{n},t" for n in range(5_000)], chunk_rows=5_000)
+    model = Tight(10_000)
+    for attempt in (1, 2, 3, 9):
+        model.tried.clear()
+        run_chunk(folder, plan, chunks[0], model, attempt=attempt)
+        folder.record(0).unlink()
+        assert (sum(model.tried), max(model.tried)) == (
+            5_000, {1: 4_096, 2: 512, 3: 64, 9: 16}[attempt],
+        )
+
+
+@pytest.mark.parametrize("options", [{}, {"error_column": True, "model_column": True}])
+def test_equal_rows_are_predicted_once_and_nothing_else_changes(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    lines = [f"{n},{('a', 'bad', 'c')[n % 3]}" for n in range(100)]
+    parts = []
+    for dedupe in (False, True):
+        asked: list[str] = []
+
+        def predict(table: pa.Table, asked: list[str] = asked) -> TableAnswers:
+            asked += table["text"].to_pylist()
+            return shout(table)
+
+        job = make_job(tmp_path / str(dedupe), lines, chunk_rows=100, dedupe=dedupe, **options)
+        folder, plan, chunks = job
+        run_chunk(folder, plan, chunks[0], predict)
+        assert len(asked) == (3 if dedupe else 100)
+        failed = folder.errors(0).read_text().replace(str(tmp_path / str(dedupe)), "")
+        parts.append((folder.part(0, "parquet").read_bytes(), failed))
+    assert parts[0] == parts[1]
+
+
+def test_rows_are_equal_bit_by_bit() -> None:
+    table = pa.table({
+        "x": [0.0, -0.0, 1.0, float("nan"), None, 1.0, 0.0, None, float("nan")],
+        "y": ["a"] * 9,
+    })
+    groups = find_groups(table)
+    assert groups.first.tolist() == [0, 1, 2, 3, 4]
+    assert groups.group_of.tolist() == [0, 1, 2, 3, 4, 2, 0, 4, 3]
+    lists = find_groups(pa.table({"x": [[1], [1]]}))
+    assert lists.group_of.tolist() == [0, 1]
+    assert find_groups(table.slice(0, 0)).first.tolist() == []
 
 
 def test_a_chunk_without_a_good_row_is_a_part(tmp_path: Path) -> None:
@@ -262,6 +365,7 @@ def test_what_can_heal_is_tried_again() -> None:
     assert [policy.retry_delay_s(attempt) for attempt in (1, 2, 9)] == [2, 4, 60]
     assert not policy.ends_job(OSError("disk"))
     assert not policy.ends_job(MemoryError())
+    assert not policy.ends_job(errors.UnreadableFile("damaged, or the server is away"))
     assert policy.ends_job(errors.DatasetError("changed"))
     assert policy.ends_job(errors.ModelCorrupt("x"))
     assert "attempt 3 of 3: OSError('disk')" in policy.reason(OSError("disk"), 7, 3, 3)

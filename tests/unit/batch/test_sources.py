@@ -34,7 +34,8 @@ def read_all(planned: DatasetPlan) -> tuple[Rows, list[int], list[RowError]]:
     names = [column.name for column in planned.columns]
     for chunk in planned.chunks:
         file = planned.files[chunk.file]
-        found = read_chunk(planned.format, file, chunk, planned.columns, names)
+        named = "id" if "id" in names else None
+        found = read_chunk(planned.format, file, chunk, planned.columns, names, named)
         assert found.table.num_rows + len(found.errors) == chunk.rows
         rows += found.table.to_pylist()
         numbers += found.numbers.tolist()
@@ -389,6 +390,22 @@ def test_texts_of_a_parquet_file_that_are_no_utf8_are_bad_rows(tmp_path: Path) -
     rows, numbers, bad = read_all(planned(path, tmp_path))
     assert rows == [{"id": 1, "text": "one"}, {"id": 3, "text": None}, {"id": 4, "text": "four"}]
     assert numbers == [1, 3, 4]
-    assert [(error.row, error.message) for error in bad] == [
-        (2, "column 'text' is not valid UTF-8 (invalid start byte)")
+    assert [(error.row, error.id, error.message, error.data) for error in bad] == [
+        (2, 2, "column 'text' is not valid UTF-8 (invalid start byte)",
+         '{"id": 2, "text": "\\\\xff\\\\xfe"}'),
     ]
+
+
+def test_bad_rows_have_the_id_that_they_show(tmp_path: Path) -> None:
+    good = [{"id": f"r{n}", "n": n} for n in range(30)]
+    text = tmp_path / "a.csv"
+    text.write_text("id,n\n" + "".join(f"{row['id']},{row['n']}\n" for row in good)
+                    + "r30,many\nr31\n")
+    lines = tmp_path / "a.jsonl"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in good)
+                     + '{"id": "r30", "n": "many"}\n{"id": \n')
+    for path in (text, lines):
+        dataset = planned(path, tmp_path, dtypes={"n": "int"})
+        assert [(error.row, error.id) for error in read_all(dataset)[2]] == [
+            (31, "r30"), (32, None),
+        ]
