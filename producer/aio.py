@@ -16,6 +16,7 @@ from celeriac import errors
 from celeriac.messages import Prediction
 from celeriac.registry.catalogue import ModelInfo
 from celeriac.settings import Settings
+from producer.broker import Broker
 from producer.bulk import Bulk, blocks
 from producer.calls import Call, Outcome
 from producer.client import Client
@@ -23,7 +24,7 @@ from producer.handles import AsyncPredictionHandle
 from producer.landings import Landing
 from producer.realtime import abandon, answer
 from producer.results import check_timeout
-from producer.routes import Route
+from producer.routes import Route, Routes
 from producer.statistics import ClientStatistics
 
 if TYPE_CHECKING:
@@ -58,6 +59,16 @@ class AsyncClient:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+    @property
+    def routes(self) -> Routes:
+        """The catalogue in memory: for the gateway, which must know what a model takes."""
+        return self._client.realtime.routes
+
+    @property
+    def broker(self) -> Broker:
+        """For the gateway's own exchanges with Redis, which block."""
+        return self._client.broker
 
     async def close(self) -> None:
         """As :meth:`Client.close`."""

@@ -11,7 +11,13 @@ import redis
 
 from celeriac import errors
 from celeriac.messages import ModelRef, predict_queue, realtime_queue
-from celeriac.registry.catalogue import Catalogue, fetch, fetch_generation
+from celeriac.registry.catalogue import (
+    Catalogue,
+    ModelInfo,
+    VersionInfo,
+    fetch,
+    fetch_generation,
+)
 from celeriac.settings import hide_password
 from producer import forks
 from producer.broker import Broker, broker_error, check_server
@@ -82,6 +88,15 @@ class Routes:
         DeadlineExceeded.
         """
         return self.known(model) or _route(self.catalogue(timeout_s), model)
+
+    def described(self, model: str) -> tuple[ModelInfo, VersionInfo] | None:
+        """A model and the version of it that ``model`` means, as :meth:`known`."""
+        route, held = self.known(model), self._held
+        if route is None or held is None:
+            return None
+        info = held.catalogue.models.get(route.name)
+        version = info.versions.get(route.version) if info else None
+        return (info, version) if info and version else None
 
     def catalogue(self, timeout_s: float) -> Catalogue:
         """The catalogue as it is now. Raises BrokerError or DeadlineExceeded."""

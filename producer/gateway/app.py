@@ -14,9 +14,10 @@ from producer.gateway import failures, health, openapi, predict
 from producer.gateway.context import Gateway, RequestContext
 from producer.gateway.guard import Guard, failed
 from producer.gateway.hot import HotRouter
+from producer.gateway.oip import routes as oip
 
-HOT_ROUTES = [*predict.ROUTES]
-COLD_ROUTERS = [health.router]
+HOT_ROUTES = [*predict.ROUTES, *oip.ROUTES]
+COLD_ROUTERS = [health.router, oip.router]
 
 
 def build(settings: Settings, client: AsyncClient | None = None) -> Guard:

@@ -55,10 +55,7 @@ def decode(gateway: Gateway, data: bytes, decoder: msgspec.json.Decoder[T]) -> T
     """A JSON body as what ``decoder`` reads. Raises RequestError, which names the field."""
     if not data:
         raise errors.RequestError("the body is empty; it must be JSON")
-    limit = gateway.limits.max_depth
-    # Only a body with so many brackets can be nested too deep.
-    if data.count(b"[") + data.count(b"{") > limit:
-        check_depth(data, limit)
+    check_depth(data, gateway.limits.max_depth)
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
@@ -69,6 +66,8 @@ def decode(gateway: Gateway, data: bytes, decoder: msgspec.json.Decoder[T]) -> T
 
 def check_depth(data: bytes, limit: int) -> None:
     """Raises RequestError if brackets are nested deeper than ``limit``."""
+    if data.count(b"[") + data.count(b"{") <= limit:
+        return  # only a body with more brackets can be nested too deep
     # Brackets in strings can only mislead the first look, so what it suspects is looked at again.
     if _is_deep(data, limit) and _is_deep(_STRINGS.sub(b"", data), limit):
         raise errors.RequestError(

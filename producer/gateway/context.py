@@ -10,6 +10,7 @@ from celeriac import errors
 from celeriac.settings import Settings
 from producer.aio import AsyncClient
 from producer.gateway.failures import fault
+from producer.gateway.oip.statistics import Statistics
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -102,6 +103,8 @@ class Gateway:
         self.is_draining = False
         """True once TERM has come: no longer ready, but it still answers."""
         self.in_flight = 0
+        self.inferences = Statistics()
+        """Requests over ``/v2``."""
 
     @property
     def is_ready(self) -> bool:

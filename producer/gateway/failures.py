@@ -62,6 +62,12 @@ class UnsupportedBody(errors.RequestError):
     code = "unsupported_body"
 
 
+class NotReady(errors.CeleriacError):
+    """Nobody answers for this model at the moment."""
+
+    code = "not_ready"
+
+
 class Conflict(errors.RequestError):
     """The request contradicts an earlier one."""
 
@@ -92,6 +98,7 @@ STATUS = {
     "rate_limited": 429,
     "broker_unavailable": 503,
     "gateway_busy": 503,
+    "not_ready": 503,
     "resource_exhausted": 503,
     "deadline_exceeded": 504,
 }

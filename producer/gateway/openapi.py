@@ -7,8 +7,9 @@ from typing import Any
 from fastapi import FastAPI
 
 from producer.gateway import predict
+from producer.gateway.oip import routes as oip
 
-HOT_PATHS: dict[str, Any] = {**predict.OPENAPI}
+HOT_PATHS: dict[str, Any] = {**predict.OPENAPI, **oip.OPENAPI}
 """Path items of the routes that are answered without FastAPI."""
 
 

@@ -82,9 +82,10 @@ async def predict_one(
     return prediction
 
 
-async def _predict_many(
+async def predict_many(
     gateway: Gateway, context: RequestContext, model: str, items: list[Any]
-) -> Answer:
+) -> list[Prediction | errors.CeleriacError]:
+    """The outcome of each item, within the request's time. Raises what the client raises."""
     limit = gateway.limits.max_items
     if len(items) > limit:
         raise errors.PayloadTooLarge(
@@ -92,13 +93,21 @@ async def _predict_many(
             "score more as a dataset"
         )
     context.model, context.items = model, len(items)
-    outcomes = await gateway.client.predict_many(
-        model, [unwrap(item) for item in items], timeout_s=context.left_s(), return_errors=True
+    outcomes: list[Prediction | errors.CeleriacError] = await gateway.client.predict_many(
+        model, items, timeout_s=context.left_s(), return_errors=True
     )
+    answers = (outcome for outcome in outcomes if isinstance(outcome, Prediction))
+    context.version = next((answer.version for answer in answers), 0)
+    return outcomes
+
+
+async def _predict_many(
+    gateway: Gateway, context: RequestContext, model: str, items: list[Any]
+) -> Answer:
+    outcomes = await predict_many(gateway, context, model, list(map(unwrap, items)))
     found = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
     if outcomes and not found:
         _raise_whole(outcomes[0])
-    context.version = found[0].version if found else 0
     return Answer(200, _encode(Predictions(
         model=found[0].model if found else model,
         version=context.version or None,

@@ -1,0 +1,316 @@
+"""The routes of the protocol: inference is hot, the rest is cold.
+
+A request for inference succeeds or fails as a whole, because the protocol has no place for the
+error of one item: it fails with the first bad item's error, which names its number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from celeriac import errors
+from celeriac.messages import CHAMPION, ModelRef, Prediction, check_model_name
+from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo
+from producer.gateway import body
+from producer.gateway.context import JSON, Answer, Gateway, RequestContext
+from producer.gateway.failures import RouteNotFound
+from producer.gateway.hot import HotRoute
+from producer.gateway.oip.codec import (
+    HEADER_LENGTH,
+    InferRequest,
+    decode_request,
+    encode_response,
+    json_length,
+)
+from producer.gateway.oip.items import check_outputs, items_of, tensors_of
+from producer.gateway.oip.metadata import model_metadata, repository_index, server_metadata
+from producer.gateway.oip.readiness import check_served
+from producer.gateway.oip.statistics import every_version
+from producer.gateway.predict import predict_many, predict_one
+
+_LENGTH = HEADER_LENGTH.lower().encode()
+_BINARY = (b"content-type", b"application/octet-stream")
+
+Outcome = Prediction | errors.CeleriacError
+
+
+# --- inference -----------------------------------------------------------------------------------
+
+
+async def infer(gateway: Gateway, context: RequestContext, rest: str) -> Answer:
+    """``POST /v2/models/{model}[/versions/{version}]/infer``."""
+    ref = _reference(rest)
+    data = await body.read(gateway, context)
+    model, version = await _described(gateway, ref, context.left_s())
+    try:
+        answer = await _inferred(gateway, context, ref, version, data)
+    except errors.CeleriacError:
+        gateway.inferences.failed(model.name, version.version, _since(context))
+        raise
+    gateway.inferences.succeeded(model.name, context.version, context.items, _since(context))
+    return answer
+
+
+async def _inferred(
+    gateway: Gateway, context: RequestContext, ref: str, version: VersionInfo, data: bytes
+) -> Answer:
+    request = _decoded(gateway, context, data)
+    _allow(gateway, context, request.timeout_us)
+    items = items_of(request, version.input)
+    check_outputs(request, version.output)
+    predictions = await _predictions(gateway, context, ref, items)
+    first = predictions[0]
+    if first.version != version.version:  # the workers serve another champion than is published
+        _, version = await _described(gateway, f"{first.model}@{first.version}", context.left_s())
+    outputs = tensors_of(predictions, check_outputs(request, version.output))
+    answer, json_bytes = encode_response(request, first.model, first.version, outputs)
+    if json_bytes is None:
+        return Answer(200, answer, (JSON,))
+    return Answer(200, answer, (_BINARY, (_LENGTH, b"%d" % json_bytes)))
+
+
+def _decoded(gateway: Gateway, context: RequestContext, data: bytes) -> InferRequest:
+    header = context.headers.get(_LENGTH)
+    length = None if header is None else header.decode("latin-1")
+    body.check_depth(data[: json_length(data, length)], gateway.limits.max_depth)
+    return decode_request(data, length)
+
+
+def _allow(gateway: Gateway, context: RequestContext, timeout_us: int) -> None:
+    """The time that the request asks for, within the limit; a header may make it shorter still."""
+    if not timeout_us:
+        return
+    asked_s = min(timeout_us / 1e6, gateway.limits.max_timeout_s)
+    if b"x-request-timeout-ms" in context.headers:
+        asked_s = min(asked_s, context.timeout_s)
+    context.allow(asked_s)
+
+
+async def _predictions(
+    gateway: Gateway, context: RequestContext, ref: str, items: list[Any]
+) -> list[Prediction]:
+    if len(items) == 1:
+        try:
+            return [await predict_one(gateway, context, ref, items[0])]
+        except errors.CeleriacError as error:
+            raise _of_item(0, error) from error
+    outcomes = await predict_many(gateway, context, ref, items)
+    found = _all_or_error(outcomes)
+    newest = max(prediction.version for prediction in found)
+    if any(prediction.version != newest for prediction in found):
+        # A promotion came in between: ask again, so that one version answers the whole request.
+        pinned = f"{found[0].model}@{newest}"
+        found = _all_or_error(await predict_many(gateway, context, pinned, items))
+    return found
+
+
+def _all_or_error(outcomes: Sequence[Outcome]) -> list[Prediction]:
+    found: list[Prediction] = []
+    for number, outcome in enumerate(outcomes):
+        if not isinstance(outcome, Prediction):
+            raise _of_item(number, outcome)
+        found.append(outcome)
+    return found
+
+
+def _of_item(number: int, error: errors.CeleriacError) -> errors.CeleriacError:
+    """The error with the number of its item, if it is an item's own."""
+    if isinstance(error, (errors.ItemError, errors.PayloadTooLarge)):
+        return type(error)(f"item {number}: {error.message}")
+    return error
+
+
+def _since(context: RequestContext) -> float:
+    return time.monotonic() - context.started_s
+
+
+# --- models --------------------------------------------------------------------------------------
+
+
+def _reference(rest: str) -> str:
+    """``NAME`` or ``NAME@VERSION`` from ``NAME`` or ``NAME/versions/VERSION`` of a path.
+
+    An alias may stand for the version. Raises RequestError and RouteNotFound.
+    """
+    name, slash, tail = rest.partition("/")
+    if not slash:
+        return check_model_name(name)
+    word, _, version = tail.partition("/")
+    if word != "versions" or not version or "/" in version:
+        raise RouteNotFound
+    return f"{check_model_name(name)}@{version}"
+
+
+async def _described(
+    gateway: Gateway, ref: str, timeout_s: float
+) -> tuple[ModelInfo, VersionInfo]:
+    """What ``ref`` means. Raises RequestError, ModelNotFound, VersionNotFound, BrokerError."""
+    routes = gateway.client.routes
+    found = routes.described(ref)
+    if found is None:
+        catalogue = await asyncio.to_thread(routes.catalogue, timeout_s)
+        version = catalogue.resolve(ModelRef.parse(ref))
+        return catalogue.models[ModelRef.parse(ref).name], version
+    return found
+
+
+async def _catalogue(request: Request) -> Catalogue:
+    gateway, context = _shared(request)
+    return await asyncio.to_thread(gateway.client.routes.catalogue, context.left_s())
+
+
+def _shared(request: Request) -> tuple[Gateway, RequestContext]:
+    return request.app.state.gateway, request.scope["celeriac"]
+
+
+# --- cold routes ---------------------------------------------------------------------------------
+
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+
+
+@router.get("", summary="What this server is, and which extensions it has")
+async def server() -> dict[str, Any]:
+    return server_metadata()
+
+
+@router.get("/health/live", summary="The process answers")
+async def live(request: Request) -> dict[str, bool]:
+    return {"live": True, "ready": _shared(request)[0].is_ready}
+
+
+@router.get("/health/ready", summary="It can answer predictions, and takes more of them")
+async def ready(request: Request) -> JSONResponse:
+    if _shared(request)[0].is_ready:
+        return JSONResponse({"live": True, "ready": True})
+    return JSONResponse({"live": True, "ready": False, "error": "not ready"}, status_code=503)
+
+
+@router.get("/models/stats", summary="Requests over /v2 that this process has answered")
+async def statistics(request: Request) -> dict[str, Any]:
+    catalogue = await _catalogue(request)
+    return _shared(request)[0].inferences.to_wire(every_version(catalogue.models))
+
+
+@router.post("/repository/index", summary="Every version of every model")
+async def index(request: Request) -> list[dict[str, str]]:
+    return repository_index(await _catalogue(request))
+
+
+@router.get("/models/{model}", summary="Inputs and outputs of a model")
+@router.get("/models/{model}/versions/{version}", summary="Inputs and outputs of a version")
+async def metadata(request: Request, model: str, version: str = "") -> dict[str, Any]:
+    return model_metadata(*await _asked(request, model, version))
+
+
+@router.get("/models/{model}/ready", summary="Whether a worker answers for a model")
+@router.get("/models/{model}/versions/{version}/ready", summary="... for a version")
+async def model_ready(request: Request, model: str, version: str = "") -> dict[str, Any]:
+    gateway, _ = _shared(request)
+    info, found = await _asked(request, model, version)
+    await asyncio.to_thread(
+        check_served, gateway.client.broker, found.device, info.name,
+        champion=version in ("", CHAMPION),
+    )
+    return {"name": info.name, "ready": True}
+
+
+@router.get("/models/{model}/stats", summary="Requests for a model")
+@router.get("/models/{model}/versions/{version}/stats", summary="Requests for a version")
+async def model_statistics(request: Request, model: str, version: str = "") -> dict[str, Any]:
+    info, found = await _asked(request, model, version)
+    numbers = [found.version] if version else sorted(info.versions)
+    return _shared(request)[0].inferences.to_wire((info.name, number) for number in numbers)
+
+
+async def _asked(request: Request, model: str, version: str) -> tuple[ModelInfo, VersionInfo]:
+    gateway, context = _shared(request)
+    ref = check_model_name(model)
+    return await _described(gateway, f"{ref}@{version}" if version else ref, context.left_s())
+
+
+# --- for the application -------------------------------------------------------------------------
+
+ROUTES = [
+    HotRoute(
+        "/v2/models/", "/infer", "/v2/models/{model}[/versions/{version}]/infer", "infer", infer
+    ),
+]
+
+_INFER: dict[str, Any] = {
+    "tags": ["Open Inference Protocol"],
+    "requestBody": {"required": True, "content": {
+        "application/json": {
+            "schema": {
+                "type": "object", "required": ["inputs"], "additionalProperties": False,
+                "properties": {
+                    "id": {"type": ["string", "null"]},
+                    "parameters": {"type": ["object", "null"]},
+                    "inputs": {"type": "array", "minItems": 1, "items": {
+                        "type": "object", "required": ["name", "shape", "datatype"],
+                        "properties": {
+                            "name": {"type": "string"},
+                            "shape": {"type": "array", "items": {"type": "integer"}},
+                            "datatype": {"type": "string"},
+                            "parameters": {"type": ["object", "null"]},
+                            "data": {"type": "array"},
+                        },
+                    }},
+                    "outputs": {"type": ["array", "null"], "items": {
+                        "type": "object", "required": ["name"],
+                        "properties": {
+                            "name": {"type": "string"},
+                            "parameters": {"type": ["object", "null"]},
+                        },
+                    }},
+                },
+            },
+            "example": {"inputs": [{
+                "name": "text", "datatype": "BYTES", "shape": [1],
+                "data": ["Best coffee I ever bought"],
+            }]},
+        },
+        "application/octet-stream": {
+            "schema": {"type": "string", "format": "binary"},
+        },
+    }},
+    "responses": {"200": {
+        "description": "One tensor for each output: label and probability, or value",
+        "content": {"application/json": {
+            "schema": {"type": "object"},
+            "example": {
+                "model_name": "reviews", "model_version": "1", "outputs": [
+                    {"name": "label", "datatype": "BYTES", "shape": [1], "data": ["positive"]},
+                    {"name": "probability", "datatype": "FP64", "shape": [1], "data": [0.98]},
+                ],
+            },
+        }},
+    }},
+}
+
+
+def _path_parameter(name: str, described: str, example: str) -> dict[str, Any]:
+    return {
+        "name": name, "in": "path", "required": True, "schema": {"type": "string"},
+        "description": described, "example": example,
+    }
+
+
+_MODEL = _path_parameter("model", "Its name", "reviews")
+_VERSION = _path_parameter("version", "A number or an alias", "1")
+
+OPENAPI: dict[str, Any] = {
+    "/v2/models/{model}/infer": {"post": {
+        **_INFER, "summary": "Predictions for the items along the first axis of tensors",
+        "operationId": "infer", "parameters": [_MODEL],
+    }},
+    "/v2/models/{model}/versions/{version}/infer": {"post": {
+        **_INFER, "summary": "Predictions of one version",
+        "operationId": "infer_version", "parameters": [_MODEL, _VERSION],
+    }},
+}

@@ -1,0 +1,72 @@
+"""What one gateway process has answered over ``/v2``, in the form of the statistics extension."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from celeriac.registry.catalogue import ModelInfo
+
+
+@dataclass
+class Counts:
+    """Requests for one version."""
+
+    last_ms: int = 0
+    """When the last one was answered, Unix milliseconds."""
+    items: int = 0
+    """That were answered."""
+    successes: int = 0
+    success_ns: int = 0
+    failures: int = 0
+    failure_ns: int = 0
+
+    def to_wire(self, name: str, version: int) -> dict[str, Any]:
+        return {
+            "name": name,
+            "version": str(version),
+            "last_inference": self.last_ms,
+            "inference_count": self.items,
+            "inference_stats": {
+                "success": {"count": self.successes, "ns": self.success_ns},
+                "fail": {"count": self.failures, "ns": self.failure_ns},
+            },
+        }
+
+
+class Statistics:
+    """Counts since the process began. For one event loop."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, int], Counts] = {}
+
+    def succeeded(self, model: str, version: int, items: int, seconds: float) -> None:
+        """Count a request that was answered."""
+        counts = self._of(model, version)
+        counts.last_ms = time.time_ns() // 1_000_000
+        counts.items += items
+        counts.successes += 1
+        counts.success_ns += round(seconds * 1e9)
+
+    def failed(self, model: str, version: int, seconds: float) -> None:
+        """Count a request that was refused or failed."""
+        counts = self._of(model, version)
+        counts.failures += 1
+        counts.failure_ns += round(seconds * 1e9)
+
+    def to_wire(self, wanted: Iterable[tuple[str, int]]) -> dict[str, Any]:
+        """Of the ``(name, version)`` that are wanted; zeros for one that was never asked."""
+        none = Counts()
+        return {
+            "model_stats": [self._counts.get(key, none).to_wire(*key) for key in wanted]
+        }
+
+    def _of(self, model: str, version: int) -> Counts:
+        return self._counts.setdefault((model, version), Counts())
+
+
+def every_version(models: Mapping[str, ModelInfo]) -> Iterable[tuple[str, int]]:
+    """``(name, version)`` of all."""
+    return ((name, number) for name, model in models.items() for number in sorted(model.versions))
