@@ -94,7 +94,7 @@ def chunk(self: Task, job_id: str, chunk_no: int, output: str, v: int = 1) -> No
     if claim.answer is not Answer.GRANTED:
         _skip(claim, job_id, output)
         return
-    lease = _lease(job_id, chunk_no, claim)
+    lease = _lease(job_id, chunk_no, output, claim)
     try:
         with lease:
             record = _score(job_id, chunk_no, output, claim, lease)
@@ -161,14 +161,18 @@ def _skip(claim: Claim, job_id: str, output: str) -> None:
     _publish(job_id, output, claim)
 
 
-def _lease(job_id: str, chunk_no: int, claim: Claim) -> ChunkLease:
+def _lease(job_id: str, chunk_no: int, output: str, claim: Claim) -> ChunkLease:
     batch = get_settings().batch
-    return ChunkLease(
+
+    def give_back() -> None:
+        reason = _too_long(chunk_no) if lease.is_over else ""
+        _publish(job_id, output, _give_back(job_id, chunk_no, claim, reason))
+
+    lease = ChunkLease(
         lambda: _ledger().renew(job_id, chunk_no, claim.epoch, batch.lease_s),
-        lease_s=batch.lease_s,
-        timeout_s=batch.chunk_timeout_s,
-        on_hang=lambda: _give_back(job_id, chunk_no, claim, _too_long(chunk_no)),
+        lease_s=batch.lease_s, timeout_s=batch.chunk_timeout_s, on_hang=give_back,
     )
+    return lease
 
 
 def _score(

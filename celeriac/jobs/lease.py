@@ -17,6 +17,8 @@ log = get_logger(__name__)
 
 EXIT_GRACE_S = 10.0
 """After the longest run, how long the chunk may take to notice before its process ends."""
+CANCEL_GRACE_S = 2.0
+"""The same after its job was cancelled: a pass may take minutes, a caller expects seconds."""
 EXIT_CODE = 70
 _LONGEST_EXCHANGE_S = 30.0
 _LONGEST_PAUSE_S = 1.0
@@ -26,8 +28,9 @@ _LONGEST_PAUSE_S = 1.0
 class ChunkLease:
     """Renews while the block runs, at most ``timeout_s``; then has the run stop, or ends it.
 
-    A run that cannot be stopped keeps its process: ``on_hang`` is called, and the process ends.
-    Redis being away stops nothing: nobody else can claim the chunk meanwhile.
+    The process of a run that does not stop, because its time is over (``is_over``) or its job has
+    been cancelled, ends: ``on_hang`` is called first. Redis being away stops nothing: nobody else
+    can claim the chunk meanwhile.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class ChunkLease:
         self._timeout_s = timeout_s
         self._stopped = threading.Event()
         self._ended = threading.Event()
+        self._cancelled_s: float | None = None
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self.answer = Answer.KEPT
         """The last answer of the ledger."""
@@ -73,17 +77,21 @@ class ChunkLease:
     def _keep(self) -> None:
         end_s = time.monotonic() + self._timeout_s
         while not self._ended.wait(self._pause_s):
-            left_s = end_s - time.monotonic()
-            if left_s > 0:
+            if time.monotonic() < end_s:
                 self._ask()
-                continue
-            self.is_over = True
-            self._stopped.set()
-            if left_s < -EXIT_GRACE_S:
-                log.error("chunk hangs; its process ends", timeout_s=self._timeout_s)
+            else:
+                self.is_over = True
+                self._stopped.set()
+            if time.monotonic() > self._exit_at_s(end_s) and not self._ended.is_set():
+                why = f"longer than {self._timeout_s} s" if self.is_over else "cancelled"
+                log.error("chunk hangs; its process ends", why=why)
                 self._give_up()
                 self._exit(EXIT_CODE)
                 return
+
+    def _exit_at_s(self, end_s: float) -> float:
+        at_s = end_s + EXIT_GRACE_S
+        return at_s if self._cancelled_s is None else min(self._cancelled_s + CANCEL_GRACE_S, at_s)
 
     def _give_up(self) -> None:
         try:
@@ -97,5 +105,7 @@ class ChunkLease:
         except redis.RedisError as error:
             log.warning("lease not renewed", reason=str(error))
             return
+        if self.answer is Answer.CANCELLED and self._cancelled_s is None:
+            self._cancelled_s = time.monotonic()
         if self.answer in (Answer.LOST, Answer.CANCELLED):
             self._stopped.set()  # UNKNOWN: Redis has forgotten the job; its folder has not

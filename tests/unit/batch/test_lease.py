@@ -55,6 +55,29 @@ def test_the_lease_is_asked_for_once_more() -> None:
         assert lease.is_stopped()
 
 
+def test_the_process_of_a_cancelled_run_that_does_not_stop_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a grace of its own, and not for a run that only lost its lease."""
+    monkeypatch.setattr(leases, "CANCEL_GRACE_S", 0.05)
+    exits: list[int] = []
+    seen: list[bool] = []
+
+    def run(answer: Answer) -> bool:
+        exits.clear()
+        with ChunkLease(
+            lambda: answer, lease_s=0.04, timeout_s=60, exit=exits.append,
+            on_hang=lambda: seen.append(lease.is_over),
+        ) as lease:
+            assert wait_for(lease.is_stopped)
+            threading.Event().wait(0.3)
+        return bool(exits)
+
+    assert run(Answer.CANCELLED)
+    assert (exits, seen) == ([EXIT_CODE], [False])
+    assert not run(Answer.LOST)
+
+
 def test_a_run_is_stopped_when_its_time_is_over() -> None:
     exits: list[int] = []
     with ChunkLease(
