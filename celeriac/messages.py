@@ -284,7 +284,7 @@ def _decode_array(item: dict[str, Any]) -> Any:
 # --- answers and messages -----------------------------------------------------------------------
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Keyword arguments of ``celeriac.predict.envelope``: 1 to 32 items for one model."""
 
     v: int
@@ -299,6 +299,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """Id of the client whose reply list takes the answer: never a key."""
     deadline_ms: int
     """Absolute time after which nobody waits any more, Unix milliseconds."""
+    requests: list[str] = []
+    """Id of the request that each item came with, for logs; empty if there are none."""
 
 
 class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):

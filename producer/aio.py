@@ -6,8 +6,9 @@ Items go through the same :class:`producer.realtime.Realtime`; nothing blocks th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
@@ -78,11 +79,10 @@ class AsyncClient:
         self, model: str, item: Any, *, timeout_s: float | None = None
     ) -> Prediction:
         """As :meth:`Client.predict`."""
-        limit_s = check_timeout(timeout_s, self.timeout_s)
-        end_s = time.monotonic() + limit_s
-        route = await self._route(model, limit_s)
-        (call,) = self._client.realtime.start(route, [item], limit_s, on_loop=True)
-        return answer(await self._outcome(call, end_s, limit_s))
+        call = await self._call(model, item, timeout_s)
+        assert call.outcome is not None  # noqa: S101 - it is settled
+        return answer(call.outcome)
+
 
     @overload
     async def predict_many(
@@ -101,21 +101,11 @@ class AsyncClient:
         return_errors: bool = False,
     ) -> list[Any]:
         """As :meth:`Client.predict_many`."""
-        limit_s = check_timeout(timeout_s, self.timeout_s)
-        end_s = time.monotonic() + limit_s
-        route = await self._route(model, limit_s)
-        bulk = Bulk(self._client.realtime, route, end_s, on_loop=True)
         outcomes: list[Outcome] = []
-        try:
-            for block in blocks(items):
-                bulk.add(block)
-                while bulk.full:
-                    outcomes.append(await self._next(bulk, end_s, limit_s, return_errors))
-                await asyncio.sleep(0)  # encoding many items must not hold up the loop
-            while bulk:
-                outcomes.append(await self._next(bulk, end_s, limit_s, return_errors))
-        finally:
-            bulk.abandon()
+        async with contextlib.aclosing(self._each(model, items, timeout_s)) as calls:
+            async for call in calls:
+                assert call.outcome is not None  # noqa: S101 - it is settled
+                outcomes.append(call.outcome if return_errors else answer(call.outcome))
         return outcomes
 
     def statistics(self) -> ClientStatistics:
@@ -197,6 +187,19 @@ class AsyncClient:
         known = routes.known(model)
         return known if known else await asyncio.to_thread(routes.find, model, timeout_s)
 
+    async def _call(
+        self, model: str, item: Any, timeout_s: float | None, request: str = ""
+    ) -> Call:
+        """The settled call of one item. ``request``: what the worker's log names it by."""
+        limit_s = check_timeout(timeout_s, self.timeout_s)
+        end_s = time.monotonic() + limit_s
+        route = await self._route(model, limit_s)
+        (call,) = self._client.realtime.prepare(route, [item], limit_s, request)
+        if call.outcome is None:
+            self._landing().depart(route, call)
+            await self._outcome(call, end_s, limit_s)
+        return call
+
     async def _outcome(self, call: Call, end_s: float, limit_s: float) -> Outcome:
         """The outcome of ``call`` until the monotonic time ``end_s``."""
         if call.outcome is not None:
@@ -208,25 +211,45 @@ class AsyncClient:
             raise
         return outcome or self._client.realtime.late(call, limit_s)
 
-    async def _next(
-        self, bulk: Bulk, end_s: float, limit_s: float, return_errors: bool
-    ) -> Outcome:
+    async def _each(
+        self, model: str, items: Iterable[Any], timeout_s: float | None, request: str = ""
+    ) -> AsyncGenerator[Call, None]:
+        """The calls of many items, each once it is settled. Ended early, it forgets the rest."""
+        limit_s = check_timeout(timeout_s, self.timeout_s)
+        end_s = time.monotonic() + limit_s
+        route = await self._route(model, limit_s)
+        bulk = Bulk(self._client.realtime, route, end_s, on_loop=True, request=request)
+        try:
+            for block in blocks(items):
+                bulk.add(block)
+                while bulk.full:
+                    yield await self._next(bulk, end_s, limit_s)
+                await asyncio.sleep(0)  # encoding many items must not hold up the loop
+            while bulk:
+                yield await self._next(bulk, end_s, limit_s)
+        finally:
+            bulk.abandon()
+
+    async def _next(self, bulk: Bulk, end_s: float, limit_s: float) -> Call:
         """As :meth:`Client._next`."""
         while True:
-            outcome = await self._outcome(bulk.head, end_s, limit_s)
-            pause_s = bulk.pause_s(outcome)
+            call = bulk.head
+            pause_s = bulk.pause_s(await self._outcome(call, end_s, limit_s))
             if pause_s is None:
                 bulk.take()
-                return outcome if return_errors else answer(outcome)
+                return call
             await asyncio.sleep(pause_s)
             bulk.retry()
+
+    def _send(self, route: Route, calls: list[Call]) -> None:
+        self._client.realtime.send(route, calls, on_loop=True)
 
     def _landing(self) -> Landing:
         """Where the calls of the running event loop land."""
         loop = asyncio.get_running_loop()
         landing = self._landings.get(loop)
         if landing is None:
-            landing = Landing(loop)
+            landing = Landing(loop, self._send)
             running = {one: its for one, its in self._landings.items() if not one.is_closed()}
             self._landings = {**running, loop: landing}
         return landing

@@ -30,10 +30,12 @@ class Bulk:
     """
 
     def __init__(
-        self, realtime: Realtime, route: Route, end_s: float, *, on_loop: bool = False
+        self, realtime: Realtime, route: Route, end_s: float, *, on_loop: bool = False,
+        request: str = "",
     ) -> None:
         self._realtime = realtime
         self._on_loop = on_loop
+        self._request = request
         self._route = route
         self._end_s = end_s
         self._window = WINDOW_ITEMS
@@ -84,7 +86,9 @@ class Bulk:
 
     def _start(self, items: list[Any]) -> list[Call]:
         left_s = max(self._end_s - time.monotonic(), 0.001)
-        return self._realtime.start(self._route, items, left_s, on_loop=self._on_loop)
+        calls = self._realtime.prepare(self._route, items, left_s, self._request)
+        self._realtime.send(self._route, calls, on_loop=self._on_loop)
+        return calls
 
 
 def blocks(items: Iterable[Any]) -> Iterator[list[Any]]:

@@ -30,6 +30,14 @@ class Waiter(Protocol):
         """Have the waiter go on."""
 
 
+class Travelled(Protocol):
+    """What a reply says of the way that its items took."""
+
+    queue_ms: float
+    compute_ms: float
+    batch_items: int
+
+
 class Followed(Protocol):
     """Calls that share the outcome of a leader."""
 
@@ -41,11 +49,13 @@ class Call:
     """One item on its way, and its outcome once it has one."""
 
     __slots__ = (
-        "_once", "_waiter", "account", "anew", "deadline_ms", "flight", "item", "key", "model",
-        "outcome", "queue", "size",
+        "_once", "_waiter", "account", "anew", "deadline_ms", "flight", "found", "item", "key",
+        "model", "outcome", "queue", "reply", "request", "size",
     )  # fmt: skip
 
-    def __init__(self, model: str, queue: str, item: bytes, deadline_ms: int) -> None:
+    def __init__(
+        self, model: str, queue: str, item: bytes, deadline_ms: int, request: str = ""
+    ) -> None:
         self.model = model
         self.queue = queue
         self.item = item
@@ -59,6 +69,12 @@ class Call:
         """Of its answer in the result cache; None if the model has none."""
         self.flight: Followed | None = None
         """Calls for an equal item, which share the outcome."""
+        self.request = request
+        """Id of the request that it came with, for the worker's log."""
+        self.found = False
+        """Its answer was in the result cache."""
+        self.reply: Travelled | None = None
+        """What brought its outcome, with times; None if that was no worker's reply."""
         self.anew = False
         """It followed another call in vain, and goes by itself now."""
         self._once = threading.Lock()

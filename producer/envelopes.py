@@ -40,6 +40,7 @@ class SentEnvelope:
                 items=[msgspec.Raw(call.item) for call in calls],
                 reply_to=reply_to,
                 deadline_ms=self.deadline_ms,
+                requests=_requests(calls),
             ),
             self.queue,
             now_ms,
@@ -51,6 +52,11 @@ class SentEnvelope:
     def settled(self) -> bool:
         """True when nobody waits for it any more."""
         return all(call.outcome is not None for call in self.calls)
+
+
+def _requests(calls: list[Call]) -> list[str]:
+    requests = [call.request for call in calls]
+    return requests if any(requests) else []
 
 
 def pack(calls: Iterable[Call], now_ms: int) -> Iterator[list[Call]]:

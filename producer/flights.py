@@ -77,6 +77,8 @@ class Flights:
         if isinstance(outcome, (errors.DeadlineExceeded, errors.Cancelled)):
             self._start_anew([call for call in followers if call.outcome is None])
         else:
+            for call in followers:
+                call.reply = leader.reply
             settle_all((call, _copy(outcome)) for call in followers)
 
     def _start_anew(self, calls: list[Call]) -> None:

@@ -1,4 +1,8 @@
-"""How coroutines wait for calls: one wake-up of the event loop for all that land together."""
+"""How coroutines send and wait for calls: together.
+
+Calls of one turn of the event loop are handed over at once, and those that land together wake it
+once.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,40 @@ import asyncio
 import contextlib
 import time
 from collections import deque
+from collections.abc import Callable
 
+from celeriac import errors
 from producer.calls import Call, Outcome
+from producer.routes import Route
+
+SendCalls = Callable[[Route, list[Call]], None]
 
 
 class Landing:
-    """The calls that coroutines of one event loop wait for."""
+    """The calls that coroutines of one event loop send and wait for."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, send: SendCalls) -> None:
         self._loop = loop
+        self._send = send
+        self._leaving: dict[Route, list[Call]] = {}
         self._landed: deque[Call] = deque()
         self._waiting: dict[Call, asyncio.Future[None]] = {}
         self._woken = False
+
+    def depart(self, route: Route, call: Call) -> None:
+        """Have ``call`` sent in this turn of the loop, with the others of its route."""
+        if not self._leaving:
+            self._loop.call_soon(self._depart)
+        self._leaving.setdefault(route, []).append(call)
+
+    def _depart(self) -> None:
+        leaving, self._leaving = self._leaving, {}
+        for route, calls in leaving.items():
+            try:
+                self._send(route, calls)
+            except errors.CeleriacError as error:
+                for call in calls:  # one for each: a traceback belongs to one caller
+                    call.settle(errors.from_wire(error.to_wire()))
 
     async def wait(self, call: Call, end_s: float) -> Outcome | None:
         """The outcome; None if there is none at the monotonic time ``end_s``.

@@ -52,6 +52,8 @@ class Lookups:
         ]  # fmt: skip
         if hits:
             self._counts.add("cache_hits", len(hits))
+            for call, _ in hits:
+                call.found = True
             settle_all(hits)
         if len(hits) < len(keyed):
             self._counts.add("cache_misses", len(keyed) - len(hits))

@@ -22,6 +22,8 @@ OVERDUE_MS = 500
 """Callers keep their time themselves; so long after it, those are gone that did not."""
 LOOK_ENVELOPES = 256
 """Envelopes that one exchange sends once more, at most."""
+WITHDRAW_ENVELOPES = 8
+"""Envelopes that one exchange takes out of their queues, at most."""
 
 
 class Publisher:
@@ -107,11 +109,13 @@ class Publisher:
 
         Raises redis.RedisError.
         """
+        given_up: list[SentEnvelope] = []
         for envelope_id, envelope in list(self._sent.items()):
             if envelope.deadline_ms + OVERDUE_MS < now_ms:
                 self._expire(envelope)
-            if envelope.settled():
-                self._sent.pop(envelope_id, None)
+            if envelope.settled() and self._sent.pop(envelope_id, None) is not None:
+                given_up.append(envelope)
+        self._withdraw([one for one in given_up if now_ms < one.deadline_ms])
         late = resends.due(list(self._sent.values()), now_ms)
         if not late:
             return
@@ -137,6 +141,22 @@ class Publisher:
 
     def close(self) -> None:
         self._channel.close()
+
+    def _withdraw(self, given_up: list[SentEnvelope]) -> None:
+        """Take envelopes that nobody waits for any more out of their queues, if they still wait.
+
+        Redis looks through the queue for each; so of many at a time, most are left to their
+        deadline.
+        """
+        chosen = given_up[:WITHDRAW_ENVELOPES]
+        if not chosen:
+            return
+        removed = self._channel.exchange(
+            *(("LREM", one.queue, -1, one.message) for one in chosen)
+        )
+        number = sum(one for one in removed if isinstance(one, int))
+        if number:
+            self._counts.add("envelopes_withdrawn", number)
 
     def _pack(self, calls: list[Call]) -> list[SentEnvelope]:
         now_ms = wire.now_ms()

@@ -49,12 +49,25 @@ class Realtime:
         So have those that are refused because too much waits. Waits for nothing but a lookup in
         the result cache, and not even for that if the caller is ``on_loop``, an event loop.
         """
+        calls = self.prepare(route, items, timeout_s)
+        self.send(route, calls, on_loop=on_loop)
+        return calls
+
+    def prepare(
+        self, route: Route, items: Iterable[Any], timeout_s: float, request: str = ""
+    ) -> list[Call]:
+        """One call for each of ``items``, to be sent; a bad item's has failed already.
+
+        ``request`` is what the worker's log names them by.
+        """
         deadline_ms = wire.now_ms() + int(timeout_s * 1000)
-        calls = [self._call(route, item, deadline_ms) for item in items]
+        return [self._call(route, item, deadline_ms, request) for item in items]
+
+    def send(self, route: Route, calls: list[Call], *, on_loop: bool = False) -> None:
+        """Send what was prepared, as :meth:`start` does."""
         good = [call for call in calls if call.outcome is None]
         if good:
             self._send(route, good, on_loop)
-        return calls
 
     def wait(self, call: Call, end_s: float, timeout_s: float) -> Prediction:
         """The answer to ``call``, until the monotonic time ``end_s``.
@@ -96,11 +109,11 @@ class Realtime:
         if finalizer is not None:
             finalizer()
 
-    def _call(self, route: Route, item: Any, deadline_ms: int) -> Call:
+    def _call(self, route: Route, item: Any, deadline_ms: int, request: str) -> Call:
         try:
-            call = Call(route.model, route.realtime, self.encode(item), deadline_ms)
+            call = Call(route.model, route.realtime, self.encode(item), deadline_ms, request)
         except errors.CeleriacError as error:
-            failed = Call(route.model, route.realtime, b"", deadline_ms)
+            failed = Call(route.model, route.realtime, b"", deadline_ms, request)
             failed.settle(error)
             self._desk.counts.failed(error.code)
             return failed

@@ -33,6 +33,9 @@ class Predictions(msgspec.Struct):
 
     id: str
     answers: list[Prediction]
+    queue_ms: float = 0.0
+    compute_ms: float = 0.0
+    batch_items: int = 0
 
 
 _decode = msgspec.json.Decoder(Reply).decode
@@ -117,7 +120,9 @@ class ReplyReader:
         else:
             for outcome in found:
                 self._count(envelope.queue, outcome)
-        yield from zip(envelope.calls, found, strict=True)
+        for call, outcome in zip(envelope.calls, found, strict=True):
+            call.reply = reply
+            yield call, outcome
 
     def _count(self, queue: str, outcome: Outcome) -> None:
         if isinstance(outcome, Prediction):

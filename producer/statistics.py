@@ -21,6 +21,8 @@ class ClientStatistics:
     """Messages that they were published in."""
     envelopes_resent: int = 0
     """Messages that were published a second time, because their work seemed to be lost."""
+    envelopes_withdrawn: int = 0
+    """Messages that were taken out of their queue, because nobody waited for them any more."""
     answered: int = 0
     """Items that a worker answered."""
     failed: dict[str, int] = field(default_factory=dict)

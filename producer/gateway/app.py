@@ -9,8 +9,8 @@ from starlette.exceptions import HTTPException
 
 from celeriac import __version__, errors
 from celeriac.settings import Settings
-from producer.aio import AsyncClient
 from producer.gateway import failures, health, openapi, predict
+from producer.gateway.client import GatewayClient
 from producer.gateway.context import Gateway, RequestContext
 from producer.gateway.guard import Guard, failed
 from producer.gateway.hot import HotRouter
@@ -20,9 +20,9 @@ HOT_ROUTES = [*predict.ROUTES, *oip.ROUTES]
 COLD_ROUTERS = [health.router, oip.router]
 
 
-def build(settings: Settings, client: AsyncClient | None = None) -> Guard:
+def build(settings: Settings, client: GatewayClient | None = None) -> Guard:
     """The application for one process. ``client`` is closed by whoever made it."""
-    gateway = Gateway(settings, client or AsyncClient(settings=settings))
+    gateway = Gateway(settings, client or GatewayClient(settings=settings))
     return Guard(gateway, HotRouter(HOT_ROUTES), build_cold(gateway))
 
 

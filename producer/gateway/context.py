@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from celeriac import errors
 from celeriac.settings import Settings
-from producer.aio import AsyncClient
+from producer.gateway.client import GatewayClient
 from producer.gateway.failures import fault
 from producer.gateway.oip.statistics import Statistics
 
@@ -96,7 +96,7 @@ class RequestContext:
 class Gateway:
     """What all requests share."""
 
-    def __init__(self, settings: Settings, client: AsyncClient) -> None:
+    def __init__(self, settings: Settings, client: GatewayClient) -> None:
         self.settings = settings
         self.limits = settings.gateway
         self.client = client

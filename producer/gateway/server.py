@@ -14,8 +14,8 @@ import uvicorn
 from celeriac import errors
 from celeriac.logs import get_logger
 from celeriac.settings import GatewaySettings, Settings
-from producer.aio import AsyncClient
 from producer.gateway.app import build
+from producer.gateway.client import GatewayClient
 from producer.gateway.context import App
 
 log = get_logger(__name__)
@@ -44,7 +44,7 @@ def serve(settings: Settings) -> None:
 
 async def run(settings: Settings, public: socket.socket) -> None:
     """Serve on an open socket until TERM or INT."""
-    client = AsyncClient(settings=settings)
+    client = GatewayClient(settings=settings)
     app = build(settings, client)
     server = uvicorn_server(app, settings)
     loop = asyncio.get_running_loop()

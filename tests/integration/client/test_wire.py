@@ -35,6 +35,7 @@ def envelope() -> Envelope:
     return Envelope(
         v=CONTRACT, id=wire.new_id(), model="reviews", reply_to="me", deadline_ms=4_000_000_000_000,
         items=[msgspec.Raw(msgspec.json.encode(item)) for item in ITEMS],
+        requests=["a", "b", "c", "d", "e"],
     )  # fmt: skip
 
 

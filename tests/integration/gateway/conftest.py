@@ -35,9 +35,9 @@ from celeriac.settings import (
     Settings,
     StackSettings,
 )
-from producer.aio import AsyncClient
 from producer.gateway import server as gateway_server
 from producer.gateway.app import build
+from producer.gateway.client import GatewayClient
 from tests.conftest import Worker
 from workers.valkey import EmbeddedServer, free_port
 
@@ -160,7 +160,7 @@ class RunningGateway:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.client = AsyncClient(settings=settings)
+        self.client = GatewayClient(settings=settings)
         self.app = build(settings, self.client)
         self._loop = asyncio.new_event_loop()
         self._socket = gateway_server.listen("127.0.0.1", settings.gateway.port, "PORT")
