@@ -248,6 +248,15 @@ class JobHandle:
             )
         return [self.output / part.file for part in manifest.parts]
 
+    def report(self, *, again: bool = False) -> Place:
+        """Where ``report.html`` is; made now if it is missing, or ``again``.
+
+        Raises JobFailed until the job is complete, or if the report cannot be made here.
+        """
+        from celeriac.jobs.report import make_report
+
+        return make_report(self._folder, again=again)
+
     def results(self) -> pa.Table:
         """The whole output as one pyarrow table, in the order of the input. See :meth:`parts`."""
         from celeriac.datasets.parts import read_parts

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -26,6 +27,7 @@ def finalize(folder: JobFolder, now: datetime, dead: Sequence[DeadChunk] = ()) -
     # Late: callers, who only read manifests, need no pyarrow.
     from celeriac.datasets.copies import remove_copies
     from celeriac.jobs.extras import write_aggregates, write_merged
+    from celeriac.jobs.report import with_report
 
     finished = read_manifest(folder)
     if finished is not None:
@@ -58,6 +60,7 @@ def finalize(folder: JobFolder, now: datetime, dead: Sequence[DeadChunk] = ()) -
         merged=write_merged(folder, plan, records),
         aggregates=write_aggregates(folder, plan, records),
     )
+    manifest = with_report(folder, plan, records, manifest)
     folder.remove_debris(records)
     write_file(folder.manifest, msgspec.json.format(msgspec.json.encode(manifest)))
     write_file(folder.success, b"")
@@ -87,9 +90,18 @@ def _manifest(
         model_seconds=round(sum(record.seconds for record in records), 3),
         parts=tuple(_summary(folder, plan, record) for record in records),
         dead=tuple(lost),
+        failures=_sum(record.failures for record in records),
+        bad_columns=_sum(record.bad_columns for record in records),
         created_at=plan.created_at,
         finished_at=now.isoformat(timespec="seconds"),
     )
+
+
+def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(total.most_common())
 
 
 def _dead_part(plan: JobPlan, chunk: Chunk, dead: DeadChunk) -> DeadPart:

@@ -58,6 +58,10 @@ class JobFolder:
         """A chunk's share of the rows that the report is made of."""
         return self.path / "samples" / f"part-{chunk:05d}.arrow"
 
+    @property
+    def report(self) -> Place:
+        return self.path / "report.html"
+
     def merged(self, format: Format) -> Place:
         """All parts in one file."""
         return self.path / f"predictions.{format}"
@@ -182,6 +186,7 @@ class JobFolder:
         """Take back that the job has ended, for chunks that are tried again."""
         self.success.unlink(missing_ok=True)
         self.manifest.unlink(missing_ok=True)
+        self.report.unlink(missing_ok=True)
         for kind in get_args(Format):
             self.merged(kind).unlink(missing_ok=True)
             self.aggregates(kind).unlink(missing_ok=True)

@@ -7,6 +7,8 @@ import msgspec
 from celeriac import errors
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.plan import ExtraFile
+from celeriac.jobs.timing import Timing
+from celeriac.reports.records import ColumnProfile
 
 
 class PartSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +35,14 @@ class DeadPart(msgspec.Struct, frozen=True, kw_only=True):
     dropped: bool
 
 
+class SampleSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What the statistics of columns are made of."""
+
+    rows: int
+    chunks_missing: int
+    """Chunks whose share of the sample is lost: the statistics are without it."""
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """``manifest.json``: what the whole output is. It is there only when the sums are right."""
 
@@ -56,6 +66,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """All parts in one file."""
     aggregates: tuple[ExtraFile, ...] = ()
     dead: tuple[DeadPart, ...] = ()
+    failures: dict[str, int] = {}
+    """Failed rows by error code, without those of dead chunks."""
+    bad_columns: dict[str, int] = {}
+    """Failed rows by the column whose value is to blame, where one is."""
+    report: str = ""
+    """File with the same for a person."""
+    report_error: str = ""
+    """Why there is none; `celeriac batch report` makes it again."""
+    sample: SampleSummary | None = None
+    columns: tuple[ColumnProfile, ...] = ()
+    """The dataset, column by column, as far as it was read."""
+    answers: tuple[ColumnProfile, ...] = ()
+    """The same of the columns that the model gave."""
+    timing: Timing | None = None
     created_at: str
     finished_at: str
 

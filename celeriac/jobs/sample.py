@@ -24,7 +24,7 @@ from celeriac.jobs.plan import JobPlan
 from celeriac.logs import get_logger
 from celeriac.reports.condense import condense, row_bytes
 
-SAMPLE_BYTES = 64_000_000
+SAMPLE_BYTES = 20_000_000
 """Of all samples of a job: a dataset of very many columns gives fewer rows."""
 INPUT, ANSWER = "input.", "answer."
 """Before the names of columns, in a sample."""

@@ -12,11 +12,13 @@ from celeriac import images
 TEXT_CHARS = 60
 """A text that is longer is told from others by its beginning and its length."""
 TEXT, CHARS = "text", "chars"
+_PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 ITEMS, BYTES, WIDTH, HEIGHT = "items", "bytes", "width", "height"
 
 
 def condense(table: pa.Table) -> pa.Table:
-    """The same rows and names. Numbers, booleans and times stay; texts become their beginning and
+    """The same rows and names. Numbers, booleans and times stay, durations become
+    seconds; texts become their beginning and
     their length, lists their length, binary values their size and, of images, width and height.
     Of anything else remains whether there is a value."""
     columns = [_condensed(_plain(column)) for column in table.columns]
@@ -53,6 +55,8 @@ def _condensed(values: pa.Array) -> pa.Array:
         return values.cast(pa.float64())
     if is_type.is_boolean(dtype) or is_type.is_integer(dtype) or is_type.is_floating(dtype):
         return values
+    if is_type.is_duration(dtype):
+        return pc.divide(values.cast(pa.int64()).cast(pa.float64()), _PER_SECOND[dtype.unit])
     if is_type.is_temporal(dtype) or is_type.is_null(dtype):
         return values
     if is_type.is_binary(dtype) or is_type.is_large_binary(dtype):

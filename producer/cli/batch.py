@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from celeriac import errors
+from celeriac.datasets.places import is_s3
+from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import JobState
 from producer.cli import dead
 from producer.cli.jobs import Job, open_broker, open_job
@@ -174,6 +176,17 @@ def resume(
             raise typer.Exit(_follow(handle, timeout_s))
 
 
+@app.command()
+def report(
+    job: Job,
+    again: Annotated[bool, typer.Option("--again", help="Make it anew.")] = False,
+) -> None:
+    """Where the report of a finished job is; it is made if it is missing."""
+    with open_broker() as broker:
+        found = open_job(broker, job).report(again=again)
+    _console().print(str(found), soft_wrap=True)
+
+
 def _aggregation(
     by: list[str] | None, mean: list[str] | None, share: list[str] | None,
     quantile: list[str] | None,
@@ -270,12 +283,23 @@ def _print_status(found: JobStatus) -> None:
     if found.error:
         console.print(f"  {found.error}", soft_wrap=True)
     console.print(f"  output in {found.output}", soft_wrap=True)
+    if found.state in EXIT_CODES:
+        console.print(f"  {_where_report(found)}", soft_wrap=True)
     if found.rows_failed:
         console.print(f"  failed rows, with reasons, in {found.output}/errors", soft_wrap=True)
     if found.chunks_dead:
         console.print(f"  `celeriac batch dead list {found.id}` says why", soft_wrap=True)
     if found.state in (JobState.CANCELLED, JobState.FAILED, JobState.EXPIRED):
         console.print(f"  `celeriac batch resume {found.output}` goes on", soft_wrap=True)
+
+
+def _where_report(found: JobStatus) -> str:
+    folder = JobFolder(found.output)
+    # In S3 a look would cost a connection; a folder that is not seen here says nothing.
+    is_missing = not is_s3(folder.path) and folder.path.is_dir() and not folder.report.exists()
+    if is_missing:
+        return f"no report yet; `celeriac batch report {found.id}` makes it"
+    return f"report in {folder.report}"
 
 
 @contextmanager

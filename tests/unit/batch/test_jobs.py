@@ -99,7 +99,7 @@ def test_a_job_from_plan_to_success(tmp_path: Path) -> None:
     ] * 2
     assert {row["source"] for row in failed} == {str(tmp_path / "in.csv")}
     assert sorted(file.name for file in folder.path.iterdir()) == [
-        "_SUCCESS", "errors", "job.json", "manifest.json", "parts", "plan.jsonl",
+        "_SUCCESS", "errors", "job.json", "manifest.json", "parts", "plan.jsonl", "report.html",
     ]
 
 
@@ -398,7 +398,8 @@ def test_the_merged_file_holds_all_rows_in_order_and_always_the_same_bytes(
     ]
     for file in (folder.success, folder.manifest, path):
         file.unlink()
-    assert finalize(folder, NOW) == manifest
+    again = finalize(folder, NOW)
+    assert (again.merged, again.parts) == (manifest.merged, manifest.parts)
     assert path.read_bytes() == kept
 
 
