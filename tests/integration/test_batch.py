@@ -482,6 +482,7 @@ def test_the_commands(
     assert "in_progress" in cli("list")[1]
     assert "is cancelled" in cli("cancel", out)[1]
     work(redis_client)
+    assert "the job is not complete, and only then has a report" in cli("report", job_id)[1]
     code, text = cli("status", job_id)
     assert (code, "cancelled" in text, "resume" in text) == (1, True, True)
     assert cli("resume", job_id)[0] == 0
@@ -491,6 +492,17 @@ def test_the_commands(
     assert "continues" in text
     assert "completed_with_errors: 100 of 100 rows, 1 failed" in text
     assert cli("status", out)[0] == 3
+    report = Path(out) / "report.html"
+    assert f"report in {report}" in text
+    assert cli("report", job_id) == (0, f"{report}\n")
+    report.unlink()
+    assert f"`celeriac batch report {job_id}` makes it" in cli("status", job_id)[1]
+    assert cli("report", out) == (0, f"{report}\n")
+    assert "1 of 100 (1 %)" in report.read_text()
+    report.write_text("old")
+    assert (cli("report", job_id)[0], report.read_text()) == (0, "old")
+    assert cli("report", job_id, "--again")[0] == 0
+    assert report.read_text() != "old"
     assert cli("cancel", job_id) == (
         1, f"job {job_id} is completed_with_errors: there is nothing to cancel"
     )

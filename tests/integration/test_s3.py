@@ -37,8 +37,9 @@ from celeriac.jobs.chunk import run_chunk
 from celeriac.jobs.finalize import finalize
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import DeadChunk
-from celeriac.jobs.manifest import read_manifest
+from celeriac.jobs.manifest import SampleSummary, read_manifest
 from celeriac.jobs.plan import JobPlan, Scoring, make_plan
+from celeriac.jobs.report import make_report
 from celeriac.messages import decode_item
 from celeriac.outputs import TableAnswers
 from celeriac.registry.catalogue import publish
@@ -194,7 +195,7 @@ def test_a_job_from_s3_to_s3(bucket: S3Path, kind: str) -> None:
         open_source(str(source)), chunk_rows=30, copies=Copies(folder.copies)
     )
     scoring = Scoring(model="m", version=1, device="cpu", needs=("text",), keeps=("id",))
-    plan = make_plan(dataset, scoring, source=str(source), job_id="one", now=NOW)
+    plan = make_plan(dataset, scoring, source=str(source), job_id="one", now=NOW, sample_rows=50)
     assert folder.create(plan, dataset.chunks) == plan
     again = msgspec.structs.replace(plan, job_id="two")
     assert folder.create(again, dataset.chunks).job_id == "one"
@@ -208,8 +209,11 @@ def test_a_job_from_s3_to_s3(bucket: S3Path, kind: str) -> None:
     assert result["prediction"][7].as_py() == "T, 7"
     left = {str(at.path).removeprefix("s3://data/out/") for at in (bucket / "out").files()}
     assert {name.partition("/")[0] for name in left} == {
-        "_SUCCESS", "job.json", "manifest.json", "parts", "plan.jsonl",
+        "_SUCCESS", "job.json", "manifest.json", "parts", "plan.jsonl", "report.html", "samples",
     }
+    assert manifest.sample == SampleSummary(rows=50, chunks_missing=0)
+    folder.report.unlink()
+    assert b"100 rows of" in make_report(folder).read_bytes()
     with pytest.raises(errors.OutputConflict, match="holds no job"):
         JobFolder("s3://data/in").check_free()
 
@@ -280,7 +284,8 @@ def test_a_run_that_wakes_late_in_s3_spoils_nothing(bucket: S3Path) -> None:
     assert late.part != record.part
     assert sha256_of(part) == manifest.parts[0].sha256  # what the manifest names is whole
     put(folder.record(0), found)
-    assert finalize(folder, NOW) == manifest
+    again = finalize(folder, NOW)
+    assert again == msgspec.structs.replace(manifest, timing=again.timing)
     assert late.part not in parts_in_s3(folder)  # no record names it
 
 
@@ -288,6 +293,7 @@ def test_errors_of_a_chunk_in_s3_are_in_the_manifest(bucket: S3Path) -> None:
     folder, plan, chunks = job_in_s3(bucket)
     run_chunk(folder, plan, chunks[0], shout)
     manifest = finalize(folder, NOW, [DeadChunk(1, 3, "no luck", "w", 0, dropped=False)])
+    assert b"row 3 of in.csv: 3 fields where" in folder.report.read_bytes()
     assert (manifest.rows_ok, manifest.rows_failed, manifest.rows_dead) == (4, 6, 5)
     named = manifest.parts[0].errors
     assert named is not None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks.batch
-from celeriac.jobs import finalize, lease, staged
+from celeriac.jobs import finalize, lease, report, staged
 from celeriac.jobs.ledger import Ledger
 
 FOLDER = Path(os.environ["CRASH_POINTS"])
@@ -71,5 +71,6 @@ after("recorded", staged, "create_file")
 after("settled", staged.StagedFiles, "settle")
 before("written", Ledger, "commit")
 after("committed", Ledger, "commit")
+after("reported", report, "write_file")
 before("checked", finalize, "write_file")
 after("manifest", finalize, "write_file")
