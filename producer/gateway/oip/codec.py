@@ -8,7 +8,6 @@ bytes are, the only error is RequestError.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
@@ -29,8 +28,7 @@ MAX_TENSORS = 10_000
 """Inputs of one request, or outputs that it names, at most."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class InferRequest:
+class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request for inference."""
 
     inputs: list[Tensor]
@@ -38,7 +36,7 @@ class InferRequest:
     """Given back as it is."""
     outputs: tuple[str, ...] = ()
     """Names of the outputs that are wanted, in their order; none: all."""
-    binary: dict[str, bool] = field(default_factory=dict)
+    binary: dict[str, bool] = {}
     """Outputs that say themselves whether they are binary."""
     binary_output: bool = False
     """Whether the others are."""

@@ -281,7 +281,7 @@ def _label_datatype(schema: OutputSchema) -> str:
 _LABELS: dict[type, str] = {bool: "BOOL", int: "INT64", float: "FP64"}
 
 
-def check_outputs(request: InferRequest, schema: OutputSchema) -> list[TensorSpec]:
+def wanted_outputs(request: InferRequest, schema: OutputSchema) -> list[TensorSpec]:
     """The outputs that ``request`` gets, in its order. Raises RequestError for an unknown one."""
     known = {spec.name: spec for spec in outputs_of(schema)}
     for name in request.outputs:

@@ -28,7 +28,7 @@ from producer.gateway.oip.codec import (
     encode_response,
     json_length,
 )
-from producer.gateway.oip.items import check_outputs, items_of, tensors_of
+from producer.gateway.oip.items import items_of, tensors_of, wanted_outputs
 from producer.gateway.oip.metadata import model_metadata, repository_index, server_metadata
 from producer.gateway.oip.readiness import check_served
 from producer.gateway.oip.statistics import every_version
@@ -63,12 +63,14 @@ async def _inferred(
     request = _decoded(gateway, context, data)
     _allow(gateway, context, request.timeout_us)
     items = items_of(request, version.input)
-    check_outputs(request, version.output)
+    specs = wanted_outputs(request, version.output)
     predictions = await _predictions(gateway, context, ref, items)
     first = predictions[0]
+    context.version = first.version
     if first.version != version.version:  # the workers serve another champion than is published
-        _, version = await _described(gateway, f"{first.model}@{first.version}", context.left_s())
-    outputs = tensors_of(predictions, check_outputs(request, version.output))
+        _, served = await _described(gateway, f"{first.model}@{first.version}", context.left_s())
+        specs = wanted_outputs(request, served.output)
+    outputs = tensors_of(predictions, specs)
     answer, json_bytes = encode_response(request, first.model, first.version, outputs)
     if json_bytes is None:
         return Answer(200, answer, (JSON,))

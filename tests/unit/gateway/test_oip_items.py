@@ -18,7 +18,7 @@ from celeriac.messages import Prediction, encode_item
 from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo
 from celeriac.registry.manifest import Column, InputSchema, OutputSchema, Pixels
 from producer.gateway.oip.codec import InferRequest, decode_request
-from producer.gateway.oip.items import check_outputs, items_of, tensors_of
+from producer.gateway.oip.items import items_of, tensors_of, wanted_outputs
 from producer.gateway.oip.metadata import model_metadata, repository_index, server_metadata
 from producer.gateway.oip.tensors import DTYPES, Tensor
 
@@ -192,7 +192,7 @@ def test_binary_and_json_make_the_same_items(rows: list[tuple[float, int]]) -> N
 def answered(output: OutputSchema, *answers: dict[str, Any], wanted: tuple[str, ...] = ()) -> Any:
     request = InferRequest(inputs=[], outputs=wanted)
     predictions = [Prediction(model="m", version=1, **answer) for answer in answers]
-    return tensors_of(predictions, check_outputs(request, output))
+    return tensors_of(predictions, wanted_outputs(request, output))
 
 
 @pytest.mark.parametrize(("labels", "datatype", "given_labels", "found"), [
