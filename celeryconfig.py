@@ -15,9 +15,9 @@ result_backend = f"workers.backend.ResultBackend+{_settings.broker_url}"
 # Messages are data: nothing that came over a wire is ever unpickled.
 task_serializer = result_serializer = event_serializer = "json"
 accept_content = result_accept_content = ["json"]
-timezone = "UTC"  # a night is never skipped or doubled by a clock change
+timezone = "UTC"  # a night has a time zone of its own: celeriac.nightly.calendar
 
-imports = ["tasks.predict", "tasks.models", "tasks.batch", "tasks.nightly"]
+imports = ["tasks.predict", "tasks.models", "tasks.batch", "tasks.nightly", "tasks.alerts"]
 task_default_queue = MAINTENANCE_QUEUE  # nothing may fall into a queue that nobody serves
 # For `celery call` and the like: only these queues' workers follow promotions, or have the time.
 task_routes = {

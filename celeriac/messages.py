@@ -60,6 +60,7 @@ MODELS_ROLLBACK = "celeriac.models.rollback"
 CATALOGUE_PUBLISH = "celeriac.models.publish"
 NIGHTLY_RUN = "celeriac.nightly.run"
 NIGHTLY_WATCH = "celeriac.nightly.watch"
+ALERT_SEND = "celeriac.alerts.send"
 
 # --- Redis keys: each says who owns it or when it expires ---------------------------------------
 
@@ -109,20 +110,47 @@ JOBS_KEY = "celeriac:jobs"
 """Sorted set of job ids by creation time. Trimmed to the newest 1,000 by who adds to it."""
 
 
-def nightly_key(name: str, date: str) -> str:
-    """Claim of one nightly run while it is planned. Owned by the task whose id it holds; expires
-    :data:`NIGHTLY_CLAIM_S` after a kill. Afterwards the output folder says that it has run."""
-    return f"celeriac:nightly:{name}:{date}"
+def nightly_slot_key(name: str) -> str:
+    """The run of a schedule that has not ended (JSON). Owned by the task that it names; expires
+    :data:`NIGHTLY_PLANNING_S` after a kill while it is planned, then with its job."""
+    return f"celeriac:nightly:slot:{name}"
 
 
-def nightly_missed_key(name: str) -> str:
-    """Missed dates of one nightly schedule (JSON list). Owned by ``celeriac.nightly.watch``, which
-    writes it anew each hour; expires after :data:`NIGHTLY_MISSED_S`."""
-    return f"celeriac:nightly:{name}:missed"
+def nightly_sent_key(name: str, date: str) -> str:
+    """Says that the watch has sent the run of a date. Expires after :data:`NIGHTLY_SENT_S`, and a
+    run that has not begun is sent again."""
+    return f"celeriac:nightly:sent:{date}:{name}"
 
 
-NIGHTLY_CLAIM_S = 3_600
-NIGHTLY_MISSED_S = 86_400
+def nightly_waiting_key(name: str) -> str:
+    """Hash of dates that wait for the schedule's slot, to the attempt. Owned by the watch; expires
+    :data:`NIGHTLY_WAITING_S` after the last one came."""
+    return f"celeriac:nightly:waiting:{name}"
+
+
+def nightly_events_key(name: str) -> str:
+    """List of what happened to a schedule's runs (JSON), newest first. Trimmed to 500 by who adds
+    to it; expires :data:`NIGHTLY_EVENTS_S` after the last one."""
+    return f"celeriac:nightly:events:{name}"
+
+
+def nightly_status_key(name: str) -> str:
+    """What the watch saw of a schedule (JSON). Owned by ``celeriac.nightly.watch``, which writes
+    it anew; expires :data:`NIGHTLY_STATUS_S` after its last look."""
+    return f"celeriac:nightly:status:{name}"
+
+
+def alert_key(kind: str, date: str, attempt: int, schedule: str) -> str:
+    """Says that an alert has been sent. Expires after :data:`ALERT_S`."""
+    return f"celeriac:alert:{kind}:{date}:{attempt}:{schedule}"
+
+
+NIGHTLY_PLANNING_S = 3_600
+NIGHTLY_SENT_S = 600
+NIGHTLY_WAITING_S = 35 * 86_400
+NIGHTLY_EVENTS_S = 90 * 86_400
+NIGHTLY_STATUS_S = 86_400
+ALERT_S = 35 * 86_400
 
 
 def worker_key(hostname: str) -> str:

@@ -80,3 +80,23 @@ NIGHTLY_MISSED = Gauge(
     "celeriac_nightly_missed", "Dates of a nightly schedule that have no run", ["schedule"],
     multiprocess_mode="mostrecent",
 )
+NIGHTLY_LATE = Gauge(
+    "celeriac_nightly_late", "Dates of a nightly schedule whose run should have ended",
+    ["schedule"], multiprocess_mode="mostrecent",
+)
+NIGHTLY_FAILED = Gauge(
+    "celeriac_nightly_failed", "Dates of a nightly schedule whose newest attempt has failed",
+    ["schedule"], multiprocess_mode="mostrecent",
+)
+NIGHTLY_RUNS = Counter(
+    "celeriac_nightly_runs_total", "Runs of a nightly schedule that began, or could not",
+    ["schedule", "outcome"],
+)
+NIGHTLY_WATCHED = Gauge(
+    "celeriac_nightly_watched_timestamp_seconds",
+    "When the watch last looked at a nightly schedule (Unix time): old if beat is down",
+    ["schedule"], multiprocess_mode="mostrecent",
+)
+ALERTS = Counter(
+    "celeriac_alerts_total", "Alerts by kind and by what became of them", ["kind", "outcome"]
+)

@@ -10,32 +10,22 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from celeriac import errors
-from celeriac.messages import ModelRef
+from celeriac.schedules import NightlySettings, checked_model
+from celeriac.section import Section
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-def _checked_model(model: str) -> str:
-    try:
-        ModelRef.parse(model)
-    except errors.RequestError as error:
-        raise ValueError(error.message) from error
-    return model
-
-
-class BrokerSettings(_Section):
+class BrokerSettings(Section):
     """``[broker]``: the Redis (or Valkey, 7.0 or newer) that carries everything."""
 
     url: str | None = None
@@ -45,7 +35,7 @@ class BrokerSettings(_Section):
     """A reply of Redis later than this counts as a broken connection."""
 
 
-class StackSettings(_Section):
+class StackSettings(Section):
     """``[stack]``: the local stack of ``celeriac up``."""
 
     state_dir: Path = Path(".celeriac")
@@ -60,7 +50,7 @@ class StackSettings(_Section):
     """Processes of the ``batch.cpu`` worker. 0: one per core."""
 
 
-class FlowerSettings(_Section):
+class FlowerSettings(Section):
     """``[flower]``: where Flower listens. Beyond loopback it needs a password."""
 
     host: str = "127.0.0.1"
@@ -68,7 +58,7 @@ class FlowerSettings(_Section):
     """``user:password``."""
 
 
-class ModelsSettings(_Section):
+class ModelsSettings(Section):
     """``[models]``: the registry, and what a model file may contain."""
 
     root: Path = Path("models")
@@ -80,7 +70,7 @@ class ModelsSettings(_Section):
     """Longest check of a version (load and golden examples) before a promotion."""
 
 
-class RealtimeSettings(_Section):
+class RealtimeSettings(Section):
     """``[realtime]``: single items."""
 
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
@@ -111,7 +101,7 @@ class RealtimeSettings(_Section):
     """Answered envelopes of one worker that Flower sees in a second, at most."""
 
 
-class CacheSettings(_Section):
+class CacheSettings(Section):
     """``[cache]``: answers that are kept for equal items, of versions with ``serving.cache``."""
 
     enabled: bool = True
@@ -128,7 +118,7 @@ class CacheSettings(_Section):
     300 bytes of Redis."""
 
 
-class BatchSettings(_Section):
+class BatchSettings(Section):
     """``[batch]``: datasets."""
 
     chunk_rows: Annotated[int, Field(ge=1, le=100_000_000)] = 50_000
@@ -153,45 +143,37 @@ class BatchSettings(_Section):
     """How long Redis remembers a job after its last change. Its files stay."""
 
 
-class NightlySettings(_Section):
-    """``[nightly.NAME]``: a dataset that is scored each night."""
+class AlertSettings(Section):
+    """``[alerts]``: who is told of a night that failed, is late or was missed."""
 
-    dataset: str
-    """Path of the dataset; ``{date}`` stands for the logical date, as 2026-11-22."""
-    model: str
-    output: str
-    """Path of the output folder; holds ``{date}``."""
-    at: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = "02:00"
-    """Time of day of the run, UTC. The run's logical date is the day before."""
-    lookback_days: Annotated[int, Field(ge=1, le=31)] = 3
-    """How many past dates are checked for a missed run."""
-    enabled: bool = True
+    webhook: str = ""
+    """An ``http(s)://`` URL that gets each alert by POST, as JSON. Redirects are not followed."""
+    secret: str = ""
+    """Key of the signature in ``X-Celeriac-Signature`` (HMAC-SHA256 of the body)."""
+    command: list[str] = Field(default_factory=list)
+    """A program and its arguments, no shell; it gets the same JSON on its standard input."""
+    timeout_s: Annotated[float, Field(ge=0.1, le=60)] = 10.0
+    """Longest wait for one answer of the webhook, and longest run of the command."""
+    tries: Annotated[int, Field(ge=1, le=10)] = 3
+    """How often the webhook is called while it cannot be reached or has an error of its own."""
 
-    @field_validator("dataset", "output")
+    @field_validator("webhook")
     @classmethod
-    def _only_date(cls, template: str) -> str:
-        other = re.search(r"\{(?!date\})[^{}]*\}", template)
-        if other:
-            raise ValueError(f"{other[0]} stands for nothing; the logical date is {{date}}")
-        return template
-
-    @field_validator("output")
-    @classmethod
-    def _one_a_night(cls, output: str) -> str:
-        if "{date}" not in output:
-            raise ValueError("holds no {date}, so each night would meet the last one's")
-        return output
-
-    @field_validator("model")
-    @classmethod
-    def _a_model(cls, model: str) -> str:
-        return _checked_model(model)
+    def _an_address(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            usable = False
+        if url and not usable:
+            raise ValueError("is no address; it looks like https://host/path")
+        return url
 
 
 Scope = Literal["infer", "batch", "admin"]
 
 
-class KeySettings(_Section):
+class KeySettings(Section):
     """``[gateway.keys.NAME]``: one API key of the gateway. NAME is what logs show."""
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -206,7 +188,7 @@ class KeySettings(_Section):
     """Requests at once, at most. Unset: those of two seconds."""
 
 
-class GatewaySettings(_Section):
+class GatewaySettings(Section):
     """``[gateway]``: HTTP in front of everything. Beyond loopback it needs keys."""
 
     host: str = "127.0.0.1"
@@ -241,22 +223,22 @@ class GatewaySettings(_Section):
     """Hosts (``host`` or ``host:port``) that finished predictions may be posted to. No others."""
     webhook_secret: str = ""
     """Signs webhooks (HMAC-SHA256); without it there are none."""
-    keys: dict[str, KeySettings] = {}
+    keys: dict[str, KeySettings] = Field(default_factory=dict)
 
     @field_validator("classify_model")
     @classmethod
     def _a_model(cls, model: str) -> str:
-        return _checked_model(model)
+        return checked_model(model)
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     """``[log]``"""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     format: Literal["console", "json"] = "console"
 
 
-class Settings(_Section):
+class Settings(Section):
     """All settings. Each section is a table of ``celeriac.toml``."""
 
     broker: BrokerSettings = BrokerSettings()
@@ -266,7 +248,8 @@ class Settings(_Section):
     realtime: RealtimeSettings = RealtimeSettings()
     cache: CacheSettings = CacheSettings()
     batch: BatchSettings = BatchSettings()
-    nightly: dict[str, NightlySettings] = {}
+    alerts: AlertSettings = AlertSettings()
+    nightly: dict[str, NightlySettings] = Field(default_factory=dict)
     gateway: GatewaySettings = GatewaySettings()
     log: LogSettings = LogSettings()
 
@@ -380,6 +363,8 @@ def _env_value(model: type[BaseModel], name: str, text: str) -> Any:
     annotation = model.model_fields[name].annotation
     if annotation == tuple[str, ...]:
         return [part.strip() for part in text.split(",") if part.strip()]
+    if annotation == list[str]:  # a command line, which may hold commas
+        return shlex.split(text)
     return text if annotation is str else text or None
 
 
@@ -401,11 +386,17 @@ def _explain_one(item: dict[str, Any]) -> str:
 
 
 def _names_beside(location: tuple[Any, ...]) -> list[str]:
-    if not location:
-        return list(Settings.model_fields)
-    if location[0] == "nightly":
-        return list(NightlySettings.model_fields)
-    if location[:2] == ("gateway", "keys"):
-        return list(KeySettings.model_fields)
-    section = Settings.model_fields[location[0]].annotation
-    return list(getattr(section, "model_fields", ()))
+    """The settings of the table at ``location``."""
+    table: Any = Settings
+    for name in location:
+        if not _is_table(table):  # a table of tables: ``name`` is a schedule's
+            table = next((one for one in get_args(table) if _is_table(one)), None)
+        else:
+            field = table.model_fields.get(name)
+            table = field.annotation if field else None
+    tables = [table, *get_args(table)]  # ``Table | None``
+    return next((list(one.model_fields) for one in tables if _is_table(one)), [])
+
+
+def _is_table(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

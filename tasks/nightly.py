@@ -1,175 +1,284 @@
-"""Nightly datasets: beat says when, the date is data, and no date is scored twice."""
+"""Nightly runs: the watch begins what is due, and tells what failed, is late or was missed.
+
+Beat only sends the watch, again and again: which date is due is decided from the clock and the
+output folders, so a beat that was down for an hour or a week costs nothing but time.
+"""
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, date, datetime
+import shlex
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import redis
 from celery import Task, shared_task
-from celery.beat import BeatLazyFunc
-from celery.schedules import crontab
+from kombu.exceptions import OperationalError
 
-from celeriac import errors, metrics, nightly
-from celeriac.jobs.folder import JobFolder
-from celeriac.jobs.ledger import JobState
+from celeriac import errors, metrics
+from celeriac.alerts import Alert, AlertKind
 from celeriac.logs import get_logger
 from celeriac.messages import (
-    CONTRACT,
     MAINTENANCE_QUEUE,
-    NIGHTLY_CLAIM_S,
-    NIGHTLY_MISSED_S,
     NIGHTLY_RUN,
+    NIGHTLY_SENT_S,
     NIGHTLY_WATCH,
     check_contract,
-    nightly_key,
-    nightly_missed_key,
 )
-from celeriac.settings import NightlySettings, Settings, get_settings
+from celeriac.nightly import calendar
+from celeriac.nightly.policy import Run, RunState, judge
+from celeriac.nightly.records import Holder, Status
+from celeriac.schedules import NightlySettings
+from celeriac.settings import Settings, get_settings
+from producer import nights
 from producer.broker import Broker
-from producer.datasets import submit_dataset
-from producer.jobs import JobHandle
+from tasks.alerts import notify
 from tasks.base import CeleriacTask
 
 log = get_logger(__name__)
 
-WATCH_MINUTE = 30
-_EXPIRES_S = 12 * 3_600
-
-_RELEASE = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
-"""
+WATCH_EVERY_S = 15.0
 
 
 @shared_task(
     name=NIGHTLY_RUN, base=CeleriacTask, bind=True,
     autoretry_for=(redis.RedisError, errors.BrokerError), retry_backoff=1, retry_backoff_max=60,
 )
-def run(self: Task, name: str, date: str, v: int = 1) -> str | None:
-    """Submit one night; returns its job id, or None if another worker is about to.
+def run(self: Task, name: str, date: str, attempt: int = 1, v: int = 1) -> str | None:
+    """Submit one attempt at a date; returns its job id, or None if it does not begin now.
 
     Raises ConfigError, DatasetError, ModelNotFound ...; then the date stays owed.
     """
     check_contract(v)
     broker = Broker(get_settings())
     try:
-        return run_date(broker, name, nightly.parse_date(date), owner=str(self.request.id))
-    except errors.CeleriacError as error:
-        log.error("nightly run failed", schedule=name, date=date, reason=error.message)  # noqa: TRY400
-        raise
+        day = calendar.parse_date(date)
+        return run_date(broker, name, day, attempt, owner=str(self.request.id))
     finally:
         broker.close()
 
 
 @shared_task(name=NIGHTLY_WATCH, base=CeleriacTask, ignore_result=True)
 def watch() -> None:
-    """Notice dates that should have run and did not."""
+    """Look after every schedule once."""
     broker = Broker(get_settings())
     try:
-        find_missed(broker, datetime.now(UTC))
+        look_after(broker, datetime.now(UTC))
     finally:
         broker.close()
 
 
-def run_date(broker: Broker, name: str, day: date, *, owner: str) -> str | None:
-    """Submit the run of one logical date, unless there is one; never waits for the job.
-
-    The output folder is the truth; the claim in Redis keeps two workers from planning at once.
-    A job that was planned but is not queued (its worker was killed, or Redis lost it) goes on.
-    """
-    schedule = nightly.find(broker.settings.nightly, name)
-    folder = JobFolder(nightly.render(schedule.output, day))
-    if _has_run(broker, folder):
-        job_id = folder.load().job_id
-        log.info("nightly run exists", schedule=name, date=day.isoformat(), job=job_id)
-        return job_id
-    key = nightly_key(name, day.isoformat())
-    holder = broker.redis.set(key, owner, nx=True, get=True, ex=NIGHTLY_CLAIM_S)
-    if holder not in (None, owner.encode()):  # our own: a delivery whose worker was killed
-        log.info("nightly run is claimed", schedule=name, date=day.isoformat(), by=str(holder))
-        return None
+def run_date(
+    broker: Broker, name: str, day: date, attempt: int = 1, *, owner: str
+) -> str | None:
+    """As :func:`run`. A run that is refused because an earlier one has not ended waits for it."""
     try:
-        return _submit(broker, name, day, folder)
-    finally:
-        broker.redis.eval(_RELEASE, 1, key, owner)
+        job_id = nights.begin(broker, name, day, attempt, owner=owner)
+    except nights.Busy as busy:
+        _let_wait(broker, name, day, attempt, busy.message)
+        return None
+    except (redis.RedisError, errors.BrokerError):
+        raise  # tried again
+    except Exception as error:
+        _not_begun(broker, name, day, attempt, error)
+        raise
+    if job_id is not None:
+        metrics.NIGHTLY_RUNS.labels(name, "begun").inc()
+        nights.records_of(broker, name).stop_waiting(day)
+    log.info(
+        "nightly run submitted" if job_id else "nightly run is planned by another task",
+        schedule=name, date=day.isoformat(), attempt=attempt, job=job_id,
+    )
+    return job_id
 
 
-def find_missed(broker: Broker, now: datetime) -> dict[str, list[date]]:
-    """Missed dates of each enabled schedule, recorded in Redis, the metrics and the log."""
-    missed: dict[str, list[date]] = {}
+def look_after(broker: Broker, now: datetime) -> dict[str, Status]:
+    """Begin what is due and tell what went wrong, of each enabled schedule.
+
+    A schedule that cannot be looked after is logged, and keeps no other one from it.
+    """
+    found = {}
     for name, schedule in broker.settings.nightly.items():
         if schedule.enabled:
-            missed[name] = _missed(broker, schedule, now)
-            _record(broker, name, missed[name])
-    return missed
+            try:
+                found[name] = _look_after(broker, name, schedule, now)
+            except (errors.CeleriacError, redis.RedisError, OperationalError, OSError) as error:
+                log.error("nightly schedule not looked after", schedule=name, reason=str(error))  # noqa: TRY400
+    return found
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Entries of the beat schedule: one run a night for each schedule, one watch an hour."""
-    schedules = {name: one for name, one in settings.nightly.items() if one.enabled}
-    entries = {f"nightly-{name}": _entry(name, one) for name, one in schedules.items()}
-    if schedules:
-        entries["nightly-watch"] = {
-            "task": NIGHTLY_WATCH,
-            "schedule": crontab(minute=WATCH_MINUTE),
-            "options": {"queue": MAINTENANCE_QUEUE, "expires": 3_600, "ignore_result": True},
-        }
-    return entries
-
-
-def date_to_send(at: str) -> str:
-    """The logical date of the message that beat is about to send; ``at`` is ``HH:MM``, UTC."""
-    return nightly.owed_date(at, datetime.now(UTC)).isoformat()
-
-
-def _entry(name: str, schedule: NightlySettings) -> dict[str, Any]:
-    hour, minute = schedule.at.split(":")
+    """Entries of the beat schedule: the watch, if there is anything to watch."""
+    if not any(schedule.enabled for schedule in settings.nightly.values()):
+        return {}
     return {
-        "task": NIGHTLY_RUN,
-        "schedule": crontab(hour=int(hour), minute=int(minute)),
-        # Evaluated when the message is sent; beat keeps it in its file by the function's name.
-        "kwargs": {"v": CONTRACT, "name": name, "date": BeatLazyFunc(date_to_send, schedule.at)},
-        "options": {"queue": MAINTENANCE_QUEUE, "expires": _EXPIRES_S},
+        "nightly-watch": {
+            "task": NIGHTLY_WATCH,
+            "schedule": WATCH_EVERY_S,
+            "options": {
+                "queue": MAINTENANCE_QUEUE, "expires": WATCH_EVERY_S, "ignore_result": True,
+            },
+        }
     }
 
 
-def _has_run(broker: Broker, folder: JobFolder) -> bool:
-    """True if the night's job has ended or is queued; a plan alone scores nothing."""
-    if not folder.holds_job():
-        return False
-    state = JobHandle.from_output(broker, folder.path).status().state
-    return state not in (JobState.EXPIRED, JobState.VALIDATING)
+# --- the watch ------------------------------------------------------------------------------------
 
 
-def _submit(broker: Broker, name: str, day: date, folder: JobFolder) -> str:
-    if folder.holds_job():
-        handle = JobHandle.from_output(broker, folder.path)
-        if not _has_run(broker, folder):  # else: made since we looked
-            handle.resume()
-            log.info("nightly run resumed", schedule=name, date=day.isoformat(), job=handle.id)
-        return handle.id
-    schedule = broker.settings.nightly[name]
-    dataset = nightly.render(schedule.dataset, day)
-    handle = submit_dataset(broker, dataset, schedule.model, folder.path)
-    log.info("nightly run submitted", schedule=name, date=day.isoformat(), job=handle.id)
-    return handle.id
+@dataclass
+class _Look:
+    """What one look at a schedule has found."""
+
+    starts: dict[date, int] = field(default_factory=dict)
+    """Attempts that shall begin, by their date."""
+    told: dict[AlertKind, list[str]] = field(default_factory=dict)
+
+    def tell(self, kind: AlertKind, day: date) -> None:
+        self.told.setdefault(kind, []).append(day.isoformat())
+
+    def days(self, kind: AlertKind) -> list[str]:
+        return self.told.get(kind, [])
 
 
-def _missed(broker: Broker, schedule: NightlySettings, now: datetime) -> list[date]:
-    return nightly.missed_dates(
-        schedule, now,
-        lambda day: _has_run(broker, JobFolder(nightly.render(schedule.output, day))),
+def _look_after(
+    broker: Broker, name: str, schedule: NightlySettings, now: datetime
+) -> Status:
+    records, busy = nights.records_of(broker, name), nights.under_way(broker, name)
+    look = _Look(starts=_waiting(broker, name))
+    for day in calendar.owed_dates(schedule, now):
+        run, waits = nights.newest(broker, name, day), day in look.starts
+        if waits and busy is not None and run.state.can_begin:
+            run = replace(run, reason=_not_ended(busy))
+        verdict = judge(schedule, run, now, waits=waits)
+        if verdict.start:
+            look.starts.setdefault(day, 1)
+        if verdict.alert is not None:
+            look.tell(verdict.alert, day)
+            _alert(broker, name, run, verdict.alert, now)
+    _start(broker, name, look.starts, busy)
+    status = Status(
+        at=now.isoformat(timespec="seconds"), missed=look.days(AlertKind.MISSED),
+        late=look.days(AlertKind.LATE), failed=look.days(AlertKind.FAILED),
+        waiting=[day.isoformat() for day in records.waiting()],
     )
+    records.set_status(status)
+    _measure(name, status, now)
+    return status
 
 
-def _record(broker: Broker, name: str, missed: list[date]) -> None:
-    days = [day.isoformat() for day in missed]
-    broker.redis.set(nightly_missed_key(name), json.dumps(days), ex=NIGHTLY_MISSED_S)
-    metrics.NIGHTLY_MISSED.labels(name).set(len(days))
-    if days:
+def _waiting(broker: Broker, name: str) -> dict[date, int]:
+    """Runs that were refused because an earlier one had not ended, and have not begun since."""
+    records = nights.records_of(broker, name)
+    left = {}
+    for day, attempt in records.waiting().items():
+        run = nights.newest(broker, name, day)
+        if run.attempt >= attempt and not run.state.can_begin and run.state.is_over:
+            records.stop_waiting(day)
+        else:
+            left[day] = attempt
+    return left
+
+
+def _start(broker: Broker, name: str, starts: dict[date, int], busy: Holder | None) -> None:
+    """Send the oldest run that shall begin; while an earlier one is under way, all wait."""
+    records = nights.records_of(broker, name)
+    for day, attempt in sorted(starts.items()):
+        if busy is not None:
+            if (busy.date, busy.attempt) != (day.isoformat(), attempt):
+                _let_wait(broker, name, day, attempt, _not_ended(busy))
+        elif records.mark_sent(day, attempt):
+            _send(broker, name, day, attempt)
+            return  # one at a time; the next look sends the next one, or lets it wait
+
+
+def _send(broker: Broker, name: str, day: date, attempt: int) -> None:
+    try:
+        nights.send(broker, name, day, attempt, expires_s=NIGHTLY_SENT_S)
+    except errors.BrokerError:
+        nights.records_of(broker, name).clear_sent(day)
+        raise
+    nights.note(broker, name, "sent", day, attempt)
+
+
+def _let_wait(broker: Broker, name: str, day: date, attempt: int, reason: str) -> None:
+    records = nights.records_of(broker, name)
+    if records.wait(day, attempt):
         log.warning(
-            "nightly runs missed", schedule=name, dates=days,
-            do=f"celeriac nightly run {name} --date {days[0]}",
+            "nightly run waits", schedule=name, date=day.isoformat(), attempt=attempt,
+            reason=reason,
         )
+        nights.note(broker, name, "waits", day, attempt, reason)
+    records.clear_sent(day)
+
+
+def _not_ended(busy: Holder) -> str:
+    return f"the run for {busy.date} (attempt {busy.attempt}) has not ended"
+
+
+def _measure(name: str, status: Status, now: datetime) -> None:
+    metrics.NIGHTLY_MISSED.labels(name).set(len(status.missed))
+    metrics.NIGHTLY_LATE.labels(name).set(len(status.late))
+    metrics.NIGHTLY_FAILED.labels(name).set(len(status.failed))
+    metrics.NIGHTLY_WATCHED.labels(name).set(now.timestamp())
+
+
+# --- what is told ---------------------------------------------------------------------------------
+
+
+def _not_begun(
+    broker: Broker, name: str, day: date, attempt: int, error: Exception
+) -> None:
+    """A run could not be planned: say why. The watch sends it again while its time lasts."""
+    reason = error.message if isinstance(error, errors.CeleriacError) else errors.told(error)
+    log.error(
+        "nightly run failed", schedule=name, date=day.isoformat(), attempt=attempt, reason=reason
+    )
+    if name not in broker.settings.nightly:
+        return
+    metrics.NIGHTLY_RUNS.labels(name, "not_begun").inc()
+    nights.records_of(broker, name).stop_waiting(day)
+    nights.note(broker, name, "could not begin", day, attempt, reason)
+    schedule = broker.settings.nightly[name]
+    run = Run(
+        day=day, attempt=attempt, state=RunState.ABSENT, reason=reason,
+        output=calendar.output_path(schedule, day, attempt),
+    )
+    _alert(broker, name, run, AlertKind.FAILED, datetime.now(UTC))
+
+
+def _alert(broker: Broker, name: str, run: Run, kind: AlertKind, now: datetime) -> None:
+    schedule = broker.settings.nightly[name]
+    alert = Alert(
+        kind=kind, schedule=name, entry=schedule.kind, date=run.day.isoformat(),
+        attempt=run.attempt, job_id=run.job_id, at=now.isoformat(timespec="seconds"),
+        reason=_reason(schedule, run, kind), next=_next(name, schedule, run, kind),
+    )
+    if notify(broker, alert):
+        nights.note(broker, name, str(kind), run.day, run.attempt, alert.reason)
+
+
+def _reason(schedule: NightlySettings, run: Run, kind: AlertKind) -> str:
+    due = calendar.due_at(schedule, run.day)
+    if kind is AlertKind.MISSED:
+        end = due + timedelta(seconds=schedule.start_within_s)
+        return f"no run began between {due:%Y-%m-%d %H:%M} and {end:%H:%M} UTC ({run.state})"
+    if kind is AlertKind.LATE:
+        since = f"due at {due:%Y-%m-%d %H:%M} UTC, {run.state}"
+        return f"{since}: {run.reason}" if run.reason else since
+    return run.reason or f"the job is {run.state}"
+
+
+def _next(name: str, schedule: NightlySettings, run: Run, kind: AlertKind) -> str:
+    named = shlex.quote(name)
+    again = f"celeriac nightly run {named} --date {run.day}"
+    if kind is AlertKind.MISSED:
+        if schedule.missed == "run":
+            return f"it is caught up; celeriac nightly history {named} shows how it goes"
+        return again
+    if kind is AlertKind.LATE:
+        if run.job_id:
+            return f"celeriac batch status {shlex.quote(run.output)}"
+        return f"celeriac nightly list; celeriac nightly history {named}"
+    if run.job_id:
+        return f"celeriac batch resume {shlex.quote(run.output)}; or anew: {again} --force"
+    return f"mend what the reason names; then {again}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import socket
 import sys
 import time
@@ -20,7 +21,9 @@ import redis
 from pydantic import BaseModel
 
 from celeriac import errors
+from celeriac.datasets.places import S3_PREFIX
 from celeriac.messages import worker_key
+from celeriac.schedules import NightlySettings
 from celeriac.settings import Settings, hide_password, scalars
 from producer.broker import check_server, connect
 from workers import flower, valkey
@@ -291,7 +294,17 @@ def absolute(settings: Settings) -> Settings:
     """``settings`` with absolute paths: children run in another folder."""
     stack = settings.stack.model_copy(update={"state_dir": settings.stack.state_dir.absolute()})
     models = settings.models.model_copy(update={"root": settings.models.root.absolute()})
-    return settings.model_copy(update={"stack": stack, "models": models})
+    nights = {name: _absolute_night(night) for name, night in settings.nightly.items()}
+    return settings.model_copy(update={"stack": stack, "models": models, "nightly": nights})
+
+
+def _absolute_night(night: NightlySettings) -> NightlySettings:
+    paths = {"dataset": night.dataset, "output": night.output}
+    here = {
+        name: str(Path(path).expanduser().absolute())
+        for name, path in paths.items() if not path.startswith(S3_PREFIX)
+    }
+    return night.model_copy(update=here)
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -315,8 +328,8 @@ def tables_toml(settings: Settings) -> str:
     for path, tables in (("nightly", settings.nightly), ("gateway.keys", settings.gateway.keys)):
         for name, table in tables.items():
             lines.append(f"[{path}.{_quote(name)}]")
-            values = table.model_dump(exclude_none=True)
-            lines += [f"{key} = {_quote(value)}" for key, value in values.items()]
+            values = table.model_dump(mode="json", exclude_none=True)
+            lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
     return "\n".join([*lines, ""])
 
 
@@ -351,7 +364,17 @@ def _say_nothing(line: str) -> None:
 def _text(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, list):  # a command line
+        return shlex.join(value)
     return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_quote(key)} = {_toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return _quote(value)
 
 
 def _quote(value: Any) -> str:

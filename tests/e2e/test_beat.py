@@ -1,4 +1,4 @@
-"""A real beat sends the night's run with its date as data, and real workers carry it out once."""
+"""A real beat has the night's run begin with its date as data; real workers carry it out once."""
 
 from __future__ import annotations
 
@@ -6,33 +6,98 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+from celeriac.nightly.calendar import owed_date
 from celeriac.registry.catalogue import publish
 from celeriac.registry.manifest import Column, InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
-from celeriac.settings import Settings
+from celeriac.settings import AlertSettings, Settings, load_settings
+from producer import nights
+from producer.broker import Broker
 from workers.stack import environment
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(240)
-def test_a_night_by_a_real_beat(
-    settings: Settings,
-    redis_client: redis.Redis,
-    start_worker: Callable[..., Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+class Webhook(ThreadingHTTPServer):
+    """Keeps what it is told; fails at first."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.alerts: list[dict[str, Any]] = []
+        self.failures = 1
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        webhook: Any = self.server
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        webhook.failures -= 1
+        self.send_response(500 if webhook.failures >= 0 else 200)
+        self.end_headers()
+        if webhook.failures < 0:
+            webhook.alerts.append(json.loads(body))
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    server = Webhook()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def settings(settings: Settings, webhook: Webhook, tmp_path: Path) -> Settings:
+    """The webhook is told, and a command that hangs."""
+    alerts = AlertSettings(
+        webhook=f"http://127.0.0.1:{webhook.server_address[1]}", timeout_s=5,
+        command=["sh", "-c", f"cat >> {tmp_path}/told; sleep 60"],
+    )
+    return settings.model_copy(update={"alerts": alerts})
+
+
+@pytest.fixture
+def beat(
+    settings: Settings, tmp_path: Path
+) -> Iterator[Callable[[Path], subprocess.Popen[bytes]]]:
+    """Starts a beat with a configuration."""
+    started = []
+
+    def start(config: Path) -> subprocess.Popen[bytes]:
+        with (tmp_path / "beat.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "workers.app", "beat", "--pidfile=",
+                 "-s", str(tmp_path / "schedule")],
+                cwd=ROOT, env=os.environ | environment(settings) | {"CELERIAC_CONFIG": str(config)},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(20)
+
+
+def register_echo(settings: Settings, client: redis.Redis) -> None:
     registry = Registry(settings.models.root)
     draft = ModelDraft(
         format="echo",
@@ -41,34 +106,86 @@ def test_a_night_by_a_real_beat(
     )
     registry.add("echo", lambda folder: draft)
     registry.aliases("echo").promote(1, expected=None, who="test", why="")
-    publish(redis_client, registry.infos())
+    publish(client, registry.infos())
 
-    due = datetime.now(UTC) + timedelta(minutes=1 if datetime.now(UTC).second < 45 else 2)
-    date = (due - timedelta(days=1)).date().isoformat()
-    (tmp_path / f"{date}.csv").write_text("text\ngood\nbad\n")
-    config = tmp_path / "celeriac.toml"
-    config.write_text(
-        f"[nightly.reviews]\nmodel = 'echo'\nat = '{due:%H:%M}'\n"
-        f"dataset = '{tmp_path}/{{date}}.csv'\noutput = '{tmp_path}/out-{{date}}'\n"
-    )
+
+def write_config(folder: Path, due: datetime) -> Path:
+    """Two schedules that were due at ``due``: the dataset of the second one is not there."""
+    path = folder / "celeriac.toml"
+    path.write_text("".join(
+        f"[nightly.{name}]\nmodel = 'echo'\nat = '{due:%H:%M}'\nlookback_days = 1\n"
+        f"dataset = '{folder}/{name}-{{date}}.csv'\noutput = '{folder}/{name}-out-{{date}}'\n"
+        f"[nightly.{name}.options]\nmerge = true\noutput_format = 'csv'\n"
+        for name in ("reviews", "absent")
+    ))
+    return path
+
+
+def until(what: Callable[[], Any], log: Path, within_s: float = 80) -> Any:
+    deadline = time.monotonic() + within_s
+    while not (found := what()):
+        assert time.monotonic() < deadline, log.read_text()[-3_000:]
+        time.sleep(0.2)
+    return found
+
+
+@pytest.mark.timeout(240)
+def test_a_night_by_a_real_beat(
+    settings: Settings,
+    redis_client: redis.Redis,
+    start_worker: Callable[..., Any],
+    beat: Callable[[Path], subprocess.Popen[bytes]],
+    webhook: Webhook,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    register_echo(settings, redis_client)
+    # Beat was down when the night was due; it begins all the same.
+    due = datetime.now(UTC) - timedelta(minutes=2)
+    config = write_config(tmp_path, due)
+    night = load_settings(config, {}).nightly["reviews"]
+    day = owed_date(night, datetime.now(UTC))
+    (tmp_path / f"reviews-{day}.csv").write_text("text\ngood\nbad\n")
     monkeypatch.setenv("CELERIAC_CONFIG", str(config))
-    start_worker("maintenance")
-    start_worker("batch.cpu")
-    with (tmp_path / "beat.log").open("wb") as log:
-        beat = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "workers.app", "beat", "--pidfile=",
-             "-s", str(tmp_path / "schedule")],
-            cwd=ROOT, env=os.environ | environment(settings) | {"CELERIAC_CONFIG": str(config)},
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-    try:
-        done = tmp_path / f"out-{date}" / "_SUCCESS"
-        deadline = time.monotonic() + 150
-        while not done.exists():
-            assert time.monotonic() < deadline, (tmp_path / "beat.log").read_text()
-            assert beat.poll() is None
-            time.sleep(0.5)
-    finally:
-        beat.terminate()
-        beat.wait(20)
-    assert json.loads((done.parent / "manifest.json").read_text())["rows_in"] == 2
+    process = beat(config)
+    for role in ("maintenance", "maintenance", "batch.cpu"):
+        start_worker(role, wait=False)
+
+    output, log = tmp_path / f"reviews-out-{day}", tmp_path / "beat.log"
+    broker = Broker(load_settings(config, environment(settings)))
+    for _ in range(8):  # by hand, too: two workers of two processes race
+        nights.send(broker, "reviews", day, 1)
+    until((output / "_SUCCESS").exists, log)
+    assert json.loads((output / "manifest.json").read_text())["rows_in"] == 2
+    assert len((output / "predictions.csv").read_text().splitlines()) == 3
+
+    [alert] = until(lambda: webhook.alerts, log)
+    assert (alert["kind"], alert["schedule"], alert["date"]) == ("failed", "absent", str(day))
+    assert "no such file" in alert["reason"]
+    assert alert["next"].endswith(f"celeriac nightly run absent --date {day}")
+    until(lambda: "alert by command failed" in happened(broker, "absent"), log)  # it hangs
+    assert json.loads((tmp_path / "told").read_text()) == alert
+    assert happened(broker, "absent").count("alert by webhook sent") == 1
+    assert happened(broker, "reviews").count("submitted") == 1
+    check_force(broker, day, output, log)
+    assert len(webhook.alerts) == 1
+    assert process.poll() is None
+    broker.close()
+
+
+def happened(broker: Broker, name: str) -> list[str]:
+    return [event.what for event in nights.records_of(broker, name).events()]
+
+
+def check_force(broker: Broker, day: date, output: Path, log: Path) -> None:
+    """A second attempt leaves the first one as it is, and is the current one at its end."""
+    before = {file: file.read_bytes() for file in output.rglob("*") if file.is_file()}
+    nights.send(broker, "reviews", day, 2)
+    until((output.parent / f"{output.name}.attempt-2" / "_SUCCESS").exists, log)
+    assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == before
+    current = until(
+        lambda: (found := nights.current(nights.runs(broker, "reviews", day)))
+        and found.attempt == 2 and found,
+        log,
+    )
+    assert current.rows == 2

@@ -1,75 +1,151 @@
-"""Nightly runs on a real server: once for a date, never silently missed."""
+"""Nightly runs on a real server: once for a date, caught up, never two at once, never silent."""
 
 from __future__ import annotations
 
+import base64
 import json
-import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import redis
-from celery import Celery
-from celery.beat import PersistentScheduler
 from typer.testing import CliRunner
 
 import producer.datasets
+import tasks.alerts
 import tasks.nightly
-from celeriac import errors, nightly
+from celeriac import errors
+from celeriac.alerts import Alert, AlertKind
+from celeriac.jobs.folder import JobFolder
+from celeriac.jobs.ledger import JobState, Ledger
 from celeriac.messages import (
+    ALERT_SEND,
     MAINTENANCE_QUEUE,
     NIGHTLY_RUN,
     NIGHTLY_WATCH,
+    alert_key,
     batch_queue,
-    nightly_key,
-    nightly_missed_key,
+    job_key,
+    nightly_slot_key,
 )
+from celeriac.nightly.calendar import output_path, owed_date
+from celeriac.nightly.policy import RunState
 from celeriac.registry.catalogue import publish
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
-from celeriac.settings import NightlySettings, Settings
+from celeriac.schedules import JobOptions, NightlySettings
+from celeriac.settings import AlertSettings, Settings
+from producer import nights
 from producer.broker import Broker
+from producer.cli import jobs, nightly as commands
 from producer.jobs import JobHandle
+from tasks.alerts import notify
 
 DAY = date(2026, 11, 21)
-NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+DUE = datetime(2026, 11, 22, 2, tzinfo=UTC)
+BEFORE, AFTER = DAY - timedelta(days=1), DAY + timedelta(days=1)
 
 
 @pytest.fixture
-def broker(settings: Settings, redis_client: redis.Redis, tmp_path: Path) -> Iterator[Broker]:
+def make_broker(
+    settings: Settings, redis_client: redis.Redis, tmp_path: Path
+) -> Iterator[Callable[..., Broker]]:
     draft = ModelDraft(
         format="echo", input=InputSchema(kind="any"), output=OutputSchema(kind="any")
     )
     registry = Registry(settings.models.root)
     registry.add("echo", lambda folder: draft)
     publish(redis_client, registry.infos())
-    night = NightlySettings(
-        dataset=f"{tmp_path}/in/{{date}}.csv", model="echo@1", output=f"{tmp_path}/out/{{date}}"
-    )
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / f"{DAY}.csv").write_text("a\n1\n2\n")
-    broker = Broker(settings.model_copy(update={"nightly": {"sales": night}}))
-    yield broker
-    broker.close()
+    for day in (DAY - timedelta(days=2), BEFORE, DAY, AFTER):
+        (tmp_path / "in" / f"{day}.csv").write_text("a\n1\n2\n")
+    made = []
+
+    def make(alerts: AlertSettings | None = None, **fields: Any) -> Broker:
+        night = NightlySettings.model_validate({
+            "dataset": f"{tmp_path}/in/{{date}}.csv", "model": "echo@1",
+            "output": f"{tmp_path}/out/{{date}}", "first_date": DAY, **fields,
+        })
+        changed = {"nightly": {"sales": night}, "alerts": alerts or AlertSettings()}
+        made.append(Broker(settings.model_copy(update=changed)))
+        return made[-1]
+
+    yield make
+    for broker in made:
+        broker.close()
+
+
+@pytest.fixture
+def broker(make_broker: Callable[..., Broker]) -> Broker:
+    return make_broker()
+
+
+def begin(broker: Broker, day: date = DAY, attempt: int = 1, owner: str = "task") -> str | None:
+    return tasks.nightly.run_date(broker, "sales", day, attempt, owner=owner)
+
+
+def look(broker: Broker, now: datetime) -> Any:
+    return tasks.nightly.look_after(broker, now)["sales"]
+
+
+def state(broker: Broker, day: date = DAY) -> RunState:
+    return nights.newest(broker, "sales", day).state
+
+
+def end(broker: Broker, job_id: str | None, how: JobState = JobState.COMPLETED) -> None:
+    """End a job."""
+    if how is JobState.FAILED:
+        Ledger(broker.redis, 1_000).fail(str(job_id), "the disk is full")
+    else:
+        broker.redis.hset(job_key(str(job_id)), "state", str(how))
+
+
+def begun_at(broker: Broker, day: date, when: datetime) -> None:
+    """Have a job's folder say that it was planned at ``when``."""
+    job = Path(output_path(broker.settings.nightly["sales"], day)) / "job.json"
+    plan = json.loads(job.read_bytes())
+    job.write_text(json.dumps({**plan, "created_at": when.isoformat()}))
+
+
+def sent(client: redis.Redis, task: str = NIGHTLY_RUN) -> list[dict[str, Any]]:
+    """Take all messages from the maintenance queue; the arguments of those for ``task``."""
+    found = []
+    while message := client.rpop(MAINTENANCE_QUEUE):
+        decoded = json.loads(message)
+        if decoded["headers"]["task"] == task:
+            found.append(json.loads(_decode(decoded))[1])
+    return found
+
+
+def _decode(message: dict[str, Any]) -> bytes:
+    return base64.b64decode(message["body"])
+
+
+def alerts(client: redis.Redis) -> set[tuple[str, str]]:
+    """Kind and date of all alerts so far."""
+    keys = [key.decode().split(":") for key in client.keys("celeriac:alert:*")]
+    return {(key[2], key[3]) for key in keys}
+
+
+# --- a date runs once -----------------------------------------------------------------------------
 
 
 def test_a_date_is_submitted_once(broker: Broker, redis_client: redis.Redis) -> None:
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(
-            lambda n: tasks.nightly.run_date(broker, "sales", DAY, owner=f"task{n}"), range(4)
-        ))
-    jobs = {job for job in found if job is not None}
-    assert len(jobs) == 1
+        found = list(pool.map(lambda n: begin(broker, owner=f"task{n}"), range(4)))
+    ids = {job for job in found if job is not None}
+    assert len(ids) == 1
     assert redis_client.llen(batch_queue("cpu")) == 1
-    assert tasks.nightly.run_date(broker, "sales", DAY, owner="later") in jobs
+    assert begin(broker, owner="later") in ids
     redis_client.flushall()  # Redis forgets; the folder does not
-    assert tasks.nightly.run_date(broker, "sales", DAY, owner="much later") in jobs
+    assert begin(broker, owner="much later") in ids
     assert redis_client.llen(batch_queue("cpu")) == 1  # the same job goes on
-    assert JobHandle.from_output(broker, nightly.render(
-        broker.settings.nightly["sales"].output, DAY)).id in jobs
+    output = output_path(broker.settings.nightly["sales"], DAY)
+    assert JobHandle.from_output(broker, output).id in ids
 
 
 def test_a_run_that_fails_leaves_the_date_owed(
@@ -78,13 +154,14 @@ def test_a_run_that_fails_leaves_the_date_owed(
     source = tmp_path / "in" / f"{DAY}.csv"
     late = source.rename(tmp_path / "late.csv")
     with pytest.raises(errors.DatasetError, match="no such file"):
-        tasks.nightly.run_date(broker, "sales", DAY, owner="first")
-    assert redis_client.exists(nightly_key("sales", DAY.isoformat())) == 0
+        begin(broker, owner="first")
+    assert redis_client.exists(nightly_slot_key("sales")) == 0
+    assert alerts(redis_client) == {("failed", str(DAY))}
     late.rename(source)
-    assert tasks.nightly.run_date(broker, "sales", DAY, owner="second")
+    assert begin(broker, owner="second")
 
 
-def test_a_night_that_was_planned_but_not_queued_is_missed_and_goes_on(
+def test_a_night_that_was_planned_but_not_queued_goes_on(
     broker: Broker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object, **__: object) -> int:
@@ -93,12 +170,13 @@ def test_a_night_that_was_planned_but_not_queued_is_missed_and_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr("producer.datasets.publish_missing", killed)
         with pytest.raises(SystemExit):
-            tasks.nightly.run_date(broker, "sales", DAY, owner="first")
+            begin(broker, owner="first")
     assert redis_client.llen(batch_queue("cpu")) == 0
-    assert DAY in tasks.nightly.find_missed(broker, NOW)["sales"]
-    tasks.nightly.run_date(broker, "sales", DAY, owner="second")
+    assert state(broker) is RunState.LOST
+    assert look(broker, DUE + timedelta(hours=2)).missed == [str(DAY)]
+    begin(broker, owner="second")
     assert redis_client.llen(batch_queue("cpu")) == 1
-    assert DAY not in tasks.nightly.find_missed(broker, NOW)["sales"]
+    assert look(broker, DUE + timedelta(hours=2)).missed == []
 
 
 def test_a_night_outlives_a_moment_without_redis(
@@ -117,61 +195,178 @@ def test_a_night_outlives_a_moment_without_redis(
     result = tasks.nightly.run.apply(kwargs={"v": 1, "name": "sales", "date": DAY.isoformat()})
     assert JobHandle.open(broker, result.get()).status().state == "in_progress"
     assert redis_client.llen(batch_queue("cpu")) == 1
+    assert alerts(redis_client) == set()
 
 
-def test_another_workers_claim_is_respected_and_ones_own_is_taken_up(
+def test_a_task_that_comes_again_takes_up_its_own_place(
+    broker: Broker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:  # killed while it plans: the slot stays
+        patch.setattr("producer.nights.submit_dataset", killed)
+        patch.setattr("celeriac.nightly.records.NightRecords.swap", lambda *_, **__: True)
+        with pytest.raises(SystemExit):
+            begin(broker, owner="mine")
+    slot = {"date": str(DAY), "attempt": 1, "owner": "mine", "job_id": ""}
+    redis_client.set(nightly_slot_key("sales"), json.dumps(slot, separators=(",", ":")), ex=100)
+    assert state(broker) is RunState.PLANNING
+    assert begin(broker, owner="other") is None
+    with monkeypatch.context() as patch:  # killed after it has submitted
+        patch.setattr("producer.nights._keep", killed)
+        with pytest.raises(SystemExit):
+            begin(broker, owner="mine")
+    job_id = begin(broker, owner="mine")
+    held = json.loads(redis_client.get(nightly_slot_key("sales")) or b"")
+    assert held["job_id"] == job_id
+    assert redis_client.llen(batch_queue("cpu")) == 1
+
+
+def test_the_options_of_a_schedule(make_broker: Callable[..., Broker], tmp_path: Path) -> None:
+    options = JobOptions(output_format="csv", merge=True, keep_columns=("a",), expires_s=900)
+    broker = make_broker(options=options)
+    job_id = begin(broker)
+    scoring = JobFolder(tmp_path / "out" / str(DAY)).load().scoring
+    assert (scoring.output_format, scoring.merge, scoring.keeps) == ("csv", True, ("a",))
+    expires_at = JobHandle.open(broker, str(job_id)).status().expires_at
+    assert expires_at is not None
+    assert timedelta(0) < expires_at - datetime.now(UTC) < timedelta(seconds=901)
+
+
+# --- the watch ------------------------------------------------------------------------------------
+
+
+def test_the_watch_begins_what_is_due_once(broker: Broker, redis_client: redis.Redis) -> None:
+    look(broker, DUE - timedelta(seconds=1))
+    assert sent(redis_client) == []
+    for _ in range(3):
+        status = look(broker, DUE + timedelta(seconds=1))
+    assert (status.missed, status.late, status.failed) == ([], [], [])
+    assert sent(redis_client) == [{"v": 1, "name": "sales", "date": str(DAY), "attempt": 1}]
+    for key in redis_client.scan_iter("celeriac:nightly:*"):
+        assert redis_client.ttl(key) > 0, key
+
+
+def test_a_message_that_was_lost_is_sent_again(
     broker: Broker, redis_client: redis.Redis
 ) -> None:
-    key = nightly_key("sales", DAY.isoformat())
-    redis_client.set(key, "other", ex=100)
-    assert tasks.nightly.run_date(broker, "sales", DAY, owner="mine") is None
-    assert redis_client.get(key) == b"other"
-    redis_client.set(key, "mine", ex=100)  # a first delivery, killed while it planned
-    assert tasks.nightly.run_date(broker, "sales", DAY, owner="mine") is not None
-    assert redis_client.exists(key) == 0
+    look(broker, DUE)
+    assert len(sent(redis_client)) == 1
+    for key in redis_client.scan_iter("celeriac:nightly:sent:*"):
+        assert 0 < redis_client.ttl(key) <= 600
+        redis_client.delete(key)  # ten minutes later
+    look(broker, DUE + timedelta(minutes=10))
+    assert len(sent(redis_client)) == 1
 
 
-def test_missed_nights_are_noticed(
-    broker: Broker, redis_client: redis.Redis, settings: Settings
+def dark_days(broker: Broker, client: redis.Redis) -> list[str]:
+    """Three nights without anybody, then looks and runs until nothing is to be done."""
+    now, begun = DUE + timedelta(hours=5), []
+    for _ in range(10):
+        look(broker, now)
+        for message in sent(client):
+            job_id = begin(broker, date.fromisoformat(message["date"]))
+            begun.append(message["date"])
+            end(broker, job_id)
+    return begun
+
+
+def test_three_dark_days_are_caught_up(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis
 ) -> None:
-    tasks.nightly.run_date(broker, "sales", DAY, owner="x")
-    found = tasks.nightly.find_missed(broker, NOW)
-    assert found == {"sales": [date(2026, 11, 19), date(2026, 11, 20)]}
-    recorded = redis_client.get(nightly_missed_key("sales"))
-    assert json.loads(recorded or b"") == ["2026-11-19", "2026-11-20"]
-    assert redis_client.ttl(nightly_missed_key("sales")) > 0
-    off = broker.settings.nightly["sales"].model_copy(update={"enabled": False})
-    disabled = Broker(settings.model_copy(update={"nightly": {"sales": off}}))
-    assert tasks.nightly.find_missed(disabled, NOW) == {}
+    first = DAY - timedelta(days=2)
+    broker = make_broker(missed="run", first_date=first)
+    assert dark_days(broker, redis_client) == [str(first), str(BEFORE), str(DAY)]
+    assert {kind for kind, _ in alerts(redis_client)} == {"missed"}
+    assert look(broker, DUE + timedelta(hours=6)).missed == []
 
 
-def test_beat_sends_the_date_as_data(
-    broker: Broker, settings: Settings, redis_client: redis.Redis, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_three_dark_days_are_reported(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis
 ) -> None:
-    app = Celery("beat", broker=settings.broker_url, set_as_current=False)
-    app.conf.beat_schedule = tasks.nightly.beat_schedule(broker.settings)
-    entries = app.conf.beat_schedule
-    assert set(entries) == {"nightly-sales", "nightly-watch"}
-    assert entries["nightly-watch"]["task"] == NIGHTLY_WATCH
-    scheduler = PersistentScheduler(app, schedule_filename=str(tmp_path / "schedule"))
-    try:
-        scheduler.sync()
-        entry = pickle.loads(pickle.dumps(scheduler.schedule["nightly-sales"]))
-        monkeypatch.setattr(nightly, "owed_date", lambda at, now: date(2026, 1, 2))
-        with app.connection_for_write() as connection:
-            scheduler.apply_async(entry, producer=app.amqp.Producer(connection), advance=False)
-    finally:
-        scheduler.close()
-        app.close()
-    message = json.loads(redis_client.rpop(MAINTENANCE_QUEUE) or b"{}")
-    assert message["headers"]["task"] == NIGHTLY_RUN
-    assert message["headers"]["kwargsrepr"] == "{'v': 1, 'name': 'sales', 'date': '2026-01-02'}"
-    assert message["headers"]["expires"] is not None
+    first = DAY - timedelta(days=2)
+    broker = make_broker(missed="report", first_date=first)
+    assert dark_days(broker, redis_client) == []
+    days = [str(first), str(BEFORE), str(DAY)]
+    assert alerts(redis_client) == {("missed", day) for day in days}
+    assert look(broker, DUE + timedelta(hours=6)).missed == days
 
 
-def test_without_schedules_beat_has_nothing_to_do(settings: Settings) -> None:
+def test_a_date_whose_earlier_run_goes_on_waits_for_it(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis
+) -> None:
+    broker = make_broker(first_date=BEFORE)
+    slow = begin(broker, BEFORE)
+    begun_at(broker, BEFORE, DUE - timedelta(days=1))
+    status = look(broker, DUE + timedelta(minutes=1))
+    assert status.waiting == [str(DAY)]
+    assert sent(redis_client) == []
+    assert begin(broker, DAY) is None  # by hand, too
+    hours_later = DUE + timedelta(hours=5)
+    status = look(broker, hours_later)
+    assert (status.missed, status.late) == ([], [str(BEFORE), str(DAY)])
+    end(broker, slow)
+    look(broker, hours_later)  # long after its time, and though missed = "report"
+    [message] = sent(redis_client)
+    assert message["date"] == str(DAY)
+    assert begin(broker, DAY)
+    assert look(broker, hours_later).waiting == []
+    assert ("missed", str(DAY)) not in alerts(redis_client)
+
+
+def test_failed_and_expired_jobs_are_told(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis
+) -> None:
+    broker = make_broker(first_date=BEFORE)
+    end(broker, begin(broker, BEFORE), JobState.FAILED)
+    end(broker, begin(broker, DAY), JobState.EXPIRED)
+    for _ in range(2):
+        assert look(broker, DUE + timedelta(hours=1)).failed == [str(BEFORE), str(DAY)]
+    assert alerts(redis_client) == {("failed", str(BEFORE)), ("failed", str(DAY))}
+    assert sent(redis_client) == []
+    [event] = [
+        one for one in nights.records_of(broker, "sales").events()
+        if one.what == "failed" and one.date == str(BEFORE)
+    ]
+    assert event.text == "the disk is full"
+
+
+def test_an_old_job_that_redis_may_have_forgotten_is_left_alone(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis
+) -> None:
+    broker = make_broker(missed="run")
+    begin(broker)
+    ttl_s = broker.settings.batch.job_ttl_s
+    begun_at(broker, DAY, datetime.now(UTC) - timedelta(seconds=ttl_s + 60))
+    redis_client.flushall()
+    assert state(broker) is RunState.UNFINISHED
+    look(broker, DUE)
+    assert sent(redis_client) == []
+
+
+def test_a_folder_that_cannot_be_read_keeps_nothing_else_from_its_turn(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis
+) -> None:
+    broker = make_broker(first_date=BEFORE)
+    folder = JobFolder(output_path(broker.settings.nightly["sales"], BEFORE))
+    begin(broker, BEFORE)
+    folder.job.write_text("{")
+    redis_client.flushall()
+    assert state(broker, BEFORE) is RunState.UNREADABLE
+    look(broker, DUE)
+    assert [one["date"] for one in sent(redis_client)] == [str(DAY)]
+
+
+def test_beat_sends_the_watch(broker: Broker, settings: Settings) -> None:
+    [entry] = tasks.nightly.beat_schedule(broker.settings).values()
+    assert entry["task"] == NIGHTLY_WATCH
+    assert entry["options"]["expires"] == entry["schedule"]
     assert tasks.nightly.beat_schedule(settings) == {}
+    off = broker.settings.nightly["sales"].model_copy(update={"enabled": False})
+    disabled = settings.model_copy(update={"nightly": {"sales": off}})
+    assert tasks.nightly.beat_schedule(disabled) == {}
+    assert tasks.nightly.look_after(Broker(disabled), DUE) == {}
 
 
 def test_the_tasks_read_the_settings(
@@ -181,22 +376,147 @@ def test_the_tasks_read_the_settings(
     result = tasks.nightly.run.apply(kwargs={"v": 1, "name": "sales", "date": DAY.isoformat()})
     assert JobHandle.open(broker, result.get()).status().state == "in_progress"
     tasks.nightly.watch.apply().get()
-    assert redis_client.exists(nightly_missed_key("sales"))
+    assert nights.records_of(broker, "sales").status() is not None
 
 
-def test_the_commands(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch, redis_client: redis.Redis
+# --- forced runs ----------------------------------------------------------------------------------
+
+
+def test_a_forced_run_has_a_folder_of_its_own(
+    broker: Broker, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
-    from producer.cli import nightly as commands
+    first = begin(broker)
+    assert begin(broker, attempt=2) is None  # the first one has not ended
+    end(broker, first)
+    before = {path: path.read_bytes() for path in (tmp_path / "out" / str(DAY)).rglob("*.json*")}
+    second = begin(broker, attempt=2)
+    assert second not in (None, first)
+    assert begin(broker, attempt=2) == second
+    assert (tmp_path / "out" / f"{DAY}.attempt-2" / "job.json").exists()
+    assert {path: path.read_bytes() for path in before} == before
+    found = nights.runs(broker, "sales", DAY)
+    assert [(one.attempt, one.state) for one in found] == [
+        (1, RunState.COMPLETED), (2, RunState.RUNNING),
+    ]
+    current = nights.current(found)
+    assert current is not None
+    assert current.attempt == 1
+    end(broker, second, JobState.FAILED)
+    assert nights.current(nights.runs(broker, "sales", DAY)) == current
+    with pytest.raises(errors.RequestError, match="no attempt 3"):
+        begin(broker, attempt=4)
 
-    monkeypatch.setattr(commands, "get_settings", lambda: broker.settings)
-    tasks.nightly.find_missed(broker, datetime.now(UTC))
-    listed = CliRunner().invoke(commands.app, ["list"], env={"COLUMNS": "300"})
+
+# --- alerts ---------------------------------------------------------------------------------------
+
+
+def alert(kind: AlertKind = AlertKind.LATE) -> Alert:
+    return Alert(
+        kind=kind, schedule="sales", entry="dataset", date=str(DAY), attempt=1, reason="r",
+        next="n", at=DUE.isoformat(),
+    )
+
+
+def test_an_alert_is_queued_once(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis
+) -> None:
+    broker = make_broker(alerts=AlertSettings(command=["true"]))
+    assert [notify(broker, alert()) for _ in range(3)] == [True, False, False]
+    assert notify(broker, alert(AlertKind.MISSED))
+    kinds = [message["alert"]["kind"] for message in sent(redis_client, ALERT_SEND)]
+    assert kinds == ["late", "missed"]
+    assert redis_client.ttl(alert_key(*alert().claim)) > 0
+
+
+def test_an_alert_that_cannot_be_queued_is_queued_later(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = make_broker(alerts=AlertSettings(command=["true"]))
+
+    def away(*_: object) -> None:
+        raise redis.ConnectionError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.alerts._publish", away)
+        with pytest.raises(redis.ConnectionError):
+            notify(broker, alert())
+    assert notify(broker, alert())
+    assert len(sent(redis_client, ALERT_SEND)) == 1
+
+
+def test_what_became_of_an_alert_is_in_the_history(
+    make_broker: Callable[..., Broker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["sh", "-c", f"cat > {tmp_path}/got; exit 2"]
+    broker = make_broker(alerts=AlertSettings(command=command))
+    monkeypatch.setattr("tasks.alerts.get_settings", lambda: broker.settings)
+    message = {"v": 1, "alert": msgspec.to_builtins(alert())}
+    tasks.alerts.send.apply(kwargs=message).get()
+    assert json.loads((tmp_path / "got").read_text())["kind"] == "late"
+    [event] = nights.records_of(broker, "sales").events()
+    assert event.what == "alert by command failed"
+    assert event.text == "late: it ended with exit code 2"
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def invoke(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    monkeypatch.setattr(jobs, "get_settings", lambda: broker.settings)
+    runner = CliRunner()
+    return lambda *words: runner.invoke(commands.app, words, env={"COLUMNS": "300"})
+
+
+def test_list_shows_how_things_stand(
+    broker: Broker, invoke: Callable[..., Any], redis_client: redis.Redis
+) -> None:
+    listed = invoke("list")
     assert "sales" in listed.output
-    assert nightly.owed_date("02:00", datetime.now(UTC)).isoformat() in listed.output
-    ran = CliRunner().invoke(commands.app, ["run", "sales", "--date", "2026-11-21"])
-    assert "queued sales for 2026-11-21" in ran.output
-    message: dict[str, Any] = json.loads(redis_client.rpop(MAINTENANCE_QUEUE) or b"{}")
-    assert "'2026-11-21'" in message["headers"]["kwargsrepr"]
-    for words in (["run", "nothing"], ["run", "sales", "--date", "soon"]):
-        assert isinstance(CliRunner().invoke(commands.app, words).exception, errors.CeleriacError)
+    assert str(owed_date(broker.settings.nightly["sales"], datetime.now(UTC))) in listed.output
+    assert "nobody watches sales" in listed.stderr
+    tasks.nightly.look_after(broker, datetime.now(UTC))
+    assert "nobody watches" not in invoke("list").stderr
+
+
+def test_run_queues_a_date_and_says_what_it_does(
+    broker: Broker, invoke: Callable[..., Any], redis_client: redis.Redis
+) -> None:
+    ran = invoke("run", "sales", "--date", str(DAY))
+    assert f"queued sales for {DAY} (attempt 1)" in ran.output
+    assert [one["attempt"] for one in sent(redis_client)] == [1]
+    job_id = begin(broker)
+    again = invoke("run", "sales", "--date", str(DAY))
+    assert "has a run already (running, attempt 1" in again.output
+    forced = invoke("run", "sales", "--date", str(DAY), "--force")
+    assert "celeriac batch cancel" in str(forced.exception)
+    assert f"begins later: the run for {DAY}" in invoke(
+        "run", "sales", "--date", str(BEFORE)
+    ).output
+    end(broker, job_id)
+    forced = invoke("run", "sales", "--date", str(DAY), "--force")
+    assert f"{DAY}.attempt-2" in forced.output
+    assert [one["attempt"] for one in sent(redis_client)] == [2]
+    look(broker, DUE)  # what waits begins
+    assert [one["date"] for one in sent(redis_client)] == [str(BEFORE)]
+    for words in (["run", "nothing"], ["run", "sales", "--date", "soon"], ["history", "nothing"]):
+        assert isinstance(invoke(*words).exception, errors.CeleriacError)
+
+
+def test_history_shows_attempts_and_events(
+    broker: Broker, invoke: Callable[..., Any], redis_client: redis.Redis
+) -> None:
+    end(broker, begin(broker))
+    end(broker, begin(broker, attempt=2), JobState.FAILED)
+    days = (owed_date(broker.settings.nightly["sales"], datetime.now(UTC)) - DAY).days + 1
+    shown = invoke("history", "sales", "--dates", str(days)).output
+    lines = [line.split() for line in shown.splitlines() if line.startswith(str(DAY))]
+    assert lines[0][1:3] == ["2", "failed:"]
+    assert lines[1][1:4] == ["1", "(current)", "completed"]
+    assert "submitted" in shown
+    redis_client.flushall()  # what is in the folders is still shown
+    shown = invoke("history", "sales", "--dates", str(days)).output
+    assert str(DAY) in shown
+    assert "last events" not in shown

@@ -10,6 +10,8 @@ from celeriac import errors
 from celeriac.settings import hide_password, load_settings
 
 NIGHT = "[nightly.a]\ndataset = 'd'\n"
+WHOLE = f"{NIGHT}output = 'o-{{date}}'\nmodel = 'm'\n"
+OPTIONS = f"{WHOLE}[nightly.a.options]\n"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -32,12 +34,14 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
             "CELERIAC_BROKER_URL": "redis://b:2/0",
             "CELERIAC_STACK_FLOWER_PORT": "6001",
             "CELERIAC_MODELS_TRUSTED_TYPES": "a.B, c.D",
+            "CELERIAC_ALERTS_COMMAND": "page --to 'the owner' a,b",
         }
     )
     assert settings.broker_url == "redis://b:2/0"
     assert settings.models.root == Path("there")
     assert settings.stack.flower_port == 6001
     assert settings.models.trusted_types == ("a.B", "c.D")
+    assert settings.alerts.command == ["page", "--to", "the owner", "a,b"]
 
 
 def test_variables_of_an_orchestrator_are_not_ours() -> None:
@@ -64,6 +68,18 @@ def test_variables_of_an_orchestrator_are_not_ours() -> None:
         (f"{NIGHT}output = 'o'", ["nightly.a.output: holds no {date}"]),
         (f"{NIGHT}output = 'o-{{day}}'", ["nightly.a.output: {day} stands for nothing"]),
         (f"{NIGHT}output = 'o-{{date}}'\nmodel = 'A B'", ["nightly.a.model", "not a model name"]),
+        (f"{WHOLE}time_zone = 'Europe/Berln'", ["time_zone", "did you mean 'Europe/Berlin'"]),
+        (f"{WHOLE}time_zone = 'Europe'", ["nightly.a.time_zone: is no time zone"]),
+        (f"{WHOLE}missed = 'rerun'", ["nightly.a.missed", "'report' or 'run'"]),
+        (f"{WHOLE}first_date = 'soon'", ["nightly.a.first_date", "date"]),
+        (f"{OPTIONS}text_colum = 'x'", ["nightly.a.options", "did you mean 'text_column'"]),
+        (f"{OPTIONS}chunk_rows = 0", ["nightly.a.options.chunk_rows", "greater than"]),
+        (f"{OPTIONS}output_format = 'xlsx'", ["nightly.a.options.output_format", "'parquet'"]),
+        (f"{OPTIONS}aggregate = {{bye = 'x'}}", ["options.aggregate.bye", "did you mean 'by'"]),
+        (f"{OPTIONS}aggregate = {{by = []}}", ["options.aggregate.by", "at least 1"]),
+        (f"{OPTIONS}aggregate = {{by = 'x', quantiles = {{y = [2]}}}}", ["quantiles.y.0"]),
+        ("[alerts]\nwebhook = 'host/hook'", ["alerts.webhook: is no address", "https://host"]),
+        ("[alerts]\nwebhok = ''", ["did you mean 'webhook'"]),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, text: str, parts: list[str]) -> None:

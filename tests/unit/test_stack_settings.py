@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import os
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from celeriac import errors
+from celeriac.schedules import AggregateSettings, JobOptions, NightlySettings
 from celeriac.settings import (
+    AlertSettings,
     BrokerSettings,
     FlowerSettings,
     GatewaySettings,
     KeySettings,
     LogSettings,
     ModelsSettings,
-    NightlySettings,
     RealtimeSettings,
     Settings,
     StackSettings,
@@ -34,9 +36,20 @@ def test_children_get_the_same_settings(tmp_path: Path) -> None:
         models=ModelsSettings(root=tmp_path / "models", trusted_types=("a.B", "c.D")),
         realtime=RealtimeSettings(event_sample=0.25),
         log=LogSettings(level="DEBUG", format="json"),
+        alerts=AlertSettings(
+            webhook="https://a/b?c=d,e", command=["page", "the owner", "a,b"], secret="k=1"
+        ),
         nightly={
             "réviews of \"films\"": NightlySettings(
-                dataset="in/{date}\\x.csv", model="reviews@2", output="out/{date}", enabled=False
+                dataset="in/{date}\\x.csv", model="reviews@2", output="out/{date}", enabled=False,
+                first_date=date(2026, 11, 22), time_zone="Europe/Berlin",
+                options=JobOptions(
+                    keep_columns=("a\"b", "c"), merge=True, expires_s=3_600,
+                    aggregate=AggregateSettings(
+                        by=("product",), share={"pre diction": "positive", "ok": True, "n": 3},
+                        quantiles={"p": (0.5, 0.95)},
+                    ),
+                ),
             )
         },
         gateway=GatewaySettings(
@@ -54,6 +67,13 @@ def test_children_of_the_embedded_server_get_its_address_and_absolute_paths() ->
     assert child.broker.url == "redis://127.0.0.1:7001/0"
     assert child.stack.state_dir == Path(".celeriac").absolute()
     assert child.models.root == Path("models").absolute()
+
+
+def test_paths_of_a_night_are_where_the_stack_was_started(tmp_path: Path) -> None:
+    night = NightlySettings(dataset="in/{date}.csv", model="m", output="s3://bucket/{date}")
+    found = stack.absolute(Settings(nightly={"a": night})).nightly["a"]
+    assert found.dataset == str(Path("in/{date}.csv").absolute())
+    assert found.output == "s3://bucket/{date}"
 
 
 def test_the_command_of_a_worker() -> None:

@@ -1,0 +1,125 @@
+"""``[nightly.NAME]``: what runs each night, when, and what may be late or missed."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import zoneinfo
+from datetime import date
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from celeriac import errors
+from celeriac.messages import ModelRef
+from celeriac.section import Section
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def checked_model(model: str) -> str:
+    """``model`` itself. Raises ValueError if it is no reference to a model."""
+    try:
+        ModelRef.parse(model)
+    except errors.RequestError as error:
+        raise ValueError(error.message) from error
+    return model
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+"""Column names; a single one may stand without brackets."""
+Rank = Annotated[float, Field(ge=0, le=1)]
+
+
+class AggregateSettings(Section):
+    """``[nightly.NAME.options.aggregate]``: what is computed by groups of rows."""
+
+    by: Annotated[Names, Field(min_length=1)]
+    """Columns whose values make a group."""
+    mean: Names = ()
+    share: dict[str, str | int | bool] = Field(default_factory=dict)
+    """How often a column has this value: ``{prediction = "positive"}``."""
+    quantiles: dict[str, tuple[Rank, ...]] = Field(default_factory=dict)
+    """``{probability = [0.5, 0.95]}``."""
+
+
+class JobOptions(Section):
+    """``[nightly.NAME.options]``: the options of ``submit_dataset``, by the same names."""
+
+    chunk_rows: Annotated[int, Field(ge=1)] | None = None
+    text_column: str | None = None
+    keep_columns: Names | None = None
+    """Joined to the predictions; unset: all."""
+    output_format: Literal["parquet", "csv", "jsonl"] = "parquet"
+    merge: bool = False
+    aggregate: AggregateSettings | None = None
+    model_column: bool = False
+    error_column: bool = False
+    expires_s: Annotated[float, Field(gt=0)] | None = None
+    """The job ends so long after its submission, whatever is left of it."""
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments for ``submit_dataset``."""
+        return self.model_dump(exclude_none=True)
+
+
+class NightlySettings(Section):
+    """``[nightly.NAME]``: a dataset that is scored each night."""
+
+    kind: Literal["dataset"] = "dataset"
+    """What the entry runs."""
+    dataset: str
+    """Path of the dataset; ``{date}`` stands for the logical date, as 2026-11-22."""
+    model: str
+    output: str
+    """Path of the output folder; holds ``{date}``."""
+    at: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = "02:00"
+    """Time of day of the run in ``time_zone``. The run's logical date is the day before."""
+    time_zone: str = "UTC"
+    """As ``Europe/Berlin``. A time that a clock change skips runs at the first instant after the
+    gap; one that comes twice runs the first time."""
+    missed: Literal["report", "run"] = "report"
+    """A date that did not begin in time is only reported, or also run, the oldest first."""
+    start_within_s: Annotated[int, Field(ge=60, le=86_400)] = 3_600
+    """A run that has not begun so long after its time is missed. Until then it is tried again."""
+    late_after_s: Annotated[int, Field(ge=60, le=604_800)] = 14_400
+    """A run that has not ended so long after its time is late."""
+    lookback_days: Annotated[int, Field(ge=1, le=31)] = 3
+    """How many past dates are looked after."""
+    first_date: date | None = None
+    """Dates before it are not owed: the schedule did not exist."""
+    enabled: bool = True
+    options: JobOptions = JobOptions()
+
+    @field_validator("dataset", "output")
+    @classmethod
+    def _only_date(cls, template: str) -> str:
+        other = re.search(r"\{(?!date\})[^{}]*\}", template)
+        if other:
+            raise ValueError(f"{other[0]} stands for nothing; the logical date is {{date}}")
+        return template
+
+    @field_validator("output")
+    @classmethod
+    def _one_a_night(cls, output: str) -> str:
+        if "{date}" not in output:
+            raise ValueError("holds no {date}, so each night would meet the last one's")
+        return output
+
+    @field_validator("model")
+    @classmethod
+    def _a_model(cls, model: str) -> str:
+        return checked_model(model)
+
+    @field_validator("time_zone")
+    @classmethod
+    def _a_zone(cls, name: str) -> str:
+        try:
+            zoneinfo.ZoneInfo(name)
+        except (KeyError, ValueError, OSError) as error:
+            close = difflib.get_close_matches(name, zoneinfo.available_timezones(), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ", as Europe/Berlin is"
+            raise ValueError(f"is no time zone{hint}") from error
+        return name

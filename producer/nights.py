@@ -1,0 +1,234 @@
+"""The runs of nightly schedules: what is there, and one that begins. Never waits for a job."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+from celeriac import errors
+from celeriac.jobs.finalize import read_manifest
+from celeriac.jobs.folder import JobFolder
+from celeriac.jobs.ledger import JobState, Ledger
+from celeriac.messages import CONTRACT, MAINTENANCE_QUEUE, NIGHTLY_RUN
+from celeriac.nightly.calendar import MAX_ATTEMPTS, dataset_path, find, output_path
+from celeriac.nightly.policy import Run, RunState
+from celeriac.nightly.records import Event, Holder, NightRecords
+from celeriac.schedules import NightlySettings
+from producer.broker import Broker
+from producer.datasets import submit_dataset
+from producer.jobs import JobHandle, redis_errors
+
+_SWAPS = 5
+_RUNNING = (JobState.IN_PROGRESS, JobState.FINALIZING, JobState.CANCELLING)
+
+
+def records_of(broker: Broker, name: str) -> NightRecords:
+    """What Redis remembers of a schedule."""
+    return NightRecords(broker.redis, name)
+
+
+# --- what is there --------------------------------------------------------------------------------
+
+
+def runs(broker: Broker, name: str, day: date) -> list[Run]:
+    """The attempts at a date that have a job, oldest first. Raises BrokerError."""
+    schedule = find(broker.settings.nightly, name)
+    found = []
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        folder = JobFolder(output_path(schedule, day, attempt))
+        if not folder.holds_job():
+            break
+        found.append(_seen(broker, folder, day, attempt))
+    return found
+
+
+def newest(broker: Broker, name: str, day: date) -> Run:
+    """The newest attempt at a date, one that is planned now included. Raises BrokerError.
+
+    A folder that cannot be read is a state of its own, not an error.
+    """
+    schedule = find(broker.settings.nightly, name)
+    output = output_path(schedule, day)
+    try:
+        found = runs(broker, name, day)
+    except (errors.JobNotFound, OSError) as error:
+        return Run(
+            day=day, attempt=1, state=RunState.UNREADABLE, output=output, reason=str(error)
+        )
+    last = found[-1] if found else Run(day=day, attempt=1, state=RunState.ABSENT, output=output)
+    with redis_errors(broker):
+        holder = records_of(broker, name).holder()
+    if holder is None or holder.job_id or holder.date != day.isoformat():
+        return last
+    if not last.state.can_begin and holder.attempt <= last.attempt:
+        return last
+    output = output_path(schedule, day, holder.attempt)
+    return replace(last, attempt=holder.attempt, state=RunState.PLANNING, output=output)
+
+
+def current(found: list[Run]) -> Run | None:
+    """The attempt whose output counts: the newest one that is whole."""
+    whole = (RunState.COMPLETED, RunState.COMPLETED_WITH_ERRORS)
+    return next((run for run in reversed(found) if run.state in whole), None)
+
+
+def under_way(broker: Broker, name: str) -> Holder | None:
+    """The run of the schedule that has not ended: no other one may begin. Raises BrokerError."""
+    with redis_errors(broker):
+        holder = records_of(broker, name).holder()
+        return None if holder is None or _is_over(broker, holder) else holder
+
+
+# --- one that begins ------------------------------------------------------------------------------
+
+
+class Busy(errors.RequestError):
+    """An earlier run of the schedule has not ended."""
+
+    code = "nightly_busy"
+
+
+def begin(broker: Broker, name: str, day: date, attempt: int, *, owner: str) -> str | None:
+    """Submit one attempt at a date, unless it has a job; returns the job's id.
+
+    None: another task is about to. A job that was planned but is not queued (its worker was
+    killed, or Redis lost it) goes on. Raises Busy while an earlier run of the schedule has not
+    ended, and what submit_dataset raises; then the date stays owed.
+    """
+    schedule = find(broker.settings.nightly, name)
+    folder = JobFolder(output_path(schedule, day, attempt))
+    _check_attempt(schedule, name, day, attempt)
+    ours = Holder(date=day.isoformat(), attempt=attempt, owner=owner)
+    run = _seen(broker, folder, day, attempt) if folder.holds_job() else None
+    if run is not None and not run.state.can_begin:
+        _adopt(broker, name, ours, run)
+        return run.job_id
+    if not _take(broker, name, ours):
+        return None
+    try:
+        job_id, what = _submit(broker, schedule, folder, day, attempt)
+    except BaseException:
+        records_of(broker, name).swap(ours, None)
+        raise
+    _keep(broker, name, ours, job_id)
+    note(broker, name, what, day, attempt, f"job {job_id}")
+    return job_id
+
+
+def send(
+    broker: Broker, name: str, day: date, attempt: int, *, expires_s: int | None = None
+) -> None:
+    """Queue one attempt at a date. Raises BrokerError."""
+    with redis_errors(broker):
+        broker.celery.send_task(
+            NIGHTLY_RUN,
+            kwargs={
+                "v": CONTRACT, "name": name, "date": day.isoformat(), "attempt": attempt,
+            },
+            queue=MAINTENANCE_QUEUE, expires=expires_s,
+        )
+
+
+def note(  # noqa: PLR0913, PLR0917 - one line of a history
+    broker: Broker, name: str, what: str, day: date, attempt: int, text: str = ""
+) -> None:
+    """Add a line to the schedule's history."""
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    event = Event(at=at, what=what, date=day.isoformat(), attempt=attempt, text=text[:1_000])
+    with redis_errors(broker):
+        records_of(broker, name).note(event)
+
+
+def _check_attempt(schedule: NightlySettings, name: str, day: date, attempt: int) -> None:
+    """Attempts have no gaps: a later one is only found by way of those before it."""
+    before = JobFolder(output_path(schedule, day, attempt - 1)) if attempt > 1 else None
+    if not 1 <= attempt <= MAX_ATTEMPTS or (before is not None and not before.holds_job()):
+        raise errors.RequestError(
+            f"{name} has no attempt {attempt - 1} for {day}, so there is no attempt {attempt}; "
+            f"`celeriac nightly history {name}` lists what there is (at most {MAX_ATTEMPTS})"
+        )
+
+
+def _take(broker: Broker, name: str, ours: Holder) -> bool:
+    """Take the slot. False if another task plans this very attempt. Raises Busy."""
+    records = records_of(broker, name)
+    for _ in range(_SWAPS):
+        held = records.holder()
+        if held == ours:  # a first delivery, killed while it planned
+            return True
+        if held is None or _is_over(broker, held):
+            if records.swap(held, ours):
+                return True
+        elif (held.date, held.attempt) == (ours.date, ours.attempt):
+            return False
+        else:
+            raise Busy(
+                f"{name} for {ours.date} does not begin: its run for {held.date} (attempt "
+                f"{held.attempt}) has not ended; it begins afterwards"
+            )
+    raise Busy(f"{name} for {ours.date} does not begin: others begin all the time")
+
+
+def _keep(broker: Broker, name: str, ours: Holder, job_id: str) -> None:
+    """The slot is the job's until it has ended."""
+    with_job = Holder(date=ours.date, attempt=ours.attempt, owner=ours.owner, job_id=job_id)
+    records_of(broker, name).swap(ours, with_job, broker.settings.batch.job_ttl_s)
+
+
+def _adopt(broker: Broker, name: str, ours: Holder, run: Run) -> None:
+    """A task that was killed after it had submitted comes again: the slot is its job's."""
+    if records_of(broker, name).holder() == ours:
+        _keep(broker, name, ours, run.job_id)
+
+
+def _is_over(broker: Broker, holder: Holder) -> bool:
+    if not holder.job_id:
+        return False  # planned now; after a kill the key expires
+    entry = _ledger(broker).entry(holder.job_id)
+    return entry is None or entry.state.is_final
+
+
+def _submit(
+    broker: Broker, schedule: NightlySettings, folder: JobFolder, day: date, attempt: int
+) -> tuple[str, str]:
+    """Job id, and what was done."""
+    if folder.holds_job():
+        run = _seen(broker, folder, day, attempt)
+        if run.state.can_begin:  # else: made since we looked
+            JobHandle.from_output(broker, folder.path).resume()
+            return run.job_id, "resumed"
+        return run.job_id, "found"
+    handle = submit_dataset(
+        broker, dataset_path(schedule, day), schedule.model, folder.path,
+        **schedule.options.arguments(),
+    )
+    return handle.id, "submitted"
+
+
+def _seen(broker: Broker, folder: JobFolder, day: date, attempt: int) -> Run:
+    """The run that lives in a folder: the ledger knows, or else the folder."""
+    plan = folder.load()
+    begun_at = datetime.fromisoformat(plan.created_at)
+    run = Run(
+        day=day, attempt=attempt, state=RunState.LOST, output=str(folder.path),
+        job_id=plan.job_id, begun_at=begun_at, rows=plan.rows,
+    )
+    with redis_errors(broker):
+        entry = _ledger(broker).entry(plan.job_id)
+    if entry is not None and entry.state is not JobState.VALIDATING:
+        running = entry.state in _RUNNING
+        return replace(
+            run, state=RunState.RUNNING if running else RunState(entry.state),
+            rows_failed=entry.rows_failed + entry.rows_dead, reason=entry.error,
+        )
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        return replace(run, state=RunState(manifest.state), rows_failed=manifest.rows_failed)
+    forgotten = timedelta(seconds=broker.settings.batch.job_ttl_s)
+    if datetime.now(UTC) - begun_at > forgotten:
+        return replace(run, state=RunState.UNFINISHED)
+    return run
+
+
+def _ledger(broker: Broker) -> Ledger:
+    return Ledger(broker.redis, broker.settings.batch.job_ttl_s)

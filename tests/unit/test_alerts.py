@@ -1,0 +1,142 @@
+"""Alerts: what is sent, how it is signed, and that no receiver can hold a sender up."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celeriac.alerts import Alert, AlertKind, encode
+from celeriac.settings import AlertSettings
+from tasks import alerts
+
+ALERT = Alert(
+    kind=AlertKind.FAILED, schedule="reviews", entry="dataset", date="2026-11-21", attempt=1,
+    reason="no such file", next="celeriac nightly run reviews", at="2026-11-22T02:00:00+00:00",
+)
+BODY = encode(ALERT)
+
+
+class Receiver(ThreadingHTTPServer):
+    """A webhook that answers as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.statuses: list[int] = []
+        self.got: list[tuple[dict[str, str], bytes]] = []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/hook"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        receiver: Any = self.server
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        receiver.got.append((dict(self.headers), body))
+        status = receiver.statuses.pop(0) if receiver.statuses else 204
+        self.send_response(status)
+        if status in (301, 302, 307):
+            self.send_header("Location", receiver.url)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    monkeypatch.setattr(alerts.time, "sleep", lambda seconds: None)
+    server = Receiver()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_what_a_receiver_gets(receiver: Receiver) -> None:
+    settings = AlertSettings(webhook=receiver.url, secret="key")
+    assert alerts.call_webhook(settings, BODY) == ""
+    [(headers, body)] = receiver.got
+    assert json.loads(body) == {
+        "v": 1, "kind": "failed", "schedule": "reviews", "entry": "dataset",
+        "date": "2026-11-21", "attempt": 1, "job_id": "", "reason": "no such file",
+        "next": "celeriac nightly run reviews", "at": "2026-11-22T02:00:00+00:00",
+    }
+    expected = hmac.new(b"key", body, hashlib.sha256).hexdigest()
+    assert headers["X-Celeriac-Signature"] == f"sha256={expected}"
+    assert headers["Content-Type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("statuses", "calls", "problem"),
+    [
+        ([], 1, ""),
+        ([500, 503], 3, ""),
+        ([429], 2, ""),
+        ([500, 500, 500], 3, "it answered 500"),
+        ([404], 1, "it answered 404"),
+        ([302], 1, "it answered 302"),
+    ],
+)
+def test_a_receiver_that_fails(
+    receiver: Receiver, statuses: list[int], calls: int, problem: str
+) -> None:
+    receiver.statuses = list(statuses)
+    found = alerts.call_webhook(AlertSettings(webhook=receiver.url), BODY)
+    assert found.startswith(problem)
+    assert bool(found) is bool(problem)
+    assert len(receiver.got) == calls
+    assert "X-Celeriac-Signature" not in receiver.got[0][0]
+
+
+def test_a_receiver_that_hangs_or_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alerts.time, "sleep", lambda seconds: None)
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        port = hanging.getsockname()[1]
+        settings = AlertSettings(webhook=f"http://127.0.0.1:{port}", timeout_s=0.2, tries=2)
+        started = time.monotonic()
+        assert "does not answer" in alerts.call_webhook(settings, BODY)
+        assert time.monotonic() - started < 5
+    assert "does not answer" in alerts.call_webhook(settings, BODY)
+
+
+def test_a_command_gets_the_alert(tmp_path: Path) -> None:
+    code = "import sys; open(sys.argv[1], 'wb').write(sys.stdin.buffer.read())"
+    target = tmp_path / "a file"
+    settings = AlertSettings(command=[sys.executable, "-c", code, str(target)])
+    assert alerts.run_command(settings, BODY) == ""
+    assert target.read_bytes() == BODY
+
+
+def test_a_command_that_fails(tmp_path: Path) -> None:
+    def outcome(*command: str, timeout_s: float = 20) -> str:
+        settings = AlertSettings(command=list(command), timeout_s=timeout_s)
+        return alerts.run_command(settings, BODY)
+
+    missing = "/no/such/program"
+    assert outcome(missing) == f"{missing} cannot be started: No such file or directory"
+    assert outcome("sh", "-c", "exec <&-; exit 3") == "it ended with exit code 3"
+    left = tmp_path / "left"
+    started = time.monotonic()
+    hangs = outcome("sh", "-c", f"(sleep 2; touch {left}) & sleep 60", timeout_s=0.3)
+    assert hangs == "it ran longer than 0.3 s and was killed"
+    assert time.monotonic() - started < 10
+    time.sleep(2.2)
+    assert not left.exists()  # what it had started is gone, too
+
+
+def test_the_longest_that_one_alert_takes() -> None:
+    both = AlertSettings(webhook="http://a", command=["b"], timeout_s=10, tries=3)
+    assert 40 < alerts.longest_s(both) < 120
