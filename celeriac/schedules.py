@@ -30,7 +30,7 @@ def checked_model(model: str) -> str:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 """Column names; a single one may stand without brackets."""
-Rank = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class AggregateSettings(Section):
@@ -41,7 +41,7 @@ class AggregateSettings(Section):
     mean: Names = ()
     share: dict[str, str | int | bool] = Field(default_factory=dict)
     """How often a column has this value: ``{prediction = "positive"}``."""
-    quantiles: dict[str, tuple[Rank, ...]] = Field(default_factory=dict)
+    quantiles: dict[str, tuple[Share, ...]] = Field(default_factory=dict)
     """``{probability = [0.5, 0.95]}``."""
 
 
@@ -52,11 +52,17 @@ class JobOptions(Section):
     text_column: str | None = None
     keep_columns: Names | None = None
     """Joined to the predictions; unset: all."""
+    id_column: str | None = None
+    """Joined too, and names the rows that failed."""
     output_format: Literal["parquet", "csv", "jsonl"] = "parquet"
     merge: bool = False
     aggregate: AggregateSettings | None = None
     model_column: bool = False
     error_column: bool = False
+    dedupe: bool = False
+    """Equal rows of a chunk are predicted once."""
+    max_error_share: Share | None = None
+    """The job fails when more of its rows than this share have failed."""
     expires_s: Annotated[float, Field(gt=0)] | None = None
     """The job ends so long after its submission, whatever is left of it."""
 
