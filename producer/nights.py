@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 from celeriac import errors
-from celeriac.jobs.finalize import read_manifest
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import JobState, Ledger
+from celeriac.jobs.manifest import read_manifest
 from celeriac.messages import CONTRACT, MAINTENANCE_QUEUE, NIGHTLY_RUN
 from celeriac.nightly.calendar import MAX_ATTEMPTS, dataset_path, find, output_path
 from celeriac.nightly.policy import Run, RunState
