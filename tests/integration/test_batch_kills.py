@@ -27,12 +27,13 @@ from producer import wire
 from producer.broker import Broker
 from producer.datasets import submit_dataset
 from producer.jobs import JobHandle, JobStatus
+from workers.valkey import EmbeddedServer, free_port
 
 CRASHES = Path(__file__).parent / "crashes"
 CHUNK_POINTS = (
     "claimed", "scored", "part-staged", "staged", "recorded", "settled", "written", "committed",
 )
-FINALIZER_POINTS = ("reported", "checked", "manifest")
+FINALIZER_POINTS = ("merging", "merged", "aggregated", "reported", "checked", "manifest")
 CHUNKS = 16
 ROWS = 4_000
 
@@ -60,7 +61,10 @@ class Bench:
     def submit(self, name: str, **options: Any) -> JobHandle:
         return submit_dataset(
             self.broker, self.source, "echo@1", self.folder / name,
-            **{"chunk_rows": ROWS // CHUNKS, **options},
+            **{
+                "chunk_rows": ROWS // CHUNKS, "merge": True, "id_column": "id",
+                "aggregate": {"by": "text", "mean": "id"}, **options,
+            },
         )
 
     def finish(self, handle: JobHandle, timeout_s: float = 60) -> JobStatus:
@@ -105,6 +109,15 @@ def _lasting(file: Path) -> bytes:
 
 
 @pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    """A server of this file's own, which can be killed, too."""
+    own = EmbeddedServer(tmp_path / "valkey", free_port())
+    own.start()
+    yield own
+    own.stop()
+
+
+@pytest.fixture
 def settings(settings: Settings) -> Settings:
     batch = BatchSettings(lease_s=2, max_attempts=50, wave_chunks=4, chunk_timeout_s=4)
     return settings.model_copy(update={"batch": batch})
@@ -131,12 +144,18 @@ def bench(
 
 
 @pytest.mark.timeout(300)
-def test_whatever_is_killed_no_byte_changes(bench: Bench, redis_client: redis.Redis) -> None:
+def test_whatever_is_killed_no_byte_changes(
+    bench: Bench, redis_client: redis.Redis, server: EmbeddedServer
+) -> None:
+    assert {"predictions.parquet", "aggregates.parquet", "errors/part-00000.jsonl"} <= set(
+        bench.clean()
+    )
     every_crash_point(bench)
     a_run_that_sleeps_through_its_lease(bench)
     a_power_cut(bench)
     a_cancelled_job(bench)
     a_run_that_hangs(bench)
+    a_redis_that_is_killed(bench, server)
     a_redis_that_forgets_and_messages_that_vanish(bench, redis_client)
 
 
@@ -218,6 +237,18 @@ def a_run_that_hangs(bench: Bench) -> None:
     records = [JobFolder(handle.output).read_record(n) for n in range(CHUNKS)]
     assert sorted(record.attempt for record in records if record)[-2:] == [1, 2]
     assert "its process ends" in "".join(one.log.read_text() for one in bench.workers)
+    assert output(handle) == bench.clean()
+
+
+def a_redis_that_is_killed(bench: Bench, server: EmbeddedServer) -> None:
+    """With chunks under way; it comes back with what it had written down."""
+    handle = bench.submit("redis-killed", chunk_rows=ROWS // CHUNKS)
+    wait_until(lambda: handle.status().chunks_done >= 2)
+    server.kill()
+    time.sleep(1.5)
+    server.start()
+    status = bench.finish(handle)
+    assert (status.state, status.rows_done) == ("completed_with_errors", ROWS)
     assert output(handle) == bench.clean()
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import tasks.batch
-from celeriac.jobs import finalize, lease, report, staged
+from celeriac.jobs import extras, finalize, lease, report, staged
 from celeriac.jobs.ledger import Ledger
+from producer import reconciler
 
 FOLDER = Path(os.environ["CRASH_POINTS"])
 
@@ -63,6 +64,7 @@ def after(point: str, place: Any, name: str) -> None:
 
 
 lease.EXIT_GRACE_S = 0.5
+reconciler.FINALIZER_S = 2.0
 before("claimed", tasks.batch, "_score")
 before("scored", staged.StagedFiles, "write_part")
 after("part-staged", staged.StagedFiles, "write_part")
@@ -71,6 +73,9 @@ after("recorded", staged, "create_file")
 after("settled", staged.StagedFiles, "settle")
 before("written", Ledger, "commit")
 after("committed", Ledger, "commit")
+before("merging", extras, "write_merged")
+after("merged", extras, "write_merged")
+after("aggregated", extras, "write_aggregates")
 after("reported", report, "write_file")
 before("checked", finalize, "write_file")
 after("manifest", finalize, "write_file")
