@@ -163,6 +163,7 @@ def whole_datasets(client: Client, data: Path) -> None:
     right = train.accuracy(scored["prediction"], scored["score"])
     console.print(f"  accuracy in the job's output: {right:.3f}; its first rows:\n")
     console.print(shortened(scored).head(4).to_string(index=False), markup=False)
+    console.print(f"\n  a report for the browser: {job.report()}", soft_wrap=True)
 
 
 def sentiment_per_film(client: Client, data: Path) -> None:
@@ -210,6 +211,7 @@ def killed_in_the_middle(stack: Stack, client: Client, data: Path) -> None:
         f"  {status.state}, {status.rows_done:,} rows, {status.chunks_done} parts, "
         + ("each identical to the other job's" if same else "[bold red]not the other job's[/]")
     )
+    console.print(f"  its report shows the standstill: {jobs[-1].report()}", soft_wrap=True)
 
 
 def ways_compared(client: Client, data: Path) -> None:

@@ -11,7 +11,7 @@ from celeriac.reports.records import ColumnProfile
 
 MANY_NULLS = 0.2
 LONG_IDLE = 0.5
-LEAST_IDLE_S = 60.0
+LEAST_IDLE_S = 10.0
 LEAST_ROWS = 20
 """With fewer rows nothing is said of columns that hold one value."""
 

@@ -122,6 +122,8 @@ def _described(
     found = read_samples(
         folder, plan, [one for one in folder.chunks(plan) if one.number in scored]
     )
+    if manifest.sample and len(found.missing) > manifest.sample.chunks_missing:
+        return manifest  # it was made of more than is left now
     inputs, answers = _profiles(found.tables, INPUT), _profiles(found.tables, ANSWER)
     return replace(
         manifest, columns=inputs, answers=answers,

@@ -212,6 +212,18 @@ def test_a_report_that_is_there_stays_unless_asked_for_again(tmp_path: Path) -> 
     assert make_report(folder, again=True).read_bytes() != b"old"
 
 
+def test_a_report_that_is_made_without_its_samples_keeps_the_figures(tmp_path: Path) -> None:
+    folder, _, _ = run_job(tmp_path, hundred())
+    manifest = finalize(folder, NOW)
+    for file in (folder.path / "samples").iterdir():
+        file.unlink()
+    make_report(folder, again=True)
+    again = read_manifest(folder)
+    assert again is not None
+    assert (again.columns, again.sample) == (manifest.columns, manifest.sample)
+    assert "different values 100" in read(folder).text
+
+
 def test_a_job_that_is_opened_again_has_no_report(tmp_path: Path) -> None:
     folder, _, _ = run_job(tmp_path, hundred())
     finalize(folder, NOW)
@@ -236,6 +248,19 @@ def test_time_without_work_does_not_count() -> None:
     assert (found.started_at, found.ended_at) == (
         "2026-11-22T03:00:00.000+00:00", "2026-11-22T04:00:10.000+00:00",
     )
+
+
+@pytest.mark.parametrize(("second_end_s", "said"), [
+    (20, []), (3_610, ["for 59 min 50 s no chunk was at work"]),
+])
+def test_a_long_standstill_is_worth_a_look(
+    tmp_path: Path, second_end_s: float, said: list[str]
+) -> None:
+    folder, _, _ = run_job(tmp_path, pa.table({"text": ["a", "b"] * 10}))
+    manifest = finalize(folder, NOW)
+    took = timing([record(0, 0, 10), record(1, second_end_s, 20)])
+    found = findings(msgspec.structs.replace(manifest, timing=took))
+    assert [one.text for one in found if one.what == "Standstill"] == said
 
 
 @pytest.mark.parametrize("bins", [1, 7, 60])
