@@ -30,6 +30,7 @@ from producer.gateway.oip.codec import (
 )
 from producer.gateway.oip.items import items_of, tensors_of, wanted_outputs
 from producer.gateway.oip.metadata import model_metadata, repository_index, server_metadata
+from producer.gateway.oip.raw import raw_request
 from producer.gateway.oip.readiness import check_served
 from producer.gateway.oip.statistics import every_version
 from producer.gateway.predict import predict_many, predict_one
@@ -60,7 +61,7 @@ async def infer(gateway: Gateway, context: RequestContext, rest: str) -> Answer:
 async def _inferred(
     gateway: Gateway, context: RequestContext, ref: str, version: VersionInfo, data: bytes
 ) -> Answer:
-    request = _decoded(gateway, context, data)
+    request = _decoded(gateway, context, data, version)
     _allow(gateway, context, request.timeout_us)
     items = items_of(request, version.input)
     specs = wanted_outputs(request, version.output)
@@ -77,10 +78,15 @@ async def _inferred(
     return Answer(200, answer, (_BINARY, (_LENGTH, b"%d" % json_bytes)))
 
 
-def _decoded(gateway: Gateway, context: RequestContext, data: bytes) -> InferRequest:
+def _decoded(
+    gateway: Gateway, context: RequestContext, data: bytes, version: VersionInfo
+) -> InferRequest:
     header = context.headers.get(_LENGTH)
     length = None if header is None else header.decode("latin-1")
-    body.check_depth(data[: json_length(data, length)], gateway.limits.max_depth)
+    json_bytes = json_length(data, length)
+    if length is not None and not json_bytes:
+        return raw_request(data, version.input)
+    body.check_depth(data[:json_bytes], gateway.limits.max_depth)
     return decode_request(data, length)
 
 

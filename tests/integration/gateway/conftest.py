@@ -16,12 +16,15 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import redis
+from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_digits
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 from celeriac import release
 from celeriac.registry import catalogue
@@ -70,8 +73,9 @@ def gateway_settings(
 
 @pytest.fixture(scope="session")
 def gateway_registry(gateway_settings: Settings) -> Registry:
-    """``echo`` (any item), ``reviews`` (text, cached), ``table``, ``digits`` (an array), and
-    ``pixels`` (an image, torch): the others are scikit-learn's."""
+    """``echo`` (any item), ``reviews`` (text, cached), ``table``, ``rent`` (a table of named
+    columns), ``digits`` (an array), and ``pixels`` (an image, torch): the others are
+    scikit-learn's."""
     registry = Registry(gateway_settings.models.root)
     registry.add("echo", lambda folder: ModelDraft(
         format="echo", input=InputSchema(kind="any"), output=OutputSchema(kind="any")
@@ -84,6 +88,15 @@ def gateway_registry(gateway_settings: Settings) -> Registry:
     rows = np.array([[0.0, 0.0], [1.0, 3.0], [4.0, 1.0], [5.0, 5.0]])
     table = LogisticRegression().fit(rows, [0, 0, 1, 1])
     release.register("table", table, examples=rows, registry=registry)
+    flats = pd.DataFrame({
+        "rooms": [1, 2, 3, 5], "area": [30.0, 55.5, 80.0, 140.0],
+        "district": ["north", "south", "south", "north"], "balcony": [False, True, True, True],
+    })
+    by_kind = make_column_transformer(
+        (OneHotEncoder(), ["district"]), remainder="passthrough"
+    )
+    rent = make_pipeline(by_kind, LinearRegression()).fit(flats, [500.0, 800.0, 1100.0, 1900.0])
+    release.register("rent", rent, examples=flats, registry=registry)
     model = LogisticRegression(max_iter=50, tol=0.1).fit(pixels[:300], digits[:300])
     release.register(
         "digits", model, examples=pixels[:4], input=InputSchema(kind="array", shape=(64,)),

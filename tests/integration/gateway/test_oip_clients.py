@@ -228,6 +228,33 @@ def test_tables(
     assert client.infer("table", columns).as_numpy("label").tolist() == expected
 
 
+@EVERY_WAY
+def test_a_table_of_named_columns(
+    client: triton.InferenceServerClient, ours: Client, binary: bool
+) -> None:
+    described = client.get_model_metadata("rent")
+    assert [(one["name"], one["datatype"]) for one in described["inputs"]] == [
+        ("rooms", "INT64"), ("area", "FP64"), ("district", "BYTES"), ("balcony", "BOOL"),
+    ]
+    items = [
+        {"rooms": 2, "area": 50.5, "district": "south", "balcony": True},
+        {"rooms": 4, "area": 110.0, "district": "north", "balcony": False},
+    ]
+    given = []
+    for column in described["inputs"]:
+        name, datatype = column["name"], column["datatype"]
+        values = [item[name] for item in items]
+        given.append(
+            texts(values, binary, name) if datatype == "BYTES"
+            else numbers(np.array(values), datatype, binary, name)
+        )
+    answer = client.infer("rent", given, outputs=wanted(binary, "value"))
+    expected = [one.value for one in ours.predict_many("rent", items)]
+    assert np.allclose(answer.as_numpy("value"), expected)
+    with pytest.raises(InferenceServerException, match="lacks the inputs: balcony"):
+        client.infer("rent", given[:3])
+
+
 def triton_dtype(datatype: str) -> Any:
     return np.dtype(datatype.lower().replace("fp", "float"))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from celeriac import errors
@@ -20,6 +20,7 @@ from celeriac.registry.manifest import Column, InputSchema, OutputSchema, Pixels
 from producer.gateway.oip.codec import InferRequest, decode_request
 from producer.gateway.oip.items import items_of, tensors_of, wanted_outputs
 from producer.gateway.oip.metadata import model_metadata, repository_index, server_metadata
+from producer.gateway.oip.raw import raw_request
 from producer.gateway.oip.tensors import DTYPES, Tensor
 
 TEXT = InputSchema(kind="text", columns=(Column(name="text", dtype="text"),))
@@ -165,6 +166,7 @@ def test_what_does_not_fit_is_said(schema: InputSchema, tensors: list[Tensor], s
     assert said in refused(schema, *tensors)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(width=32, allow_infinity=False), st.integers(0, 255)),
                 min_size=1, max_size=8))
 def test_binary_and_json_make_the_same_items(rows: list[tuple[float, int]]) -> None:
@@ -184,6 +186,26 @@ def test_binary_and_json_make_the_same_items(rows: list[tuple[float, int]]) -> N
     by_json = items_of(decode_request(json.dumps(in_json).encode()), COUNTS)
     assert by_json == items_of(decode_request(head + tail, str(len(head))), COUNTS)
     fits(COUNTS, by_json)
+
+
+def test_a_raw_body_is_the_data_of_the_one_input() -> None:
+    rows = np.arange(12, dtype="<f4")
+    assert len(fits(SIGNAL, items_of(raw_request(rows.tobytes(), SIGNAL), SIGNAL))) == 2
+    matrix = raw_request(np.arange(4.0).tobytes(), NUMBERS)
+    assert matrix.binary_output
+    assert items_of(matrix, NUMBERS) == [[0, 1], [2, 3]]
+    assert items_of(raw_request(b"\xc3\xa4", TEXT), TEXT) == ["ä"]
+    assert items_of(raw_request(png(), IMAGE), IMAGE) == [png()]
+
+
+@pytest.mark.parametrize(("schema", "body", "said"), [
+    (MIXED, b"1234", "has 4 inputs"),
+    (NUMBERS, b"", "16 bytes for each item; found 0"),
+    (NUMBERS, bytes(17), "16 bytes for each item; found 17"),
+])
+def test_a_raw_body_must_fit(schema: InputSchema, body: bytes, said: str) -> None:
+    with pytest.raises(errors.RequestError, match=said):
+        raw_request(body, schema)
 
 
 # --- outputs -------------------------------------------------------------------------------------
