@@ -82,6 +82,14 @@ class PlannedChunk:
     rows: int
 
 
+@dataclass(frozen=True)
+class Purged:
+    """What was deleted of a job."""
+
+    files: int
+    bytes: int
+
+
 class JobHandle:
     """One job. Any process that reaches Redis can hold one; files need the output folder."""
 
@@ -235,6 +243,28 @@ class JobHandle:
             with redis_errors(self._broker):
                 self._ledger.drop(self.id, found)
         return found
+
+    def purge(self, *, finished: bool = False) -> Purged:
+        """Delete the output of a job that has ended, and forget the job. It cannot be resumed.
+
+        A finished output is deleted only with ``finished``. Files that the job did not write stay.
+        Raises RequestError if the job goes on, or has finished and ``finished`` was not said.
+        """
+        with redis_errors(self._broker):
+            entry = self._ledger.entry(self.id)
+        is_there = self._folder.holds_job() and self._folder.load().job_id == self.id
+        if entry is not None and not entry.state.is_final:
+            raise errors.RequestError(
+                f"job {self.id} is {entry.state}: `celeriac batch cancel {self.id}` ends it"
+            )
+        if is_there and self._folder.success.exists() and not finished:
+            raise errors.RequestError(
+                f"job {self.id} has finished: --finished deletes its output in {self.output}, too"
+            )
+        count, size = self._folder.purge() if is_there else (0, 0)
+        with redis_errors(self._broker):
+            self._ledger.withdraw(self.id)
+        return Purged(count, size)
 
     def parts(self) -> list[Place]:
         """The files of the output, in the order of the input. Raises JobFailed until it is whole.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from celeriac.datasets.records import Aggregation, Format
     from celeriac.jobs.ledger import DeadChunk
     from producer.datasets import Progress
-    from producer.jobs import JobStatus, PlannedChunk
+    from producer.jobs import JobStatus, PlannedChunk, Purged
 
 _DEFAULTS = RealtimeSettings()
 _CREATED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -272,6 +272,14 @@ class FakeJob:
 
     def drop(self, chunks: Sequence[int]) -> list[int]:
         return []
+
+    def report(self, *, again: bool = False) -> Path:
+        raise errors.JobFailed("a fake job has no report: FakeClient writes no files")
+
+    def purge(self, *, finished: bool = False) -> Purged:
+        from producer.jobs import Purged
+
+        return Purged(0, 0)
 
     def parts(self) -> list[Path]:
         return []

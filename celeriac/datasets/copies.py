@@ -6,7 +6,6 @@ A copy is named by its content, so the copies of two jobs never meet. The finali
 from __future__ import annotations
 
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,12 +15,17 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from celeriac.datasets.files import TEMPORARY_PREFIX, move_into, sha256_of
-from celeriac.datasets.places import Place, S3Path, place
+from celeriac.datasets.files import (
+    COPY_DIGITS,
+    TEMPORARY_PREFIX,
+    is_copy,
+    move_into,
+    sha256_of,
+)
+from celeriac.datasets.places import Place, S3Path, list_files, place
 from celeriac.datasets.scan import Span
 
 _LEVEL = 1
-_NAME_DIGITS = 16
 
 
 @dataclass
@@ -58,7 +62,7 @@ class Copies:
         try:
             yield copy
             copy.sha256, copy.size = sha256_of(copy.temporary), copy.temporary.stat().st_size
-            target = self._folder / f"{copy.sha256[:_NAME_DIGITS]}{suffix}"
+            target = self._folder / f"{copy.sha256[:COPY_DIGITS]}{suffix}"
             if not target.exists():
                 move_into(copy.temporary, target)
                 self._made.append(target)
@@ -108,10 +112,12 @@ class Recut:
 
 
 def remove_copies(folder: Place) -> None:
-    """Delete all copies of a job that has ended."""
-    if isinstance(folder, S3Path):
-        for file in folder.files():
+    """Delete all copies of a job that has ended. Files of anybody else stay."""
+    if not folder.is_dir():
+        return
+    for file in list_files(folder, below=False):
+        if is_copy(file.path.name):
             file.path.unlink(missing_ok=True)
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-
+    if isinstance(folder, Path):
+        with suppress(OSError):  # not empty: it is not ours alone
+            folder.rmdir()

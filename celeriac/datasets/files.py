@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from celeriac import errors
 from celeriac.datasets.places import Place, S3Path
 
 TEMPORARY_PREFIX = ".tmp-"
+COPY_DIGITS = 16
+"""Of its content's sha256, in the name of a copy."""
+_COPY_NAME = re.compile(rf"[0-9a-f]{{{COPY_DIGITS}}}\.(parquet|(csv|jsonl)\.zst)")
 
 
 @contextmanager
@@ -80,6 +84,25 @@ def create_file(path: Place, data: bytes) -> None:
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_copy(name: str) -> bool:
+    """True for the name of a file that a job keeps of its source, done or half done."""
+    return name.startswith(TEMPORARY_PREFIX) or _COPY_NAME.fullmatch(name) is not None
+
+
+def remove_file(path: Place) -> int | None:
+    """Delete a file; its bytes, or None if there was none. Raises StorageError."""
+    try:
+        size = path.stat().st_size
+        path.unlink()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise errors.StorageError(
+            f"{path}: cannot be deleted: {error.strerror or error}"
+        ) from error
+    return size
 
 
 def sha256_of(path: Place) -> str:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import get_args
 
 import msgspec
 
 from celeriac import errors
-from celeriac.datasets.files import TEMPORARY_PREFIX, create_file, sha256_of, write_file
-from celeriac.datasets.places import Place, S3Path, place
+from celeriac.datasets.files import (
+    TEMPORARY_PREFIX,
+    create_file,
+    is_copy,
+    remove_file,
+    sha256_of,
+    write_file,
+)
+from celeriac.datasets.places import Place, S3Path, list_files, place
 from celeriac.datasets.records import Chunk, Format
 from celeriac.jobs.plan import (
     CONTRACT,
@@ -20,6 +29,7 @@ from celeriac.jobs.plan import (
 )
 from celeriac.jobs.staged import StagedChunk, StagedFiles, StagedObjects
 
+_FOLDERS = ("parts", "errors", "samples")
 _DIGITS = 16
 _MARKED = f"part-?????-{'?' * _DIGITS}.*"
 """Names of parts and their errors in S3."""
@@ -92,13 +102,19 @@ class JobFolder:
             return
         other = [
             file.name for file in self.path.iterdir()
-            if not file.name.startswith(TEMPORARY_PREFIX) and file.name != self.copies.name
+            if not file.name.startswith(TEMPORARY_PREFIX) and not self._is_copies(file)
         ]
         if other and not self.holds_job():  # a job may have come while we looked
             raise errors.OutputConflict(
                 f"{self.path}: is not empty and holds no job ({', '.join(sorted(other)[:3])} ...); "
                 "choose a new folder"
             )
+
+    def _is_copies(self, path: Place) -> bool:
+        """True for what a submitter left who came no further; a dataset may be named so, too."""
+        if path.name != self.copies.name or not path.is_dir():
+            return False
+        return all(is_copy(inside.name) for inside in path.iterdir())
 
     def create(self, plan: JobPlan, chunks: tuple[Chunk, ...]) -> JobPlan:
         """Make this folder the home of ``plan``, or go on with the same job that lives here.
@@ -208,6 +224,28 @@ class JobFolder:
                 if file.name not in kept:
                     file.unlink(missing_ok=True)
 
+    def purge(self) -> tuple[int, int]:
+        """Delete all that the job wrote; how many files, and their bytes. Other files stay.
+
+        First goes what makes the output look finished, last what names the job: a purge that was
+        interrupted can be repeated. Raises StorageError.
+        """
+        ends: list[Place] = [self.success, self.manifest, self.report]
+        for kind in get_args(Format):
+            ends += [self.merged(kind), self.aggregates(kind)]
+        files = ends + [file for name in _FOLDERS for file in _files(self.path / name)]
+        files += [file for file in _files(self.copies) if is_copy(file.name)]
+        files += [file for file in _files(self.path) if file.name.startswith(TEMPORARY_PREFIX)]
+        count = size = 0
+        for file in [*files, self.plan, self.job]:
+            found = remove_file(file)
+            count, size = count + (found is not None), size + (found or 0)
+        for folder in (*(self.path / name for name in _FOLDERS), self.copies, self.path):
+            if isinstance(folder, Path):
+                with contextlib.suppress(OSError):  # not there, or not empty: somebody else's
+                    folder.rmdir()
+        return count, size
+
     def _mark(self, sha256: str) -> str:
         return f"-{sha256[:_DIGITS]}" if isinstance(self.path, S3Path) else ""
 
@@ -217,6 +255,10 @@ class JobFolder:
             f"differs from this one ({plan.source} by {plan.scoring.ref}) in data, model version "
             "or options; choose another output folder"
         )
+
+
+def _files(folder: Place) -> list[Place]:
+    return [at.path for at in list_files(folder, below=False)] if folder.is_dir() else []
 
 
 def _is(path: Place, sha256: str) -> bool:

@@ -12,7 +12,7 @@ from celeriac import errors
 from celeriac.datasets.places import is_s3
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import JobState
-from producer.cli import dead
+from producer.cli import dead, purge
 from producer.cli.jobs import Job, open_broker, open_job
 from producer.jobs import JobHandle, JobStatus, list_jobs
 
@@ -34,6 +34,7 @@ MaxErrorShare = Annotated[
 ]
 
 app.add_typer(dead.app, name="dead")
+app.command()(purge.purge)
 
 
 def register(main: typer.Typer) -> None:

@@ -669,3 +669,90 @@ def test_a_job_is_validating_while_its_dataset_is_read(
     with pytest.raises(KeyboardInterrupt):
         submit(output=reviews.parent / "other", on_progress=interrupted)
     assert [one.id for one in list_jobs(broker)] == [handle.id]
+
+
+def test_what_jobs_left_is_purged(
+    cli: Callable[..., tuple[int, str]], submit: Callable[..., JobHandle],
+    redis_client: redis.Redis, broker: Broker, tmp_path: Path,
+) -> None:
+    """Never what goes on, never what has finished unless that is said, never others' files."""
+    handle = submit()
+    out = handle.output
+    assert "cancel" in cli("purge", handle.id, "--yes")[1]
+    work(redis_client, chunks=4)
+    handle.cancel()
+    (out / "notes.txt").write_text("mine")
+    (out / ".tmp-e7-part").write_text("debris")
+    assert cli("purge", "--older-than-days", "1", "--yes")[1] == "no job to purge\n"
+    assert "say --older-than-days" in cli("purge")[1]
+    code, text = cli("purge", str(out))  # nobody says yes
+    assert (code, len(list(out.rglob("part-*.parquet")))) == (1, 4)
+    code, text = cli("purge", "--older-than-days", "0", "-y")
+    assert (code, "15 files deleted" in text) == (0, True)
+    assert [file.name for file in out.rglob("*")] == ["notes.txt"]
+    assert list_jobs(broker) == []
+    with pytest.raises(errors.JobNotFound):
+        handle.resume()
+
+    done = submit(output=tmp_path / "done")
+    work(redis_client)
+    assert cli("purge", "--older-than-days", "0", "-y")[1] == "no job to purge\n"
+    assert "has finished: --finished deletes" in cli("purge", done.id, "-y")[1]
+    assert done.results().num_rows == 99
+    redis_client.flushall()
+    assert cli("purge", str(done.output), "--finished", "-y")[0] == 0
+    assert not (tmp_path / "done").exists()
+
+
+def test_a_dataset_beside_the_output_is_not_taken_for_a_copy(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, reviews: Path, tmp_path: Path
+) -> None:
+    """The job keeps its copies in a folder ``input``; the user's may be named so."""
+    source = tmp_path / "project" / "input" / "reviews.csv"
+    source.parent.mkdir(parents=True)
+    reviews.rename(source)
+    with pytest.raises(errors.OutputConflict, match="is not empty and holds no job"):
+        submit(source=source, output=tmp_path / "project")
+    handle = submit(source=source)
+    theirs = handle.output / "input" / "mine.csv"
+    theirs.parent.mkdir()
+    theirs.write_text("id\n1\n")
+    work(redis_client)
+    handle.purge(finished=True)
+    assert [file.name for file in handle.output.rglob("*")] == ["input", "mine.csv"]
+    assert source.exists()
+
+
+def test_bad_options_of_a_submission(submit: Callable[..., JobHandle], tmp_path: Path) -> None:
+    with pytest.raises(errors.DatasetError, match="no column 'uid' to name the rows"):
+        submit(id_column="uid")
+    with pytest.raises(errors.RequestError, match=r"from 0 to 1, as 0\.05; not 5"):
+        submit(max_error_share=5)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_stops_beyond_its_share_of_failed_rows(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, tmp_path: Path,
+    cli: Callable[..., tuple[int, str]],
+) -> None:
+    """Its output does not look finished; a larger share goes on, also when Redis has forgotten."""
+    source = tmp_path / "many.csv"
+    source.write_text("id,text\n" + "".join(f"{n},t\n{n}\n" for n in range(1_500)))
+    handle = submit(source=source, chunk_rows=500, max_error_share=0.3, id_column="id")
+    work(redis_client)
+    status = handle.status()
+    assert (status.state, status.rows_done, status.rows_failed) == ("failed", 1_000, 500)
+    assert status.error.startswith("500 of 1000 rows failed so far (50.00 %); beyond 30 %")
+    assert status.eta_s is None
+    assert not (handle.output / "_SUCCESS").exists()
+    redis_client.flushall()
+    code, text = cli("resume", str(handle.output))
+    assert (code, "beyond 30 %" in text) == (0, True)  # as the plan says
+    assert redis_client.llen(QUEUE) == 0
+    cli("resume", str(handle.output), "--max-error-share", "0.6")
+    work(redis_client, chunks=2)
+    again = handle.status()
+    assert (again.rows_done, again.rows_per_s is not None) == (2_000, True)
+    assert again.eta_s == pytest.approx(1_000 / (again.rows_per_s or 0))  # of the new rows' rate
+    work(redis_client)
+    assert (handle.status().state, handle.status().rows_failed) == ("completed_with_errors", 1_500)

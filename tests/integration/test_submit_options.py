@@ -55,12 +55,13 @@ def test_the_command_and_the_client_mean_the_same(broker: Broker, tmp_path: Path
         "submit", str(source), "--model", "mood@1", "--output", str(tmp_path / "cli"),
         "--by", "product", "--mean", "probability", "--mean", "id", "--share", "prediction=good",
         "--quantile", "probability=0.5", "--quantile", "probability=0.95", "--format", "jsonl",
-        "--merge", "--model-column", "--error-column",
+        "--merge", "--model-column", "--error-column", "--id", "id", "--dedupe",
+        "--max-error-share", "0.25",
     ])
     assert result.exit_code == 0, result.output
     submit_dataset(
         broker, source, "mood@1", tmp_path / "client", output_format="jsonl", merge=True,
-        model_column=True, error_column=True,
+        model_column=True, error_column=True, id_column="id", dedupe=True, max_error_share=0.25,
         aggregate={
             "by": "product", "mean": ["probability", "id"], "share": {"prediction": "good"},
             "quantiles": {"probability": [0.5, 0.95]},
@@ -68,6 +69,8 @@ def test_the_command_and_the_client_mean_the_same(broker: Broker, tmp_path: Path
     )
     plans = [JobFolder(tmp_path / name).load() for name in ("cli", "client")]
     assert plans[0].scoring == plans[1].scoring
+    assert plans[0].max_error_share == plans[1].max_error_share == 0.25
+    assert (plans[0].scoring.id_column, plans[0].scoring.dedupe) == ("id", True)
     assert plans[0].scoring.aggregate == Aggregation(
         by=("product",), mean=("probability", "id"), share={"prediction": "good"},
         quantiles={"probability": (0.5, 0.95)},
