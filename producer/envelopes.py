@@ -18,7 +18,8 @@ class SentEnvelope:
     """A published envelope: its calls, in the order of its items, and its message."""
 
     __slots__ = (
-        "calls", "deadline_ms", "id", "look_ms", "message", "queue", "resent", "sent_ms", "time_ms",
+        "calls", "deadline_ms", "gone_ms", "id", "look_ms", "message", "queue", "resent", "sent_ms",
+        "time_ms",
     )  # fmt: skip
 
     def __init__(self, calls: list[Call], reply_to: str, now_ms: int) -> None:
@@ -31,6 +32,8 @@ class SentEnvelope:
         """The shortest time that one of its callers had left."""
         self.look_ms = 0
         """When to look for it, Unix milliseconds; 0 if that is not planned yet."""
+        self.gone_ms = 0
+        """Since when it is known to wait no more, Unix milliseconds; 0 if it may still wait."""
         self.resent = False
         self.message = wire.envelope_message(
             Envelope(

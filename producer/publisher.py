@@ -29,7 +29,8 @@ WITHDRAW_ENVELOPES = 8
 class Publisher:
     """Sends envelopes and keeps them until they are claimed by their reply.
 
-    All but :meth:`claim` and :meth:`take_all` belong to whoever holds the coalescer's turn.
+    All but :meth:`claim`, :meth:`take_all` and ``turn_times`` belong to whoever holds the
+    coalescer's turn.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Publisher:
         self._reply_to = reply_to
         self._counts = counts
         self._refusals = refusals
+        self.turn_times = resends.TurnTimes()
         self._channel = Channel(broker.redis)
         self._sent: dict[str, SentEnvelope] = {}
         self._unconfirmed: deque[SentEnvelope] = deque()
@@ -124,12 +126,7 @@ class Publisher:
             zip(queues, self._channel.exchange(*(("LINDEX", name, -1) for name in queues)),
                 strict=True)
         )  # fmt: skip
-        lost = [
-            envelope for envelope in late
-            if not isinstance(oldest[envelope.queue], redis.RedisError)
-            and not resends.still_waits(envelope.sent_ms, oldest[envelope.queue])
-            and envelope.id in self._sent
-        ]
+        lost = [one for one in late if self._is_lost(one, oldest[one.queue], now_ms)]
         for envelope in lost[LOOK_ENVELOPES:]:
             envelope.look_ms = now_ms  # at the next look
         again = lost[:LOOK_ENVELOPES]
@@ -157,6 +154,16 @@ class Publisher:
         number = sum(one for one in removed if isinstance(one, int))
         if number:
             self._counts.add("envelopes_withdrawn", number)
+
+    def _is_lost(self, envelope: SentEnvelope, oldest: Any, now_ms: int) -> bool:
+        """``oldest``: the oldest message of its queue, None, or an error."""
+        if isinstance(oldest, redis.RedisError) or envelope.id not in self._sent:
+            return False
+        if resends.still_waits(envelope.sent_ms, oldest):
+            envelope.gone_ms = 0  # a worker that stopped has given it back, perhaps
+            return False
+        turn_ms = self.turn_times.longest_ms(envelope.queue)
+        return resends.is_lost(envelope, now_ms, turn_ms)
 
     def _pack(self, calls: list[Call]) -> list[SentEnvelope]:
         now_ms = wire.now_ms()

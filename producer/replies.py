@@ -113,6 +113,7 @@ class ReplyReader:
         envelope = self._publisher.claim(reply.id)
         if envelope is None:
             return
+        self._publisher.turn_times.observe(envelope.queue, reply.compute_ms)
         found = outcomes(reply, len(envelope.calls))
         if found is reply.answers:
             self._counts.add("answered", len(found))

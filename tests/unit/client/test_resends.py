@@ -9,7 +9,7 @@ import pytest
 from producer import wire
 from producer.calls import Call
 from producer.envelopes import SentEnvelope
-from producer.resends import due, still_waits
+from producer.resends import TurnTimes, due, is_lost, still_waits
 
 NOW_MS = 1_000_000
 
@@ -40,6 +40,45 @@ def test_an_envelope_is_sent_again_only_once() -> None:
     envelope.resent = True
 
     assert not due([envelope], NOW_MS + 900)
+
+
+@pytest.mark.parametrize(
+    ("turn_ms", "held_ms"),
+    [
+        (0, 100),  # a tenth of its time
+        (20, 100),
+        (50, 150),  # three turns
+        (400, 300),  # so that there is time left
+    ],
+)
+def test_what_waits_no_more_is_lost_after_the_time_that_a_worker_takes(
+    turn_ms: float, held_ms: int
+) -> None:
+    envelope = make_envelope(1_000)
+    assert due([envelope], NOW_MS + 400)
+    assert not is_lost(envelope, NOW_MS + 400, turn_ms)
+    looks = [ms for ms in range(400, 1_000, 10) if due([envelope], NOW_MS + ms)]
+    assert looks[0] == 400 + held_ms
+    assert is_lost(envelope, NOW_MS + 400 + held_ms, turn_ms)
+
+
+def test_a_look_that_comes_too_soon_changes_nothing() -> None:
+    envelope = make_envelope(1_000)
+    assert not is_lost(envelope, NOW_MS + 400, 0)
+    assert not is_lost(envelope, NOW_MS + 499, 0)
+    assert is_lost(envelope, NOW_MS + 500, 0)
+
+
+def test_the_longest_turn_of_late_counts_and_fades() -> None:
+    times = TurnTimes()
+    assert times.longest_ms("q") == 0
+    times.observe("q", 100)
+    times.observe("other", 900)
+    times.observe("q", 5)
+    assert 90 < times.longest_ms("q") < 100
+    for _ in range(100):
+        times.observe("q", 5)
+    assert times.longest_ms("q") == 5
 
 
 @pytest.mark.parametrize(
