@@ -204,7 +204,9 @@ class Lane:
         queue = self._queues.get(batch.target[0])
         if queue is None:
             return
-        queue.useful_items = limits.useful_items(queue.waiting * queue.mean_items)
+        queue.useful_items = limits.useful_items(
+            queue.waiting * queue.mean_items, is_shared=self._queues.is_shared(queue, now_s)
+        )
         if queue.served(batch.items, now_s):
             self._admit(queue)
 

@@ -15,6 +15,9 @@ FIXED_SHARE = 0.25
 leaves callers something to do while the next one runs."""
 FIXED_SHARE_BACKLOG = 0.05
 """The same while so much waits that only throughput counts."""
+SHORT_S = 0.02
+"""While other models are in use a batch takes no longer than this, unless its fixed cost asks for
+more: their items wait for it."""
 
 
 @dataclass(slots=True)
@@ -26,11 +29,17 @@ class Limits:
     max_wait_ms: float
     cost: CostLine
 
-    def useful_items(self, waiting_items: float) -> int:
-        """Items of one batch, at most, while ``waiting_items`` more wait behind it."""
+    def useful_items(self, waiting_items: float, *, is_shared: bool) -> int:
+        """Items of one batch, at most, while ``waiting_items`` more wait behind it.
+
+        ``is_shared``: other models are in use in this worker.
+        """
         useful = self._useful(FIXED_SHARE)
         if waiting_items > 2 * useful:
             useful = self._useful(FIXED_SHARE_BACKLOG)
+        if is_shared and self.cost.known:
+            short = max(self.cost.largest(SHORT_S), self.cost.useful(FIXED_SHARE))
+            useful = max(1, min(useful, short))
         return useful
 
     def _useful(self, share: float) -> int:

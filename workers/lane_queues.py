@@ -21,6 +21,8 @@ MAX_REFUSED = 256
 _OWN_POP = 8
 """Queues that are asked one by one in each exchange; the others are asked together."""
 _RECENT_S = 1.0
+_IN_USE_S = 60.0
+"""A model is in use for so long after its last message."""
 _WEIGHT = 0.2
 
 
@@ -108,6 +110,13 @@ class Queues:
     def get(self, model: str) -> ModelQueue | None:
         """The queue of a model; None if this worker does not serve it."""
         return self._by_model.get(model)
+
+    def is_shared(self, queue: ModelQueue, now_s: float) -> bool:
+        """True if another model than that of ``queue`` is in use in this worker."""
+        return any(
+            other.used_s > now_s - _IN_USE_S
+            for other in self._by_model.values() if other is not queue
+        )
 
     def __iter__(self) -> Any:
         return iter(self._by_model.values())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +20,9 @@ import pytest
 import redis
 from celery import Celery
 
-from celeriac import release
+from celeriac import errors, release
 from celeriac.messages import CONTRACT, Envelope, Reply, lanes_key, realtime_queue, reply_key
+from celeriac.registry import catalogue
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
 from celeriac.settings import (
@@ -29,6 +33,7 @@ from celeriac.settings import (
     StackSettings,
     get_settings,
 )
+from producer import AsyncClient, Client
 from producer.wire import envelope_message, new_id, now_ms
 from workers.stack import environment
 from workers.supervisor import Backoff, ChildSpec, Supervisor
@@ -40,7 +45,10 @@ MODULES = Path(__file__).parent
 ANSWER, MEMORY, RAISE, HANG, HOLD = range(5)
 ITEM_S = 0.004
 MAX_QUEUE_S = 1.0
-HANG_S = 1.5
+HANG_S = 2.5
+LONG_S = 1.5
+CALM_MS = 80
+"""Median wait at a model beside an overloaded one: two short batches of that one, and noise."""
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +136,10 @@ def metric(worker: Any, name: str) -> float:
 
 
 def test_one_worker_under_all_that_callers_do(
-    settings: Settings, redis_client: redis.Redis, start_worker: Callable[..., Any]
-) -> None:
+    settings: Settings, registry: Registry, redis_client: redis.Redis,
+    start_worker: Callable[..., Any],
+) -> None:  # fmt: skip
+    catalogue.publish(redis_client, registry.infos())
     worker = start_worker("realtime.cpu")
     assert redis_client.zrange(lanes_key("cpu"), 0, -1) == [worker.hostname.encode()]
     _independent_producers_are_batched(redis_client)
@@ -137,6 +147,7 @@ def test_one_worker_under_all_that_callers_do(
     _a_message_that_comes_again_is_answered_again(redis_client, worker)
     _what_came_too_late_is_dropped(redis_client, worker)
     _an_overloaded_model_refuses_the_newest(redis_client, worker)
+    asyncio.run(_clients_of_an_overloaded_model_send_nothing_twice(settings))
     _draining_answers_what_was_popped_and_leaves_the_rest(redis_client, worker)
     assert redis_client.zcard(lanes_key("cpu")) == 0
 
@@ -215,7 +226,40 @@ def _an_overloaded_model_refuses_the_newest(client: redis.Redis, worker: Any) ->
     assert metric(worker, "celeriac_refused_items_total") == len(refused)
     calm_ms = sorted(reply.queue_ms for reply in calm.replies(len(calm_sent)).values())
     assert len(calm_ms) == len(calm_sent)
-    assert calm_ms[len(calm_ms) // 2] < 400
+    assert calm_ms[len(calm_ms) // 2] < CALM_MS
+
+
+async def _clients_of_an_overloaded_model_send_nothing_twice(settings: Settings) -> None:
+    """Three times what it can do, by callers who have hardly more time than its queue is long."""
+    answered_s: list[float] = []
+    failed: list[str] = []
+
+    async def ask(client: AsyncClient, number: int) -> None:
+        began_s = time.monotonic()
+        try:
+            answer = await client.predict("slow", [ANSWER, number], timeout_s=2 * MAX_QUEUE_S)
+        except errors.CeleriacError as error:
+            failed.append(error.code)
+        else:
+            assert answer.value == number
+            answered_s.append(time.monotonic() - began_s)
+
+    async with AsyncClient(settings=settings, timeout_s=30) as client:
+        await client.predict("slow", [ANSWER, 0])
+        calls = []
+        begin_s = time.monotonic()
+        while (now_s := time.monotonic()) < begin_s + 3:
+            while len(calls) < 3 * (now_s - begin_s) / ITEM_S:
+                calls.append(asyncio.create_task(ask(client, len(calls))))
+            await asyncio.sleep(0.005)
+        await asyncio.gather(*calls)
+        counts = client.statistics()
+
+    assert len(answered_s) + len(failed) == len(calls)
+    assert len(answered_s) > len(calls) / 8
+    assert failed.count("overloaded") > 0.9 * len(failed)
+    assert sorted(answered_s)[len(answered_s) // 2] < 1.5 * MAX_QUEUE_S
+    assert counts.envelopes_resent < counts.envelopes_sent / 10
 
 
 def _draining_answers_what_was_popped_and_leaves_the_rest(
@@ -233,6 +277,46 @@ def _draining_answers_what_was_popped_and_leaves_the_rest(
     assert len(left) == len(waiting)
     assert not waiting & set(found)
     assert waiting | set(found) == set(sent)
+
+
+def test_a_worker_that_is_stopped_and_then_killed_costs_only_re_sends(
+    settings: Settings, registry: Registry, redis_client: redis.Redis,
+    start_worker: Callable[..., Any],
+) -> None:  # fmt: skip
+    catalogue.publish(redis_client, registry.infos())
+    worker, other = (start_worker("realtime.cpu", wait=False) for _ in range(2))
+    other.wait_ready()
+    os.killpg(other.process.pid, signal.SIGSTOP)  # the one that comes afterwards
+    time.sleep(1)  # Redis hands it nothing any more
+    worker.wait_ready()
+    found: dict[str, Any] = {}
+    with Client(settings=settings, timeout_s=8) as client:
+        client.predict("acting", [ANSWER, 1])
+
+        def ask(model: str, rows: list[list[float]]) -> None:
+            found[model] = client.predict_many(model, rows)
+
+        many = [[float(ANSWER), float(number)] for number in range(300)]
+        threads = [
+            threading.Thread(target=ask, args=("slow", many)),
+            threading.Thread(target=ask, args=("acting", [[HANG, LONG_S]])),
+        ]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.1)
+        worker.process.terminate()
+        time.sleep(1)
+        assert worker.process.poll() is None  # it is in the long pass
+        worker.kill()
+        os.killpg(other.process.pid, signal.SIGCONT)
+        for thread in threads:
+            thread.join(20)
+        counts = client.statistics()
+
+    assert [answer.value for answer in found["slow"]] == [row[1] for row in many]
+    assert [answer.value for answer in found["acting"]] == [LONG_S]
+    assert 0 < counts.envelopes_resent <= counts.envelopes_sent
+    assert counts.answered == counts.items_sent
 
 
 @pytest.mark.parametrize(("kind", "code"), [(HANG, EXIT_CODE), (HOLD, 1)])
@@ -259,7 +343,7 @@ def test_a_pass_that_hangs_ends_the_worker_and_what_waits_is_answered(
         time.sleep(0.3)
         waiting = asker.send("acting", [[ANSWER, 2]])
         while not supervisor.status()["worker"].deaths:
-            assert time.monotonic() < began_s + HANG_S + 3.0 + 2.0, log.read_text()
+            assert time.monotonic() < began_s + HANG_S + 3.0, log.read_text()
             time.sleep(0.02)
         assert supervisor.status()["worker"].last_exit == f"ended with exit code {code}"
         assert set(asker.replies(1)) == {waiting}
