@@ -3,7 +3,14 @@
 What depends on the role of a worker (pool, queues, lease) is in ``workers/roles.py``.
 """
 
-from celeriac.messages import BATCH_CHUNK, MAINTENANCE_QUEUE, PREDICT, batch_queue, predict_queue
+from celeriac.messages import (
+    BATCH_CHUNK,
+    MAINTENANCE_QUEUE,
+    PREDICT,
+    PREDICT_SUBMITTED,
+    batch_queue,
+    predict_queue,
+)
 from celeriac.settings import get_settings
 from tasks.schedule import beat_schedule as _beat_schedule
 
@@ -17,11 +24,15 @@ task_serializer = result_serializer = event_serializer = "json"
 accept_content = result_accept_content = ["json"]
 timezone = "UTC"  # a night has a time zone of its own: celeriac.nightly.calendar
 
-imports = ["tasks.predict", "tasks.models", "tasks.batch", "tasks.nightly", "tasks.alerts"]
+imports = [
+    "tasks.predict", "tasks.submissions", "tasks.models", "tasks.batch", "tasks.nightly",
+    "tasks.alerts",
+]
 task_default_queue = MAINTENANCE_QUEUE  # nothing may fall into a queue that nobody serves
 # For `celery call` and the like: only these queues' workers follow promotions, or have the time.
 task_routes = {
     PREDICT: {"queue": predict_queue("cpu")},
+    PREDICT_SUBMITTED: {"queue": predict_queue("cpu")},
     BATCH_CHUNK: {"queue": batch_queue("cpu")},
 }
 beat_schedule = _beat_schedule(_settings)
@@ -36,7 +47,7 @@ worker_prefetch_multiplier = 1  # a waiting chunk belongs to whoever is free fir
 worker_disable_prefetch = True
 worker_cancel_long_running_tasks_on_connection_loss = False  # a repeated chunk changes nothing
 
-result_expires = 3_600  # answers are fetched at once; `submit` states and sets its own expiry
+result_expires = 3_600  # answers are fetched at once; what is fetched later is submitted
 task_track_started = False  # would double the stores of each task
 result_backend_always_retry = True
 result_backend_max_retries = 5  # the default is to try for ever

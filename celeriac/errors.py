@@ -12,13 +12,15 @@ CeleriacError
 │   ├── VersionNotFound          version_not_found
 │   ├── ContractMismatch         contract_mismatch     a message of a version that we do not read
 │   ├── PayloadTooLarge          payload_too_large
-│   └── PredictionNotFound       prediction_not_found  an id that was never given, or has expired
+│   ├── Conflict                 conflict              the id is that of another request
+│   └── PredictionNotFound       prediction_not_found  an id that was never given, or is forgotten
 ├── ItemError                    item_failed           one item of a request is at fault
 │   ├── InvalidItem              item_invalid          it does not fit the model's input schema
 │   ├── ModelFailed              model_failed          the model raised on it
 │   ├── NonFiniteOutput          output_not_finite     the model answered NaN or infinity
 │   └── ResourceExhausted        resource_exhausted    not enough memory for it
 ├── DeadlineExceeded             deadline_exceeded     no answer within the time that was allowed
+│   └── Expired                  expired               its own time was over before it was answered
 ├── Overloaded                   overloaded            too much waits already; try again later
 ├── Cancelled                    cancelled
 ├── WorkerError                  worker_failed         a worker failed outside the model
@@ -107,8 +109,14 @@ class PayloadTooLarge(RequestError):
     code = "payload_too_large"
 
 
+class Conflict(RequestError):
+    """The id belongs to another request."""
+
+    code = "conflict"
+
+
 class PredictionNotFound(RequestError):
-    """No prediction has this id, or it has expired."""
+    """No prediction has this id, or it is forgotten."""
 
     code = "prediction_not_found"
 
@@ -147,6 +155,12 @@ class DeadlineExceeded(CeleriacError):
     """No answer came within the time that was allowed."""
 
     code = "deadline_exceeded"
+
+
+class Expired(DeadlineExceeded):
+    """Its time was over before it was answered."""
+
+    code = "expired"
 
 
 class Overloaded(CeleriacError):

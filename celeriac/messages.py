@@ -52,6 +52,9 @@ def batch_queue(device: str) -> str:
 
 PREDICT = "celeriac.predict"
 PREDICT_ENVELOPE = "celeriac.predict.envelope"
+PREDICT_SUBMITTED = "celeriac.predict.submitted"
+SUBMISSIONS_RECONCILE = "celeriac.submissions.reconcile"
+WEBHOOKS_DELIVER = "celeriac.webhooks.deliver"
 BATCH_CHUNK = "celeriac.batch.chunk"
 BATCH_FINALIZE = "celeriac.batch.finalize"
 BATCH_RECONCILE = "celeriac.batch.reconcile"
@@ -79,9 +82,61 @@ def reply_key(client_id: str) -> str:
 REPLY_TTL_S = 60
 
 
-def submission_key(prediction_id: str) -> str:
-    """Hash of one asynchronous prediction (``client.submit``). Expires as the handle states."""
-    return f"celeriac:submission:{prediction_id}"
+DEFAULT_TENANT = "default"
+"""Whose predictions and jobs those of Python callers are."""
+
+
+def submission_key(tenant: str, prediction_id: str) -> str:
+    """Hash of one submitted prediction (``client.submit``). Owned by the reconciler until it ends;
+    then it expires ``[submissions] kept_s`` after the time that it was given."""
+    return f"{SUBMISSION_PREFIX}{tenant}:{prediction_id}"
+
+
+SUBMISSION_PREFIX = "celeriac:submission:"
+
+SUBMISSIONS_OPEN_KEY = "celeriac:submissions:open"
+"""Sorted set of submissions that have not ended, as ``TENANT:ID``, by the time (Unix ms) at which
+the reconciler must look at them. Owned by the reconciler."""
+
+SUBMISSIONS_ENDED_KEY = "celeriac:submissions:ended"
+"""Sorted set of those that have ended, by the time at which they are forgotten. Trimmed by who
+submits."""
+
+SUBMISSIONS_BYTES_KEY = "celeriac:submissions:bytes"
+"""Bytes of all open submissions' items. Each change of the ledger keeps it; owned by the
+reconciler."""
+
+SUBMISSIONS_LINES_KEY = "celeriac:submissions:lines"
+"""Set of the lines, ``QUEUE:MODEL``, in which submissions may wait. Owned by the reconciler, which
+drops empty ones."""
+
+SUBMISSIONS_WAITING_PREFIX = "celeriac:submissions:waiting:"
+"""Before the name of a line: sorted set of the submissions that wait in it, by the time (Unix us)
+since when. Gone when it is empty."""
+
+
+def submission_line(queue: str, model: str) -> str:
+    """The line in which the submissions of one model wait for the workers of ``queue``."""
+    return f"{queue}:{model}"
+
+
+WEBHOOK_PREFIX = "celeriac:webhook:"
+"""Before the id of a delivery: hash of one webhook that is to be sent. Expires with its prediction,
+or :data:`WEBHOOK_TTL_S` after it was made if that is later."""
+
+WEBHOOK_TTL_S = 86_400
+
+WEBHOOKS_DUE_PREFIX = "celeriac:webhooks:due:"
+"""Before a host: sorted set of the deliveries to it by the time (Unix ms) at which they are due.
+Owned by the reconciler."""
+
+WEBHOOK_HOSTS_KEY = "celeriac:webhooks:hosts"
+"""Set of the hosts that deliveries wait for. Owned by the reconciler, which drops idle ones."""
+
+
+def webhook_sender_key(host: str) -> str:
+    """Says that a task sends the deliveries to ``host``. Expires when the task must have ended."""
+    return f"celeriac:webhooks:sender:{host}"
 
 
 def result_key(task_id: str) -> str:

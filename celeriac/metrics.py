@@ -76,6 +76,21 @@ REPORT_FAILURES = Counter(
     "celeriac_batch_report_failures_total",
     "Samples and reports of batch jobs that could not be written; their jobs went on", ["what"],
 )
+SUBMISSIONS = Counter(
+    "celeriac_submissions_total", "Runs of submitted predictions by what became of them",
+    ["outcome"],
+)
+SUBMISSIONS_RECONCILED = Counter(
+    "celeriac_submissions_reconciled_total",
+    "What was lost of submitted predictions and put right", ["what"],
+)
+SUBMISSIONS_OPEN = Gauge(
+    "celeriac_submissions_open", "Submitted predictions that have not ended",
+    multiprocess_mode="mostrecent",
+)
+WEBHOOKS = Counter(
+    "celeriac_webhooks_total", "Attempts to send a webhook by what became of them", ["outcome"]
+)
 NIGHTLY_MISSED = Gauge(
     "celeriac_nightly_missed", "Dates of a nightly schedule that have no run", ["schedule"],
     multiprocess_mode="mostrecent",

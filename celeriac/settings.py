@@ -84,7 +84,7 @@ class RealtimeSettings(Section):
     max_batch_items: Annotated[int, Field(ge=1, le=4_096)] = 256
     """Items that one forward pass takes, at most."""
     submission_ttl_s: Annotated[int, Field(ge=60, le=2_592_000)] = 86_400
-    """How long the result of ``submit`` can be fetched."""
+    """Longest time that ``submit`` gives a prediction; also what it gives when nobody says."""
     drain_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
     """After TERM, how long the lane may take to answer what it has popped; the rest it gives back
     to its queue."""
@@ -116,6 +116,24 @@ class CacheSettings(Section):
     max_entries: Annotated[int, Field(ge=2, le=100_000_000)] = 200_000
     """Answers of one worker process that are alive at the same time, at most; each takes about
     300 bytes of Redis."""
+
+
+class SubmissionSettings(Section):
+    """``[submissions]``: predictions that are fetched later (``client.submit``)."""
+
+    lease_s: Annotated[float, Field(ge=1, le=3_600)] = 15.0
+    """A prediction whose worker has not been heard of for so long goes to another one."""
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often one is begun; then it has failed."""
+    max_open: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
+    """Predictions that have not ended, at most; more are refused ..."""
+    max_open_bytes: Annotated[int, Field(ge=1_024)] = 500_000_000
+    """... and so they are when the items of those take more than this in Redis."""
+    max_known: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
+    """Predictions that Redis knows, those that have ended among them, at most; each takes about a
+    kilobyte."""
+    kept_s: Annotated[int, Field(ge=1, le=2_592_000)] = 3_600
+    """How long one can still be looked at after its time (``expires_s``)."""
 
 
 class BatchSettings(Section):
@@ -247,6 +265,7 @@ class Settings(Section):
     models: ModelsSettings = ModelsSettings()
     realtime: RealtimeSettings = RealtimeSettings()
     cache: CacheSettings = CacheSettings()
+    submissions: SubmissionSettings = SubmissionSettings()
     batch: BatchSettings = BatchSettings()
     alerts: AlertSettings = AlertSettings()
     nightly: dict[str, NightlySettings] = Field(default_factory=dict)

@@ -113,13 +113,13 @@ class AsyncClient:
         return self._client.statistics()
 
     async def submit(
-        self, model: str, item: Any, *, expires_s: float | None = None
+        self, model: str, item: Any, *, expires_s: float | None = None, id: str | None = None,
+        webhook: str | None = None,
     ) -> AsyncPredictionHandle:
         """As :meth:`Client.submit`."""
-        submit = self._client.submit
-        return AsyncPredictionHandle(
-            await asyncio.to_thread(submit, model, item, expires_s=expires_s)
-        )
+        return AsyncPredictionHandle(await asyncio.to_thread(
+            self._client.submit, model, item, expires_s=expires_s, id=id, webhook=webhook
+        ))
 
     async def prediction(self, prediction_id: str) -> AsyncPredictionHandle:
         """As :meth:`Client.prediction`."""

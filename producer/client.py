@@ -15,7 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-import msgspec
 import redis
 
 from celeriac import errors
@@ -29,7 +28,7 @@ from celeriac.messages import (
 )
 from celeriac.registry.catalogue import ModelInfo
 from celeriac.settings import Settings, check_broker_url, get_settings
-from producer import wire
+from producer import handles, wire
 from producer.broker import Broker, broker_error
 from producer.bulk import Bulk, blocks
 from producer.calls import Outcome
@@ -156,27 +155,36 @@ class Client:
     # --- submitted items ------------------------------------------------------------------------
 
     def submit(
-        self, model: str, item: Any, *, expires_s: float | None = None
+        self, model: str, item: Any, *, expires_s: float | None = None, id: str | None = None,
+        webhook: str | None = None,
     ) -> PredictionHandle:
-        """Queue one item and return at once; the handle fetches the answer.
+        """Have one item predicted, and return at once; the handle fetches the answer.
 
-        The answer is kept until ``handle.expires_at``: ``expires_s`` from now, by default and at
-        most ``[realtime] submission_ttl_s`` (a day). Raises as :meth:`predict` does before an item
-        is sent.
+        It is accepted when this returns, and ends as done, failed, cancelled or, if it has no
+        answer by ``handle.expires_at``, expired: ``expires_s`` from now, by default and at most
+        ``[realtime] submission_ttl_s`` (a day). What is known of it is kept for
+        ``[submissions] kept_s`` more.
+
+        With an ``id`` (1 to 64 letters, digits, ``._-``) it is entered once, however often it is
+        submitted; Conflict is raised for another item, model or option under the same id.
+        ``webhook`` is an address whose host ``[gateway] webhook_hosts`` lists; it gets a signed
+        POST when the prediction ends. Raises Overloaded, and else as :meth:`predict` does before
+        an item is sent.
         """
         kept_s = check_expiry(expires_s, self.settings.realtime.submission_ttl_s)
         route = self.realtime.routes.find(model, self.timeout_s)
-        return PredictionHandle.submit(
-            self.broker, route, msgspec.Raw(self.realtime.encode(item)), kept_s,
-            self.timeout_s,
+        handle, _ = handles.submit(
+            self.broker, route, self.realtime.encode(item), expires_s=kept_s,
+            timeout_s=self.timeout_s, prediction_id=id, webhook=webhook,
         )
+        return handle
 
     def prediction(self, prediction_id: str) -> PredictionHandle:
         """A submitted prediction by its id, in any process.
 
-        Raises PredictionNotFound for an id that was never given, or has expired.
+        Raises PredictionNotFound for an id that was never given, or is forgotten.
         """
-        return PredictionHandle.open(self.broker, prediction_id, self.timeout_s)
+        return handles.find(self.broker, prediction_id, self.timeout_s)
 
     # --- models ---------------------------------------------------------------------------------
 

@@ -3,157 +3,118 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import redis
 
 from celeriac import errors
-from celeriac.messages import CONTRACT, PREDICT, Prediction, result_key, submission_key
-from producer import wire
-from producer.broker import Broker, broker_error
-from producer.results import (
-    Outcome,
-    check_timeout,
-    parse_outcome,
-    pauses,
-    read_answer,
-    schedule,
+from celeriac.messages import DEFAULT_TENANT, Prediction
+from celeriac.submissions.ledger import (
+    Limits,
+    Record,
+    Submission,
+    SubmissionLedger,
+    SubmissionState,
+    Webhook,
 )
+from celeriac.submissions.requests import check_id, digest_of
+from celeriac.webhooks import check_target
+from producer import nudges, wire
+from producer.broker import Broker, broker_error
+from producer.results import check_timeout, pauses, read_answer, schedule
 from producer.routes import Route
 
-_CANCEL = """
-if redis.call('HEXISTS', KEYS[1], 'state') == 0 then return -1 end
-local stored = redis.call('GET', KEYS[2])
-if stored then
-  local read, result = pcall(cjson.decode, stored)
-  local status = read and result.status or 'SUCCESS'
-  if status == 'SUCCESS' or status == 'FAILURE' or status == 'REVOKED' then
-    return redis.call('HGET', KEYS[1], 'state') == 'cancelled' and 1 or 0
-  end
-end
-redis.call('HSET', KEYS[1], 'state', 'cancelled')
-return 1
-"""
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionStatus:
+    """What is known of a submitted prediction now."""
+
+    id: str
+    model: str
+    """As it was submitted."""
+    state: SubmissionState
+    """``queued``, ``running``, ``done``, ``failed``, ``cancelled`` or ``expired``."""
+    submitted_at: datetime
+    """All times are UTC."""
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    expires_at: datetime
+    """By then it has ended."""
+    attempts: int = 0
+    """How often a worker has begun it."""
+    prediction: Prediction | None = None
+    """If it is done."""
+    error: errors.CeleriacError | None = None
+    """If it has failed."""
+    webhook: str | None = None
+    webhook_status: str | None = None
+    """``pending``, ``delivered`` or ``given_up``, once it has ended."""
+    webhook_attempts: int = 0
+    webhook_reason: str | None = None
+    """Why the last attempt failed."""
 
 
 class PredictionHandle:
     """One submitted prediction. Any process that reaches Redis can hold one, by its id."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - a prediction, and whose it is
         self, broker: Broker, prediction_id: str, model: str, expires_at: datetime,
-        timeout_s: float,
+        timeout_s: float, tenant: str = DEFAULT_TENANT,
     ) -> None:
         self.id = prediction_id
         self.model = model
         self.expires_at = expires_at
-        """When the prediction and its result are forgotten (UTC)."""
+        """By then it has ended (UTC): an item that is not answered in time is not answered."""
         self._broker = broker
         self._timeout_s = timeout_s
+        self._tenant = tenant
 
     def __repr__(self) -> str:
         return f"PredictionHandle({self.id!r}, model={self.model!r})"
 
-    @classmethod
-    def submit(
-        cls, broker: Broker, route: Route, item: Any, expires_s: float, timeout_s: float
-    ) -> PredictionHandle:
-        """Queue ``item`` (JSON as it travels), or raise BrokerError; then nothing was queued."""
-        now_ms = wire.now_ms()
-        expires_ms = now_ms + int(expires_s * 1000)
-        handle = cls(broker, wire.new_id(), route.model, _time(expires_ms), timeout_s)
-        message = wire.task_message(
-            PREDICT, handle.id, route.ordinary,
-            {"model": route.model, "items": [item], "submission": handle.id, "v": CONTRACT},
-            shown={"model": route.model, "items": 1, "submission": handle.id},
-            expires_at=handle.expires_at,
-        )
-        state: dict[Any, Any] = {
-            "model": route.model, "state": "queued",
-            "submitted_ms": now_ms, "expires_ms": expires_ms,
-        }
-        key = submission_key(handle.id)
-        try:
-            with broker.redis.pipeline(transaction=True) as pipe:
-                pipe.hset(key, mapping=state)
-                pipe.pexpireat(key, expires_ms)
-                pipe.lpush(route.ordinary, message)
-                pipe.execute()
-        except redis.RedisError as error:
-            raise broker_error(error, broker.url) from error
-        return handle
-
-    @classmethod
-    def open(cls, broker: Broker, prediction_id: str, timeout_s: float) -> PredictionHandle:
-        """The prediction with this id. Raises PredictionNotFound once it has expired."""
-        try:
-            found: Any = broker.redis.hmget(
-                submission_key(prediction_id), ["model", "expires_ms"]
-            )
-        except redis.RedisError as error:
-            raise broker_error(error, broker.url) from error
-        model, expires_ms = found
-        if model is None or expires_ms is None:
-            raise _not_found(prediction_id)
-        return cls(broker, prediction_id, model.decode(), _time(int(expires_ms)), timeout_s)
-
     def done(self) -> bool:
-        """True when :meth:`result` will not wait: answered, failed or cancelled.
+        """True when :meth:`result` will not wait: answered, failed, cancelled or expired.
 
-        Raises PredictionNotFound after the expiry, and BrokerError.
+        Raises PredictionNotFound once it is forgotten, and BrokerError.
         """
-        try:
-            return self._outcome() is not None
-        except errors.Cancelled:
-            return True
+        return self._read().state.is_final
+
+    def status(self) -> PredictionStatus:
+        """All that is known of it. Raises PredictionNotFound and BrokerError."""
+        return _status(self._read())
 
     def result(self, timeout_s: float | None = None) -> Prediction:
         """Wait for the answer, at most ``timeout_s`` (default: the client's).
 
-        Raises the prediction's own error, Cancelled, DeadlineExceeded (it goes on: ask again),
-        PredictionNotFound after the expiry, and BrokerError.
+        Raises the prediction's own error, Cancelled, Expired, DeadlineExceeded (it goes on: ask
+        again), PredictionNotFound once it is forgotten, and BrokerError.
         """
         wait_s = check_timeout(timeout_s, self._timeout_s)
         for _ in pauses(wait_s):
-            outcome = self._outcome()
-            if outcome is not None:
-                return _prediction(outcome)
+            record = self._read()
+            if record.state.is_final:
+                return _answer(record)
         raise self._not_yet(wait_s)
 
     def cancel(self) -> bool:
-        """Cancel it unless it is finished; True if it is cancelled now.
+        """Cancel it unless it has ended; True if it is cancelled now.
 
-        A worker that computes it already goes on, but :meth:`result` raises Cancelled.
-        Raises PredictionNotFound after the expiry, and BrokerError.
+        A worker that computes it already goes on, but its answer does not count.
+        Raises PredictionNotFound once it is forgotten, and BrokerError.
         """
-        from kombu.exceptions import OperationalError
-
-        keys = submission_key(self.id), result_key(self.id)
         try:
-            cancelled: Any = self._broker.redis.eval(_CANCEL, 2, *keys)
-            if cancelled == 1:
-                self._broker.celery.control.revoke(self.id)
-        except (redis.RedisError, OperationalError) as error:
-            raise broker_error(error, self._broker.url) from error
-        if cancelled == -1:
-            raise _not_found(self.id)
-        return bool(cancelled)
-
-    def _outcome(self) -> Outcome | None:
-        """What is stored once it is finished; None before."""
-        try:
-            with self._broker.redis.pipeline(transaction=False) as pipe:
-                pipe.hget(submission_key(self.id), "state")
-                pipe.get(result_key(self.id))
-                state, stored = pipe.execute()
+            state = SubmissionLedger(self._broker.redis).cancel(self._tenant, self.id)
         except redis.RedisError as error:
             raise broker_error(error, self._broker.url) from error
         if state is None:
             raise _not_found(self.id)
-        if state == b"cancelled":
-            raise errors.Cancelled(f"the prediction {self.id} was cancelled")
-        outcome = parse_outcome(stored)
-        return outcome if outcome is not None and outcome.finished else None
+        return state is SubmissionState.CANCELLED
+
+    def _read(self) -> Record:
+        return _read(self._broker, self._tenant, self.id)
 
     def _not_yet(self, wait_s: float) -> errors.DeadlineExceeded:
         return errors.DeadlineExceeded(
@@ -178,14 +139,18 @@ class AsyncPredictionHandle:
         """As :meth:`PredictionHandle.done`."""
         return await asyncio.to_thread(self._handle.done)
 
+    async def status(self) -> PredictionStatus:
+        """As :meth:`PredictionHandle.status`."""
+        return await asyncio.to_thread(self._handle.status)
+
     async def result(self, timeout_s: float | None = None) -> Prediction:
         """As :meth:`PredictionHandle.result`. Cancelling the wait leaves the prediction alone."""
         wait_s = check_timeout(timeout_s, self._handle._timeout_s)
         for pause_s in schedule(wait_s):
             await asyncio.sleep(pause_s)
-            outcome = await asyncio.to_thread(self._handle._outcome)
-            if outcome is not None:
-                return _prediction(outcome)
+            record = await asyncio.to_thread(self._handle._read)
+            if record.state.is_final:
+                return _answer(record)
         raise self._handle._not_yet(wait_s)
 
     async def cancel(self) -> bool:
@@ -193,19 +158,117 @@ class AsyncPredictionHandle:
         return await asyncio.to_thread(self._handle.cancel)
 
 
-def _prediction(outcome: Outcome) -> Prediction:
-    answers = outcome.value()
-    if not isinstance(answers, list) or len(answers) != 1:
-        raise errors.WorkerError("the worker did not store a list of one answer")
-    answer = read_answer(answers[0])
-    if isinstance(answer, Prediction):
-        return answer
-    raise answer
+def submit(  # noqa: PLR0913 - a prediction and its options
+    broker: Broker,
+    route: Route,
+    item: bytes,
+    *,
+    expires_s: float,
+    timeout_s: float,
+    prediction_id: str | None = None,
+    webhook: str | None = None,
+    tenant: str = DEFAULT_TENANT,
+) -> tuple[PredictionHandle, bool]:
+    """Enter ``item`` (JSON as it travels) in the ledger: one exchange with Redis.
+
+    Returns its handle, and False if it was there already. Raises RequestError (the id, the
+    webhook), Conflict, Overloaded and BrokerError; then nothing was entered.
+    """
+    settings = broker.settings
+    wanted = Submission(
+        tenant=tenant, id=check_id(prediction_id) if prediction_id is not None else wire.new_id(),
+        model=route.model, queue=route.ordinary, item=item,
+        digest="" if prediction_id is None else digest_of(route.model, item, webhook, expires_s),
+        expires_s=expires_s, kept_s=settings.submissions.kept_s,
+        webhook=None if webhook is None else _webhook(broker, webhook),
+    )
+    limits = Limits(
+        open=settings.submissions.max_open, open_bytes=settings.submissions.max_open_bytes,
+        known=settings.submissions.max_known,
+    )
+    try:
+        is_new, expires_ms = SubmissionLedger(broker.redis).submit(
+            wanted, limits, nudges.call_to_line(route.ordinary, route.model)
+        )
+    except redis.RedisError as error:
+        raise broker_error(error, broker.url) from error
+    expires_at = _time(expires_ms)
+    handle = PredictionHandle(broker, wanted.id, route.model, expires_at, timeout_s, tenant)
+    return handle, is_new
+
+
+def find(
+    broker: Broker, prediction_id: str, timeout_s: float, tenant: str = DEFAULT_TENANT
+) -> PredictionHandle:
+    """The prediction with this id. Raises PredictionNotFound, and BrokerError."""
+    record = _read(broker, tenant, prediction_id)
+    return PredictionHandle(
+        broker, record.id, record.model, _time(record.expires_ms), timeout_s, tenant
+    )
+
+
+def _webhook(broker: Broker, url: str) -> Webhook:
+    gateway = broker.settings.gateway
+    target = check_target(url, gateway.webhook_hosts)
+    if not gateway.webhook_secret:
+        raise errors.RequestError(
+            "webhooks need a secret that signs them: its operator sets [gateway] webhook_secret"
+        )
+    return Webhook(delivery=wire.new_id(), url=url, host=target.place)
+
+
+def _read(broker: Broker, tenant: str, prediction_id: str) -> Record:
+    try:
+        check_id(prediction_id)
+        record = SubmissionLedger(broker.redis).read(tenant, prediction_id)
+    except errors.RequestError as error:
+        raise _not_found(prediction_id) from error
+    except redis.RedisError as error:
+        raise broker_error(error, broker.url) from error
+    if record is None:
+        raise _not_found(prediction_id)
+    return record
+
+
+def _answer(record: Record) -> Prediction:
+    """The answer of one that has ended; raises its error."""
+    status = _status(record)
+    if status.prediction is not None:
+        return status.prediction
+    if status.error is not None:
+        raise status.error
+    if record.state is SubmissionState.CANCELLED:
+        raise errors.Cancelled(f"the prediction {record.id} was cancelled")
+    raise errors.Expired(
+        f"the prediction {record.id} had no answer by the end of its time, "
+        f"{_time(record.expires_ms):%Y-%m-%d %H:%M:%S} UTC; submit the item again"
+    )
+
+
+def _status(record: Record) -> PredictionStatus:
+    answer = read_answer(_decode(record.answer)) if record.answer else None
+    return PredictionStatus(
+        id=record.id, model=record.model, state=record.state,
+        submitted_at=_time(record.submitted_ms), expires_at=_time(record.expires_ms),
+        started_at=_time(record.started_ms) if record.started_ms else None,
+        ended_at=_time(record.ended_ms) if record.ended_ms else None, attempts=record.attempts,
+        prediction=answer if isinstance(answer, Prediction) else None,
+        error=answer if isinstance(answer, errors.CeleriacError) else None,
+        webhook=record.webhook or None, webhook_status=record.webhook_status or None,
+        webhook_attempts=record.webhook_attempts, webhook_reason=record.webhook_reason or None,
+    )
+
+
+def _decode(answer: bytes) -> Any:
+    try:
+        return msgspec.json.decode(answer)
+    except msgspec.MsgspecError:
+        return None  # read_answer says so
 
 
 def _not_found(prediction_id: str) -> errors.PredictionNotFound:
     return errors.PredictionNotFound(
-        f"no prediction has the id {prediction_id!r}, or it has expired; submit the item again"
+        f"no prediction has the id {prediction_id!r}, or it is forgotten; submit the item again"
     )
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from celeriac.jobs.ledger import Ledger
 from producer import waves
 from producer.broker import Broker
+from producer.queues import headers_in
 from producer.waves import Job
 
 QUEUED_S = 10.0
@@ -18,8 +17,6 @@ FINALIZER_S = 30.0
 """A finaliser that has not been heard of for so long is sent again."""
 MOST_CHUNKS = 500
 """Chunks of one job that one run sends again, at most."""
-MOST_MESSAGES = 20_000
-"""Messages of one queue that one run looks through, at most; beyond, nothing counts as lost."""
 
 
 def reconcile(broker: Broker, ledger: Ledger, *, queued_s: float = QUEUED_S) -> dict[str, int]:
@@ -55,14 +52,9 @@ def messages_of(broker: Broker, queue: str) -> set[tuple[str, int]] | None:
 
     None if there are too many to look through.
     """
-    client = broker.redis
-    held = f"unacked.{queue}"  # kombu's hash of what was taken and not acknowledged
-    if int(client.llen(queue)) + int(client.hlen(held)) > MOST_MESSAGES:
+    headers = headers_in(broker, queue, queue)
+    if headers is None:
         return None
-    waiting: Any = client.lrange(queue, 0, -1)
-    taken: Any = client.hvals(held)  # read last: a message moves from the queue to here
-    messages = [json.loads(raw) for raw in waiting] + [json.loads(raw)[0] for raw in taken]
-    headers = [message.get("headers", {}) for message in messages]
     return {(str(one["job_id"]), int(one["chunk_no"])) for one in headers if "chunk_no" in one}
 
 

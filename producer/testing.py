@@ -19,9 +19,12 @@ from celeriac.messages import ModelRef, Prediction, check_model_name
 from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo
 from celeriac.registry.manifest import InputSchema, OutputSchema
 from celeriac.settings import RealtimeSettings
+from celeriac.submissions.ledger import SubmissionState
+from celeriac.submissions.requests import check_id, digest_of
 from producer import wire
 from producer.bulk import blocks
 from producer.client import check_expiry
+from producer.handles import PredictionStatus
 from producer.realtime import encode
 from producer.results import check_timeout
 from producer.statistics import ClientStatistics, Counts
@@ -99,13 +102,23 @@ class FakeClient:
         return self._counts.read(0)
 
     def submit(
-        self, model: str, item: Any, *, expires_s: float | None = None
+        self, model: str, item: Any, *, expires_s: float | None = None, id: str | None = None,
+        webhook: str | None = None,
     ) -> FakePredictionHandle:
+        """Answered at once; nothing is sent to ``webhook``."""
         self.calls.append(FakeCall("submit", model, (item,)))
-        kept = timedelta(seconds=check_expiry(expires_s, _DEFAULTS.submission_ttl_s))
+        kept_s = check_expiry(expires_s, _DEFAULTS.submission_ttl_s)
         answer = self._predict(model, [item])[0]
-        encode(item, _DEFAULTS.max_item_bytes)
-        handle = FakePredictionHandle(wire.new_id(), model, datetime.now(UTC) + kept, answer)
+        digest = digest_of(model, encode(item, _DEFAULTS.max_item_bytes), webhook, kept_s)
+        known = self._handles.get(check_id(id)) if id is not None else None
+        if known is not None:
+            if known.digest != digest:
+                raise errors.Conflict(f"the prediction {id!r} was submitted as another one")
+            return known
+        handle = FakePredictionHandle(
+            id or wire.new_id(), model, datetime.now(UTC) + timedelta(seconds=kept_s), answer,
+            digest, webhook,
+        )
         self._handles[handle.id] = handle
         return handle
 
@@ -206,17 +219,31 @@ class FakeClient:
 class FakePredictionHandle:
     """A submitted prediction that is finished already."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - a prediction, and how it was asked for
         self, prediction_id: str, model: str, expires_at: datetime,
-        answer: Prediction | errors.CeleriacError,
+        answer: Prediction | errors.CeleriacError, digest: str = "", webhook: str | None = None,
     ) -> None:
         self.id = prediction_id
         self.model = model
         self.expires_at = expires_at
+        self.digest = digest
         self._answer = answer
+        self._webhook = webhook
 
     def done(self) -> bool:
         return True
+
+    def status(self) -> PredictionStatus:
+        """``done`` or ``failed``, with made-up times."""
+        is_done = isinstance(self._answer, Prediction)
+        return PredictionStatus(
+            id=self.id, model=self.model,
+            state=SubmissionState.DONE if is_done else SubmissionState.FAILED,
+            submitted_at=_CREATED, started_at=_CREATED, ended_at=_CREATED,
+            expires_at=self.expires_at, attempts=1, webhook=self._webhook,
+            prediction=self._answer if isinstance(self._answer, Prediction) else None,
+            error=None if isinstance(self._answer, Prediction) else self._answer,
+        )
 
     def result(self, timeout_s: float | None = None) -> Prediction:
         return _or_raise(self._answer)

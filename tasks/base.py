@@ -14,7 +14,7 @@ from celeriac.logs import bound, get_logger
 
 log = get_logger(__name__)
 
-SHOWN = ("model", "ref", "name", "job_id", "chunk_no", "chunk", "date", "v")
+SHOWN = ("model", "ref", "name", "job_id", "chunk_no", "chunk", "date", "host", "v")
 """Arguments that events and logs may show; of ``items`` only their number, of others nothing."""
 
 

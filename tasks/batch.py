@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import Any, TypeVar
+from typing import Any
 
 import redis
 from billiard.exceptions import WorkerLostError
@@ -31,13 +30,11 @@ from producer import reconciler, waves
 from producer.broker import Broker
 from producer.waves import Job
 from tasks.base import CeleriacTask
+from tasks.patience import patiently
 
 log = get_logger(__name__)  # each line names the job and the chunk: tasks.base binds them
 
-REDIS_PATIENCE_S = 30.0
-"""How long a chunk waits for a Redis that is away; then its lease lapses and it is sent again."""
 FINALIZER_TIMEOUT_S = 3_600.0
-T = TypeVar("T")
 
 
 @lru_cache(maxsize=1)
@@ -87,7 +84,7 @@ def chunk(self: Task, job_id: str, chunk_no: int, output: str, v: int = 1) -> No
     """Score one chunk, unless it is done, busy, or its job has ended; then commit it, once."""
     check_contract(v)
     batch = get_settings().batch
-    claim = _patiently(lambda: _ledger().claim(
+    claim = patiently(lambda: _ledger().claim(
         job_id, chunk_no, owner=str(self.request.id), worker=process_name(),
         lease_s=batch.lease_s, max_attempts=batch.max_attempts,
     ))
@@ -103,7 +100,7 @@ def chunk(self: Task, job_id: str, chunk_no: int, output: str, v: int = 1) -> No
     except Exception as error:  # noqa: BLE001 - the policy decides, and the job says why
         _fail(job_id, chunk_no, output, claim, error)
     else:
-        change = _patiently(lambda: _ledger().commit(job_id, record, claim.epoch))
+        change = patiently(lambda: _ledger().commit(job_id, record, claim.epoch))
         metrics.CHUNKS.labels(_OUTCOMES.get(change.answer, "repeated")).inc()
         if change.answer is not Answer.COMMITTED:
             log.info("chunk does not count", answer=change.answer)
@@ -253,7 +250,7 @@ def _fail(job_id: str, chunk_no: int, output: str, claim: Claim, error: Exceptio
     if policy.ends_job(error):
         metrics.CHUNKS.labels("failed").inc()
         log.error("chunk failed", attempt=claim.attempt, reason=reason)
-        _patiently(lambda: _ledger().fail(job_id, reason))
+        patiently(lambda: _ledger().fail(job_id, reason))
         _give_back(job_id, chunk_no, claim, "")
         return
     change = _give_back(job_id, chunk_no, claim, reason)
@@ -267,7 +264,7 @@ def _fail(job_id: str, chunk_no: int, output: str, claim: Claim, error: Exceptio
 
 
 def _give_back(job_id: str, chunk_no: int, claim: Claim, reason: str) -> Change:
-    return _patiently(lambda: _ledger().release(
+    return patiently(lambda: _ledger().release(
         job_id, chunk_no, claim.epoch, reason=reason,
         max_attempts=get_settings().batch.max_attempts,
         delay_s=policy.retry_delay_s(claim.attempt) if reason else 0,
@@ -293,21 +290,6 @@ def _publish_chunk(job_id: str, chunk_no: int, output: str, delay_s: float) -> N
             waves.publish_chunks(_broker(), Job.of_entry(entry), [chunk_no], delay_s=delay_s)
     except redis.RedisError as error:
         log.warning("chunk not published", output=output, reason=str(error))
-
-
-def _patiently(exchange: Callable[[], T]) -> T:
-    """Have an exchange with Redis, again and again while Redis is away, within bounds."""
-    end_s = time.monotonic() + REDIS_PATIENCE_S
-    pause_s = 0.1
-    while True:
-        try:
-            return exchange()
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            if time.monotonic() + pause_s > end_s:
-                raise
-            log.warning("redis is away", reason=str(error))
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 2, 2.0)
 
 
 def _still_finalizing(job_id: str) -> Answer:

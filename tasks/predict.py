@@ -21,8 +21,6 @@ from celeriac.messages import (
     Reply,
     check_contract,
     reply_key,
-    result_key,
-    submission_key,
 )
 from celeriac.scoring import Scorer
 from celeriac.settings import get_settings
@@ -31,35 +29,15 @@ from tasks.base import CeleriacTask
 log = get_logger(__name__)
 
 
-class PredictTask(CeleriacTask):
-    """Keeps the result of a submission as long as its handle states."""
-
-    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: dict[str, Any]) -> None:
-        submission = kwargs.get("submission")
-        if submission:
-            client = self.backend.client
-            left_s = client.ttl(submission_key(submission))
-            if left_s > 0:
-                client.expire(result_key(task_id), left_s)
-
-
-@shared_task(name=PREDICT, base=PredictTask, bind=True)
-def predict(
-    self: Task,
-    model: str,
-    items: list[Any],
-    submission: str | None = None,
-    v: int = CONTRACT,
-) -> list[dict[str, Any]]:
+@shared_task(name=PREDICT, base=CeleriacTask)
+def predict(model: str, items: list[Any], v: int = CONTRACT) -> list[dict[str, Any]]:
     """Score ``items`` with ``model``; the answers are a list in the items' order.
 
     Each entry is an answer or ``{"error": {"code", "message"}}``. The task fails as a whole only
-    when the whole request is at fault: RequestError and its kinds, RegistryError, Cancelled.
+    when the whole request is at fault: RequestError and its kinds, RegistryError.
     """
     check_contract(v)
     _check_items(items)
-    if submission is not None and _was_cancelled(self, submission):
-        raise errors.Cancelled(f"the prediction {submission} was cancelled before it began")
     return score(model, items)
 
 
@@ -138,8 +116,3 @@ def _check_items(items: Any) -> None:
             f"{len(items)} items in one task; at most {limit} are allowed: "
             "score more as a dataset (celeriac batch submit)"
         )
-
-
-def _was_cancelled(task: Task, submission: str) -> bool:
-    state = task.backend.client.hget(submission_key(submission), "state")
-    return bool(state == b"cancelled")

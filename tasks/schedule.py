@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from celeriac.messages import BATCH_RECONCILE, CATALOGUE_PUBLISH, MAINTENANCE_QUEUE
+from celeriac.messages import (
+    BATCH_RECONCILE,
+    CATALOGUE_PUBLISH,
+    MAINTENANCE_QUEUE,
+    SUBMISSIONS_RECONCILE,
+)
 from celeriac.settings import Settings
 from tasks import nightly
 
@@ -13,7 +18,7 @@ RECONCILE_EVERY_S = 5.0
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Entries of the beat schedule: the catalogue, lost chunks, the nights of ``celeriac.toml``."""
+    """Entries of the beat schedule: the catalogue, lost work, the nights of ``celeriac.toml``."""
     return {
         "publish-catalogue": {
             "task": CATALOGUE_PUBLISH,
@@ -25,6 +30,13 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         },
         "reconcile-jobs": {
             "task": BATCH_RECONCILE,
+            "schedule": RECONCILE_EVERY_S,
+            "options": {
+                "queue": MAINTENANCE_QUEUE, "expires": RECONCILE_EVERY_S, "ignore_result": True,
+            },
+        },
+        "reconcile-submissions": {
+            "task": SUBMISSIONS_RECONCILE,
             "schedule": RECONCILE_EVERY_S,
             "options": {
                 "queue": MAINTENANCE_QUEUE, "expires": RECONCILE_EVERY_S, "ignore_result": True,

@@ -68,12 +68,6 @@ class NotReady(errors.CeleriacError):
     code = "not_ready"
 
 
-class Conflict(errors.RequestError):
-    """The request contradicts an earlier one."""
-
-    code = "conflict"
-
-
 STATUS = {
     "request_invalid": 400,
     "contract_mismatch": 400,
@@ -101,6 +95,7 @@ STATUS = {
     "not_ready": 503,
     "resource_exhausted": 503,
     "deadline_exceeded": 504,
+    "expired": 504,
 }
 """By code; any other is 500."""
 

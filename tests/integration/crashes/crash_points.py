@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import tasks.batch
+import tasks.submissions
 from celeriac.jobs import extras, finalize, lease, report, staged
 from celeriac.jobs.ledger import Ledger
+from celeriac.submissions.ledger import SubmissionLedger
 from producer import reconciler
 
 FOLDER = Path(os.environ["CRASH_POINTS"])
@@ -79,3 +81,18 @@ after("aggregated", extras, "write_aggregates")
 after("reported", report, "write_file")
 before("checked", finalize, "write_file")
 after("manifest", finalize, "write_file")
+before("submission-claim", SubmissionLedger, "claim")
+after("submission-claimed", SubmissionLedger, "claim")
+before("submission-predicted", SubmissionLedger, "commit")
+after("submission-committed", SubmissionLedger, "commit")
+
+
+def _poisoned(*args: Any, **kwargs: Any) -> Any:
+    """A model that ends its process on the item ``poison``."""
+    if "poison" in args[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _score(*args, **kwargs)
+
+
+_score = tasks.submissions.score
+tasks.submissions.score = _poisoned

@@ -1,0 +1,286 @@
+"""The changes of submissions, each one atomic Lua script on the server's own clock.
+
+An open submission is ``queued`` (it waits in a line) or ``running`` (leased); the first state that
+ends it stays. Its epoch is the time of its last claim in microseconds and only ever rises: what a
+run of before brings is refused. Who waits in a line and how many messages call for it hang
+together: there are never fewer messages under way than the line has batches, unless one is lost.
+
+The names of hashes and lines are made here, so the scripts need one server (as Celery does).
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from celeriac.messages import (
+    SUBMISSION_PREFIX,
+    SUBMISSIONS_WAITING_PREFIX,
+    WEBHOOK_PREFIX,
+    WEBHOOK_TTL_S,
+    WEBHOOKS_DUE_PREFIX,
+)
+
+
+class Script:
+    """A script's text and the digest by which a server knows it."""
+
+    def __init__(self, body: str) -> None:
+        self.text = _PRELUDE + body
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+_PRELUDE = f"""
+local SUBMISSION, WAITING = '{SUBMISSION_PREFIX}', '{SUBMISSIONS_WAITING_PREFIX}'
+local WEBHOOK, DUE = '{WEBHOOK_PREFIX}', '{WEBHOOKS_DUE_PREFIX}'
+local WEBHOOK_TTL = {WEBHOOK_TTL_S * 1_000}
+""" + """
+local OPEN, ENDED, BYTES, LINES, HOSTS = unpack(KEYS)
+local time = redis.call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+
+local hosts = {}  -- that have a delivery now
+
+local function fields(name, ...) return redis.call('HMGET', SUBMISSION .. name, ...) end
+
+-- The webhook is due in the moment in which its submission ends.
+local function announce(name, state, answer, forget)
+  local id, model, delivery, url, host =
+    unpack(fields(name, 'id', 'model', 'delivery', 'webhook', 'webhook_host'))
+  if not delivery then return end
+  redis.call('HSET', WEBHOOK .. delivery, 'url', url, 'host', host, 'id', id, 'model', model,
+             'state', state, 'answer', answer, 'ended_ms', now, 'forget_ms', forget,
+             'attempts', 0, 'status', 'pending')
+  redis.call('PEXPIREAT', WEBHOOK .. delivery, math.max(forget, now + WEBHOOK_TTL))
+  redis.call('ZADD', DUE .. host, now, delivery)
+  redis.call('SADD', HOSTS, host)
+  hosts[host] = true
+end
+
+local function finish(name, state, answer)
+  local line, bytes, expires, kept =
+    unpack(fields(name, 'line', 'bytes', 'expires_ms', 'kept_ms'))
+  local forget = math.max(tonumber(expires), now) + kept
+  redis.call('ZREM', OPEN, name)
+  redis.call('ZREM', WAITING .. line, name)
+  redis.call('DECRBY', BYTES, bytes)
+  redis.call('HDEL', SUBMISSION .. name, 'item')
+  redis.call('HSET', SUBMISSION .. name, 'state', state, 'ended_ms', now, 'answer', answer)
+  redis.call('PEXPIREAT', SUBMISSION .. name, forget)
+  redis.call('ZADD', ENDED, forget, name)
+  announce(name, state, answer, forget)
+end
+
+local function wait(name, line, expires)
+  redis.call('ZADD', OPEN, expires, name)
+  redis.call('ZADD', WAITING .. line, now_us, name)
+  redis.call('SADD', LINES, line)
+end
+
+-- A run has ended without an answer: again, or never again.
+local function give_back(name, attempts, line, expires, most, failure)
+  if tonumber(attempts) >= tonumber(most) then
+    finish(name, 'failed', failure)
+    return 'failed'
+  end
+  redis.call('HSET', SUBMISSION .. name, 'state', 'queued')
+  wait(name, line, expires)
+  return 'queued'
+end
+
+local function listed(set)
+  local found = {}
+  for one in pairs(set) do found[#found + 1] = one end
+  return found
+end
+"""
+
+# ARGV: name, id, model, line, digest, item, ms until its time is over, ms that it is kept then,
+# delivery ('': no webhook), URL, host, most open, most bytes, most known, items of a batch, queue,
+# message.
+SUBMIT = Script("""
+local name, id, model, line, digest, item = unpack(ARGV, 1, 6)
+local state, of, expires = unpack(fields(name, 'state', 'digest', 'expires_ms'))
+if state then return {of == digest and 'repeated' or 'conflict', expires} end
+redis.call('ZREMRANGEBYSCORE', ENDED, '-inf', now)
+local open = redis.call('ZCARD', OPEN)
+if open >= tonumber(ARGV[12])
+   or tonumber(redis.call('GET', BYTES) or '0') + #item > tonumber(ARGV[13]) then
+  return {'full', 0}
+end
+if open + redis.call('ZCARD', ENDED) >= tonumber(ARGV[14]) then
+  local first = redis.call('ZRANGE', ENDED, 0, 0, 'WITHSCORES')
+  return {'full', first[2] and math.ceil(first[2] - now) or 0}
+end
+expires = now + ARGV[7]
+redis.call('HSET', SUBMISSION .. name, 'id', id, 'model', model, 'line', line, 'digest', digest,
+           'item', item, 'bytes', #item, 'state', 'queued', 'attempts', 0, 'epoch', 0,
+           'submitted_ms', now, 'expires_ms', expires, 'kept_ms', ARGV[8])
+if ARGV[9] ~= '' then
+  redis.call('HSET', SUBMISSION .. name, 'delivery', ARGV[9], 'webhook', ARGV[10],
+             'webhook_host', ARGV[11])
+end
+redis.call('INCRBY', BYTES, #item)
+wait(name, line, expires)
+if redis.call('ZCARD', WAITING .. line) % tonumber(ARGV[15]) == 1 or ARGV[15] == '1' then
+  redis.call('LPUSH', ARGV[16], ARGV[17])
+end
+return {'accepted', expires}
+""")
+
+# ARGV: line, most items, most bytes, lease in ms, worker, queue, message.
+# One that was begun before runs alone: it may have ended the process, with all that ran beside it.
+CLAIM = Script("""
+local line, most, most_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local claims, bytes, expired, looks, early = {}, 0, 0, 0, false
+while #claims < most do
+  local name = redis.call('ZRANGE', WAITING .. line, 0, 0)[1]
+  if not name then break end
+  local state, expires, attempts, size, epoch =
+    unpack(fields(name, 'state', 'expires_ms', 'attempts', 'bytes', 'epoch'))
+  looks = looks + 1
+  if state ~= 'queued' then
+    redis.call('ZREM', WAITING .. line, name)
+  elseif now >= tonumber(expires) then
+    finish(name, 'expired', '')
+    expired = expired + 1
+  else
+    local again = tonumber(attempts) > 0
+    if #claims > 0 and (again or bytes + size > most_bytes) then early = true break end
+    epoch = math.max(now_us, epoch + 1)
+    redis.call('ZREM', WAITING .. line, name)
+    redis.call('HSET', SUBMISSION .. name, 'state', 'running', 'attempts', attempts + 1,
+               'epoch', epoch, 'worker', ARGV[5])
+    redis.call('HSETNX', SUBMISSION .. name, 'started_ms', now)
+    redis.call('ZADD', OPEN, math.min(now + ARGV[4], expires), name)
+    claims[#claims + 1] =
+      {name, epoch, attempts + 1, redis.call('HGET', SUBMISSION .. name, 'item')}
+    bytes = bytes + size
+    if again then early = true break end
+  end
+  if looks >= 1000 then early = true break end
+end
+if early and redis.call('EXISTS', WAITING .. line) == 1 then
+  redis.call('LPUSH', ARGV[6], ARGV[7])
+end
+return {claims, expired, listed(hosts)}
+""")
+
+# ARGV: lease in ms, then name and epoch of each. How many are still held.
+RENEW = Script("""
+local held = 0
+for index = 2, #ARGV, 2 do
+  local name = ARGV[index]
+  local state, epoch, expires = unpack(fields(name, 'state', 'epoch', 'expires_ms'))
+  if state == 'running' and epoch == ARGV[index + 1] then
+    redis.call('ZADD', OPEN, math.min(now + ARGV[1], expires), name)
+    held = held + 1
+  end
+end
+return held
+""")
+
+# ARGV: name, epoch, state and answer of each. 'done', 'failed', or why it does not count:
+# 'fenced', or 'ended' (also when this very answer came before).
+COMMIT = Script("""
+local outcomes = {}
+for index = 1, #ARGV, 4 do
+  local name, epoch, to, answer = unpack(ARGV, index, index + 3)
+  local state, newest = unpack(fields(name, 'state', 'epoch'))
+  local outcome = 'ended'
+  if state == 'running' and newest == epoch then
+    finish(name, to, answer)
+    outcome = to
+  elseif state == 'running' or state == 'queued' then
+    outcome = 'fenced'
+  end
+  outcomes[#outcomes + 1] = outcome
+end
+return {outcomes, listed(hosts)}
+""")
+
+# ARGV: attempts allowed, the answer if there is none left, then name and epoch of each.
+RELEASE = Script("""
+local outcomes = {}
+for index = 3, #ARGV, 2 do
+  local name = ARGV[index]
+  local state, epoch, attempts, line, expires =
+    unpack(fields(name, 'state', 'epoch', 'attempts', 'line', 'expires_ms'))
+  local outcome = 'fenced'
+  if state == 'running' and epoch == ARGV[index + 1] then
+    outcome = give_back(name, attempts, line, expires, ARGV[1], ARGV[2])
+  end
+  outcomes[#outcomes + 1] = outcome
+end
+return {outcomes, listed(hosts)}
+""")
+
+# ARGV: name.
+CANCEL = Script("""
+local state = unpack(fields(ARGV[1], 'state'))
+if state == 'queued' or state == 'running' then
+  finish(ARGV[1], 'cancelled', '')
+  state = 'cancelled'
+end
+return state or ''
+""")
+
+# ARGV: name, fields. One whose time is over ends here, if nobody was faster.
+READ = Script("""
+local name = ARGV[1]
+local state, expires = unpack(fields(name, 'state', 'expires_ms'))
+if not state then return {{}, {}} end
+if (state == 'queued' or state == 'running') and now >= tonumber(expires) then
+  finish(name, 'expired', '')
+end
+local delivery = redis.call('HGET', SUBMISSION .. name, 'delivery')
+local sent = {}
+if delivery then
+  sent = redis.call('HMGET', WEBHOOK .. delivery, 'status', 'attempts', 'reason')
+end
+return {fields(name, unpack(ARGV, 2)), sent}
+""")
+
+# ARGV: most at once, attempts allowed, the answer of one that has none left. What must be looked
+# at now: lapsed leases, and those whose time is over.
+SWEEP = Script("""
+local names = redis.call('ZRANGEBYSCORE', OPEN, '-inf', now, 'LIMIT', 0, ARGV[1])
+local lapsed, failed, expired, lines = 0, 0, 0, {}
+for _, name in ipairs(names) do
+  local state, expires, attempts, line =
+    unpack(fields(name, 'state', 'expires_ms', 'attempts', 'line'))
+  if state ~= 'queued' and state ~= 'running' then
+    redis.call('ZREM', OPEN, name)
+  elseif now >= tonumber(expires) then
+    finish(name, 'expired', '')
+    expired = expired + 1
+  elseif state == 'running' then
+    if give_back(name, attempts, line, expires, ARGV[2], ARGV[3]) == 'queued' then
+      lapsed = lapsed + 1
+      lines[line] = (lines[line] or 0) + 1
+    else
+      failed = failed + 1
+    end
+  else
+    redis.call('ZADD', OPEN, expires, name)
+  end
+end
+local again = {}
+for line, count in pairs(lines) do again[#again + 1] = {line, count} end
+return {#names, lapsed, failed, expired, again, listed(hosts)}
+""")
+
+# Each line in which something waits: how much, and since how many ms at most.
+WAITING_LINES = Script("""
+local found = {}
+for _, line in ipairs(redis.call('SMEMBERS', LINES)) do
+  local first = redis.call('ZRANGE', WAITING .. line, 0, 0, 'WITHSCORES')
+  if first[1] then
+    found[#found + 1] =
+      {line, redis.call('ZCARD', WAITING .. line), math.floor((now_us - first[2]) / 1000)}
+  else
+    redis.call('SREM', LINES, line)
+  end
+end
+return {found, redis.call('ZCARD', OPEN), redis.call('GET', BYTES) or '0'}
+""")

@@ -1,0 +1,215 @@
+"""Webhooks: whom they may go to, how they are signed, sent, and tried again.
+
+A receiver checks ``X-Celeriac-Signature: t=1764000000,v1=<hex>``: the HMAC-SHA256, under the shared
+secret, of the text of ``t``, a dot and the body as it came.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import http.client
+import ipaddress
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from urllib.parse import SplitResult, urlsplit
+
+from celeriac import errors
+
+SIGNATURE_HEADER = "X-Celeriac-Signature"
+DELIVERY_HEADER = "X-Celeriac-Delivery"
+MAX_ATTEMPTS = 10
+"""The last one comes about three and a half hours after the first."""
+FIRST_DELAY_S = 5.0
+LONGEST_DELAY_S = 3_600.0
+_LONGEST_URL = 2_048
+_URL = re.compile(r"[!-~]+")
+"""Visible ASCII: nothing that could end a line of the request."""
+_PORTS = {"https": 443, "http": 80}
+
+
+class Undelivered(Exception):
+    """A webhook did not arrive; the text says why, in words for the caller who named it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a webhook goes."""
+
+    url: str
+    host: str
+    """As a name or an address, without brackets."""
+    port: int
+    is_tls: bool
+    path: str
+    """With the query."""
+
+    @property
+    def place(self) -> str:
+        """``host:port``."""
+        return f"{self.host}:{self.port}"
+
+
+def check_target(url: str, hosts: Iterable[str]) -> Target:
+    """Where ``url`` leads, if ``hosts`` (``host`` or ``host:port``, exactly) has its host.
+
+    A host without a port stands for the scheme's own. Raises RequestError.
+    """
+    parts = _split(url)
+    host, scheme = (parts.hostname or "").lower(), parts.scheme
+    port = parts.port or _PORTS[scheme]
+    if scheme == "http" and not _is_loopback(host):
+        raise errors.RequestError(f"the webhook {url!r} is not encrypted; use https")
+    listed = {one.strip().lower() for one in hosts}
+    shown = f"[{host}]" if ":" in host else host
+    if f"{shown}:{port}" not in listed and not (shown in listed and port == _PORTS[scheme]):
+        raise errors.RequestError(
+            f"webhooks to {shown}:{port} are not allowed here; its operator can add the host to "
+            "[gateway] webhook_hosts"
+        )
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Target(url, host, port, scheme == "https", path)
+
+
+def sign(body: bytes, secret: str, unix_s: int) -> str:
+    """The value of :data:`SIGNATURE_HEADER`.
+
+    >>> sign(b"{}", "key", 1764000000)[:29]
+    't=1764000000,v1=135a1a8c79ff2'
+    """
+    digest = hmac.new(secret.encode(), f"{unix_s}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={unix_s},v1={digest}"
+
+
+def next_attempt_ms(attempt: int, now_ms: int, jitter: float) -> int | None:
+    """When to try again after the failed ``attempt`` (1 for the first); None: never.
+
+    ``jitter`` is 0 to 1: receivers that come back are not met by all at once.
+    """
+    if attempt >= MAX_ATTEMPTS:
+        return None
+    delay_s: float = min(FIRST_DELAY_S * 3 ** (attempt - 1), LONGEST_DELAY_S)
+    return now_ms + round(delay_s * (0.8 + 0.4 * jitter) * 1_000)
+
+
+def post(target: Target, body: bytes, headers: Mapping[str, str], timeout_s: float) -> int:
+    """POST ``body`` (JSON); the status. Follows no redirect, and reads no more than the headers.
+
+    Raises Undelivered, at the latest after about twice ``timeout_s``.
+    """
+    try:
+        connection = _connect(target, timeout_s)
+    except OSError as error:
+        raise Undelivered(f"no connection to {target.place}: {_words(error)}") from error
+    # A timeout of the socket is for each read; a receiver may send one byte a second.
+    guard = threading.Timer(timeout_s, _cut, (connection,))
+    guard.daemon = True
+    guard.start()
+    try:
+        if isinstance(connection, ssl.SSLSocket):
+            connection.do_handshake()
+        return _exchange(target, connection, body, headers)
+    except (OSError, http.client.HTTPException) as error:
+        raise Undelivered(f"no answer from {target.place}: {_words(error)}") from error
+    finally:
+        guard.cancel()
+        connection.close()
+
+
+def _connect(target: Target, timeout_s: float) -> socket.socket:
+    connection = socket.create_connection((_address(target), target.port), timeout=timeout_s)
+    if not target.is_tls:
+        return connection
+    return ssl.create_default_context().wrap_socket(
+        connection, server_hostname=target.host, do_handshake_on_connect=False
+    )
+
+
+def _exchange(
+    target: Target, connection: socket.socket, body: bytes, headers: Mapping[str, str]
+) -> int:
+    channel = http.client.HTTPConnection(target.host, target.port)
+    channel.sock = connection
+    if target.is_tls:
+        channel.default_port = _PORTS["https"]  # for the header Host
+    channel.request("POST", target.path, body, {
+        "Content-Type": "application/json", "User-Agent": "celeriac", "Connection": "close",
+        **headers,
+    })
+    return channel.getresponse().status
+
+
+def _address(target: Target) -> str:
+    """The address to connect to. Raises Undelivered if it is none that a webhook may go to."""
+    try:
+        found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise Undelivered(f"the host {target.host} has no address") from error
+    address = str(found[0][4][0])
+    if not _is_literal(target.host) and not is_allowed(address, target.host):
+        raise Undelivered(f"the host {target.host} has an address that webhooks do not go to")
+    return address
+
+
+def is_allowed(address: str, host: str) -> bool:
+    """False for what a name should not lead to: link-local (cloud metadata), loopback, none.
+
+    >>> is_allowed("169.254.169.254", "hooks.example.org"), is_allowed("10.0.0.7", "hooks.internal")
+    (False, True)
+    """
+    found = ipaddress.ip_address(address.partition("%")[0])
+    found = getattr(found, "ipv4_mapped", None) or found
+    if found.is_loopback:
+        return host == "localhost"
+    return not (found.is_link_local or found.is_multicast or found.is_unspecified)
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        usable = (
+            len(url) <= _LONGEST_URL and _URL.fullmatch(url) and parts.scheme in _PORTS
+            and parts.hostname and parts.port != 0 and parts.username is None
+            and not parts.fragment
+        )
+    except (ValueError, TypeError, AttributeError):
+        usable = False
+    if not usable:
+        raise errors.RequestError(
+            "a webhook is an address such as https://example.org/path, without a password and of "
+            f"at most {_LONGEST_URL:,} characters"
+        )
+    return parts
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or (_is_literal(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def _cut(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:  # it has ended by itself
+        return
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "it took too long"
+    if isinstance(error, ssl.SSLError):
+        return "its certificate or its TLS is not acceptable"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return "it was cut off, or is no HTTP"

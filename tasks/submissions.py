@@ -1,0 +1,129 @@
+"""Submitted predictions: run a batch of them, and put right what was lost."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from celery import shared_task
+
+from celeriac import errors, metrics
+from celeriac.jobs.chunk import process_name
+from celeriac.logs import get_logger
+from celeriac.messages import (
+    CONTRACT,
+    PREDICT_SUBMITTED,
+    SUBMISSIONS_RECONCILE,
+    check_contract,
+)
+from celeriac.settings import get_settings
+from celeriac.submissions.lease import SubmissionLease
+from celeriac.submissions.ledger import BATCH_ITEMS, Claim, Ended, SubmissionLedger
+from producer import lost_submissions, nudges
+from producer.broker import Broker
+from tasks.base import CeleriacTask
+from tasks.patience import patiently
+from tasks.predict import score
+
+log = get_logger(__name__)
+
+LONGEST_RUN_S = 3_600.0
+"""A batch whose passes the watchdog finds in order holds its submissions so long, at most."""
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+@lru_cache(maxsize=1)
+def _broker() -> Broker:
+    return Broker(get_settings())
+
+
+def _ledger() -> SubmissionLedger:
+    return SubmissionLedger(_broker().redis)
+
+
+@shared_task(name=PREDICT_SUBMITTED, base=CeleriacTask, acks_late=True, ignore_result=True)
+def predict_submitted(model: str, queue: str, v: int = CONTRACT) -> None:
+    """Predict the oldest submissions that wait for ``model`` in ``queue``, at most one batch."""
+    check_contract(v)
+    ledger, settings = _ledger(), get_settings().submissions
+    claims = ledger.claim(
+        queue, model, worker=process_name(), lease_s=settings.lease_s,
+        message=nudges.call_to_line(queue, model),
+    )
+    _count("expired", claims.expired)
+    _tell(claims.hosts)
+    if not claims.taken:
+        return
+    with SubmissionLease(
+        lambda: ledger.renew(claims.taken, settings.lease_s),
+        lease_s=settings.lease_s, longest_s=LONGEST_RUN_S,
+    ):
+        _run(ledger, queue, model, claims.taken)
+
+
+@shared_task(name=SUBMISSIONS_RECONCILE, base=CeleriacTask, ignore_result=True)
+def reconcile() -> None:
+    """Run again what was lost, end what has no time left, call workers to what waits."""
+    found, overview = lost_submissions.reconcile(_broker(), _ledger())
+    metrics.SUBMISSIONS_OPEN.set(overview.open)
+    for what, count in found.items():
+        metrics.SUBMISSIONS_RECONCILED.labels(what).inc(count)
+    if found:
+        log.warning("submissions reconciled", **found)
+
+
+def _run(
+    ledger: SubmissionLedger, queue: str, model: str, claims: tuple[Claim, ...]
+) -> None:
+    started = time.perf_counter()
+    try:
+        answers = _answers(model, [_decode(claim.item) for claim in claims])
+    except Exception as error:
+        log.exception("submissions failed", reason=str(error), items=len(claims))
+        _give_back(ledger, queue, model, claims)
+        return
+    encoded = [_encode(answer) for answer in answers]
+    ended = patiently(lambda: ledger.commit(zip(claims, encoded, strict=True)))
+    _note(ended)
+    log.info(
+        "submissions predicted", items=len(claims), seconds=round(time.perf_counter() - started, 3)
+    )
+
+
+def _answers(model: str, items: list[Any]) -> list[dict[str, Any]]:
+    """One answer or error for each item; what would fail again is an error of each."""
+    try:
+        return score(model, items)
+    except (errors.RequestError, errors.RegistryError, errors.ItemError) as error:
+        return [{"error": error.to_wire()} for _ in items]
+
+
+def _give_back(
+    ledger: SubmissionLedger, queue: str, model: str, claims: tuple[Claim, ...]
+) -> None:
+    failure = errors.WorkerError("the worker failed on it; its log names the reason").to_wire()
+    most = get_settings().submissions.max_attempts
+    ended = patiently(lambda: ledger.give_back(claims, most, _encode({"error": failure})))
+    _note(ended)
+    again = sum(outcome == "queued" for outcome in ended.outcomes)
+    nudges.publish_calls(_broker().redis, queue, model, -(-again // BATCH_ITEMS))
+
+
+def _note(ended: Ended) -> None:
+    for outcome in ended.outcomes:
+        _count(str(outcome), 1)
+    _tell(ended.hosts)
+
+
+def _count(outcome: str, count: int) -> None:
+    if count:
+        metrics.SUBMISSIONS.labels(outcome).inc(count)
+
+
+def _tell(hosts: tuple[str, ...]) -> None:
+    """Have webhooks sent; if Redis is away now, the reconciler will."""
+    if hosts:
+        patiently(lambda: nudges.publish_deliveries(_broker().redis, hosts))
