@@ -221,6 +221,13 @@ def lanes_key(device: str) -> str:
 
 WORKER_TTL_S = 15
 
+
+def rate_key(name: str) -> str:
+    """Hash with the tokens that an API key of the gateway has left. Owned by the gateways; expires
+    once its bucket would be full again."""
+    return f"celeriac:rate:{name}"
+
+
 # --- names ------------------------------------------------------------------------------------
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")

@@ -2,44 +2,76 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request
+from typing import Any, NamedTuple
+
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from celeriac import __version__, errors
 from celeriac.settings import Settings
-from producer.gateway import failures, health, openapi, predict
+from producer.gateway import admin, failures, health, metrics, openapi, predict
+from producer.gateway.access import AccessLog
+from producer.gateway.auth import Keys
 from producer.gateway.client import GatewayClient
 from producer.gateway.context import Gateway, RequestContext
 from producer.gateway.guard import Guard, failed
 from producer.gateway.hot import HotRouter
 from producer.gateway.oip import routes as oip
+from producer.gateway.rates import Rates
 
 HOT_ROUTES = [*predict.ROUTES, *oip.ROUTES]
 COLD_ROUTERS = [health.router, oip.router]
 
 
-def build(settings: Settings, client: GatewayClient | None = None) -> Guard:
-    """The application for one process. ``client`` is closed by whoever made it."""
+ADMIN_ROUTERS = [health.router, admin.router]
+
+
+class Applications(NamedTuple):
+    """The two ports of one process."""
+
+    public: Guard
+    """Its lifespan is the gateway's."""
+    admin: Guard
+
+
+def build(settings: Settings, client: GatewayClient | None = None) -> Applications:
+    """The applications for one process. ``client`` is closed by whoever made it.
+
+    Raises ConfigError for keys that cannot be used.
+    """
     gateway = Gateway(settings, client or GatewayClient(settings=settings))
-    return Guard(gateway, HotRouter(HOT_ROUTES), build_cold(gateway))
+    access = AccessLog(settings.log, on=settings.gateway.access_log)
+    door: dict[str, Any] = {
+        "keys": Keys(settings.gateway),
+        "rates": Rates(settings.gateway, gateway.redis),
+        "access": access,
+    }
+    metrics.IN_FLIGHT.set_function(lambda: len(gateway.watches))
+    admin_app = build_cold(gateway, ADMIN_ROUTERS)
+    admin_app.state.access = access
+    return Applications(
+        Guard(gateway, HotRouter(HOT_ROUTES), build_cold(gateway, COLD_ROUTERS), **door),
+        Guard(gateway, HotRouter([]), admin_app, scope="admin", **door),
+    )
 
 
-def build_cold(gateway: Gateway) -> FastAPI:
-    """The application of all routes that are not hot."""
+def build_cold(gateway: Gateway, routers: list[APIRouter]) -> FastAPI:
+    """The application of one port's routes that are not hot."""
     app = FastAPI(
         title="Celeriac", version=__version__, strict_content_type=False,
         docs_url="/docs", redoc_url=None,
     )
     app.state.gateway = gateway
-    for router in COLD_ROUTERS:
+    for router in routers:
         app.include_router(router)
     app.add_exception_handler(errors.CeleriacError, _failed)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _defect)
-    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
+    if routers is COLD_ROUTERS:
+        app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     return app
 
 

@@ -6,7 +6,6 @@ decoded by msgspec, which takes neither NaN nor a number out of range; the nesti
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any, TypeVar
 
@@ -14,6 +13,7 @@ import msgspec
 
 from celeriac import errors
 from producer.gateway.context import Gateway, RequestContext
+from producer.gateway.disconnects import Disconnected
 from producer.gateway.failures import UnsupportedBody, fault
 
 T = TypeVar("T")
@@ -23,20 +23,18 @@ _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _ROUND_OFF = bytes.maketrans(b"{}", b"[]")
 
 
-class Disconnected(Exception):
-    """The caller went away before its request was complete."""
-
-
 async def read(gateway: Gateway, context: RequestContext) -> bytes:
     """The whole body.
 
-    Raises PayloadTooLarge, UnsupportedBody (compressed), DeadlineExceeded, and Disconnected.
+    Raises PayloadTooLarge, UnsupportedBody (compressed), and Disconnected. One that does not come
+    in time ends the request with BodyTimeout.
     """
     _check_head(gateway, context)
     message = await _next(context)
     chunk: bytes = message.get("body", b"")
     limit = gateway.limits.max_body_bytes
     if not message.get("more_body"):
+        context.body_is_read = True
         if len(chunk) > limit:
             raise too_large(limit)
         return chunk
@@ -48,6 +46,7 @@ async def read(gateway: Gateway, context: RequestContext) -> bytes:
         if size > limit:
             raise too_large(limit)
         chunks.append(chunk)
+    context.body_is_read = True
     return b"".join(chunks)
 
 
@@ -94,6 +93,8 @@ def too_large(limit: int) -> errors.PayloadTooLarge:
 def _check_head(gateway: Gateway, context: RequestContext) -> None:
     headers = context.headers
     length = headers.get(b"content-length")
+    if length is not None and not length.isdigit():
+        raise fault("Content-Length is a whole number", "Content-Length")
     if length is not None and int(length) > gateway.limits.max_body_bytes:
         raise too_large(gateway.limits.max_body_bytes)
     encoding = headers.get(b"content-encoding")
@@ -102,13 +103,7 @@ def _check_head(gateway: Gateway, context: RequestContext) -> None:
 
 
 async def _next(context: RequestContext) -> Any:
-    try:
-        async with asyncio.timeout(context.left_s()):
-            message = await context.receive()
-    except TimeoutError as error:
-        raise errors.DeadlineExceeded(
-            f"the body did not come within {context.timeout_s:g} s"
-        ) from error
+    message = await context.receive()  # the request's watch ends a wait that is too long
     if message["type"] == "http.disconnect":
         raise Disconnected
     return message

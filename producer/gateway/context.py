@@ -6,11 +6,19 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple
 
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
 from celeriac import errors
+from celeriac.messages import Prediction
 from celeriac.settings import Settings
+from producer.calls import Call
 from producer.gateway.client import GatewayClient
-from producer.gateway.failures import fault
+from producer.gateway.disconnects import Watch
+from producer.gateway.failures import broker_gone, fault
 from producer.gateway.oip.statistics import Statistics
+from producer.gateway.pulse import ANSWER_S, Pulse
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -47,12 +55,15 @@ class RequestContext:
     """One request. It lies in ``scope["celeriac"]``."""
 
     __slots__ = (
-        "batch_items", "cache", "caller", "compute_ms", "end_s", "headers", "id", "items", "model",
-        "queue_ms", "receive", "route", "scope", "started_s", "timeout_s", "version",
+        "batch_items", "body_is_read", "cache", "caller", "code", "compute_ms", "end_s", "headers",
+        "id", "is_hot", "items", "method", "model", "path", "queue_ms", "receive", "route", "scope",
+        "started_s", "timeout_s", "version",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, id: str, started_s: float) -> None:
         self.scope = scope
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
         self.receive = receive
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         """By lower-case name; of a name that comes twice, the last."""
@@ -62,6 +73,11 @@ class RequestContext:
         self.caller = ANYBODY
         self.route = "-"
         """Template of the path, for logs and metrics."""
+        self.is_hot = False
+        """It is answered without FastAPI."""
+        self.body_is_read = False
+        self.code = ""
+        """Of the error that it got."""
         self.timeout_s = 0.0
         self.end_s = 0.0
         """When the request's time is over, monotonic."""
@@ -88,6 +104,20 @@ class RequestContext:
             )
         return left_s
 
+    def note(self, call: Call) -> None:
+        """Keep what an answered call says of its way; of several, the slowest counts."""
+        if call.found:
+            self.cache = self.cache or "hit"
+        elif call.key is not None:
+            self.cache = "miss"
+        reply = call.reply
+        if reply is not None:
+            self.queue_ms = max(self.queue_ms, reply.queue_ms)
+            self.compute_ms = max(self.compute_ms, reply.compute_ms)
+            self.batch_items = max(self.batch_items, reply.batch_items)
+        if not self.version and isinstance(call.outcome, Prediction):
+            self.version = call.outcome.version
+
     def header(self, name: bytes) -> str:
         """The value of a header as text, stripped; empty if it is not there."""
         return self.headers.get(name, b"").decode("latin-1").strip()
@@ -102,27 +132,50 @@ class Gateway:
         self.client = client
         self.is_draining = False
         """True once TERM has come: no longer ready, but it still answers."""
-        self.in_flight = 0
+        self.watches: set[Watch] = set()
+        """One for each request that has no answer yet."""
+        self.redis = connect(settings)
+        self.pulse = Pulse(self.redis.ping, self._broker_gone)
         self.inferences = Statistics()
         """Requests over ``/v2``."""
 
     @property
     def is_ready(self) -> bool:
         """True if it can answer predictions, and takes more of them."""
-        return not self.is_draining
+        return self.pulse.is_up and not self.is_draining
+
+    async def start(self) -> None:
+        """Look for Redis, and go on looking."""
+        await self.pulse.start()
+
+    async def stop(self) -> None:
+        """End what :meth:`start` began."""
+        await self.pulse.stop()
+        await self.redis.aclose()
+
+    def _broker_gone(self) -> None:
+        """Let those go that wait for what cannot come."""
+        for watch in tuple(self.watches):
+            if watch.is_hot:
+                watch.abort(broker_gone())
 
     def timeout_s(self, context: RequestContext) -> float:
         """The time that a request asks for, within the limit. Raises RequestError."""
         asked = context.headers.get(b"x-request-timeout-ms")
         if asked is None:
             return self.limits.timeout_s
-        try:
-            milliseconds = int(asked)
-        except ValueError:
-            milliseconds = 0
-        if milliseconds < 1 or len(asked) > 12:
+        milliseconds = int(asked) if asked.isdigit() and len(asked) <= 12 else 0
+        if not milliseconds:
             raise fault(
                 "X-Request-Timeout-Ms is a whole number of milliseconds above 0",
                 "X-Request-Timeout-Ms",
             )
         return min(milliseconds / 1000, self.limits.max_timeout_s)
+
+
+def connect(settings: Settings) -> Redis:
+    """An asyncio client of Redis for the gateway's own needs: few, small, and in time."""
+    return Redis.from_url(
+        settings.broker_url, socket_connect_timeout=ANSWER_S, socket_timeout=1.0,
+        retry=Retry(NoBackoff(), 0), max_connections=64,
+    )

@@ -56,6 +56,12 @@ class MethodNotAllowed(errors.RequestError):
         self.allow = allow
 
 
+class BodyTimeout(errors.RequestError):
+    """The body did not come in time."""
+
+    code = "request_timeout"
+
+
 class UnsupportedBody(errors.RequestError):
     """The body has a type or an encoding that is not read here."""
 
@@ -79,6 +85,7 @@ STATUS = {
     "job_not_found": 404,
     "not_found": 404,
     "method_not_allowed": 405,
+    "request_timeout": 408,
     "conflict": 409,
     "output_conflict": 409,
     "promotion_refused": 409,
@@ -135,6 +142,11 @@ def described(error: errors.CeleriacError) -> dict[str, Any]:
     """``{"code", "message", "field"?}``: an item's error, or the heart of a request's."""
     described = {"code": error.code, "message": message_of(error)}
     return described | {"field": error.field} if error.field else described
+
+
+def broker_gone() -> errors.BrokerError:
+    """The error of requests while Redis is not there."""
+    return errors.BrokerError(BROKER_GONE)
 
 
 def body(error: errors.CeleriacError, request_id: str, path: str) -> bytes:

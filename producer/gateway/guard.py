@@ -5,13 +5,16 @@ Whatever a handler raises becomes an answer here, so nothing else needs to.
 
 from __future__ import annotations
 
+import asyncio
+import random
 import re
-import secrets
 import time
 
 from celeriac import errors
 from celeriac.logs import get_logger
-from producer.gateway import body, failures
+from producer.gateway import auth, body, failures
+from producer.gateway.access import GONE, AccessLog
+from producer.gateway.auth import Keys
 from producer.gateway.context import (
     JSON,
     Answer,
@@ -23,71 +26,138 @@ from producer.gateway.context import (
     Scope,
     Send,
 )
+from producer.gateway.disconnects import Disconnected, Watch
 from producer.gateway.hot import HotRouter
+from producer.gateway.rates import Rates
 
 log = get_logger(__name__)
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+BUSY_RETRY_S = 1.0
 
 
 class Guard:
     """An ASGI application in front of the hot routes and of the application for the others."""
 
-    def __init__(self, gateway: Gateway, router: HotRouter, cold: App) -> None:
+    def __init__(  # noqa: PLR0913 - what stands at the door
+        self, gateway: Gateway, router: HotRouter, cold: App, *, keys: Keys, rates: Rates,
+        access: AccessLog, scope: str = "",
+    ) -> None:
+        """``scope``: what every path needs, but for the open ones; empty if it depends."""
         self.gateway = gateway
         self._router = router
         self._cold = cold
+        self._keys = keys
+        self._rates = rates
+        self._access = access
+        self._scope = scope
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """The life of the process that serves the public port."""
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self.gateway.start()
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self.gateway.stop()
+                self._access.flush()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = RequestContext(scope, receive, request_id(scope), time.monotonic())
         scope["celeriac"] = context
-        gateway = self.gateway
-        gateway.in_flight += 1
-        try:
-            answer = await self._answer(context, send)
-        except body.Disconnected:
-            return
-        finally:
-            gateway.in_flight -= 1
-        if answer is not None:
-            await self._send(context, answer, send)
-
-    async def _answer(self, context: RequestContext, send: Send) -> Answer | None:
-        """The answer of a hot route, or to a failure; None if the cold application has sent it."""
+        watches = self.gateway.watches
+        watch = Watch(context)
+        watches.add(watch)
         reply = _Reply(context, send)
         try:
-            self._admit(context)
-            found = self._router.find(context.scope["method"], context.scope["path"])
+            answer = await self._answer(context, reply)
+        except asyncio.CancelledError:
+            answer = self._aborted(context, watch)
+        except Disconnected:
+            answer = None
+        finally:
+            watch.end()
+            watches.discard(watch)
+        if answer is not None and not reply.started:
+            await self._send(context, answer, send)
+            self._access.note(context, answer.status)
+        else:
+            self._access.note(context, reply.status)
+
+    async def _answer(self, context: RequestContext, reply: _Reply) -> Answer | None:
+        """The answer of a hot route, or to a failure; None if the cold application has sent it."""
+        try:
+            await self._admit(context)
+            found = self._router.find(context.method, context.path)
             if found is None:
-                await self._cold(context.scope, reply.bounded(self.gateway), reply.send)
+                await self._answer_cold(context, reply)
                 return None
             route, rest = found
-            context.route = route.template
+            context.route, context.is_hot = route.template, True
+            self._check_scope(context, route.scope)
+            self.gateway.pulse.check()
             return await route.handler(self.gateway, context, rest)
         except errors.CeleriacError as error:
-            failure = error
-        except body.Disconnected:
+            return failed(context, error)
+        except Disconnected:
             raise
         except Exception:
-            log.exception("request failed", request=context.id, path=context.scope["path"])
-            failure = errors.CeleriacError()
-        return None if reply.started else failed(context, failure)
+            log.exception("request failed", request=context.id, route=context.route)
+            return failed(context, errors.CeleriacError())
 
-    def _admit(self, context: RequestContext) -> None:
+    async def _answer_cold(self, context: RequestContext, reply: _Reply) -> None:
+        if auth.is_open(context.path):
+            context.route = context.path if context.path in auth.OPEN_PATHS else auth.OPEN_PREFIX
+        else:
+            self._check_scope(context, auth.scope_for(context.path))
+        try:
+            await self._cold(context.scope, reply.bounded(self.gateway), reply.send)
+        finally:
+            context.route = getattr(context.scope.get("route"), "path", context.route)
+
+    async def _admit(self, context: RequestContext) -> None:
+        """Who is it, how long has it, and is there room? Health is always answered."""
         gateway = self.gateway
+        context.allow(gateway.limits.timeout_s)
+        if auth.is_open(context.path):
+            return
         context.allow(gateway.timeout_s(context))
-        if gateway.in_flight > gateway.limits.max_concurrent:
+        if len(gateway.watches) > gateway.limits.max_concurrent:
             raise failures.GatewayBusy(
                 f"{gateway.limits.max_concurrent:,} requests are under way already "
-                "([gateway] max_concurrent); try again soon", 1.0
+                "([gateway] max_concurrent); try again soon", BUSY_RETRY_S,
             )
+        if self._keys:
+            context.caller = self._keys.caller(context)
+            if self._rates:
+                await self._rates.take(context.caller.name)
+
+    def _check_scope(self, context: RequestContext, scope: str) -> None:
+        auth.check_scope(context.caller, self._scope or scope)
+
+    def _aborted(self, context: RequestContext, watch: Watch) -> Answer | None:
+        """The answer to a request whose handler was cancelled by its watch."""
+        cause = watch.cause
+        if cause is None:  # by somebody else: the process ends
+            raise asyncio.CancelledError
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+        return failed(context, cause) if isinstance(cause, errors.CeleriacError) else None
 
     async def _send(self, context: RequestContext, answer: Answer, send: Send) -> None:
         headers = [
             *answer.headers, (b"content-length", b"%d" % len(answer.body)),
-            (b"x-request-id", context.id.encode("ascii")),
+            (b"x-request-id", context.id.encode("ascii")), *travelled(context),
         ]  # fmt: skip
         if self.gateway.is_draining:
             headers.append((b"connection", b"close"))
@@ -98,14 +168,18 @@ class Guard:
 class _Reply:
     """What the cold application receives and sends, within bounds and with our headers."""
 
+    __slots__ = ("_context", "_send", "started", "status")
+
     def __init__(self, context: RequestContext, send: Send) -> None:
         self._context = context
         self._send = send
         self.started = False
+        self.status = GONE
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
+            self.status = message["status"]
             headers = list(message.get("headers", ()))
             headers.append((b"x-request-id", self._context.id.encode("ascii")))
             message["headers"] = headers
@@ -129,10 +203,27 @@ class _Reply:
 
 def failed(context: RequestContext, error: errors.CeleriacError) -> Answer:
     """The answer to a request that failed."""
+    context.code = error.code
     return Answer(
-        failures.status_of(error), failures.body(error, context.id, context.scope["path"]),
+        failures.status_of(error), failures.body(error, context.id, context.path),
         (JSON, *failures.headers(error)),
     )
+
+
+def travelled(context: RequestContext) -> list[tuple[bytes, bytes]]:
+    """What headers say of a prediction's way: version, cache, batch, times in milliseconds."""
+    headers = []
+    if context.version:
+        headers.append((b"x-model-version", b"%d" % context.version))
+    if context.cache:
+        headers.append((b"x-cache", context.cache.encode("ascii")))
+    if context.batch_items:
+        total_ms = (time.monotonic() - context.started_s) * 1000
+        headers.append((b"x-batch-size", b"%d" % context.batch_items))
+        headers.append((b"server-timing", b"queue;dur=%.2f, compute;dur=%.2f, total;dur=%.2f" % (
+            context.queue_ms, context.compute_ms, total_ms,
+        )))
+    return headers
 
 
 def request_id(scope: Scope) -> str:
@@ -140,4 +231,4 @@ def request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return str(value, "ascii")
-    return secrets.token_hex(8)
+    return f"{random.getrandbits(64):016x}"

@@ -77,9 +77,11 @@ async def predict_one(
 ) -> Prediction:
     """One prediction, within the request's time. Raises what the client raises."""
     context.model, context.items = model, 1
-    prediction = await gateway.client.predict(model, item, timeout_s=context.left_s())
-    context.version = prediction.version
-    return prediction
+    call = await gateway.client.call(model, item, context.left_s(), context.id)
+    context.note(call)
+    if isinstance(call.outcome, Prediction):
+        return call.outcome
+    raise call.outcome or errors.WorkerError()
 
 
 async def predict_many(
@@ -93,12 +95,10 @@ async def predict_many(
             "score more as a dataset"
         )
     context.model, context.items = model, len(items)
-    outcomes: list[Prediction | errors.CeleriacError] = await gateway.client.predict_many(
-        model, items, timeout_s=context.left_s(), return_errors=True
-    )
-    answers = (outcome for outcome in outcomes if isinstance(outcome, Prediction))
-    context.version = next((answer.version for answer in answers), 0)
-    return outcomes
+    calls = await gateway.client.calls(model, items, context.left_s(), context.id)
+    for call in calls:
+        context.note(call)
+    return [call.outcome or errors.WorkerError() for call in calls]
 
 
 async def _predict_many(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import math
+import os
 import signal
 import socket
 from collections.abc import Iterator
+from typing import Literal
 
 import uvicorn
 
@@ -16,12 +19,15 @@ from celeriac.logs import get_logger
 from celeriac.settings import GatewaySettings, Settings
 from producer.gateway.app import build
 from producer.gateway.client import GatewayClient
-from producer.gateway.context import App
+from producer.gateway.context import App, Gateway
 
 log = get_logger(__name__)
 
 KEEP_ALIVE_S = 75
 """An idle connection is kept so long: longer than balancers keep theirs."""
+ADMIN_HOST = "127.0.0.1"
+CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S = 1.0, 2.0
+"""Of the gateway's client, at most."""
 
 
 class Server(uvicorn.Server):
@@ -37,28 +43,53 @@ def serve(settings: Settings) -> None:
     check_binding(settings.gateway)
     with (
         listen(settings.gateway.host, settings.gateway.port, "PORT") as public,
+        listen(ADMIN_HOST, settings.gateway.admin_port, "ADMIN_PORT") as admin,
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
-        runner.run(run(settings, public))
+        runner.run(run(settings, public, admin))
 
 
-async def run(settings: Settings, public: socket.socket) -> None:
-    """Serve on an open socket until TERM or INT."""
-    client = GatewayClient(settings=settings)
-    app = build(settings, client)
-    server = uvicorn_server(app, settings)
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        app.gateway.is_draining = True
-        loop.call_later(settings.gateway.drain_notice_s, _end, server)
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop)
+async def run(settings: Settings, public: socket.socket, admin: socket.socket) -> None:
+    """Serve on two open sockets until TERM or INT."""
+    client = GatewayClient(settings=impatient(settings))
+    apps = build(settings, client)
+    server = uvicorn_server(apps.public, settings, lifespan="on")
+    admin_server = uvicorn_server(apps.admin, settings)
+    _drain_on_signals(apps.public.gateway, server)
+    operation = asyncio.create_task(admin_server.serve([admin]))
+    log.info("gateway serves", url=url_of(public), admin=url_of(admin), pid=os.getpid())
     try:
         await server.serve([public])
     finally:
+        admin_server.should_exit = True
+        await operation
         await client.close()
+        log.info("gateway has ended")
+
+
+def _drain_on_signals(gateway: Gateway, server: Server) -> None:
+    """The first TERM or INT drains; another INT ends it at once."""
+    loop = asyncio.get_running_loop()
+
+    def stop(signum: int) -> None:
+        if gateway.is_draining:
+            server.force_exit = signum == signal.SIGINT
+            return
+        gateway.is_draining = True
+        log.info("gateway drains", requests=len(gateway.watches))
+        loop.call_later(gateway.limits.drain_notice_s, _end, server)
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop, signum)
+
+
+def impatient(settings: Settings) -> Settings:
+    """``settings`` of a client that gives a silent Redis up sooner: HTTP callers will not wait."""
+    broker = settings.broker
+    return settings.model_copy(update={"broker": broker.model_copy(update={
+        "connect_timeout_s": min(broker.connect_timeout_s, CONNECT_TIMEOUT_S),
+        "socket_timeout_s": min(broker.socket_timeout_s, SOCKET_TIMEOUT_S),
+    })})
 
 
 def check_binding(gateway: GatewaySettings) -> None:
@@ -70,14 +101,22 @@ def check_binding(gateway: GatewaySettings) -> None:
         )
 
 
-def uvicorn_server(app: App, settings: Settings) -> Server:
+def uvicorn_server(
+    app: App, settings: Settings, lifespan: Literal["on", "off"] = "off"
+) -> Server:
     """uvicorn as the gateway uses it: nothing of its own in log lines or headers."""
     return Server(uvicorn.Config(
-        app, loop="none", http="httptools", ws="none", lifespan="off", log_config=None,
-        access_log=False, server_header=False, date_header=True, proxy_headers=False,
+        app, loop="none", http="httptools", ws="none", lifespan=lifespan, log_config=None,
+        log_level="warning", access_log=False, server_header=False, proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(settings.gateway.drain_timeout_s)),
+        timeout_graceful_shutdown=math.ceil(settings.gateway.drain_timeout_s),
     ))
+
+
+def url_of(opened: socket.socket) -> str:
+    """Where a socket listens."""
+    host, port = opened.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def listen(host: str, port: int, setting: str) -> socket.socket:

@@ -67,19 +67,22 @@ def gateway_settings(
         broker=BrokerSettings(url=gateway_valkey.url),
         stack=StackSettings(state_dir=folder / "state", metrics_port=0),
         models=ModelsSettings(root=folder / "models"),
-        gateway=GatewaySettings(port=0, admin_port=0, drain_notice_s=0.0),
+        gateway=GatewaySettings(port=0, admin_port=0, drain_notice_s=0.0, access_log=False),
     )
 
 
 @pytest.fixture(scope="session")
 def gateway_registry(gateway_settings: Settings) -> Registry:
-    """``echo`` (any item), ``reviews`` (text, cached), ``table``, ``rent`` (a table of named
-    columns), ``digits`` (an array), and ``pixels`` (an image, torch): the others are
-    scikit-learn's."""
+    """``echo`` (any item), ``idle`` (the same, for a GPU, so that nobody takes its items),
+    ``reviews`` (text, cached), ``table``, ``rent`` (a table of named columns), ``digits`` (an
+    array), and ``pixels`` (an image, torch): the others are scikit-learn's."""
     registry = Registry(gateway_settings.models.root)
-    registry.add("echo", lambda folder: ModelDraft(
-        format="echo", input=InputSchema(kind="any"), output=OutputSchema(kind="any")
-    ))
+    for name, device in (("echo", "cpu"), ("idle", "gpu")):
+        draft = ModelDraft(
+            format="echo", input=InputSchema(kind="any"), output=OutputSchema(kind="any"),
+            device=device,
+        )
+        registry.add(name, lambda folder, draft=draft: draft)
     reviews = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(TEXTS, LABELS)
     release.register(
         "reviews", reviews, examples=TEXTS[:4], registry=registry, serving=Serving(cache=True)
@@ -173,19 +176,23 @@ class RunningGateway:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.client = GatewayClient(settings=settings)
-        self.app = build(settings, self.client)
+        self.client = GatewayClient(settings=gateway_server.impatient(settings))
+        self.apps = build(settings, self.client)
+        self.gateway = self.apps.public.gateway
         self._loop = asyncio.new_event_loop()
         self._socket = gateway_server.listen("127.0.0.1", settings.gateway.port, "PORT")
+        self._admin_socket = gateway_server.listen("127.0.0.1", 0, "ADMIN_PORT")
         self.port = int(self._socket.getsockname()[1])
         self.http = Http(self.port)
-        self._server = gateway_server.uvicorn_server(self.app, settings)
+        self.admin = Http(int(self._admin_socket.getsockname()[1]))
+        self._server = gateway_server.uvicorn_server(self.apps.public, settings, lifespan="on")
+        self._admin_server = gateway_server.uvicorn_server(self.apps.admin, settings)
         self._thread = threading.Thread(target=self._run, name="gateway")
 
     def start(self) -> RunningGateway:
         self._thread.start()
         deadline = time.monotonic() + 10
-        while not self._server.started:
+        while not (self._server.started and self._admin_server.started):
             assert self._thread.is_alive(), "the gateway ended"
             assert time.monotonic() < deadline, "the gateway does not start"
             time.sleep(0.005)
@@ -196,14 +203,19 @@ class RunningGateway:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def stop(self) -> None:
-        self._server.should_exit = True
+        self._server.should_exit = self._admin_server.should_exit = True
         self._thread.join(20)
         assert not self._thread.is_alive()
+
+    async def _serve(self) -> None:
+        await asyncio.gather(
+            self._server.serve([self._socket]), self._admin_server.serve([self._admin_socket])
+        )
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(self._server.serve([self._socket]))
+            self._loop.run_until_complete(self._serve())
             self._loop.run_until_complete(self.client.close())
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
         finally:

@@ -1,0 +1,141 @@
+"""One record for each request: its metrics, and its line of the access log.
+
+Records are kept for a moment and written together. A line has no payload, no path (its template
+instead) and no key (its name instead). It is made by hand, in the form of the other log lines:
+structlog would cost more than the request itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+from celeriac.settings import LogSettings
+from producer.gateway import metrics
+from producer.gateway.context import RequestContext
+
+FLUSH_S = 0.1
+MOST_RECORDS = 10_000
+"""Records that may wait; then they are written at once."""
+REFUSALS = frozenset({
+    "unauthenticated", "forbidden", "rate_limited", "overloaded", "gateway_busy",
+    "payload_too_large", "broker_unavailable",
+})  # fmt: skip
+GONE = 499
+"""What is noted as the status of a request whose caller did not wait."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Record(NamedTuple):
+    """What is kept of a request."""
+
+    context: RequestContext
+    status: int
+    seconds: float
+    ended_s: float
+    """Unix seconds."""
+
+
+class AccessLog:
+    """The records of one gateway. For one event loop."""
+
+    def __init__(self, settings: LogSettings, *, on: bool) -> None:
+        self._json = settings.format == "json"
+        self._on = on and logging.getLevelName(settings.level) <= logging.INFO
+        self._records: list[Record] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def note(self, context: RequestContext, status: int) -> None:
+        """Keep the record of a request that has been answered just now."""
+        seconds = time.monotonic() - context.started_s
+        self._records.append(Record(context, status, seconds, time.time()))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+        elif len(self._records) >= MOST_RECORDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Count and write what was kept."""
+        if self._timer is not None:
+            self._timer.cancel()
+        records, self._records, self._timer = self._records, [], None
+        for record in records:
+            count(record)
+        if self._on and records:
+            shape = as_json if self._json else as_text
+            write("".join([shape(record) for record in records]))
+
+
+def count(record: Record) -> None:
+    """The metrics of one request."""
+    context = record.context
+    requests, seconds = metrics.of_route(context.method, context.route, record.status)
+    requests.inc()
+    seconds.observe(record.seconds)
+    if context.code in REFUSALS:
+        metrics.REFUSED.labels(context.code).inc()
+    if record.status == GONE:
+        metrics.DISCONNECTED.inc()
+    if context.items:
+        metrics.ITEMS.inc(context.items)
+    if context.cache:
+        metrics.CACHE.labels(context.cache).inc()
+
+
+def fields(record: Record) -> dict[str, Any]:
+    """The named values of a line; what does not apply is left out."""
+    context = record.context
+    shown = {
+        "request": context.id,
+        "key": context.caller.name,
+        "tenant": context.caller.tenant,
+        "method": context.method,
+        "route": context.route,
+        "status": record.status,
+        "ms": round(record.seconds * 1000, 2),
+    }
+    if context.code:
+        shown["code"] = context.code
+    if context.model:
+        shown |= {"model": context.model[:80], "items": context.items}
+    known = {"version": context.version, "cache": context.cache, "batch": context.batch_items}
+    return shown | {name: value for name, value in known.items() if value}
+
+
+def as_json(record: Record) -> str:
+    """A line as ``[log] format = "json"`` has it."""
+    line = {**fields(record), "event": "request", "level": "info", "timestamp": _time(record)}
+    return _encode(line).decode() + "\n"
+
+
+def as_text(record: Record) -> str:
+    """A line for people."""
+    named = " ".join(f"{name}={_plain(value)}" for name, value in fields(record).items())
+    return f"{_time(record)} [info     ] request {named}\n"
+
+
+def write(lines: str) -> None:
+    """Where the other log lines go: standard error. A terminal that is gone costs no request."""
+    try:
+        sys.stderr.write(lines)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass
+
+
+def _time(record: Record) -> str:
+    now = datetime.fromtimestamp(record.ended_s, UTC)
+    return now.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _plain(value: Any) -> str:
+    """A value on one line, whatever a caller has put into it."""
+    text = str(value)
+    return text if text and text.isprintable() and " " not in text else _encode(text).decode()

@@ -1,0 +1,15 @@
+"""What only an operator may do, on a port of its own that is never reachable from elsewhere."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/metrics", summary="Prometheus metrics of this gateway", response_class=Response)
+async def metrics(request: Request) -> Response:
+    request.app.state.access.flush()  # what was answered just now counts
+    return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
