@@ -22,7 +22,7 @@ from celeriac.jobs.duplicates import find_groups, part_of, spread
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.plan import ChunkRecord, JobPlan, Scoring
 from celeriac.jobs.sample import ScoredRows, leave_sample
-from celeriac.jobs.slices import in_slices
+from celeriac.jobs.slices import MOST_ALONE, in_slices
 from celeriac.jobs.staged import StagedChunk
 from celeriac.outputs import TableAnswers, together
 
@@ -127,7 +127,9 @@ def _predict(
     def predict(table: pa.Table) -> TableAnswers:
         if is_stopped():
             raise errors.Cancelled(f"job {plan.job_id} was stopped")
-        return predict_batch(table)
+        answers = predict_batch(table)
+        _check_memory(answers, table.num_rows)
+        return answers
 
     answers = _predict_once(inputs, predict, at_once) if scoring.dedupe else None
 
@@ -154,6 +156,14 @@ def _predict_once(inputs: pa.Table, predict: PredictBatch, at_once: int) -> Tabl
         lambda start: _no_memory(predict(different.slice(start, 0))),
     )
     return spread(together(found), groups)
+
+
+def _check_memory(answers: TableAnswers, rows: int) -> None:
+    """Raises WorkerError if no row at all had enough memory: that is no fault of the rows."""
+    if rows <= MOST_ALONE or len(answers.errors) < rows:
+        return
+    if all(isinstance(one, errors.ResourceExhausted) for one in answers.errors.values()):
+        raise errors.WorkerError(f"not enough memory for any of {rows:,} rows, even alone")
 
 
 def _no_memory(nothing: TableAnswers) -> TableAnswers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ from sklearn.svm import LinearSVC
 from celeriac import release
 from celeriac.cache import Cache, MemoryStore
 from celeriac.cache.worker import WorkerCache
+from celeriac.datasets.copies import Copies
+from celeriac.datasets.planner import plan
+from celeriac.datasets.sources import open_source
+from celeriac.jobs.chunk import run_chunk
+from celeriac.jobs.folder import JobFolder
+from celeriac.jobs.plan import Scoring, make_plan
 from celeriac.jobs.recall import RecallingScorer, shares_cache
 from celeriac.registry.manifest import Serving
 from celeriac.registry.store import Registry
@@ -83,6 +90,33 @@ def test_a_job_answers_the_same_with_an_empty_a_mixed_and_a_full_cache(
         assert {row + first: error.message for row, error in answers.errors.items()} == {
             row: error.message for row, error in expected.errors.items() if first <= row < last
         }
+
+
+def test_a_job_answers_the_same_when_equal_rows_are_scored_once(
+    scorer: Scorer, tmp_path: Path
+) -> None:
+    """To the byte, with rows that fail and rows that are all alone."""
+    texts = [*TEXTS[:300], None, *TEXTS[100:500], "", "alone", None, *TEXTS[:300]]
+    table = pa.table({"id": range(len(texts)), "text": texts})
+    parts = []
+    for dedupe in (False, True):
+        folder = JobFolder(tmp_path / str(dedupe))
+        dataset = plan(
+            open_source(table), chunk_rows=10_000, copies=Copies(tmp_path / "input")
+        )
+        scoring = Scoring(
+            model="m", version=1, device="cpu", needs=("text",), keeps=("id",), id_column="id",
+            dedupe=dedupe,
+        )
+        job = make_plan(dataset, scoring, source="x", job_id="x", now=datetime.now(UTC))
+        for chunk in dataset.chunks:
+            run_chunk(folder, job, chunk, scorer.score_table)
+        numbers = [chunk.number for chunk in dataset.chunks]
+        parts.append([
+            (folder.part(n, "parquet").read_bytes(), folder.errors(n).read_bytes())
+            for n in numbers
+        ])
+    assert parts[0] == parts[1]
 
 
 def test_what_a_job_kept_is_the_answer_to_a_single_item(scorer: Scorer) -> None:

@@ -172,6 +172,7 @@ def test_patterns_match_within_folders(bucket: S3Path) -> None:
     assert [str(one.at.path) for one in found.files] == [
         "s3://data/in/a-1.csv", "s3://data/in/a-2.csv", "s3://data/in/b-1.csv",
     ]
+    assert open_source("s3://data/in").files == found.files  # a folder, not what is below it
 
 
 CSV = b"id,text\n" + b"".join(b'%d,"t, %d"\n' % (n, n) for n in range(100))

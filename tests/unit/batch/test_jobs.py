@@ -249,7 +249,17 @@ def test_without_any_memory_the_attempt_fails_and_no_row_is_blamed(tmp_path: Pat
     folder, plan, chunks = make_job(tmp_path, lines, chunk_rows=100)
     with pytest.raises(MemoryError):
         run_chunk(folder, plan, chunks[0], Tight(0))
-    assert not policy.ends_job(MemoryError())
+
+    def every_row_alone(table: pa.Table) -> TableAnswers:
+        """As a loaded model says it, which takes a batch apart by itself."""
+        none = pa.nulls(table.num_rows, pa.string())
+        exhausted = errors.ResourceExhausted("no room")
+        return TableAnswers({"prediction": none}, dict.fromkeys(range(table.num_rows), exhausted))
+
+    with pytest.raises(errors.WorkerError, match="for any of 100 rows") as caught:
+        run_chunk(folder, plan, chunks[0], every_row_alone)
+    assert not policy.ends_job(caught.value)
+    assert not list(folder.path.glob("parts/*"))
 
 
 def test_after_a_lost_attempt_slices_are_smaller(tmp_path: Path) -> None:
