@@ -195,6 +195,14 @@ def nightly_status_key(name: str) -> str:
     return f"celeriac:nightly:status:{name}"
 
 
+ALERTS_PENDING_KEY = "celeriac:alerts:pending"
+"""List of alerts that are to be delivered (JSON), the oldest first. Emptied by
+``celeriac.alerts.send``; trimmed to 1,000; expires :data:`ALERTS_PENDING_S` after the last came."""
+
+ALERTS_SENDER_KEY = "celeriac:alerts:sender"
+"""The task that delivers an alert now. Owned by it; expires soon after its time limit."""
+
+
 def alert_key(kind: str, date: str, attempt: int, schedule: str) -> str:
     """Says that an alert has been sent. Expires after :data:`ALERT_S`."""
     return f"celeriac:alert:{kind}:{date}:{attempt}:{schedule}"
@@ -205,6 +213,7 @@ NIGHTLY_SENT_S = 600
 NIGHTLY_WAITING_S = 35 * 86_400
 NIGHTLY_EVENTS_S = 90 * 86_400
 NIGHTLY_STATUS_S = 86_400
+ALERTS_PENDING_S = 86_400
 ALERT_S = 35 * 86_400
 
 

@@ -172,7 +172,7 @@ class AlertSettings(Section):
     """A program and its arguments, no shell; it gets the same JSON on its standard input."""
     timeout_s: Annotated[float, Field(ge=0.1, le=60)] = 10.0
     """Longest wait for one answer of the webhook, and longest run of the command."""
-    tries: Annotated[int, Field(ge=1, le=10)] = 3
+    tries: Annotated[int, Field(ge=1, le=5)] = 3
     """How often the webhook is called while it cannot be reached or has an error of its own."""
 
     @field_validator("webhook")

@@ -1,7 +1,12 @@
-"""Alerts leave by a webhook and a command: once each, in bounded time, beside all other work."""
+"""Alerts leave by a webhook and a command: once each, one at a time, in bounded time.
+
+What is to be sent waits in a list; ``celeriac.alerts.send`` takes one of it. Only one such task is
+at work, so a receiver that hangs keeps one process of the maintenance role from its work at most.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -14,9 +19,8 @@ from http.client import HTTPException
 from typing import Any
 
 import msgspec
-import redis
-from celery import shared_task
-from kombu.exceptions import OperationalError
+from celery import Task, shared_task
+from celery.exceptions import SoftTimeLimitExceeded
 
 from celeriac import errors, metrics
 from celeriac.alerts import SIGNATURE_HEADER, Alert, encode, is_retryable, sign
@@ -24,6 +28,9 @@ from celeriac.logs import get_logger
 from celeriac.messages import (
     ALERT_S,
     ALERT_SEND,
+    ALERTS_PENDING_KEY,
+    ALERTS_PENDING_S,
+    ALERTS_SENDER_KEY,
     CONTRACT,
     MAINTENANCE_QUEUE,
     alert_key,
@@ -36,61 +43,106 @@ from tasks.base import CeleriacTask
 
 log = get_logger(__name__)
 
-_EXPIRES_S = 3_600
+PENDING_KEPT = 1_000
+_MESSAGE_S = 60
 _LONGEST_PAUSE_S = 8.0
+_SPARE_S = 10
+
+_CLAIM = """
+if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EX', ARGV[2]) then return 0 end
+for i = 5, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
+redis.call('LTRIM', KEYS[2], -ARGV[3], -1)
+redis.call('EXPIRE', KEYS[2], ARGV[4])
+return 1
+"""
+_RELEASE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return redis.call('LLEN', KEYS[2])
+"""
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """An alert on its way by one channel."""
+
+    channel: str
+    """``webhook`` or ``command``."""
+    alert: Alert
 
 
 def notify(broker: Broker, alert: Alert) -> bool:
     """Have an alert sent, unless it was; True if it was not. Never waits for a receiver.
 
-    Raises redis.RedisError or kombu's OperationalError; then it counts as not sent.
+    Raises redis.RedisError.
     """
-    key = alert_key(*alert.claim)
-    if not broker.redis.set(key, alert.at, nx=True, ex=ALERT_S):
-        return False
-    log.error(
-        "alert", kind=str(alert.kind), schedule=alert.schedule, date=alert.date,
-        attempt=alert.attempt, reason=alert.reason, do=alert.next,
-    )
     settings = broker.settings.alerts
-    try:
-        if settings.webhook or settings.command:
-            _publish(broker, alert, settings)
-    except (redis.RedisError, OperationalError):
-        broker.redis.delete(key)
-        raise
-    return True
+    channels = [name for name in ("webhook", "command") if getattr(settings, name)]
+    deliveries = [
+        msgspec.json.encode(Delivery(channel=channel, alert=alert)) for channel in channels
+    ]
+    keys = (alert_key(*alert.claim), ALERTS_PENDING_KEY)
+    is_new = broker.redis.eval(
+        _CLAIM, 2, *keys, alert.at, ALERT_S, PENDING_KEPT, ALERTS_PENDING_S, *deliveries
+    )
+    if is_new:
+        log.error(
+            "alert", kind=str(alert.kind), schedule=alert.schedule, date=alert.date,
+            attempt=alert.attempt, reason=alert.reason, do=alert.next,
+        )
+    return bool(is_new)
+
+
+def send_pending(broker: Broker) -> None:
+    """Have a sender go to work if an alert waits. Raises redis.RedisError, OperationalError."""
+    if broker.redis.exists(ALERTS_PENDING_KEY):
+        limit_s = longest_s(broker.settings.alerts)
+        broker.celery.send_task(
+            ALERT_SEND, kwargs={"v": CONTRACT}, queue=MAINTENANCE_QUEUE, expires=_MESSAGE_S,
+            soft_time_limit=limit_s, time_limit=limit_s + _SPARE_S,
+        )
 
 
 def longest_s(settings: AlertSettings) -> float:
-    """The longest that one alert may take; then its process is ended."""
-    webhook = settings.tries * (settings.timeout_s + _LONGEST_PAUSE_S) if settings.webhook else 0
-    return webhook + settings.timeout_s + 10
+    """The longest that one delivery may take; then it is broken off."""
+    return settings.tries * (settings.timeout_s + _LONGEST_PAUSE_S) + _SPARE_S
 
 
-@shared_task(name=ALERT_SEND, base=CeleriacTask, acks_late=False, ignore_result=True)
-def send(alert: dict[str, Any], v: int = 1) -> None:
-    """Tell whoever ``[alerts]`` names. A message that comes twice would tell them twice, so it is
-    acknowledged first."""
+@shared_task(name=ALERT_SEND, base=CeleriacTask, bind=True, ignore_result=True)
+def send(self: Task, v: int = 1) -> None:
+    """Deliver the oldest alert that waits, unless another task is at it."""
     check_contract(v)
     broker = Broker(get_settings())
     try:
-        deliver(broker, msgspec.convert(alert, Alert))
+        send_oldest(broker, owner=str(self.request.id))
     finally:
         broker.close()
 
 
-def deliver(broker: Broker, alert: Alert) -> dict[str, str]:
-    """Call the webhook and the command; what went wrong with each ("" if nothing)."""
-    settings, body = broker.settings.alerts, encode(alert)
-    outcomes = {}
-    if settings.webhook:
-        outcomes["webhook"] = call_webhook(settings, body)
-    if settings.command:
-        outcomes["command"] = run_command(settings, body)
-    for channel, problem in outcomes.items():
-        _record(broker, alert, channel, problem)
-    return outcomes
+def send_oldest(broker: Broker, *, owner: str) -> bool:
+    """As :func:`send`; True if there was one. What was taken is never delivered again."""
+    ttl_s = math.ceil(longest_s(broker.settings.alerts)) + 2 * _SPARE_S
+    if not broker.redis.set(ALERTS_SENDER_KEY, owner, nx=True, ex=ttl_s):
+        return False
+    taken: Any = None
+    try:
+        taken = broker.redis.lpop(ALERTS_PENDING_KEY)
+        if taken is not None:
+            deliver(broker, msgspec.json.decode(taken, type=Delivery))
+    finally:
+        left = broker.redis.eval(_RELEASE, 2, ALERTS_SENDER_KEY, ALERTS_PENDING_KEY, owner)
+    if left:
+        send_pending(broker)
+    return taken is not None
+
+
+def deliver(broker: Broker, delivery: Delivery) -> str:
+    """Call the webhook or the command; what went wrong, or ""."""
+    call = call_webhook if delivery.channel == "webhook" else run_command
+    try:
+        problem = call(broker.settings.alerts, encode(delivery.alert))
+    except SoftTimeLimitExceeded:
+        problem = f"it took longer than {longest_s(broker.settings.alerts):g} s"
+    _record(broker, delivery.alert, delivery.channel, problem)
+    return problem
 
 
 def call_webhook(settings: AlertSettings, body: bytes) -> str:
@@ -111,8 +163,8 @@ def run_command(settings: AlertSettings, body: bytes) -> str:
         process = subprocess.Popen(  # noqa: S603 - the operator's own command, no shell
             settings.command, stdin=subprocess.PIPE, stdout=2, stderr=2, start_new_session=True,
         )
-    except OSError as error:
-        return f"{settings.command[0]} cannot be started: {error.strerror or error}"
+    except (OSError, ValueError) as error:
+        return f"{settings.command[0]} cannot be started: {getattr(error, 'strerror', error)}"
     try:
         process.communicate(body, timeout=settings.timeout_s)
     except subprocess.TimeoutExpired:
@@ -120,13 +172,6 @@ def run_command(settings: AlertSettings, body: bytes) -> str:
     finally:
         _kill_all(process)
     return f"it ended with exit code {process.returncode}" if process.returncode else ""
-
-
-def _publish(broker: Broker, alert: Alert, settings: AlertSettings) -> None:
-    broker.celery.send_task(
-        ALERT_SEND, kwargs={"v": CONTRACT, "alert": msgspec.to_builtins(alert)},
-        queue=MAINTENANCE_QUEUE, expires=_EXPIRES_S, time_limit=longest_s(settings),
-    )
 
 
 def _post(settings: AlertSettings, body: bytes) -> tuple[str, bool]:
@@ -143,7 +188,7 @@ def _post(settings: AlertSettings, body: bytes) -> tuple[str, bool]:
     except urllib.error.HTTPError as error:
         error.close()
         return f"it answered {error.code} {error.reason}", is_retryable(error.code)
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:
         return f"it does not answer: {getattr(error, 'reason', None) or error}", True
 
 
@@ -169,9 +214,9 @@ def _record(broker: Broker, alert: Alert, channel: str, problem: str) -> None:
     metrics.ALERTS.labels(str(alert.kind), outcome).inc()
     fields = {"schedule": alert.schedule, "date": alert.date, "channel": channel}
     if problem:
-        log.error("alert not delivered", kind=alert.kind, reason=problem, **fields)
+        log.error("alert not delivered", kind=str(alert.kind), reason=problem, **fields)
     else:
-        log.info("alert delivered", kind=alert.kind, **fields)
+        log.info("alert delivered", kind=str(alert.kind), **fields)
     what = f"alert by {channel} failed" if problem else f"alert by {channel} sent"
     with suppress(errors.BrokerError):  # it has been told; the history is a convenience
         note(

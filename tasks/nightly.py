@@ -32,7 +32,7 @@ from celeriac.schedules import NightlySettings
 from celeriac.settings import Settings, get_settings
 from producer import nights
 from producer.broker import Broker
-from tasks.alerts import notify
+from tasks.alerts import notify, send_pending
 from tasks.base import CeleriacTask
 
 log = get_logger(__name__)
@@ -64,6 +64,7 @@ def watch() -> None:
     broker = Broker(get_settings())
     try:
         look_after(broker, datetime.now(UTC))
+        send_pending(broker)
     finally:
         broker.close()
 
@@ -131,6 +132,8 @@ class _Look:
 
     starts: dict[date, int] = field(default_factory=dict)
     """Attempts that shall begin, by their date."""
+    catches_up: list[date] = field(default_factory=list)
+    """Missed dates that shall begin afterwards."""
     told: dict[AlertKind, list[str]] = field(default_factory=dict)
 
     def tell(self, kind: AlertKind, day: date) -> None:
@@ -150,12 +153,14 @@ def _look_after(
         if waits and busy is not None and run.state.can_begin:
             run = replace(run, reason=_not_ended(busy))
         verdict = judge(schedule, run, now, waits=waits)
-        if verdict.start:
+        if verdict.start and verdict.alert is AlertKind.MISSED:
+            look.catches_up.append(day)
+        elif verdict.start:
             look.starts.setdefault(day, 1)
         if verdict.alert is not None:
             look.tell(verdict.alert, day)
             _alert(broker, name, run, verdict.alert, now)
-    _start(broker, name, look.starts, busy)
+    _start(broker, name, look, busy)
     status = Status(
         at=now.isoformat(timespec="seconds"), missed=look.days(AlertKind.MISSED),
         late=look.days(AlertKind.LATE), failed=look.days(AlertKind.FAILED),
@@ -179,14 +184,18 @@ def _waiting(broker: Broker, name: str) -> dict[date, int]:
     return left
 
 
-def _start(broker: Broker, name: str, starts: dict[date, int], busy: Holder | None) -> None:
-    """Send the oldest run that shall begin; while an earlier one is under way, all wait."""
-    records = nights.records_of(broker, name)
-    for day, attempt in sorted(starts.items()):
-        if busy is not None:
+def _start(broker: Broker, name: str, look: _Look, busy: Holder | None) -> None:
+    """Send one run that shall begin: the oldest that is in time or waits, then missed ones.
+
+    While an earlier run is under way, the former wait.
+    """
+    if busy is not None:
+        for day, attempt in look.starts.items():
             if (busy.date, busy.attempt) != (day.isoformat(), attempt):
                 _let_wait(broker, name, day, attempt, _not_ended(busy))
-        elif records.mark_sent(day, attempt):
+        return
+    for day, attempt in (*sorted(look.starts.items()), *((day, 1) for day in look.catches_up)):
+        if nights.records_of(broker, name).mark_sent(day, attempt):
             _send(broker, name, day, attempt)
             return  # one at a time; the next look sends the next one, or lets it wait
 

@@ -174,7 +174,7 @@ def _add_date(table: Table, broker: Broker, name: str, day: dt.date) -> None:
 def _run(run: Run, counts: Run | None) -> tuple[str, ...]:
     if not run.job_id:
         attempt = "-" if run.state is RunState.ABSENT else str(run.attempt)
-        return (attempt, run.state, "", "", "", run.reason or run.output)
+        return (attempt, run.state, "", "", "", run.reason)
     mark = " (current)" if counts is not None and counts.attempt == run.attempt else ""
     begun = f"{run.begun_at:%Y-%m-%d %H:%M:%S}" if run.begun_at else ""
     state = f"{run.state}: {run.reason}" if run.reason else str(run.state)
@@ -184,9 +184,10 @@ def _run(run: Run, counts: Run | None) -> tuple[str, ...]:
 
 
 def _events(happened: list[Event]) -> Table:
-    table = _table("at", "date", "attempt", "what", "")
+    table = _table("at (UTC)", "date", "attempt", "what", "")
     for one in happened:
-        table.add_row(one.at, one.date, str(one.attempt), one.what, one.text)
+        at = f"{dt.datetime.fromisoformat(one.at):%Y-%m-%d %H:%M:%S}"
+        table.add_row(at, one.date, str(one.attempt), one.what, one.text)
     return table
 
 
@@ -206,7 +207,8 @@ def _table(*names: str) -> Table:
 
     table = Table(box=None, pad_edge=False)
     for name in names:
-        table.add_column(name, overflow="fold")
+        short = name in ("at (UTC)", "date", "attempt", "begun (UTC)", "next run", "last date")
+        table.add_column(name, overflow="fold", no_wrap=short)
     return table
 
 

@@ -10,9 +10,9 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import redis
+from celery.exceptions import SoftTimeLimitExceeded
 from typer.testing import CliRunner
 
 import producer.datasets
@@ -24,6 +24,8 @@ from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import JobState, Ledger
 from celeriac.messages import (
     ALERT_SEND,
+    ALERTS_PENDING_KEY,
+    ALERTS_SENDER_KEY,
     MAINTENANCE_QUEUE,
     NIGHTLY_RUN,
     NIGHTLY_WATCH,
@@ -282,6 +284,16 @@ def test_three_dark_days_are_caught_up(
     assert look(broker, DUE + timedelta(hours=6)).missed == []
 
 
+def test_the_night_that_is_due_goes_before_those_that_were_missed(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis
+) -> None:
+    broker = make_broker(missed="run", first_date=DAY - timedelta(days=2))
+    look(broker, DUE + timedelta(minutes=1))
+    assert [one["date"] for one in sent(redis_client)] == [str(DAY)]
+    begin(broker, DAY)
+    assert look(broker, DUE + timedelta(minutes=2)).waiting == []  # the others come later anyway
+
+
 def test_three_dark_days_are_reported(
     make_broker: Callable[..., Broker], redis_client: redis.Redis
 ) -> None:
@@ -417,31 +429,31 @@ def alert(kind: AlertKind = AlertKind.LATE) -> Alert:
     )
 
 
-def test_an_alert_is_queued_once(
-    make_broker: Callable[..., Broker], redis_client: redis.Redis
+def test_an_alert_is_sent_once_and_one_at_a_time(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis, tmp_path: Path
 ) -> None:
-    broker = make_broker(alerts=AlertSettings(command=["true"]))
+    command = ["sh", "-c", f"cat >> {tmp_path}/told; echo >> {tmp_path}/told"]
+    broker = make_broker(alerts=AlertSettings(command=command))
     assert [notify(broker, alert()) for _ in range(3)] == [True, False, False]
     assert notify(broker, alert(AlertKind.MISSED))
-    kinds = [message["alert"]["kind"] for message in sent(redis_client, ALERT_SEND)]
-    assert kinds == ["late", "missed"]
-    assert redis_client.ttl(alert_key(*alert().claim)) > 0
+    for key in (alert_key(*alert().claim), ALERTS_PENDING_KEY):
+        assert redis_client.ttl(key) > 0
+    tasks.alerts.send_pending(broker)
+    assert sent(redis_client, ALERT_SEND) == [{"v": 1}]
 
-
-def test_an_alert_that_cannot_be_queued_is_queued_later(
-    make_broker: Callable[..., Broker], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broker = make_broker(alerts=AlertSettings(command=["true"]))
-
-    def away(*_: object) -> None:
-        raise redis.ConnectionError("away")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("tasks.alerts._publish", away)
-        with pytest.raises(redis.ConnectionError):
-            notify(broker, alert())
-    assert notify(broker, alert())
-    assert len(sent(redis_client, ALERT_SEND)) == 1
+    redis_client.set(ALERTS_SENDER_KEY, "another", ex=100)
+    assert not tasks.alerts.send_oldest(broker, owner="one")
+    redis_client.delete(ALERTS_SENDER_KEY)
+    assert tasks.alerts.send_oldest(broker, owner="one")
+    assert sent(redis_client, ALERT_SEND) == [{"v": 1}]  # for the one that is left
+    assert tasks.alerts.send_oldest(broker, owner="one")
+    assert not tasks.alerts.send_oldest(broker, owner="one")
+    assert sent(redis_client, ALERT_SEND) == []
+    told = [json.loads(line)["kind"] for line in (tmp_path / "told").read_text().splitlines()]
+    assert told == ["late", "missed"]
+    assert not redis_client.exists(ALERTS_SENDER_KEY)
+    tasks.alerts.send_pending(broker)
+    assert sent(redis_client, ALERT_SEND) == []
 
 
 def test_what_became_of_an_alert_is_in_the_history(
@@ -450,12 +462,28 @@ def test_what_became_of_an_alert_is_in_the_history(
     command = ["sh", "-c", f"cat > {tmp_path}/got; exit 2"]
     broker = make_broker(alerts=AlertSettings(command=command))
     monkeypatch.setattr("tasks.alerts.get_settings", lambda: broker.settings)
-    message = {"v": 1, "alert": msgspec.to_builtins(alert())}
-    tasks.alerts.send.apply(kwargs=message).get()
+    notify(broker, alert())
+    tasks.alerts.send.apply(kwargs={"v": 1}).get()
     assert json.loads((tmp_path / "got").read_text())["kind"] == "late"
     [event] = nights.records_of(broker, "sales").events()
     assert event.what == "alert by command failed"
     assert event.text == "late: it ended with exit code 2"
+
+
+def test_a_delivery_that_is_broken_off_is_not_delivered_again(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = make_broker(alerts=AlertSettings(webhook="http://127.0.0.1:1"))
+
+    def drips(*_: object) -> str:
+        raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr("tasks.alerts.call_webhook", drips)
+    notify(broker, alert())
+    assert tasks.alerts.send_oldest(broker, owner="one")
+    [event] = nights.records_of(broker, "sales").events()
+    assert event.text == "late: it took longer than 64 s"
+    assert not tasks.alerts.send_oldest(broker, owner="one")
 
 
 # --- commands -------------------------------------------------------------------------------------
