@@ -6,7 +6,7 @@ Which tensors a model takes and gives is decided by its version alone: :func:`in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -259,8 +259,24 @@ def _strings(tensor: Tensor) -> list[str]:
 # --- outputs -------------------------------------------------------------------------------------
 
 
-def outputs_of(schema: OutputSchema) -> list[TensorSpec]:
-    """The outputs that a model gives."""
+def outputs_of(schema: OutputSchema) -> Mapping[str, TensorSpec]:
+    """The outputs that a model gives, by name and in order."""
+    known = _known_outputs.get(id(schema))
+    if known is None:
+        if len(_known_outputs) >= _MOST_KNOWN:
+            _known_outputs.clear()
+        specs = {spec.name: spec for spec in _outputs_of(schema)}
+        known = _known_outputs[id(schema)] = schema, specs
+    return known[1]
+
+
+_known_outputs: dict[int, tuple[OutputSchema, dict[str, TensorSpec]]] = {}
+"""Each request asks for them, and a model may have thousands of labels. By the schema's identity,
+which is its own as long as the schema is held here."""
+_MOST_KNOWN = 1_000
+
+
+def _outputs_of(schema: OutputSchema) -> list[TensorSpec]:
     shape = (-1,) if schema.outputs == 1 else (-1, schema.outputs)
     if schema.kind == "any":
         return [TensorSpec(VALUE, "BYTES", (-1,))]
@@ -275,6 +291,8 @@ def outputs_of(schema: OutputSchema) -> list[TensorSpec]:
 def _label_datatype(schema: OutputSchema) -> str:
     labels = schema.labels if schema.outputs == 1 else list(chain(*schema.labels))
     kinds = set(map(type, labels))
+    if kinds == {int} and not -(2**63) <= min(labels) <= max(labels) < 2**63:
+        return "BYTES"
     return _LABELS.get(kinds.pop(), "BYTES") if len(kinds) == 1 else "BYTES"
 
 
@@ -283,7 +301,7 @@ _LABELS: dict[type, str] = {bool: "BOOL", int: "INT64", float: "FP64"}
 
 def wanted_outputs(request: InferRequest, schema: OutputSchema) -> list[TensorSpec]:
     """The outputs that ``request`` gets, in its order. Raises RequestError for an unknown one."""
-    known = {spec.name: spec for spec in outputs_of(schema)}
+    known = outputs_of(schema)
     for name in request.outputs:
         if name not in known:
             raise errors.RequestError(

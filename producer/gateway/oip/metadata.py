@@ -35,7 +35,7 @@ def model_metadata(model: ModelInfo, version: VersionInfo) -> dict[str, Any]:
         "versions": [str(number) for number in sorted(model.versions)],
         "platform": f"celeriac_{version.format}",
         "inputs": [_as_json(spec) for spec in inputs_of(version.input)],
-        "outputs": [_as_json(spec) for spec in outputs_of(version.output)],
+        "outputs": [_as_json(spec) for spec in outputs_of(version.output).values()],
         "properties": properties,
     }
 

@@ -107,7 +107,7 @@ def to_binary(datatype: str, values: Sequence[Any]) -> bytes:
         return np.array(values, DTYPES[datatype]).tobytes()
     parts: list[bytes] = []
     for text in values:
-        element = text.encode("utf-8", "surrogatepass")
+        element = text.encode()
         parts += (_LENGTH.pack(len(element)), element)
     return b"".join(parts)
 

@@ -223,6 +223,7 @@ def answered(output: OutputSchema, *answers: dict[str, Any], wanted: tuple[str, 
     ((False, True), "BOOL", [True, False], [True, False]),
     ((0.5, 1.5), "FP64", [1.5, 0.5], [1.5, 0.5]),
     ((1, "one"), "BYTES", ["one", 1], ["one", "1"]),
+    ((1, 2**63), "BYTES", [2**63, 1], ["9223372036854775808", "1"]),
 ])
 def test_labels_have_the_datatype_of_the_model(
     labels: tuple[Any, ...], datatype: str, given_labels: list[Any], found: list[Any]
