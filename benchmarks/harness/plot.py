@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness.load import SHARES
 
 if TYPE_CHECKING:
+    from benchmarks import batch as batch_benchmark
     from benchmarks.realtime import Results
 
 COLOURS = {
@@ -20,13 +21,7 @@ IN_FLIGHT = "64 in flight"
 
 def realtime(found: Results, path: Path) -> None:
     """Throughput of each subject, and how its latencies are spread, with 64 in flight."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "celeriac", "font.size": 9,
-                         "axes.spines.top": False, "axes.spines.right": False})
-    from matplotlib import pyplot as plt
-
+    plt = _pyplot()
     models = [m for m in ("echo", "text", "digits") if ("plain Celery", m, IN_FLIGHT) in found]
     figure, axes = plt.subplots(
         2, len(models), figsize=(4.2 * len(models), 6.4), squeeze=False, layout="constrained"
@@ -34,8 +29,53 @@ def realtime(found: Results, path: Path) -> None:
     for column, model in enumerate(models):
         _bars(axes[0][column], found, model)
         _spread(axes[1][column], found, model)
-    figure.suptitle("One worker process, 64 items in flight from one client process", x=0.01,
-                    ha="left", weight="bold")
+    _save(plt, figure, path, "One worker process, 64 items in flight from one client process")
+
+
+def batch(found: batch_benchmark.Results, path: Path) -> None:
+    """Seconds of each subject, one panel for each dataset: bars are medians, dots are runs."""
+    plt = _pyplot()
+    titles = {"numbers, lr": "1,000,000 rows, logistic regression", "numbers, rf":
+              "1,000,000 rows, random forest", "long job": "1,000,000 rows, large forest",
+              "reviews": "reviews (CSV)", "images": "images (PNG)"}
+    shown = {name: title for name, title in titles.items() if (name, "Celeriac") in found}
+    count = max(len(shown), 1)
+    figure, axes = plt.subplots(
+        count, 1, figsize=(8, 1.1 + 1.1 * count), squeeze=False, layout="constrained"
+    )
+    for row, (measure, title) in enumerate(shown.items()):
+        some = {
+            subject: [run.seconds for run in found[measure, subject]]
+            for subject in ("Pool.map", "Celeriac", "bare loop") if (measure, subject) in found
+        }
+        _seconds(axes[row][0], some, title)
+    _save(plt, figure, path, "Seconds of a whole job, two processes")
+
+
+def _seconds(axes, some: dict[str, list[float]], title: str) -> None:  # type: ignore[no-untyped-def]
+    colours = {"Celeriac": "#1b7837", "bare loop": "#737373", "Pool.map": "#b2182b"}
+    middles = {name: sorted(seconds)[len(seconds) // 2] for name, seconds in some.items()}
+    bars = axes.barh([*middles], [*middles.values()], color=[colours[name] for name in middles])
+    axes.bar_label(bars, [f"{value:.3g}" for value in middles.values()], padding=8)
+    for name, seconds in some.items():
+        axes.plot(seconds, [name] * len(seconds), "o", color="black", markersize=2)
+    axes.set_title(title, loc="left")
+    axes.set_xlim(0, max(max(seconds) for seconds in some.values()) * 1.15)
+
+
+def _pyplot() -> Any:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "celeriac", "font.size": 9,
+                         "axes.spines.top": False, "axes.spines.right": False})
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(plt: Any, figure: Any, path: Path, title: str) -> None:
+    figure.suptitle(title, x=0.01, ha="left", weight="bold")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="svg", metadata={"Date": None})
     plt.close(figure)

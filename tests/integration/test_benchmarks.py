@@ -6,14 +6,18 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.harness import plot
+from benchmarks import batch
+from benchmarks.harness import datasets, plot
 from benchmarks.harness.load import SHARES
 from benchmarks.harness.points import Failed, Measured, Meter, Point, Subject
+from benchmarks.harness.processes import Child, PeakMemory
+from benchmarks.subjects import bare_loop
 from workers.valkey import EmbeddedServer
 
 ROOT = Path(__file__).parents[2]
@@ -77,9 +81,57 @@ def test_the_whole_benchmark_runs(tmp_path: Path) -> None:
     assert {"echo, 1 in flight, p50", "cache hit, p50"} <= {row["measure"] for row in rows}
 
 
+def test_a_child_serves_commands_and_its_end_is_told(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom benchmarks.subjects.served import serve\n"
+        "serve(lambda a: {'twice': 2 * a} if a else sys.exit('no more'))"
+    )
+    with Child([PYTHON, "-c", program], tmp_path / "log", os.environ, piped=True) as child:
+        assert child.ask(a=21)["twice"] == 42
+        assert child.cpu_s() > 0
+        with PeakMemory(lambda: [child.process.pid], every_s=0.01) as peak:
+            assert child.ask(a=1)["seconds"] < 1
+            time.sleep(0.1)
+        assert 1_000_000 < peak.bytes <= child.memory_bytes() * 2
+        with pytest.raises(RuntimeError, match="no more"):
+            child.ask(a=0)
+
+
+@pytest.mark.parametrize("kind", ["numeric", "text"])
+def test_the_bare_loop_reads_each_row_once(tmp_path: Path, kind: str) -> None:
+    if kind == "numeric":
+        datasets.numeric_parquet(tmp_path / "data", 25_000)
+    else:
+        lines = "".join(f'{n},"text\n{n} {"x" * 300}"\n' for n in range(25_000))
+        (tmp_path / "data").write_text(f"review_id,review\n{lines}")
+    halves = [list(bare_loop.READERS[kind](str(tmp_path / "data"), half)) for half in (0, 1)]
+    assert all(halves)
+    ids = [one for half in halves for batch, _ in half for one in batch.to_pylist()]
+    assert sorted(ids) == list(range(25_000))
+
+
+def test_the_plot_of_batch_is_svg(tmp_path: Path) -> None:
+    runs = [batch.Run(1.0), batch.Run(2.0)]
+    plot.batch({("reviews", name): runs for name in (batch.CELERIAC, batch.BARE)},
+               tmp_path / "plot.svg")
+    assert "bare loop" in "".join(ElementTree.parse(tmp_path / "plot.svg").getroot().itertext())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(420)
+def test_the_whole_batch_benchmark_runs(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [ROOT / "scripts" / "bench", "batch", "--quick", "--json", tmp_path / "rows.json"],
+        capture_output=True, text=True, timeout=400, check=False,
+    )
+    assert done.returncode in (0, 1), done.stderr[-2000:]  # a busy machine may miss a goal
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert {"numbers, lr", "long job", "reviews", "images"} <= {row["measure"] for row in rows}
+
+
 def test_a_benchmark_is_found_by_its_name() -> None:
     done = subprocess.run(
         [ROOT / "scripts" / "bench", "nothing"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "benchmarks here: realtime" in done.stderr
+    assert "benchmarks here: batch" in done.stderr
