@@ -7,6 +7,7 @@ from the file.
 
 from __future__ import annotations
 
+import sys
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -57,6 +58,7 @@ TRUSTED = (
 """Parts of scikit-learn's own estimators that skops does not list: data containers, kernels and
 losses. None of them calls what a file names."""
 
+_TORCH_WRAPPER = "sklearn.externals.array_api_compat.torch"
 _BY_ARGMAX = ("RandomForestClassifier", "ExtraTreesClassifier")
 """Estimators whose ``predict`` is by definition the most probable class: half the work."""
 
@@ -91,7 +93,7 @@ def save(model: Any, folder: Path, *, architecture: Architecture | None) -> Save
     if architecture is not None:
         raise errors.RegistryError("an architecture is for torch; scikit-learn needs none")
     output = describe(model)
-    library("skops.io", pip=PIP).dump(model, folder / FILE)
+    _skops().dump(model, folder / FILE)
     return Saved(
         files=[FILE], output=output, frameworks=frameworks("scikit-learn", "skops", "numpy")
     )
@@ -117,7 +119,7 @@ def read(path: Path, options: LoadOptions) -> Any:
     Raises UntrustedModel, which names the types, RuntimeMissing or RegistryError.
     """
     library("sklearn", pip=PIP)
-    io = library("skops.io", pip=PIP)
+    io = _skops()
     if not _is_skops(path):
         raise errors.UntrustedModel(
             f"{path.name} is not a skops file; pickle and joblib files are never loaded. "
@@ -201,6 +203,18 @@ def _split(estimator: Any) -> tuple[Any, Any]:
     if type(estimator).__name__ != "Pipeline" or not steps or len(steps) < 2:
         return None, estimator
     return estimator[:-1], steps[-1][1]
+
+
+def _skops() -> Any:
+    """``skops.io`` without torch: to list the estimators it imports every part of scikit-learn,
+    and one of them wraps torch. That is 180 MB in a worker that has no use for it."""
+    if "skops.io" in sys.modules or "torch" in sys.modules:
+        return library("skops.io", pip=PIP)
+    sys.modules[_TORCH_WRAPPER] = None  # type: ignore[assignment]  # cannot be imported now
+    try:
+        return library("skops.io", pip=PIP)
+    finally:
+        del sys.modules[_TORCH_WRAPPER]
 
 
 def _is_skops(path: Path) -> bool:
