@@ -65,10 +65,20 @@ def write_file(path: Place, data: bytes, *, durable: bool = True) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def create_file(path: Place, data: bytes) -> None:
+def write_aside(path: Path, data: bytes) -> None:
+    """Write a file under a name that nobody reads yet: its content is on the disk, its name may
+    not be. Raises StorageError."""
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        sync(path)
+
+
+def create_file(path: Place, data: bytes, *, durable: bool = True) -> None:
     """Write ``path`` whole; raises FileExistsError if it is there already, whoever was first.
 
-    In S3 two callers in the same moment can both succeed; then the later one's content stays.
+    If it is not ``durable``, the caller syncs the file and its folder. In S3 two callers in the
+    same moment can both succeed; then the later one's content stays.
     """
     if isinstance(path, S3Path):
         if path.exists():
@@ -79,9 +89,11 @@ def create_file(path: Place, data: bytes) -> None:
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{path.name}")
     try:
         temporary.write_bytes(data)
-        _sync(temporary)
+        if durable:
+            sync(temporary)
         os.link(temporary, path)
-        _sync(path.parent)
+        if durable:
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -122,9 +134,9 @@ def _move(temporary: Path, path: Place) -> None:
         with temporary.open("rb") as file:
             path.put(file)
         return
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _temporary(path: Place) -> Path:
@@ -146,7 +158,8 @@ def _named(path: Place) -> Iterator[None]:
         ) from error
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have what was written to a file, or the names in a folder, outlast a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -58,16 +58,6 @@ def encode_table(table: pa.Table, format: Format) -> Any:
     return sink.getvalue()
 
 
-def write_errors(path: Place, source: str, rows: Sequence[RowError]) -> Written | None:
-    """Write the failed rows as JSON lines; without any, no file is left at ``path``."""
-    if not rows:
-        path.unlink(missing_ok=True)
-        return None
-    data = encode_errors(source, rows)
-    write_file(path, data)
-    return written(data)
-
-
 def encode_errors(source: str, rows: Sequence[RowError]) -> bytes:
     """The failed rows as JSON lines."""
     encode = msgspec.json.encode

@@ -9,7 +9,6 @@ Callers, who only read records, need no pyarrow; so it is imported late here.
 from __future__ import annotations
 
 import contextlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from celeriac.datasets.files import TEMPORARY_PREFIX, create_file, write_file
+from celeriac.datasets.files import (
+    TEMPORARY_PREFIX,
+    create_file,
+    sync,
+    write_aside,
+    write_file,
+)
 from celeriac.jobs.plan import ChunkRecord, JobPlan
 
 if TYPE_CHECKING:
@@ -49,7 +54,7 @@ class StagedChunk(ABC):
         """
         path, data = self._folder.record(record.chunk), msgspec.json.encode(record)
         try:
-            create_file(path, data)
+            create_file(path, data, durable=False)  # settle makes it so
         except FileExistsError:
             held = self._folder.valid_record(plan, chunk)
             if held is not None:
@@ -63,7 +68,9 @@ class StagedChunk(ABC):
     def settle(self, record: ChunkRecord) -> None:
         """Give the files that ``record`` vouches for their final names, if they lack them.
 
-        Whoever finds a record does this: the run that wrote it may have been killed.
+        All of it outlasts a power cut then; after one before that a record may lack its part, and
+        does not count. Whoever finds a record does this: the run that wrote it may have been
+        killed.
         """
 
     @abstractmethod
@@ -80,18 +87,25 @@ class StagedFiles(StagedChunk):
         super().__init__(folder, chunk, format)
         self._final_part = at / "parts" / folder.part(chunk, format).name
         self._final_errors = at / "errors" / folder.errors(chunk).name
+        self._record = at / "parts" / folder.record(chunk).name
         self._part = _staged(self._final_part, epoch)
         self._errors = _staged(self._final_errors, epoch)
 
     def write_part(self, table: pa.Table) -> Written:
         from celeriac.datasets import parts
 
-        return parts.write_part(self._part, table, self._format)
+        data = parts.encode_table(table, self._format)
+        write_aside(self._part, data)
+        return parts.written(data)
 
     def write_errors(self, source: str, rows: Sequence[RowError]) -> Written | None:
         from celeriac.datasets import parts
 
-        return parts.write_errors(self._errors, source, rows)
+        if not rows:
+            return None
+        data = parts.encode_errors(source, rows)
+        write_aside(self._errors, data)
+        return parts.written(data)
 
     def settle(self, record: ChunkRecord) -> None:
         moves = [(self._part, self._final_part)]
@@ -99,10 +113,11 @@ class StagedFiles(StagedChunk):
             self._final_errors.unlink(missing_ok=True)
         else:
             moves.append((self._errors, self._final_errors))
-        for source, target in moves:
-            with contextlib.suppress(FileNotFoundError):  # done before, or by another
-                source.replace(target)
-                _sync_folder(target.parent)
+        moved = [target.parent for source, target in moves if _moved(source, target)]
+        if moved:
+            sync(self._record)
+            for folder in {*moved, self._record.parent}:
+                sync(folder)
 
     def discard(self) -> None:
         for path in (self._part, self._errors):
@@ -159,9 +174,10 @@ def _staged(path: Path, epoch: int) -> Path:
     return path.with_name(f"{TEMPORARY_PREFIX}e{epoch}-{path.name}")
 
 
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _moved(source: Path, target: Path) -> bool:
+    """False if that was done before, or by another."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        source.replace(target)
+    except FileNotFoundError:
+        return False
+    return True
