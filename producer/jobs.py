@@ -26,7 +26,9 @@ from producer.waves import Job
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_POLL_S = (0.05, 1.0)
+_POLL_S = (0.01, 1.0)
+_POLL_SHARE = 0.03
+"""Of the time waited so far: how long a job may have ended before its waiter knows."""
 _REQUEUES = (
     JobState.IN_PROGRESS, JobState.COMPLETED_WITH_ERRORS, JobState.FAILED, JobState.EXPIRED,
 )
@@ -143,22 +145,22 @@ class JobHandle:
 
         Raises DeadlineExceeded after ``timeout_s``; the job goes on.
         """
-        deadline = time.monotonic() + timeout_s
-        pause, longest = _POLL_S
+        began = time.monotonic()
+        deadline = began + timeout_s
         while True:
             status = self.status()
             if on_progress is not None:
                 on_progress(status)
             if status.state.is_final:
                 return status
-            left = deadline - time.monotonic()
+            now = time.monotonic()
+            left = deadline - now
             if left <= 0:
                 raise errors.DeadlineExceeded(
                     f"job {self.id} is {status.state} after {timeout_s:g} s "
                     f"({status.rows_done:,} of {status.rows_total:,} rows); it goes on"
                 )
-            time.sleep(min(pause, left))
-            pause = min(pause * 1.5, longest)
+            time.sleep(min(poll_pause_s(now - began), left))
 
     def cancel(self) -> JobStatus:
         """Ask that no further chunk starts and that running ones stop, within seconds.
@@ -292,6 +294,12 @@ class JobHandle:
         from celeriac.datasets.parts import read_parts
 
         return read_parts(self.parts(), self._folder.load().scoring.output_format)
+
+
+def poll_pause_s(waited_s: float) -> float:
+    """How long to pause before a job is looked at again."""
+    shortest, longest = _POLL_S
+    return min(longest, max(shortest, waited_s * _POLL_SHARE))
 
 
 def list_jobs(broker: Broker, limit: int = 100) -> list[JobStatus]:
