@@ -132,11 +132,28 @@ def _column(values: Any, probabilities: Any, labels: list[Any], schema: OutputSc
 
     if schema.kind == "regressor":
         return _Column(None, values.astype(np.float64, copy=False))
-    position = {label: number for number, label in enumerate(labels)}
-    found = np.array([position.get(value, -1) for value in values.tolist()], dtype=np.int64)
+    found = _positions(values, labels)
     if probabilities is None:
         return _Column(labels, found)
     return _Column(labels, found, probabilities[np.arange(len(found)), found].astype(np.float64))
+
+
+def _positions(values: Any, labels: list[Any]) -> Any:
+    """Position of each value among the labels; -1: it is none of them."""
+    import numpy as np
+
+    known = np.asarray(labels)
+    if len(values) >= _MANY and values.dtype.kind in "iu" and known.dtype.kind in "iu":
+        order = known.argsort()
+        nearest = np.searchsorted(known, values, sorter=order).clip(max=len(known) - 1)
+        found = order[nearest]
+        return np.where(known[found] == values, found, -1)
+    position = {label: number for number, label in enumerate(labels)}
+    return np.array([position.get(value, -1) for value in values.tolist()], dtype=np.int64)
+
+
+_MANY = 256
+"""Values from which on arrays are faster than a dict."""
 
 
 def _rows(column: _Column) -> list[dict[str, Any] | errors.ItemError]:
@@ -197,7 +214,7 @@ def table_answers(
     import pyarrow as pa
 
     bad = dict(failed)
-    where = np.asarray(index, dtype=np.int64)
+    where = np.arange(rows) if index == range(rows) else np.asarray(index, dtype=np.int64)
     if schema.kind == "any":
         texts: list[str | None] = [None] * rows
         for row, value in zip(index, output.values if output else [], strict=True):

@@ -110,21 +110,39 @@ def read_rows(
     """
     path = place(file.copy or file.path)
     groups = list(range(chunk.group, chunk.group + chunk.groups))
-    with _open(path) as source:
-        table = source.read_row_groups(groups, columns=names, use_threads=False)
-    table = table.select(names).slice(chunk.skip, chunk.rows)
+    with _open(path, _metadata.get((file.path, file.sha256))) as source:
+        _remember(file, source.metadata)
+        table = pa.concat_tables([_read_group(source, group, names) for group in groups])
+    table = table.slice(chunk.skip, chunk.rows)
     if table.num_rows != chunk.rows:
         raise errors.DatasetError(
             f"{path}: chunk {chunk.number} holds {table.num_rows} rows, the plan says "
             f"{chunk.rows}; the file has changed: submit it again"
         )
-    table = pa.table({name: _decoded(table[name]) for name in names})
     bad = _undecodable(table)
     first = chunk.first_row + 1
     found = [_row_error(table, at, message, first, id_column) for at, message in bad.items()]
     found.sort(key=lambda one: one.row)
     kept = np.delete(np.arange(chunk.rows), list(bad))
     return table.take(pa.array(kept)) if bad else table, kept + first, found
+
+
+def _read_group(source: pq.ParquetFile, group: int, names: list[str]) -> pa.Table:
+    """One row group after the other: together they would be held twice while they are decoded."""
+    table = source.read_row_group(group, columns=names, use_threads=False)
+    return pa.table({name: _decoded(table[name]) for name in names})
+
+
+_metadata: dict[tuple[str, str], Any] = {}
+"""Of the file that this process has read last: to read them takes as long as many a chunk."""
+_MAX_METADATA_BYTES = 16_000_000
+
+
+def _remember(file: SourceFile, metadata: Any) -> None:
+    key = (file.path, file.sha256)
+    if key not in _metadata and metadata.serialized_size <= _MAX_METADATA_BYTES:
+        _metadata.clear()
+        _metadata[key] = metadata
 
 
 def _undecodable(table: pa.Table) -> dict[int, str]:
@@ -204,9 +222,12 @@ def _digest(at: Listed) -> str:
 
 
 @contextmanager
-def _open(path: Place) -> Iterator[pq.ParquetFile]:
+def _open(path: Place, metadata: Any = None) -> Iterator[pq.ParquetFile]:
     try:
-        with path.open("rb") as stream, pq.ParquetFile(_source(path, stream)) as file:
+        with (
+            path.open("rb") as stream,
+            pq.ParquetFile(_source(path, stream), metadata=metadata) as file,
+        ):
             yield file
     except MemoryError:  # no fault of the file
         raise

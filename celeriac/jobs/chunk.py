@@ -78,7 +78,8 @@ def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
     rows = read_chunk(
         plan.format, file, chunk, plan.columns, scoring.reads, scoring.id_column
     )
-    table, failed = _predict(rows, plan, predict_batch, is_stopped, policy.slice_rows(attempt))
+    at_once = policy.slice_rows(attempt, rows.table.nbytes // max(1, rows.table.num_rows))
+    table, failed = _predict(rows, plan, predict_batch, is_stopped, at_once)
     if plan.scoring.error_column:
         table = with_unreadable(table, rows, chunk)
     failed = sorted([*rows.errors, *failed], key=lambda row: row.row)

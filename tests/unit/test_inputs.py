@@ -315,3 +315,17 @@ def test_typed_arrays_alike_or_not_give_the_same(kinds: list[str]) -> None:
 def test_what_a_model_is_given_may_be_written_to() -> None:
     for items in ([encode_item(np.zeros((2, 3), "<f4"))] * 2, [[[0.0] * 3] * 2]):
         collate(items, IMAGE).inputs[:] = 1.0
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
+def test_numbers_in_several_pieces_and_with_gaps(kind: pa.DataType) -> None:
+    columns = (Column(name="a"), Column(name="b"))
+    schema = InputSchema(kind="table", columns=columns, dtype="float32")
+    table = pa.table({
+        "a": pa.chunked_array([[1.5, None], [], [2.5, -3.0]], kind),
+        "b": pa.chunked_array([[0.5, 1.0, 2.0, None]], kind),
+    })
+    collated = collate_table(table.slice(1, 3), schema)
+    expected = np.array([[np.nan, 1.0], [2.5, 2.0], [-3.0, np.nan]], dtype=np.float32)
+    np.testing.assert_array_equal(collated.inputs, expected)
+    assert (collated.inputs.dtype, collated.errors) == (np.float32, {})

@@ -130,3 +130,18 @@ def test_parts_join_in_order() -> None:
     assert isinstance(whole.probabilities, list)
     assert whole.probabilities[1].tolist() == [[1, 0, 0], [0, 0, 1]]
     assert concat([Output(values=[1]), Output(values=["x"])]).values == [1, "x"]
+
+
+@pytest.mark.parametrize("labels", [(3, 1, 2), (7,), (0, 1)])
+def test_many_whole_numbers_are_looked_up_as_few_are(labels: tuple[int, ...]) -> None:
+    schema = OutputSchema(kind="classifier", labels=labels)
+    values = np.random.default_rng(0).integers(-1, 9, 1_000)
+    many = table_answers(Output(values=values), schema, range(1_000), {}, 1_000)
+    few = [
+        table_answers(Output(values=values[at : at + 100]), schema, range(100), {}, 100)
+        for at in range(0, 1_000, 100)
+    ]
+    assert many.columns["prediction"].to_pylist() == [
+        label for part in few for label in part.columns["prediction"].to_pylist()
+    ]
+    assert [*many.errors] == [row for row in range(1_000) if values[row] not in labels]
