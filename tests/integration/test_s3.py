@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,16 @@ from celeriac.jobs.ledger import DeadChunk
 from celeriac.jobs.manifest import SampleSummary, read_manifest
 from celeriac.jobs.plan import JobPlan, Scoring, make_plan
 from celeriac.jobs.report import make_report
-from celeriac.messages import decode_item
+from celeriac.messages import decode_item, job_key
+from celeriac.nightly.policy import RunState
 from celeriac.outputs import TableAnswers
 from celeriac.registry.catalogue import publish
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema, Pixels
 from celeriac.registry.store import Registry
+from celeriac.schedules import NightlySettings
 from celeriac.settings import Settings
+from producer import nights
+from producer.broker import Broker
 from producer.client import Client
 from workers.valkey import free_port
 
@@ -357,6 +361,41 @@ def png(level: int) -> bytes:
     file = io.BytesIO()
     Image.new("L", (2, 2), level).save(file, "PNG")
     return file.getvalue()
+
+
+def test_a_night_in_s3(
+    bucket: S3Path, settings: Settings, redis_client: redis.Redis
+) -> None:
+    registry = Registry(settings.models.root)
+    draft = ModelDraft(
+        format="echo", input=InputSchema(kind="any"), output=OutputSchema(kind="any")
+    )
+    registry.add("echo", lambda folder: draft)
+    publish(redis_client, registry.infos())
+    put(bucket / "in" / "2026-11-21.csv", b"text\none\n")
+    night = NightlySettings(
+        dataset="s3://data/in/{date}.csv", model="echo@1", output="s3://data/out/{date}"
+    )
+    broker = Broker(settings.model_copy(update={"nightly": {"sales": night}}))
+    day = date(2026, 11, 21)
+    job_id = nights.begin(broker, "sales", day, 1, owner="a")
+    assert nights.begin(broker, "sales", day, 1, owner="b") == job_id
+    redis_client.hset(job_key(str(job_id)), "state", "failed")
+    assert nights.begin(broker, "sales", day, 2, owner="c") != job_id
+    assert [run.attempt for run in nights.runs(broker, "sales", day)] == [1, 2]
+    assert (bucket / "out" / "2026-11-21.attempt-2" / "job.json").is_file()
+    broker.close()
+
+
+def test_a_night_in_s3_that_is_gone_is_no_error(
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    night = NightlySettings(dataset="s3://gone/{date}", model="echo@1", output="s3://gone/{date}")
+    broker = Broker(settings.model_copy(update={"nightly": {"sales": night}}))
+    run = nights.newest(broker, "sales", date(2026, 11, 21))
+    assert run.state is RunState.UNREADABLE
+    broker.close()
 
 
 def test_real_workers_take_frames_images_and_objects(
