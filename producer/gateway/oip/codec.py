@@ -86,6 +86,10 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True):
     id: str | None = None
     parameters: dict[str, Any] | None = None
     outputs: list[_Part] | None = None
+    model_name: Any = None
+    """KServe's client says again what the path says ..."""
+    model_version: Any = None
+    """... and the path counts."""
 
 
 _read = msgspec.json.Decoder(_Request).decode

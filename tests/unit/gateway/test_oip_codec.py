@@ -244,6 +244,12 @@ def test_clients_without_whole_numbers_are_understood() -> None:
     assert floats.inputs[1].values.tolist() == [True, False]
 
 
+def test_a_body_may_name_the_model_again_as_kserve_does() -> None:
+    data, _ = body(ONE, model_name="m", model_version="1")
+    assert only(decode_request(data)).values.tolist() == [1.5]
+    assert "unknown field `modelname`" in refused(body(ONE, modelname="m")[0])
+
+
 def test_null_is_a_missing_number() -> None:
     tensor = only(decode_request(*body(ONE | {"shape": [2], "data": [None, 1]})))
     assert np.array_equal(tensor.values, [np.nan, 1], equal_nan=True)
