@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from celeriac import errors
@@ -206,6 +207,41 @@ def test_a_raw_body_is_the_data_of_the_one_input() -> None:
 def test_a_raw_body_must_fit(schema: InputSchema, body: bytes, said: str) -> None:
     with pytest.raises(errors.RequestError, match=said):
         raw_request(body, schema)
+
+
+@st.composite
+def any_tensor(draw: st.DrawFn) -> Tensor:
+    name = draw(st.sampled_from(["input", "text", "image", "x0", "x1", "price", "count"]))
+    shape = draw(st.sampled_from([(1,), (2,), (2, 1), (2, 2), (2, 2, 3), (1, 8, 8), (0, 2)]))
+    datatype = draw(st.sampled_from([*DTYPES, "BYTES"]))
+    if datatype == "BYTES":
+        element = st.one_of(st.binary(max_size=6), st.just(png()))
+        count = int(np.prod(shape))
+        return Tensor(name, "BYTES", shape, draw(
+            st.lists(element, min_size=count, max_size=count)
+        ))
+    return Tensor(name, datatype, shape, draw(arrays.arrays(DTYPES[datatype], shape)))
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.sampled_from([TEXT, MIXED, NUMBERS, COUNTS, SIGNAL, IMAGE, ANY]),
+    st.lists(any_tensor(), min_size=1, max_size=2, unique_by=lambda one: one.name),
+)
+def test_any_tensors_are_refused_or_become_items(
+    schema: InputSchema, tensors: list[Tensor]
+) -> None:
+    try:
+        found = items(schema, *tensors)
+    except errors.RequestError:
+        return
+    assert len(found) == tensors[0].shape[0]
+    for item in found:
+        try:
+            wire = json.loads(json.dumps(encode_item(item)))
+        except errors.InvalidItem:  # infinity, which the client refuses by itself
+            continue
+        collate([wire], schema)
 
 
 # --- outputs -------------------------------------------------------------------------------------
