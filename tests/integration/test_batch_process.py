@@ -132,3 +132,12 @@ def test_a_cancelled_job_stops_within_seconds_whatever_its_model_does(
     after = run(broker, tmp_path / "after", [[ROWS, 0]])
     assert after.wait(30).state == "completed"
     assert handle.status().state == "cancelled"
+
+
+def test_a_large_job_does_not_starve_a_small_one(broker: Broker, tmp_path: Path) -> None:
+    large = run(broker, tmp_path / "large", [[SLEEP, 0.15]] * 80, chunk_rows=1)
+    small = run(broker, tmp_path / "small", [[ROWS, 0]] * 4, chunk_rows=2)
+    assert small.wait(60).state == "completed"
+    ahead = large.status()
+    assert (ahead.state, ahead.chunks_done < 50) == ("in_progress", True)
+    assert large.wait(60).state == "completed"
