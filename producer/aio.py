@@ -17,7 +17,6 @@ from celeriac import errors
 from celeriac.messages import Prediction
 from celeriac.registry.catalogue import ModelInfo
 from celeriac.settings import Settings
-from producer.broker import Broker
 from producer.bulk import Bulk, blocks
 from producer.calls import Call, Outcome
 from producer.client import Client
@@ -65,11 +64,6 @@ class AsyncClient:
     def routes(self) -> Routes:
         """The catalogue in memory: for the gateway, which must know what a model takes."""
         return self._client.realtime.routes
-
-    @property
-    def broker(self) -> Broker:
-        """For the gateway's own exchanges with Redis, which block."""
-        return self._client.broker
 
     async def close(self) -> None:
         """As :meth:`Client.close`."""

@@ -6,39 +6,31 @@ import json
 import time
 from typing import Any
 
-import redis
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from celeriac.messages import WORKER_TTL_S, lanes_key, worker_key
-from producer.broker import Broker, broker_error
-from producer.gateway.failures import NotReady
+from producer.gateway.failures import NotReady, broker_gone
 
 
-def is_served(broker: Broker, device: str, model: str, *, champion: bool) -> bool:
-    """True if a live worker of ``device`` would answer; any other version than the champion is
-    loaded when it is asked for. Blocks for two exchanges with Redis. Raises BrokerError."""
-    workers = _live_workers(broker, device)
-    if not champion:
-        return bool(workers)
-    return any(model in worker.get("serving", {}) for worker in workers)
+async def check_served(client: Redis, device: str, model: str, *, champion: bool) -> None:
+    """Raises NotReady unless a live worker of ``device`` would answer, or BrokerError.
 
-
-def check_served(broker: Broker, device: str, model: str, *, champion: bool) -> None:
-    """Raises NotReady unless :func:`is_served`."""
-    if not is_served(broker, device, model, champion=champion):
+    A champion must be loaded; any other version is loaded when it is asked for.
+    """
+    workers = await _live_workers(client, device)
+    if champion:
+        workers = [worker for worker in workers if model in worker.get("serving", {})]
+    if not workers:
         raise NotReady(f"no worker serves {model!r} at the moment; `celeriac status` shows them")
 
 
-def _live_workers(broker: Broker, device: str) -> list[dict[str, Any]]:
-    client = broker.redis
+async def _live_workers(client: Redis, device: str) -> list[dict[str, Any]]:
     try:
-        names = client.zrangebyscore(lanes_key(device), time.time() - WORKER_TTL_S, "+inf")
-        if not names:
-            return []
-        said = client.mget([worker_key(_text(name)) for name in names])
-    except redis.RedisError as error:
-        raise broker_error(error, broker.url) from error
+        names: list[Any] = await client.zrangebyscore(
+            lanes_key(device), time.time() - WORKER_TTL_S, "+inf"
+        )
+        said = await client.mget([worker_key(name.decode()) for name in names]) if names else []
+    except (RedisError, OSError) as error:
+        raise broker_gone() from error
     return [json.loads(one) for one in said if one]
-
-
-def _text(name: Any) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)

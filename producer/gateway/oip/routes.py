@@ -32,7 +32,7 @@ from producer.gateway.oip.items import items_of, tensors_of, wanted_outputs
 from producer.gateway.oip.metadata import model_metadata, repository_index, server_metadata
 from producer.gateway.oip.raw import raw_request
 from producer.gateway.oip.readiness import check_served
-from producer.gateway.oip.statistics import every_version
+from producer.gateway.oip.statistics import Answered, every_version
 from producer.gateway.predict import predict_many, predict_one
 
 _LENGTH = HEADER_LENGTH.lower().encode()
@@ -54,7 +54,10 @@ async def infer(gateway: Gateway, context: RequestContext, rest: str) -> Answer:
     except errors.CeleriacError:
         gateway.inferences.failed(model.name, version.version, _since(context))
         raise
-    gateway.inferences.succeeded(model.name, context.version, context.items, _since(context))
+    gateway.inferences.succeeded(model.name, context.version, Answered(
+        items=context.items, seconds=_since(context),
+        queue_s=context.queue_ms / 1e3, compute_s=context.compute_ms / 1e3,
+    ))
     return answer
 
 
@@ -221,9 +224,8 @@ async def metadata(request: Request, model: str, version: str = "") -> dict[str,
 async def model_ready(request: Request, model: str, version: str = "") -> dict[str, Any]:
     gateway, _ = _shared(request)
     info, found = await _asked(request, model, version)
-    await asyncio.to_thread(
-        check_served, gateway.client.broker, found.device, info.name,
-        champion=version in ("", CHAMPION),
+    await check_served(
+        gateway.redis, found.device, info.name, champion=version in ("", CHAMPION)
     )
     return {"name": info.name, "ready": True}
 

@@ -5,9 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from celeriac.registry.catalogue import ModelInfo
+
+
+class Answered(NamedTuple):
+    """What a request that was answered took."""
+
+    items: int
+    seconds: float
+    queue_s: float
+    """Of its slowest item, from its publishing until a worker took it; 0 from the cache."""
+    compute_s: float
+    """Of its slowest batch."""
 
 
 @dataclass
@@ -20,6 +31,8 @@ class Counts:
     """That were answered."""
     successes: int = 0
     success_ns: int = 0
+    queue_ns: int = 0
+    compute_ns: int = 0
     failures: int = 0
     failure_ns: int = 0
 
@@ -32,6 +45,8 @@ class Counts:
             "inference_stats": {
                 "success": {"count": self.successes, "ns": self.success_ns},
                 "fail": {"count": self.failures, "ns": self.failure_ns},
+                "queue": {"count": self.successes, "ns": self.queue_ns},
+                "compute_infer": {"count": self.successes, "ns": self.compute_ns},
             },
         }
 
@@ -42,13 +57,15 @@ class Statistics:
     def __init__(self) -> None:
         self._counts: dict[tuple[str, int], Counts] = {}
 
-    def succeeded(self, model: str, version: int, items: int, seconds: float) -> None:
+    def succeeded(self, model: str, version: int, answered: Answered) -> None:
         """Count a request that was answered."""
         counts = self._of(model, version)
         counts.last_ms = time.time_ns() // 1_000_000
-        counts.items += items
+        counts.items += answered.items
         counts.successes += 1
-        counts.success_ns += round(seconds * 1e9)
+        counts.success_ns += round(answered.seconds * 1e9)
+        counts.queue_ns += round(answered.queue_s * 1e9)
+        counts.compute_ns += round(answered.compute_s * 1e9)
 
     def failed(self, model: str, version: int, seconds: float) -> None:
         """Count a request that was refused or failed."""

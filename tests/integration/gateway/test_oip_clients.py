@@ -158,6 +158,9 @@ def test_repository_index_and_statistics(client: triton.InferenceServerClient) -
     success, fail = after["inference_stats"]["success"], after["inference_stats"]["fail"]
     assert success["count"] == before["inference_stats"]["success"]["count"] + 1
     assert 0 < success["ns"] < 60e9
+    for part in ("queue", "compute_infer"):
+        spent = after["inference_stats"][part], before["inference_stats"][part]
+        assert 0 < spent[0]["ns"] - spent[1]["ns"] <= success["ns"]
     assert fail["count"] == before["inference_stats"]["fail"]["count"] + 1
     assert abs(after["last_inference"] - time.time() * 1000) < 60_000
     every = client.get_inference_statistics()["model_stats"]
