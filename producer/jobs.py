@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _POLL_S = (0.01, 1.0)
 _POLL_SHARE = 0.03
 """Of the time waited so far: how long a job may have ended before its waiter knows."""
+_STOPPING_S = 30
+"""A chunk that runs when its job ends has stopped by then."""
 _REQUEUES = (
     JobState.IN_PROGRESS, JobState.COMPLETED_WITH_ERRORS, JobState.FAILED, JobState.EXPIRED,
 )
@@ -259,6 +261,11 @@ class JobHandle:
             raise errors.RequestError(
                 f"job {self.id} is {entry.state}: `celeriac batch cancel {self.id}` ends it"
             )
+        if entry is not None and _is_stopping(entry, datetime.now(UTC)):
+            raise errors.RequestError(
+                f"job {self.id} has ended, but chunks of it still stop; try again in "
+                f"{_STOPPING_S} s"
+            )
         if is_there and self._folder.success.exists() and not finished:
             raise errors.RequestError(
                 f"job {self.id} has finished: --finished deletes its output in {self.output}, too"
@@ -361,6 +368,14 @@ def _status_of_entry(entry: JobEntry) -> JobStatus:
         eta_s=_rows_left(entry) / rate if running and rate else None,
         error=entry.error, created_at=_time(entry.created_ms), started_at=_time(entry.started_ms),
         ended_at=_time(entry.ended_ms), expires_at=_time(entry.expires_ms),
+    )
+
+
+def _is_stopping(entry: JobEntry, now: datetime) -> bool:
+    """True while a run may still write: it has not been heard of, and the job ended just now."""
+    ended = _time(entry.ended_ms)
+    return bool(entry.chunks_running) and ended is not None and (
+        (now - ended).total_seconds() < _STOPPING_S
     )
 
 

@@ -95,6 +95,7 @@ STATUS = {
     "item_failed": 422,
     "item_invalid": 422,
     "dataset_invalid": 422,
+    "file_unreadable": 422,
     "overloaded": 429,
     "rate_limited": 429,
     "broker_unavailable": 503,

@@ -694,6 +694,15 @@ def test_what_jobs_left_is_purged(
     with pytest.raises(errors.JobNotFound):
         handle.resume()
 
+    failed = submit(output=tmp_path / "failed")
+    ledger = Ledger(broker.redis, 600)
+    ledger.claim(failed.id, 0, owner="o", worker="w", lease_s=60, max_attempts=3)
+    ledger.fail(failed.id, "no")
+    assert "chunks of it still stop" in cli("purge", failed.id, "-y")[1]
+    ledger.release_owner(failed.id, 0, "o", reason="", max_attempts=3)
+    assert cli("purge", failed.id, "-y")[0] == 0
+    redis_client.delete(QUEUE)
+
     done = submit(output=tmp_path / "done")
     work(redis_client)
     assert cli("purge", "--older-than-days", "0", "-y")[1] == "no job to purge\n"
