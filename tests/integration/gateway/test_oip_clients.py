@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,11 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 import celeriac
-from celeriac.settings import Settings
+from celeriac.settings import KeySettings, Settings
 from producer import Client
+from producer.gateway.keys import digest_of, new_key
 from tests.conftest import ROOT, Worker
-from tests.integration.gateway.conftest import TEXTS, Http
+from tests.integration.gateway.conftest import TEXTS, Http, RunningGateway
 from workers.stack import environment
 from workers.valkey import free_port
 
@@ -377,6 +378,28 @@ def test_with_classes_is_refused(client: triton.InferenceServerClient) -> None:
     output = triton.InferRequestedOutput("label", class_count=2)
     with pytest.raises(InferenceServerException, match="classification is not offered"):
         client.infer("reviews", [texts([TEXTS[0]], True)], outputs=[output])
+
+
+def test_with_keys(start_gateway: Callable[..., RunningGateway]) -> None:
+    keys = {name: new_key() for name in ("reader", "clerk")}
+    tables = {
+        "reader": KeySettings(sha256=digest_of(keys["reader"])),
+        "clerk": KeySettings(sha256=digest_of(keys["clerk"]), scopes=("batch",)),
+    }
+    running = start_gateway(keys={name: table.model_dump() for name, table in tables.items()})
+    given = [texts([TEXTS[0]], True)]
+    with triton.InferenceServerClient(f"127.0.0.1:{running.port}") as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert not client.is_model_ready("reviews")
+        for headers, status in (({}, "401"), ({"Authorization": f"Bearer {keys['clerk']}"}, "403")):
+            with pytest.raises(InferenceServerException, match="API key") as caught:
+                client.infer("reviews", given, headers=headers)
+            assert caught.value.status() == status
+        reader = {"Authorization": f"Bearer {keys['reader']}"}
+        assert client.is_model_ready("reviews", headers=reader)
+        answer = client.infer("reviews", given, headers=reader)
+        assert answer.as_numpy("label").tolist() == [b"positive"]
 
 
 # --- asyncio -------------------------------------------------------------------------------------
