@@ -107,7 +107,7 @@ def test_a_chunk_short_of_memory_is_scored_in_smaller_slices(
 
 
 def test_after_a_kill_by_the_kernel_slices_are_smaller(broker: Broker, tmp_path: Path) -> None:
-    """A pass of more than 600 rows is killed; the second attempt takes 512 at once."""
+    """A pass of more than 600 rows is killed; the third attempt takes 512 at once."""
     rows = [[ROWS, 0]] * 1_000 + [[KILL, 600]] + [[ROWS, 0]] * 500
     handle = run(broker, tmp_path / "out", rows, chunk_rows=2_000)
     status = handle.wait(60)
