@@ -30,6 +30,8 @@ _LONGEST_URL = 2_048
 _URL = re.compile(r"[!-~]+")
 """Visible ASCII: nothing that could end a line of the request."""
 _PORTS = {"https": 443, "http": 80}
+_METADATA = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.16"})
+"""Where clouds answer their machines, outside of the link-local networks."""
 
 
 class Undelivered(Exception):
@@ -85,15 +87,17 @@ def sign(body: bytes, secret: str, unix_s: int) -> str:
     return f"t={unix_s},v1={digest}"
 
 
-def next_attempt_ms(attempt: int, now_ms: int, jitter: float) -> int | None:
-    """When to try again after the failed ``attempt`` (1 for the first); None: never.
+def delay_s(attempt: int, jitter: float) -> float | None:
+    """Seconds from the failed ``attempt`` (1 for the first) to the next one; None: there is none.
 
     ``jitter`` is 0 to 1: receivers that come back are not met by all at once.
+
+    >>> delay_s(1, 0.5), delay_s(4, 0.5), delay_s(10, 0.5)
+    (5.0, 135.0, None)
     """
     if attempt >= MAX_ATTEMPTS:
         return None
-    delay_s: float = min(FIRST_DELAY_S * 3 ** (attempt - 1), LONGEST_DELAY_S)
-    return now_ms + round(delay_s * (0.8 + 0.4 * jitter) * 1_000)
+    return min(FIRST_DELAY_S * 3.0 ** (attempt - 1), LONGEST_DELAY_S) * (0.8 + 0.4 * jitter)
 
 
 def post(target: Target, body: bytes, headers: Mapping[str, str], timeout_s: float) -> int:
@@ -156,7 +160,7 @@ def _address(target: Target) -> str:
 
 
 def is_allowed(address: str, host: str) -> bool:
-    """False for what a name should not lead to: link-local (cloud metadata), loopback, none.
+    """False for what a name should not lead to: cloud metadata, link-local, loopback, none.
 
     >>> is_allowed("169.254.169.254", "hooks.example.org"), is_allowed("10.0.0.7", "hooks.internal")
     (False, True)
@@ -165,6 +169,8 @@ def is_allowed(address: str, host: str) -> bool:
     found = getattr(found, "ipv4_mapped", None) or found
     if found.is_loopback:
         return host == "localhost"
+    if str(found) in _METADATA:
+        return False
     return not (found.is_link_local or found.is_multicast or found.is_unspecified)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 
 import redis
 
@@ -16,6 +17,8 @@ from celeriac.messages import (
 from producer import wire
 
 LINE_HEADER = "line"
+DELIVERIES_EXPIRE_S = 60
+"""The reconciler calls again: a maintenance role that was away finds no heap of calls."""
 
 
 def call_to_line(queue: str, model: str) -> bytes:
@@ -39,4 +42,5 @@ def publish_deliveries(client: redis.Redis, hosts: Iterable[str]) -> None:
         client.lpush(MAINTENANCE_QUEUE, wire.task_message(
             WEBHOOKS_DELIVER, wire.new_id(), MAINTENANCE_QUEUE, {"host": host, "v": CONTRACT},
             shown={"host": host}, ignore_result=True,
+            expires_at=datetime.now(UTC) + timedelta(seconds=DELIVERIES_EXPIRE_S),
         ))  # fmt: skip

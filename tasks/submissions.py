@@ -19,6 +19,7 @@ from celeriac.messages import (
     check_contract,
 )
 from celeriac.settings import get_settings
+from celeriac.submissions.deliveries import Deliveries
 from celeriac.submissions.lease import SubmissionLease
 from celeriac.submissions.ledger import BATCH_ITEMS, Claim, Ended, SubmissionLedger
 from producer import lost_submissions, nudges
@@ -66,9 +67,10 @@ def predict_submitted(model: str, queue: str, v: int = CONTRACT) -> None:
 
 @shared_task(name=SUBMISSIONS_RECONCILE, base=CeleriacTask, ignore_result=True)
 def reconcile() -> None:
-    """Run again what was lost, end what has no time left, call workers to what waits."""
+    """Run again what was lost, end what has no time left, send what is due."""
     found, overview = lost_submissions.reconcile(_broker(), _ledger())
     metrics.SUBMISSIONS_OPEN.set(overview.open)
+    nudges.publish_deliveries(_broker().redis, Deliveries(_broker().redis).hosts())
     for what, count in found.items():
         metrics.SUBMISSIONS_RECONCILED.labels(what).inc(count)
     if found:

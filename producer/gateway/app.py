@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from celeriac import __version__, errors
 from celeriac.settings import Settings
-from producer.gateway import admin, failures, health, metrics, openapi, predict
+from producer.gateway import admin, failures, health, metrics, openapi, predict, predictions
 from producer.gateway.access import AccessLog
 from producer.gateway.auth import Keys
 from producer.gateway.client import GatewayClient
@@ -22,7 +22,7 @@ from producer.gateway.oip import routes as oip
 from producer.gateway.rates import Rates
 
 HOT_ROUTES = [*predict.ROUTES, *oip.ROUTES]
-COLD_ROUTERS = [health.router, oip.router]
+COLD_ROUTERS = [predictions.router, health.router, oip.router]
 
 
 ADMIN_ROUTERS = [health.router, admin.router]
@@ -60,7 +60,7 @@ def build(settings: Settings, client: GatewayClient | None = None) -> Applicatio
 def build_cold(gateway: Gateway, routers: list[APIRouter]) -> FastAPI:
     """The application of one port's routes that are not hot."""
     app = FastAPI(
-        title="Celeriac", version=__version__, strict_content_type=False,
+        title="Celeriac", version=__version__, strict_content_type=False, redirect_slashes=False,
         docs_url="/docs", redoc_url=None,
     )
     app.state.gateway = gateway

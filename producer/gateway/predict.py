@@ -8,7 +8,7 @@ import msgspec
 
 from celeriac import errors
 from celeriac.messages import Prediction, decode_item
-from producer.gateway import body
+from producer.gateway import body, predictions
 from producer.gateway.context import Answer, Gateway, RequestContext
 from producer.gateway.failures import RouteNotFound, UnsupportedBody, described, fault
 from producer.gateway.hot import HotRoute
@@ -57,6 +57,8 @@ async def predict(gateway: Gateway, context: RequestContext, model: str) -> Answ
         raise RouteNotFound
     data = await body.read(gateway, context)
     kind = context.headers.get(b"content-type", b"")
+    if b"prefer" in context.headers and predictions.is_wanted(context):
+        return await predictions.submitted(gateway, context, model, data)
     if kind.startswith(b"image/"):
         return Answer(200, _encode(await predict_one(gateway, context, model, data)))
     if kind and b"json" not in kind:
