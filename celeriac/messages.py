@@ -55,6 +55,7 @@ PREDICT_ENVELOPE = "celeriac.predict.envelope"
 PREDICT_SUBMITTED = "celeriac.predict.submitted"
 SUBMISSIONS_RECONCILE = "celeriac.submissions.reconcile"
 WEBHOOKS_DELIVER = "celeriac.webhooks.deliver"
+BATCH_PLAN = "celeriac.batch.plan"
 BATCH_CHUNK = "celeriac.batch.chunk"
 BATCH_FINALIZE = "celeriac.batch.finalize"
 BATCH_RECONCILE = "celeriac.batch.reconcile"
@@ -163,6 +164,11 @@ forgotten."""
 
 JOBS_KEY = "celeriac:jobs"
 """Sorted set of job ids by creation time. Trimmed to the newest 1,000 by who adds to it."""
+
+
+def tenant_jobs_key(tenant: str) -> str:
+    """The same of one tenant's jobs; expires ``batch.job_ttl_s`` after the last one was added."""
+    return f"celeriac:jobs:tenant:{tenant}"
 
 
 def nightly_slot_key(name: str) -> str:

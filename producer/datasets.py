@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -16,7 +17,7 @@ from celeriac.datasets.records import Aggregation, DatasetPlan, Format
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import Ledger
 from celeriac.jobs.manifest import read_manifest
-from celeriac.jobs.plan import Scoring, check_job_id, make_plan, new_job_id
+from celeriac.jobs.plan import DEFAULT_TENANT, Scoring, check_job_id, make_plan, new_job_id
 from celeriac.messages import ModelRef
 from celeriac.outputs import answer_columns
 from celeriac.registry.catalogue import fetch
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that were read so far and the bytes in all."""
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """What is special about a dataset that a worker plans for somebody else."""
+
+    tenant: str
+    roots: tuple[str, ...]
+    """Folders that it may be read from."""
 
 
 def submit_dataset(  # noqa: PLR0913 - a dataset and its options
@@ -52,6 +62,7 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     job_id: str | None = None,
     expires_s: float | None = None,
     on_progress: Progress | None = None,
+    ordered: Ordered | None = None,
 ) -> JobHandle:
     """Score a dataset: plan it, queue its chunks, and return at once.
 
@@ -67,6 +78,7 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     rows so far have failed (from 0 to 1; at least 1,000 rows, or all), the job fails. Submitting
     the same job to the same folder again continues it (``handle.resumed``). A job that has not
     ended ``expires_s`` from now is ``expired``: nothing more of it runs, unless it is resumed.
+    ``ordered``: the job ``job_id`` is shown already, and takes no folder of another one.
 
     Raises ModelNotFound, VersionNotFound, DatasetError, OutputConflict, BrokerError; then nothing
     was queued.
@@ -85,12 +97,16 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     with redis_errors(broker):
         version = fetch(broker.redis).resolve(ref)
     _require_readers()
-    from celeriac.datasets import sources
+    from celeriac.datasets import roots, sources
     from celeriac.datasets.copies import Copies
 
     folder = JobFolder(output)
     folder.check_free()
-    found = sources.open_source(source)
+    if ordered and folder.holds_job():
+        _check_ours(folder, str(job_id))
+    found = sources.open_source(source, roots.checking(ordered.roots)) if ordered else (
+        sources.open_source(source)
+    )
     needs = inputs.columns_needed(version.input, found.names, text_column)
     keeps = _kept(found, keep_columns, needs, id_column)
     _check_types(found, version.input, needs)
@@ -107,23 +123,36 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     wanted = check_job_id(job_id) if job_id else new_job_id(now)
     shown = sources.describe(source)
     copies = Copies(folder.copies)
-    with _validating(broker, folder, wanted, scoring, shown), _discarding(copies):
+    validated = ordered is not None or not folder.holds_job()
+    shows = nullcontext() if ordered else _validating(broker, folder, wanted, scoring, shown)
+    with shows, _discarding(copies):
         dataset = _plan(broker, found, version.input, scoring, copies, chunk_rows, on_progress)
         ours = make_plan(
             dataset, scoring, source=shown, job_id=wanted, now=now, max_error_share=share,
             sample_rows=broker.settings.batch.sample_rows,
+            tenant=ordered.tenant if ordered else DEFAULT_TENANT,
         )
         existed = folder.holds_job()
         plan = folder.create(ours, dataset.chunks)
+    if ordered:
+        _check_ours(folder, wanted)
     if read_manifest(folder) is None:
         expires_ms = round((now.timestamp() + expires_s) * 1_000) if expires_s else 0
         publish_missing(
             broker, folder, plan, list(dataset.chunks), expires_ms=expires_ms,
-            max_error_share=share,
+            max_error_share=share, validated=validated and plan.job_id == wanted,
         )
     else:
         copies.discard()
     return JobHandle(broker, plan.job_id, folder.path, resumed=existed)
+
+
+def _check_ours(folder: JobFolder, job_id: str) -> None:
+    held = folder.load().job_id
+    if held != job_id:
+        raise errors.OutputConflict(
+            f"{folder.path}: holds another job; resume that one, or choose another output folder"
+        )
 
 
 def _plan(  # noqa: PLR0913, PLR0917 - one source, its model and its options

@@ -18,7 +18,7 @@ from celeriac.datasets.records import Chunk
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import DeadChunk, JobEntry, JobState, Ledger
 from celeriac.jobs.manifest import read_manifest
-from celeriac.jobs.plan import ChunkRecord, JobPlan, check_job_id
+from celeriac.jobs.plan import DEFAULT_TENANT, ChunkRecord, JobPlan, check_job_id
 from producer import waves
 from producer.broker import Broker, broker_error
 from producer.waves import Job
@@ -69,6 +69,10 @@ class JobStatus:
     ended_at: datetime | None = None
     expires_at: datetime | None = None
     """When the job ends, whatever is left of it."""
+    tenant: str = DEFAULT_TENANT
+    """Who sees the job over HTTP."""
+    id_column: str = ""
+    """The column that names its rows."""
 
     @property
     def rows_ok(self) -> int:
@@ -138,7 +142,7 @@ class JobHandle:
         """Where the job stands now. Raises BrokerError, or JobNotFound if nothing knows it."""
         with redis_errors(self._broker):
             entry = self._ledger.entry(self.id)
-        return _status_of_entry(entry) if entry else _status_of_folder(self._folder)
+        return status_of(entry) if entry else _status_of_folder(self._folder)
 
     def wait(
         self, timeout_s: float, on_progress: Callable[[JobStatus], None] | None = None
@@ -312,14 +316,17 @@ def poll_pause_s(waited_s: float) -> float:
 def list_jobs(broker: Broker, limit: int = 100) -> list[JobStatus]:
     """The newest jobs first."""
     with redis_errors(broker):
-        return [_status_of_entry(entry) for entry in _ledger(broker).entries(limit)]
+        return [status_of(entry) for entry in _ledger(broker).entries(limit)]
 
 
 def publish_missing(  # noqa: PLR0913 - a job, and how it goes on
     broker: Broker, folder: JobFolder, plan: JobPlan, chunks: list[Chunk], *, expires_ms: int = 0,
-    max_error_share: float | None = None,
+    max_error_share: float | None = None, validated: bool = False,
 ) -> int:
-    """Enter the job in the ledger and publish the chunks without a valid part; how many."""
+    """Enter the job in the ledger and publish the chunks without a valid part; how many.
+
+    ``validated``: as :meth:`Ledger.enter`.
+    """
     records = {chunk.number: folder.valid_record(plan, chunk) for chunk in chunks}
     done = [record for record in records.values() if record is not None]
     marks = folder.dropped()
@@ -328,7 +335,7 @@ def publish_missing(  # noqa: PLR0913 - a job, and how it goes on
         change = _ledger(broker).enter(
             plan, str(folder.path), done, window=broker.settings.batch.wave_chunks,
             sizes=[chunk.rows for chunk in chunks], dropped=dropped, expires_ms=expires_ms,
-            max_error_share=max_error_share,
+            max_error_share=max_error_share, validated=validated,
         )
         waves.publish(broker, Job.of_plan(plan, str(folder.path)), change)
     return len(chunks) - len(done) - len(dropped)
@@ -354,7 +361,8 @@ def _ledger(broker: Broker) -> Ledger:
     return Ledger(broker.redis, broker.settings.batch.job_ttl_s)
 
 
-def _status_of_entry(entry: JobEntry) -> JobStatus:
+def status_of(entry: JobEntry) -> JobStatus:
+    """What the ledger knows of a job, as its callers see it."""
     rate = _rows_per_s(entry)
     running = entry.state is JobState.IN_PROGRESS and rate
     return JobStatus(
@@ -368,6 +376,7 @@ def _status_of_entry(entry: JobEntry) -> JobStatus:
         eta_s=_rows_left(entry) / rate if running and rate else None,
         error=entry.error, created_at=_time(entry.created_ms), started_at=_time(entry.started_ms),
         ended_at=_time(entry.ended_ms), expires_at=_time(entry.expires_ms),
+        tenant=entry.tenant, id_column=entry.id_column,
     )
 
 
@@ -402,7 +411,8 @@ def _status_of_folder(folder: JobFolder) -> JobStatus:
         rows_done=manifest.rows_in if manifest else sum(record.rows_in for record in records),
         rows_failed=manifest.rows_failed if manifest else _failed(records),
         chunks_dead=len(manifest.dead) if manifest else 0,
-        created_at=datetime.fromisoformat(plan.created_at),
+        created_at=datetime.fromisoformat(plan.created_at), tenant=plan.tenant,
+        id_column=plan.scoring.id_column or "",
     )
 
 

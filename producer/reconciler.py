@@ -1,4 +1,4 @@
-"""Puts right what was lost of batch jobs: leases that lapsed, messages and finalisers."""
+"""Puts right what was lost of batch jobs: leases that lapsed, messages, planners, finalisers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ QUEUED_S = 10.0
 """A chunk that has been queued for so long is looked for in its queue."""
 FINALIZER_S = 30.0
 """A finaliser that has not been heard of for so long is sent again."""
+PLAN = -1
+"""Stands for a job's plan where the others are its chunks."""
 MOST_CHUNKS = 500
 """Chunks of one job that one run sends again, at most."""
 
@@ -37,9 +39,12 @@ def reconcile(broker: Broker, ledger: Ledger, *, queued_s: float = QUEUED_S) -> 
         waves.publish(broker, job, sweep)
         counts["chunks"] += len(sweep.wave)
         counts["finalizers"] += int(sweep.completes)
+        if (sweep.suspects or sweep.plans) and job.queue not in present:
+            present[job.queue] = messages_of(broker, job.queue)
+        if sweep.plans and _lost(job_id, [PLAN], present[job.queue]):
+            waves.publish_plan(broker.redis, job_id, job.device)
+            counts["plans"] += 1
         if sweep.suspects:
-            if job.queue not in present:
-                present[job.queue] = messages_of(broker, job.queue)
             lost = _lost(job_id, sweep.suspects, present[job.queue])
             again = ledger.requeue_vanished(job_id, lost, queued_s) if lost else ()
             waves.publish_chunks(broker, job, again)
@@ -48,14 +53,16 @@ def reconcile(broker: Broker, ledger: Ledger, *, queued_s: float = QUEUED_S) -> 
 
 
 def messages_of(broker: Broker, queue: str) -> set[tuple[str, int]] | None:
-    """Job and chunk of each message that waits in a queue or is in a worker's hands.
+    """Job and chunk (or PLAN) of each message that waits in a queue or is in a worker's hands.
 
     None if there are too many to look through.
     """
     headers = headers_in(broker, queue, queue)
     if headers is None:
         return None
-    return {(str(one["job_id"]), int(one["chunk_no"])) for one in headers if "chunk_no" in one}
+    return {
+        (str(one["job_id"]), int(one.get("chunk_no", PLAN))) for one in headers if "job_id" in one
+    }
 
 
 def _lost(

@@ -14,6 +14,7 @@ from celeriac.jobs.plan import JobPlan
 from celeriac.messages import (
     BATCH_CHUNK,
     BATCH_FINALIZE,
+    BATCH_PLAN,
     CONTRACT,
     MAINTENANCE_QUEUE,
     batch_queue,
@@ -74,6 +75,20 @@ def publish_chunks(
             for index, chunk in enumerate(chunks[start : start + GROUP_CHUNKS])
         ]
         broker.redis.lpush(job.queue, *messages)
+
+
+def publish_plan(client: redis.Redis, job_id: str, device: str) -> None:
+    """Have an ordered job planned by the next batch process that is free: its message goes to the
+    head of the queue. One too many changes nothing. Raises redis.RedisError.
+    """
+    kwargs, queue = {"v": CONTRACT, "job_id": job_id}, batch_queue(device)
+    client.rpush(
+        queue,
+        wire.task_message(
+            BATCH_PLAN, wire.new_id(), queue, kwargs, shown={"job_id": job_id},
+            ignore_result=True, extra={"job_id": job_id},
+        ),
+    )
 
 
 def publish_finalizer(client: redis.Redis, job_id: str, output: str) -> None:

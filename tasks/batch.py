@@ -1,4 +1,7 @@
-"""One chunk of a dataset, and the end of its job. The work is in ``celeriac.jobs``."""
+"""The plan of a job that was ordered, one chunk of a dataset, and the end of its job.
+
+The work is in ``celeriac.jobs``.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,16 @@ from celeriac.jobs.ledger import Answer, Change, Claim, JobState, Ledger
 from celeriac.jobs.plan import ChunkRecord, JobPlan
 from celeriac.jobs.recall import RecallingScorer, shares_cache
 from celeriac.logs import get_logger
-from celeriac.messages import BATCH_CHUNK, BATCH_FINALIZE, BATCH_RECONCILE, check_contract
+from celeriac.messages import (
+    BATCH_CHUNK,
+    BATCH_FINALIZE,
+    BATCH_PLAN,
+    BATCH_RECONCILE,
+    check_contract,
+)
 from celeriac.scoring import Scorer
 from celeriac.settings import get_settings
-from producer import reconciler, waves
+from producer import orders, reconciler, waves
 from producer.broker import Broker
 from producer.waves import Job
 from tasks.base import CeleriacTask
@@ -35,6 +44,7 @@ from tasks.patience import patiently
 log = get_logger(__name__)  # each line names the job and the chunk: tasks.base binds them
 
 FINALIZER_TIMEOUT_S = 3_600.0
+PLAN_TIMEOUT_S = 3_600.0
 
 
 @lru_cache(maxsize=1)
@@ -77,6 +87,32 @@ class FinalizeTask(CeleriacTask):
     ) -> None:
         text = exc.message if isinstance(exc, errors.CeleriacError) else repr(exc)
         _ledger().fail(str(kwargs.get("job_id")), text[:2_000])
+
+
+@shared_task(name=BATCH_PLAN, base=CeleriacTask, bind=True, acks_late=True, ignore_result=True)
+def plan(self: Task, job_id: str, v: int = 1) -> None:  # noqa: ARG001
+    """Plan an ordered job, or look what is missing of one that goes on; then queue its chunks."""
+    check_contract(v)
+    batch = get_settings().batch
+    answer, state = patiently(lambda: _ledger().claim_plan(
+        job_id, lease_s=batch.lease_s, max_attempts=batch.max_attempts
+    ))
+    if answer is not Answer.GRANTED:
+        log.info("job needs no plan", answer=answer, state=state)
+        return
+    lease = ChunkLease(
+        lambda: _ledger().renew_plan(job_id, batch.lease_s),
+        lease_s=batch.lease_s, timeout_s=PLAN_TIMEOUT_S,
+    )
+    try:
+        with lease:
+            status = orders.plan(_broker(), job_id, lease.is_stopped)
+    except (redis.RedisError, errors.BrokerError) as error:  # its lease lapses by itself
+        log.warning("job not planned", reason=str(error))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the job says so
+        _not_planned(job_id, error, lease)
+    else:
+        log.info("job planned", state=status.state, rows=status.rows_total) if status else None
 
 
 @shared_task(name=BATCH_CHUNK, base=ChunkTask, bind=True, acks_late=True, ignore_result=True)
@@ -150,6 +186,17 @@ def reconcile() -> None:
 
 
 _OUTCOMES = {Answer.COMMITTED: "scored", Answer.REPEATED: "repeated", Answer.FENCED: "fenced"}
+
+
+def _not_planned(job_id: str, error: Exception, lease: ChunkLease) -> None:
+    if lease.is_stopped() and not lease.is_over:
+        log.info("job no longer planned", reason=str(error))
+        return
+    text = error.message if isinstance(error, errors.CeleriacError) else errors.told(error)
+    if lease.is_over:
+        text = f"planning the dataset took longer than {PLAN_TIMEOUT_S:g} s"
+    log.warning("job cannot be planned", reason=text)
+    patiently(lambda: _ledger().fail(job_id, text[:2_000]))
 
 
 def _skip(claim: Claim, job_id: str, output: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -189,12 +189,19 @@ def listed(path: Place) -> Listed:
     return Listed(path, found.st_size, found.st_mtime_ns)
 
 
-def list_files(folder: Place, *, below: bool) -> list[Listed]:
-    """The files in a folder, and in its folders if asked for."""
+def list_files(
+    folder: Place, *, below: bool, check: Callable[[Place], None] = lambda _: None
+) -> list[Listed]:
+    """The files in a folder, and in its folders if asked for. ``check`` may refuse one."""
     if isinstance(folder, S3Path):
         return list(folder.files(below=below))
     files = folder.rglob("*") if below else folder.iterdir()
-    return [listed(file) for file in files if not file.is_dir()]
+    return [_checked(file, check) for file in files if not file.is_dir()]
+
+
+def _checked(file: Path, check: Callable[[Place], None]) -> Listed:
+    check(file)
+    return listed(file)
 
 
 def match_s3(pattern: str) -> list[Listed]:

@@ -35,6 +35,8 @@ _KINDS = (
 )
 
 Columns = list[tuple[str, str]]
+Check = Callable[[Place], None]
+"""Raises DatasetError for a file that may not be read."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +75,18 @@ class Source:
         return max(1, sum(found.rows for found in self.files))
 
 
-def open_source(source: Any) -> Source:
+def open_source(source: Any, check: Check = lambda _: None) -> Source:
     """Find the files of a dataset and read their columns; quick, whatever the size.
 
     ``source`` is a file, a folder, or a pattern such as ``data/2026-*.csv``, on a disk or in S3;
     several files are taken in the order of their names. Or it is an Arrow table or a frame
-    (pandas, polars) of this process.
+    (pandas, polars) of this process. ``check`` sees each file before it is opened.
     Raises DatasetError if there is none, if one cannot be read, or if their columns differ.
     """
     if not isinstance(source, (str, Path, S3Path)):
         return _open_frame(source)
     with naming(str(source)):
-        return _open(_find(source))
+        return _open(_find(source, check))
 
 
 def open_files(paths: Sequence[Place]) -> Source:
@@ -133,18 +135,19 @@ def _named(columns: Columns) -> tuple[DatasetColumn, ...]:
 # --- finding -------------------------------------------------------------------------------------
 
 
-def _find(source: str | Path | S3Path) -> list[Listed]:
+def _find(source: str | Path | S3Path, check: Check) -> list[Listed]:
     path = place(source).expanduser()
+    check(path)
     if path.is_dir():
-        files = _in_folder(list_files(path.resolve(), below=False))
+        files = _in_folder(list_files(path.resolve(), below=False, check=check))
         if not files:  # images are often sorted into folders
-            below = list_files(path.resolve(), below=True)
+            below = list_files(path.resolve(), below=True, check=check)
             files = [at for at in _in_folder(below) if _format_of(at) == "images"]
         problem = f"the folder holds no {_KINDS}"
     elif path.exists():
         files, problem = [listed(path.resolve())], ""
     elif glob.has_magic(str(source)):
-        files = _in_folder(_matches(source, str(path)), known=False)
+        files = _in_folder(_matches(source, str(path), check), known=False)
         problem = "no file matches the pattern"
     else:
         raise errors.DatasetError(f"{path}: no such file")
@@ -153,11 +156,13 @@ def _find(source: str | Path | S3Path) -> list[Listed]:
     return sorted(files, key=lambda at: str(at.path))
 
 
-def _matches(source: str | Path | S3Path, pattern: str) -> list[Listed]:
+def _matches(source: str | Path | S3Path, pattern: str, check: Check) -> list[Listed]:
     if is_s3(source):
         return match_s3(str(source))
     found = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207 - any pattern
-    files = (path for path in found if not path.is_dir())
+    files = [path for path in found if not path.is_dir()]
+    for path in files:
+        check(path)
     return [listed(path.resolve() if path.exists() else path) for path in files]
 
 

@@ -14,8 +14,14 @@ from enum import StrEnum
 from typing import Any
 
 from celeriac.jobs import scripts
-from celeriac.jobs.plan import ChunkRecord, JobPlan
-from celeriac.messages import ACTIVE_JOBS_KEY, JOBS_KEY, job_key, job_part_key
+from celeriac.jobs.plan import DEFAULT_TENANT, ChunkRecord, JobPlan
+from celeriac.messages import (
+    ACTIVE_JOBS_KEY,
+    JOBS_KEY,
+    job_key,
+    job_part_key,
+    tenant_jobs_key,
+)
 
 JOBS_KEPT = 1_000
 JUDGED_ROWS = 1_000
@@ -110,6 +116,8 @@ class Sweep:
     """Chunks to publish."""
     suspects: tuple[int, ...]
     """Chunks that have been queued for long: their messages may be gone."""
+    plans: bool = False
+    """The job was ordered, and nobody has been heard of for long who plans it."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +158,8 @@ class JobEntry:
     ended_ms: int
     expires_ms: int
     error: str
+    tenant: str = DEFAULT_TENANT
+    id_column: str = ""
     chunks_done: int = 0
     chunks_waiting: int = 0
     chunks_queued: int = 0
@@ -160,9 +170,9 @@ class JobEntry:
 _FIELDS = (
     "state", "model", "version", "device", "output", "source", "chunks", "rows", "rows_done",
     "rows_failed", "rows_dead", "rows_before", "created_ms", "started_ms", "updated_ms", "ended_ms",
-    "expires_ms", "error",
+    "expires_ms", "error", "tenant", "id_column",
 )
-_TEXTS = ("model", "device", "output", "source", "error")
+_TEXTS = ("model", "device", "output", "source", "error", "tenant", "id_column")
 _COUNTED = ("done", "waiting", "queued", "running", "dead")
 
 
@@ -190,12 +200,59 @@ class Ledger:
             self._list(pipe, job_id, now_ms)
             pipe.execute()
 
+    def order(  # noqa: PLR0913 - what is known of a job before it is planned
+        self, job_id: str, *, model: str, version: int, device: str, source: str, output: str,
+        tenant: str, id_column: str, order: str, digest: str,
+    ) -> tuple[JobState | None, str]:
+        """Keep what was asked for, for a worker to plan: ``validating``, with a planner's lease.
+
+        None and nothing: the job is new. Otherwise it was there before, and stays as it is: its
+        state, and the digest that it was ordered with.
+        """
+        fields = {
+            "model": model, "version": version, "device": device, "source": source,
+            "output": output, "tenant": tenant, "id_column": id_column, "order": order,
+            "order_digest": digest,
+        }
+        state, held = self._run(scripts.ORDER, job_id, json.dumps(fields))
+        with self._client.pipeline(transaction=True) as pipe:
+            self._list(pipe, job_id, self._now_ms(), tenant)
+            pipe.execute()
+        return _state(state), _text(held)
+
+    def order_of(self, job_id: str) -> str:
+        """What :meth:`order` kept; empty for a job that was planned by who submitted it."""
+        return _text(self._client.hget(job_key(job_id), "order"))
+
+    def reopen(self, job_id: str, order: str) -> tuple[JobState | None, bool]:
+        """Have a job that was cancelled, has failed or expired looked at again: ``validating``.
+
+        Any other one stays as it is. The state now, and whether there is something to plan.
+        """
+        state, found = self._run(scripts.REOPEN, job_id, order)
+        return _state(state), bool(found)
+
+    def claim_plan(
+        self, job_id: str, *, lease_s: float, max_attempts: int
+    ) -> tuple[Answer, JobState | None]:
+        """May this process plan the job? If it is GRANTED, its lease begins."""
+        answer, state = self._run(
+            scripts.CLAIM_PLAN, job_id, round(lease_s * 1_000), max_attempts
+        )
+        return _answer(answer), _state(state)
+
+    def renew_plan(self, job_id: str, lease_s: float) -> Answer:
+        """KEPT, or why planning should stop: CANCELLED, UNKNOWN."""
+        return _answer(self._run(scripts.RENEW_PLAN, job_id, round(lease_s * 1_000)))
+
     def withdraw(self, job_id: str) -> None:
         """Forget a job that came to nothing."""
         keys = [job_key(job_id), *(job_part_key(job_id, part) for part in _PARTS)]
+        tenant = _text(self._client.hget(job_key(job_id), "tenant")) or DEFAULT_TENANT
         with self._client.pipeline(transaction=True) as pipe:
             pipe.delete(*keys)
             pipe.zrem(JOBS_KEY, job_id)
+            pipe.zrem(tenant_jobs_key(tenant), job_id)
             pipe.srem(ACTIVE_JOBS_KEY, job_id)
             pipe.execute()
 
@@ -211,6 +268,7 @@ class Ledger:
         expires_ms: int = 0,
         max_error_share: float | None = None,
         judged_rows: int = JUDGED_ROWS,
+        validated: bool = False,
     ) -> Change:
         """Enter a job, or rebuild its entry from what is on storage.
 
@@ -218,7 +276,8 @@ class Ledger:
         reason. All others run, at most ``window`` at a time; one that runs already goes on.
         ``sizes``: rows of each chunk. When more than ``max_error_share`` of the rows so far (at
         least ``judged_rows``, or all) have failed, the job fails; None keeps what the job had, or
-        else what its plan says.
+        else what its plan says. ``validated``: the job was shown while it was planned; if it has
+        ended meanwhile (it was cancelled), it stays so.
         """
         done = list(records)
         given_up = dropped or {}
@@ -230,7 +289,8 @@ class Ledger:
             "chunks": plan.chunks, "rows": plan.rows, "rows_done": rows, "rows_before": rows,
             "rows_failed": sum(record.rows_failed for record in done),
             "rows_dead": 0, "window": window, "expires_ms": expires_ms,
-            "sizes": json.dumps(list(sizes)), "judged_rows": judged_rows,
+            "sizes": json.dumps(list(sizes)), "judged_rows": judged_rows, "tenant": plan.tenant,
+            "id_column": plan.scoring.id_column or "",
         }
         state, completes, wave = self._run(
             scripts.ENTER, plan.job_id, json.dumps(fields),
@@ -238,18 +298,22 @@ class Ledger:
             json.dumps({chunk: _dropped(reason) for chunk, reason in given_up.items()}),
             json.dumps([chunk for chunk in range(plan.chunks) if chunk not in settled]),
             "" if max_error_share is None else max_error_share, plan.max_error_share,
+            int(validated),
         )
         with self._client.pipeline(transaction=True) as pipe:
-            self._list(pipe, plan.job_id, self._now_ms())
+            self._list(pipe, plan.job_id, self._now_ms(), plan.tenant)
             pipe.execute()
         return Change(Answer.GRANTED, _state(state), bool(completes), _numbers(wave))
 
     def finish(
         self, job_id: str, state: JobState, *, rows_done: int, rows_failed: int, rows_dead: int
     ) -> None:
-        """The finaliser's verdict; the rows of dead chunks are apart from the others."""
+        """The finaliser's verdict; the rows of dead chunks are apart from the others.
+
+        Also of a job that was reopened, and turns out to be complete.
+        """
         rows = (rows_done, rows_failed, rows_dead)
-        self._move(job_id, state, "", rows, JobState.FINALIZING)
+        self._move(job_id, state, "", rows, JobState.FINALIZING, JobState.VALIDATING)
 
     def fail(self, job_id: str, reason: str) -> None:
         """End a job that cannot go on; chunks that are still queued will not run."""
@@ -276,6 +340,31 @@ class Ledger:
         if gone:
             self._client.zrem(JOBS_KEY, *gone)
         return [entry for entry in found if entry is not None]
+
+    def known(self, ids: Sequence[str]) -> list[JobEntry | None]:
+        """What is known of each of these jobs, in one exchange."""
+        return self._entries(ids) if ids else []
+
+    def page(
+        self, tenant: str, limit: int, after: str = ""
+    ) -> tuple[list[JobEntry], bool] | None:
+        """A tenant's jobs, the newest first, from the one behind ``after``; are there more?
+
+        None if ``after`` is no job of the tenant's list (any more).
+        """
+        key, start = tenant_jobs_key(tenant), 0
+        if after:
+            rank = self._client.zrevrank(key, after)
+            if rank is None:
+                return None
+            start = int(rank) + 1
+        ids = [_text(value) for value in self._client.zrevrange(key, start, start + limit)]
+        found = self._entries(ids[:limit]) if ids else []
+        gone = [job_id for job_id, entry in zip(ids, found, strict=False) if entry is None]
+        if gone:
+            self._client.zrem(key, *gone)
+        entries = [one for one in found if one is not None and one.tenant == tenant]
+        return entries, len(ids) > limit
 
     # --- a chunk ----------------------------------------------------------------------------------
 
@@ -355,10 +444,12 @@ class Ledger:
         Suspects have been queued for ``queued_s``; a finaliser not heard of for ``finalizer_s``
         is replaced.
         """
-        state, completes, wave, suspects = self._run(
+        state, completes, wave, suspects, plans = self._run(
             scripts.SWEEP, job_id, most, round(queued_s * 1_000), round(finalizer_s * 1_000)
         )
-        return Sweep(_state(state), bool(completes), _numbers(wave), _numbers(suspects))
+        return Sweep(
+            _state(state), bool(completes), _numbers(wave), _numbers(suspects), bool(plans)
+        )
 
     def requeue_vanished(
         self, job_id: str, chunks: Sequence[int], queued_s: float
@@ -384,9 +475,15 @@ class Ledger:
         keys = [job_key(job_id), *(job_part_key(job_id, part) for part in _PARTS), ACTIVE_JOBS_KEY]
         return self._client.eval(script, len(keys), *keys, job_id, self._ttl_s, *arguments)
 
-    def _list(self, pipe: Any, job_id: str, now_ms: int) -> None:
+    def _list(
+        self, pipe: Any, job_id: str, now_ms: int, tenant: str = DEFAULT_TENANT
+    ) -> None:
         pipe.zadd(JOBS_KEY, {job_id: now_ms})
         pipe.zremrangebyrank(JOBS_KEY, 0, -JOBS_KEPT - 1)
+        key = tenant_jobs_key(tenant)
+        pipe.zadd(key, {job_id: now_ms}, nx=True)  # pages must not move
+        pipe.zremrangebyrank(key, 0, -JOBS_KEPT - 1)
+        pipe.expire(key, self._ttl_s)
 
     def _now_ms(self) -> int:
         seconds, micros = self._client.time()
@@ -412,6 +509,7 @@ def _entry(job_id: str, values: list[Any], counts: list[int]) -> JobEntry | None
     state = _state(fields.pop("state"))
     if state is None:
         return None
+    fields["tenant"] = fields["tenant"] or DEFAULT_TENANT
     numbers = {name: int(value or 0) for name, value in fields.items() if name not in _TEXTS}
     chunks = {f"chunks_{name}": count for name, count in zip(_COUNTED, counts, strict=True)}
     return JobEntry(job_id=job_id, state=state, **{**fields, **numbers, **chunks})

@@ -22,6 +22,8 @@ from celeriac.datasets.records import (
 )
 
 CONTRACT = 1
+DEFAULT_TENANT = "default"
+"""Whose the jobs are that were not asked for over HTTP."""
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -80,6 +82,8 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
     """ISO 8601, UTC."""
     sample_rows: int = 0
     """Rows that the report's statistics are made of, at most."""
+    tenant: str = DEFAULT_TENANT
+    """Who sees the job over HTTP."""
 
 
 class ChunkRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +131,7 @@ def part_rows(plan: JobPlan, record: ChunkRecord) -> int:
 
 def make_plan(  # noqa: PLR0913 - what a job is made of
     dataset: DatasetPlan, scoring: Scoring, *, source: str, job_id: str, now: datetime,
-    max_error_share: float = 1.0, sample_rows: int = 0,
+    max_error_share: float = 1.0, sample_rows: int = 0, tenant: str = DEFAULT_TENANT,
 ) -> JobPlan:
     """The header of a job."""
     return JobPlan(
@@ -144,6 +148,7 @@ def make_plan(  # noqa: PLR0913 - what a job is made of
         max_error_share=max_error_share,
         created_at=now.isoformat(timespec="seconds"),
         sample_rows=sample_rows,
+        tenant=tenant,
     )
 
 

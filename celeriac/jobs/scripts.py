@@ -26,7 +26,7 @@ end
 local function enter(to)
   state = to
   redis.call('HSET', JOB, 'state', to)
-  if to == 'in_progress' or to == 'finalizing' or to == 'cancelling' then
+  if to == 'validating' or to == 'in_progress' or to == 'finalizing' or to == 'cancelling' then
     redis.call('HDEL', JOB, 'ended_ms')
     redis.call('SADD', ACTIVE, job_id)
   else
@@ -110,9 +110,60 @@ local function top_up()
 end
 """
 
+# ARGV: fields as JSON, among them the order. A job that is there stays as it is.
+ORDER = _PRELUDE + """
+if state then return {state, redis.call('HGET', JOB, 'order_digest') or ''} end
+for name, value in pairs(cjson.decode(ARGV[3])) do redis.call('HSET', JOB, name, value) end
+redis.call('HSET', JOB, 'created_ms', now, 'planner_ms', now)
+enter('validating')
+touch()
+return {'', ''}
+"""
+
+# ARGV: the order from now on ('': as before). What was planned before is looked at again.
+REOPEN = _PRELUDE + """
+if state ~= 'cancelled' and state ~= 'failed' and state ~= 'expired' then
+  return {state or '', 0}
+end
+if ARGV[3] ~= '' then redis.call('HSET', JOB, 'order', ARGV[3]) end
+redis.call('HDEL', JOB, 'error', 'plan_lease_ms', 'plan_attempts')
+redis.call('HSET', JOB, 'planner_ms', now)
+enter('validating')
+touch()
+return {state, 1}
+"""
+
+# ARGV: lease in ms, attempts allowed.
+CLAIM_PLAN = _PRELUDE + """
+if not state then return {'unknown', ''} end
+if state ~= 'validating' then return {'done', state} end
+if number('plan_lease_ms') > now then return {'busy', state} end
+local attempts = redis.call('HINCRBY', JOB, 'plan_attempts', 1)
+if attempts > tonumber(ARGV[4]) then
+  enter('failed')
+  redis.call('HSET', JOB, 'error', 'planning the dataset ended its worker process '
+             .. (attempts - 1) .. ' times; the worker log has the reason')
+  touch()
+  return {'dead', state}
+end
+redis.call('HSET', JOB, 'plan_lease_ms', now + ARGV[3])
+touch()
+return {'granted', state}
+"""
+
+# ARGV: lease in ms. Only a job that has ended meanwhile stops its planner.
+RENEW_PLAN = _PRELUDE + """
+if not state then return 'unknown' end
+if state == 'validating' then redis.call('HSET', JOB, 'plan_lease_ms', now + ARGV[3]) end
+if state == 'cancelled' or state == 'failed' or state == 'expired' then return 'cancelled' end
+return 'kept'
+"""
+
 # ARGV: fields as JSON, done chunks as a JSON list, dropped ones with their entries, missing ones,
-# the largest share of failed rows ('': as before), and its default.
+# the largest share of failed rows ('': as before), its default, and '1' for a job that was shown
+# while it was planned: if it has ended meanwhile, it stays so.
 ENTER = _PRELUDE + """
+if ARGV[9] == '1' and state and state ~= 'validating' then return {state, 0, {}} end
 for name, value in pairs(cjson.decode(ARGV[3])) do redis.call('HSET', JOB, name, value) end
 if ARGV[7] == '' then
   redis.call('HSETNX', JOB, 'max_error_share', ARGV[8])
@@ -120,7 +171,7 @@ else
   redis.call('HSET', JOB, 'max_error_share', ARGV[7])
 end
 redis.call('HSETNX', JOB, 'created_ms', now)
-redis.call('HDEL', JOB, 'started_ms', 'error')
+redis.call('HDEL', JOB, 'started_ms', 'error', 'plan_lease_ms', 'plan_attempts', 'planner_ms')
 redis.call('DEL', DONE, WAITING, QUEUED, DEAD)
 for _, chunk in ipairs(cjson.decode(ARGV[4])) do
   place(chunk)
@@ -243,7 +294,16 @@ return {outcome, state, completes, wave}
 SWEEP = _PRELUDE + """
 if not state then
   redis.call('SREM', ACTIVE, job_id)
-  return {'', 0, {}, {}}
+  return {'', 0, {}, {}, 0}
+end
+if state == 'validating' then
+  local lease, plans = number('plan_lease_ms'), 0
+  if lease > 0 and lease <= now or lease == 0 and number('planner_ms') <= now - ARGV[4] then
+    redis.call('HDEL', JOB, 'plan_lease_ms')
+    redis.call('HSET', JOB, 'planner_ms', now)
+    plans = 1
+  end
+  return {state, 0, {}, {}, plans}
 end
 local expires = number('expires_ms')
 if state == 'in_progress' and expires > 0 and now >= expires then
@@ -276,7 +336,7 @@ end
 if state ~= 'in_progress' and state ~= 'finalizing' and state ~= 'cancelling' then
   redis.call('SREM', ACTIVE, job_id)
 end
-return {state, completes, publish, suspects}
+return {state, completes, publish, suspects, 0}
 """
 
 # ARGV: age in ms, chunks. Those that are still queued for so long, queued anew.
@@ -341,7 +401,10 @@ return found
 """
 
 CANCEL = _PRELUDE + """
-if state == 'in_progress' then
+if state == 'validating' then
+  enter('cancelled')
+  touch()
+elseif state == 'in_progress' then
   unqueue()
   enter('cancelling')
   settle()

@@ -1,0 +1,90 @@
+"""Which files a caller from elsewhere may name: those in configured folders, links followed."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from celeriac import errors
+from celeriac.datasets.places import Place, S3Path, is_s3, place
+
+TENANT = "{tenant}"
+"""Stands for the caller's tenant in a root."""
+
+
+def roots_of(tenant: str, roots: Sequence[str]) -> tuple[str, ...]:
+    """The roots of one tenant.
+
+    >>> roots_of("shop", ["/data/{tenant}", "s3://lake/in"])
+    ('/data/shop', 's3://lake/in')
+    """
+    return tuple(root.replace(TENANT, tenant) for root in roots)
+
+
+def find_inside(name: str, roots: Sequence[str]) -> Place | None:
+    """The file, folder or pattern that ``name`` means, with links resolved; None if it lies in
+    none of the roots, whether it is there or not.
+
+    A relative name is one in the first root. Nothing is looked at but links on the way.
+    """
+    if not roots or not name.isprintable() or ".." in Path(name).parts:
+        return None
+    if not is_s3(name) and not Path(name).is_absolute():
+        name = f"{place(roots[0])}/{name}"
+    found = _s3_place(name) if is_s3(name) else _resolved(name)
+    return found if any(is_inside(found, root) for root in roots) else None
+
+
+def is_inside(path: Place, root: str) -> bool:
+    """True if a path, whose links are resolved, lies in a root or is the root itself."""
+    top = place(root)
+    if isinstance(path, S3Path) or isinstance(top, S3Path):
+        if not isinstance(path, S3Path) or not isinstance(top, S3Path):
+            return False
+        return f"{path.key}/".startswith(f"{top.key}/")
+    return path.is_relative_to(top.expanduser().resolve())
+
+
+def relative_to(path: str, roots: Sequence[str]) -> str:
+    """How a path is shown to who must not know the folders of this machine: below its root, or
+    its last part alone.
+
+    >>> relative_to("s3://lake/in/2026/a.csv", ["s3://lake/in"])
+    '2026/a.csv'
+    """
+    for root in roots:
+        top = str(place(root)) if is_s3(root) else str(Path(root).expanduser().resolve())
+        if path.startswith(f"{top}/"):
+            return path[len(top) + 1 :]
+    return path.rpartition("/")[2]
+
+
+def checking(roots: Sequence[str]) -> Callable[[Place], None]:
+    """A check of each file that a folder or pattern leads to. Raises DatasetError."""
+    folders = lru_cache(maxsize=1_024)(Path.resolve)
+
+    def check(path: Place) -> None:
+        if isinstance(path, Path):  # of many files in one folder, only links must be followed
+            path = path.resolve() if path.is_symlink() else folders(path.parent) / path.name
+        if not any(is_inside(path, root) for root in roots):
+            raise errors.DatasetError(
+                f"{path.name}: leads out of the folders that datasets may come from"
+            )
+
+    return check
+
+
+def _resolved(name: str) -> Path:
+    """``name`` with the links of its part before any pattern resolved."""
+    parts = Path(name).expanduser().parts
+    fixed = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return Path(*parts[:fixed]).resolve().joinpath(*parts[fixed:])
+
+
+def _s3_place(name: str) -> Place:
+    try:
+        return place(name)
+    except errors.DatasetError:
+        return S3Path("")
