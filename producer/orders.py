@@ -68,8 +68,8 @@ def place(
         raise errors.PayloadTooLarge(f"the job's options take more than {MAX_ORDER_BYTES:,} bytes")
     with redis_errors(broker):
         state, held = _ledger(broker).order(
-            job_id, model=order.model.partition("@")[0], version=version.version, device=version.device,
-            source=order.source, output=order.output, tenant=order.tenant,
+            job_id, model=order.model.partition("@")[0], version=version.version,
+            device=version.device, source=order.source, output=order.output, tenant=order.tenant,
             id_column=str(order.options.get("id_column") or ""), order=text, digest=digest,
         )
         if state is None:  # if this process ends before: the reconciler sends it
