@@ -95,10 +95,13 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True):
 _read = msgspec.json.Decoder(_Request).decode
 
 
-def decode_request(body: bytes, header_length: str | None = None) -> InferRequest:
+def decode_request(
+    body: bytes, header_length: str | None = None, max_items: int = 1_000
+) -> InferRequest:
     """The request in ``body``; ``header_length`` is the header's value as it came, if it came.
 
-    Raises RequestError.
+    Raises RequestError; PayloadTooLarge, which is one, before a value of more than ``max_items``
+    items is read.
     """
     json_bytes = json_length(body, header_length)
     view = memoryview(body)
@@ -110,6 +113,7 @@ def decode_request(body: bytes, header_length: str | None = None) -> InferReques
         ) from error
     parameters = request.parameters or {}
     _check_parameters(parameters)
+    check_items(max((next(iter(one.shape), 0) for one in request.inputs), default=0), max_items)
     inputs = list(_inputs(request.inputs, view[json_bytes:]))
     _check_names("input", [tensor.name for tensor in inputs])
     outputs = request.outputs or []
@@ -120,6 +124,15 @@ def decode_request(body: bytes, header_length: str | None = None) -> InferReques
         binary_output=_flag("parameter binary_data_output", parameters.get("binary_data_output")),
         timeout_us=_whole("timeout (microseconds)", parameters.get("timeout")),
     )
+
+
+def check_items(items: int, max_items: int) -> None:
+    """Raises PayloadTooLarge."""
+    if items > max_items:
+        raise errors.PayloadTooLarge(
+            f"{items:,} items; at most {max_items:,} are taken ([gateway] max_items): "
+            "score more as a dataset"
+        )
 
 
 def json_length(body: bytes, header_length: str | None) -> int:

@@ -12,13 +12,13 @@ import numpy as np
 
 from celeriac import errors
 from celeriac.registry.manifest import InputSchema
-from producer.gateway.oip.codec import InferRequest
+from producer.gateway.oip.codec import InferRequest, check_items
 from producer.gateway.oip.items import inputs_of
 from producer.gateway.oip.tensors import DTYPES, Tensor, from_binary
 
 
-def raw_request(body: bytes, schema: InputSchema) -> InferRequest:
-    """The request that ``body`` stands for. Raises RequestError."""
+def raw_request(body: bytes, schema: InputSchema, max_items: int = 1_000) -> InferRequest:
+    """The request that ``body`` stands for. Raises RequestError and PayloadTooLarge."""
     specs = inputs_of(schema)
     if len(specs) > 1:
         raise errors.RequestError(
@@ -35,6 +35,7 @@ def raw_request(body: bytes, schema: InputSchema) -> InferRequest:
             f"the body is {spec.datatype} of shape {list(spec.shape)}, so it has {size:,} bytes "
             f"for each item; found {len(body):,}"
         )
+    check_items(len(body) // size, max_items)
     shape = (len(body) // size, *spec.shape[1:])
     tensor = from_binary(spec.name, spec.datatype, shape, memoryview(body))
     return InferRequest(inputs=[tensor], binary_output=True)

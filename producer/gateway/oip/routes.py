@@ -88,9 +88,9 @@ def _decoded(
     length = None if header is None else header.decode("latin-1")
     json_bytes = json_length(data, length)
     if length is not None and not json_bytes:
-        return raw_request(data, version.input)
+        return raw_request(data, version.input, gateway.limits.max_items)
     body.check_depth(data[:json_bytes], gateway.limits.max_depth)
-    return decode_request(data, length)
+    return decode_request(data, length, gateway.limits.max_items)
 
 
 def _allow(gateway: Gateway, context: RequestContext, timeout_us: int) -> None:

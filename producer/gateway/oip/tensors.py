@@ -21,6 +21,11 @@ MAX_RANK = 16
 """Dimensions of a tensor, at most."""
 MAX_SIDE = 2**31 - 1
 """Of one dimension, at most."""
+MAX_STRINGS = 1_000_000
+"""Elements of one binary ``BYTES`` tensor, at most: they are taken apart one by one."""
+
+MAX_LISTS = 100_000
+"""Lists of nested JSON data, at most."""
 
 DTYPES: dict[str, str] = {
     "BOOL": "|b1", "UINT8": "|u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8",
@@ -79,6 +84,8 @@ def from_binary(name: str, datatype: str, shape: Sequence[int], data: memoryview
 
 def _split_bytes(name: str, data: memoryview, count: int) -> list[bytes]:
     """Elements that have their length before them, in 4 bytes."""
+    if count > MAX_STRINGS:
+        raise _wrong(name, f"at most {MAX_STRINGS:,} elements of BYTES are taken; found {count:,}")
     if len(data) < 4 * count:
         raise _wrong(name, f"{count:,} elements of BYTES need more than {len(data):,} bytes")
     found: list[bytes] = []
@@ -137,13 +144,18 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw)
 def _flat(name: str, kind: str, shape: Sequence[int], data: msgspec.Raw) -> list[Any]:
     values: Any = data
     if _NESTED.match(data):
+        _check_lists(name, kind, shape, bytes(data).count(b"["))
         values = _flattened(name, msgspec.json.decode(data), shape)
     try:
         return _read(_READERS[kind], values)
     except msgspec.ValidationError:
         if kind not in _LOOSE:
             raise
-    return [_whole(value) for value in _read(_LOOSE[kind], values)]
+    found = _read(_LOOSE[kind], values)
+    whole = list(map(int, found))
+    if whole != found:
+        raise ValueError("one has a fraction")
+    return whole
 
 
 def _read(reader: _Reader, values: Any) -> list[Any]:
@@ -153,10 +165,13 @@ def _read(reader: _Reader, values: Any) -> list[Any]:
     return found
 
 
-def _whole(value: float) -> int:
-    if value != int(value):
-        raise ValueError(f"found {value}")
-    return int(value)
+def _check_lists(name: str, kind: str, shape: Sequence[int], brackets: int) -> None:
+    """Many small lists are slow to read, so they are counted before."""
+    lists = sum(math.prod(shape[:depth]) for depth in range(len(shape)))
+    if kind != "BYTES" and brackets != lists:
+        raise _wrong(name, f"data is nested, but not as shape {list(shape)} says")
+    if lists > MAX_LISTS or brackets > 10 * MAX_LISTS:  # texts may have brackets too
+        raise _wrong(name, f"data is nested in more than {MAX_LISTS:,} lists: send it flat")
 
 
 _NESTED = re.compile(rb"\s*\[\s*\[")

@@ -170,8 +170,8 @@ ONE = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1.5]}
 @pytest.mark.parametrize(("change", "said"), [
     ({"shape": [2]}, "shape [2] has 2 values; data has 1"),
     ({"shape": [-1]}, "found -1"),
-    ({"shape": [2**31]}, "found 2147483648"),
-    ({"shape": [2**31 - 1] * 4}, "data has 1"),
+    ({"shape": [1, 2**31]}, "found 2147483648"),
+    ({"shape": [1, 2**31 - 1, 2**31 - 1]}, "data has 1"),
     ({"shape": []}, "1 to 16 dimensions"),
     ({"shape": [1] * 17}, "1 to 16 dimensions"),
     ({"shape": [2, 1], "data": [[1, 2]]}, "nested, but not as shape [2, 1]"),
@@ -186,7 +186,7 @@ ONE = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1.5]}
     ({"datatype": "INT8", "data": [128]}, "a value does not fit INT8"),
     ({"datatype": "UINT64", "data": [-1]}, "a value does not fit UINT64"),
     ({"datatype": "INT64", "data": [2**63]}, "a value does not fit INT64"),
-    ({"datatype": "INT8"}, "not a list of whole numbers: found 1.5"),
+    ({"datatype": "INT8"}, "not a list of whole numbers: one has a fraction"),
     ({"datatype": "BOOL"}, "not a list of true and false"),
     ({"datatype": "BOOL", "data": [2]}, "a BOOL is true or false"),
     ({"datatype": "BYTES", "data": [5]}, "not a list of texts"),
@@ -274,8 +274,27 @@ def test_binary_data_must_be_what_the_sizes_say() -> None:
     assert "has 12 bytes" in refused(*body(as_binary(8, "FP32", (3,)), binary=b"12345678"))
     assert "neither data nor binary_data_size" in refused(*body(eight | {"parameters": {}}))
     assert "a number of bytes" in refused(*body(as_binary(-1, "FP32", (2,)), binary=b""))
+    few = as_binary(8, "BYTES", (3,))
+    assert "need more than 8 bytes" in refused(*body(few, binary=b"12345678"))
     huge = as_binary(8, "BYTES", (2**31 - 1, 2**31 - 1))
-    assert "need more than 8 bytes" in refused(*body(huge, binary=b"12345678"))
+    assert "at most 1,000 are taken" in refused(*body(huge, binary=b"12345678"))
+
+
+def test_too_many_items_are_refused_before_they_are_read() -> None:
+    for shape in ([3], [3, 1], [2**31 - 1]):
+        data, _ = body(ONE | {"shape": shape, "data": "not looked at"})
+        with pytest.raises(errors.PayloadTooLarge, match="at most 2 are taken"):
+            decode_request(data, max_items=2)
+    many = as_binary(4 * 1_000_001, "BYTES", (1, 1_000_001))
+    assert "at most 1,000,000 elements" in refused(*body(many, binary=bytes(4 * 1_000_001)))
+
+
+def test_data_in_very_many_lists_is_refused_before_it_is_read() -> None:
+    spec = ONE | {"shape": [1, 300_000, 1], "data": ["?"]}
+    nested = "[" + ",".join(["[1]"] * 300_000) + "]"
+    for datatype in ("FP32", "BYTES"):
+        head = json.dumps({"inputs": [spec | {"datatype": datatype}]})
+        assert "send it flat" in refused(head.replace('"?"', nested).encode())
 
 
 @pytest.mark.parametrize("data", [
