@@ -23,6 +23,7 @@ from celeriac.jobs.chunk import PredictBatch, process_name, run_chunk
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.lease import ChunkLease
 from celeriac.jobs.ledger import Answer, Change, Claim, JobState, Ledger
+from celeriac.jobs.memory import has_killed, kernel_mark
 from celeriac.jobs.plan import ChunkRecord, JobPlan
 from celeriac.jobs.recall import RecallingScorer, shares_cache
 from celeriac.logs import get_logger
@@ -122,7 +123,7 @@ def chunk(self: Task, job_id: str, chunk_no: int, output: str, v: int = 1) -> No
     batch = get_settings().batch
     claim = patiently(lambda: _ledger().claim(
         job_id, chunk_no, owner=str(self.request.id), worker=process_name(),
-        lease_s=batch.lease_s, max_attempts=batch.max_attempts,
+        lease_s=batch.lease_s, max_attempts=batch.max_attempts, mark=kernel_mark(),
     ))
     if claim.answer is not Answer.GRANTED:
         _skip(claim, job_id, output)
@@ -234,6 +235,7 @@ def _score(
         _predict_batch(scorer, scoring.text_column),
         is_stopped=lease.is_stopped, holds_lease=lease.is_held,
         attempt=claim.attempt, epoch=claim.epoch,
+        short=claim.attempt - 1 if has_killed(claim.mark, kernel_mark()) else 0,
     )
     seconds = time.perf_counter() - started
     metrics.BATCH_SECONDS.labels(scoring.model).observe(seconds)

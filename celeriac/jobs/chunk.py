@@ -41,19 +41,23 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
     holds_lease: Callable[[], bool] = lambda: True,
     attempt: int = 1,
     epoch: int = 0,
+    short: int = 0,
 ) -> ChunkRecord:
     """Do one chunk, or find it done: its record. The same chunk always writes the same part.
 
     ``is_stopped`` is asked before each slice and ``holds_lease`` once, before anything is made
     final; raises Cancelled when the run shall not go on, and then leaves nothing behind. Raises
-    DatasetError if the source has changed. ``epoch`` tells this run's files from another's.
+    DatasetError if the source has changed. ``epoch`` tells this run's files from another's;
+    ``short``: so many attempts lacked memory.
     """
     record = folder.valid_record(plan, chunk)
     if record is not None:
         return record
     staged = folder.staged(plan, chunk.number, epoch)
     try:
-        record = _write(folder, plan, chunk, predict_batch, is_stopped, staged, attempt, epoch)
+        record = _write(
+            folder, plan, chunk, predict_batch, is_stopped, staged, attempt, epoch, short
+        )
         _check_lease(holds_lease, plan, chunk)
     except BaseException:
         staged.discard()
@@ -70,6 +74,7 @@ def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
     staged: StagedChunk,
     attempt: int,
     epoch: int,
+    short: int,
 ) -> ChunkRecord:
     """Score the chunk and write its files under their staged names; their record."""
     started = time.perf_counter()
@@ -78,7 +83,7 @@ def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
     rows = read_chunk(
         plan.format, file, chunk, plan.columns, scoring.reads, scoring.id_column
     )
-    at_once = policy.slice_rows(attempt, rows.table.nbytes // max(1, rows.table.num_rows))
+    at_once = policy.slice_rows(short, rows.table.nbytes // max(1, rows.table.num_rows))
     table, failed = _predict(rows, plan, predict_batch, is_stopped, at_once)
     if plan.scoring.error_column:
         table = with_unreadable(table, rows, chunk)

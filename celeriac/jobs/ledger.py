@@ -103,6 +103,8 @@ class Claim(Change):
     attempt: int = 0
     """1 for the first."""
     epoch: int = 0
+    mark: str = ""
+    """Of the kernel, at the first attempt."""
 
 
 @dataclass(frozen=True)
@@ -370,18 +372,19 @@ class Ledger:
 
     def claim(  # noqa: PLR0913 - who claims what, and on which terms
         self, job_id: str, chunk: int, *, owner: str, worker: str, lease_s: float,
-        max_attempts: int,
+        max_attempts: int, mark: str = "",
     ) -> Claim:
         """May this chunk run? If it is GRANTED, the attempt counts and the lease begins.
 
-        ``owner`` names the message, so that a process that ended can be given up by it.
+        ``owner`` names the message, so that a process that ended can be given up by it; ``mark``
+        says how often the kernel has killed so far.
         """
-        answer, state, attempt, epoch, completes, wave = self._run(
-            scripts.CLAIM, job_id, chunk, round(lease_s * 1_000), owner, worker, max_attempts
+        answer, state, attempt, epoch, completes, wave, first_mark = self._run(
+            scripts.CLAIM, job_id, chunk, round(lease_s * 1_000), owner, worker, max_attempts, mark
         )
         return Claim(
             _answer(answer), _state(state), bool(completes), _numbers(wave), int(attempt),
-            int(epoch),
+            int(epoch), _text(first_mark),
         )
 
     def renew(self, job_id: str, chunk: int, epoch: int, lease_s: float) -> Answer:

@@ -11,7 +11,7 @@ _LASTING = (
 
 SLICE_BYTES = 4_000_000
 SLICE_ROWS = (1_024, 32_768)
-"""At least and at most, at the first attempt."""
+"""At least and at most, as long as memory is not short."""
 LEAST_SLICE_ROWS = 16
 
 
@@ -23,18 +23,16 @@ def ends_job(error: Exception) -> bool:
     return isinstance(error, _LASTING) and not isinstance(error, errors.UnreadableFile)
 
 
-def slice_rows(attempt: int, row_bytes: int) -> int:
-    """Rows that the model is given at once at this attempt at a chunk.
+def slice_rows(short: int, row_bytes: int) -> int:
+    """Rows that the model is given at once, after ``short`` attempts that lacked memory.
 
     As many as stay in a processor's cache: large enough for whole-array speed (a forest of 30 trees
     needs a third more time with 4,096 rows than with 20,000), small enough for memory, and for a
-    cancellation to be noticed. What ended the last attempt may have been the kernel, for want of
-    memory: each gets by with less.
-    Never so few that a library takes its other way, for single rows, whose last digits differ.
+    cancellation to be noticed. An eighth after each attempt that lacked memory.
     """
     fewest, most = SLICE_ROWS
     rows = min(most, max(fewest, SLICE_BYTES // max(1, row_bytes)))
-    return max(rows >> 3 * min(attempt - 1, 8), LEAST_SLICE_ROWS)
+    return max(rows >> 3 * min(short, 8), LEAST_SLICE_ROWS)
 
 
 def retry_delay_s(attempt: int) -> float:

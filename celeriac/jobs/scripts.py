@@ -43,7 +43,8 @@ local function place(chunk, set, score)
 end
 
 local function forget(chunk)
-  redis.call('HDEL', CLAIMS, 'attempt:' .. chunk, 'owner:' .. chunk, 'reason:' .. chunk)
+  redis.call('HDEL', CLAIMS, 'attempt:' .. chunk, 'owner:' .. chunk, 'reason:' .. chunk,
+             'mark:' .. chunk)
 end
 
 -- Adds the rows of a chunk that was given up, or takes them back.
@@ -197,32 +198,35 @@ touch()
 return {state, completes, wave}
 """
 
-# ARGV: chunk, lease in ms, owner, worker, attempts allowed.
+# ARGV: chunk, lease in ms, owner, worker, attempts allowed, mark of the kernel: that of the first
+# attempt is kept.
 CLAIM = _PRELUDE + """
 local chunk = ARGV[3]
-if not state then return {'unknown', '', 0, 0, 0, {}} end
-if redis.call('SISMEMBER', DONE, chunk) == 1 then return {'done', state, 0, 0, 0, {}} end
-if redis.call('HEXISTS', DEAD, chunk) == 1 then return {'dead', state, 0, 0, 0, {}} end
-if state ~= 'in_progress' then return {'cancelled', state, 0, 0, 0, {}} end
-if tonumber(chunk) >= number('chunks') then return {'unknown', state, 0, 0, 0, {}} end
+if not state then return {'unknown', '', 0, 0, 0, {}, ''} end
+if redis.call('SISMEMBER', DONE, chunk) == 1 then return {'done', state, 0, 0, 0, {}, ''} end
+if redis.call('HEXISTS', DEAD, chunk) == 1 then return {'dead', state, 0, 0, 0, {}, ''} end
+if state ~= 'in_progress' then return {'cancelled', state, 0, 0, 0, {}, ''} end
+if tonumber(chunk) >= number('chunks') then return {'unknown', state, 0, 0, 0, {}, ''} end
 local lease = redis.call('ZSCORE', RUNNING, chunk)
-if lease and tonumber(lease) > now then return {'busy', state, 0, 0, 0, {}} end
+if lease and tonumber(lease) > now then return {'busy', state, 0, 0, 0, {}, ''} end
 local attempts = tonumber(redis.call('HGET', CLAIMS, 'attempt:' .. chunk) or '0')
 if attempts >= tonumber(ARGV[7]) then
   bury(chunk, attempts)
   local completes = settle()
   local wave = top_up()
   touch()
-  return {'dead', state, attempts, 0, completes, wave}
+  return {'dead', state, attempts, 0, completes, wave, ''}
 end
 local last = tonumber(redis.call('HGET', CLAIMS, 'epoch:' .. chunk) or '0')
 local epoch = math.max(now_us, last + 1)
 redis.call('HSET', CLAIMS, 'attempt:' .. chunk, attempts + 1, 'epoch:' .. chunk, epoch,
            'owner:' .. chunk, ARGV[5], 'worker:' .. chunk, ARGV[6])
+redis.call('HSETNX', CLAIMS, 'mark:' .. chunk, ARGV[8])
 place(chunk, RUNNING, now + ARGV[4])
 redis.call('HSETNX', JOB, 'started_ms', now)
 touch()
-return {'granted', state, attempts + 1, epoch, 0, {}}
+local mark = redis.call('HGET', CLAIMS, 'mark:' .. chunk)
+return {'granted', state, attempts + 1, epoch, 0, {}, mark}
 """
 
 # ARGV: chunk, epoch, lease in ms.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class Telling(RegressorMixin, BaseEstimator):
         if (values[kinds == MEMORY] < len(x)).any():
             raise MemoryError("no room")
         if (values[kinds == KILL] < len(x)).any():
+            Path(os.environ["KERNEL_COUNTS"]).write_text("oom_kill 1\n")
             os.kill(os.getpid(), signal.SIGKILL)
         return answers
 

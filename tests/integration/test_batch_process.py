@@ -53,6 +53,8 @@ def broker(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CELERIAC_MODELS_TRUSTED_TYPES", "batch_models.Telling")
         patch.setenv("PYTHONPATH", f"{MODULES}{os.pathsep}{ROOT}")
+        patch.setenv("KERNEL_COUNTS", str(folder / "vmstat"))
+        (folder / "vmstat").write_text("oom_kill 0\n")
         patch.syspath_prepend(str(MODULES))
         for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             patch.delenv(variable, raising=False)
@@ -63,7 +65,7 @@ def broker(
         registry.aliases("telling").promote(1, expected=None, who="test", why="")
         publish(client, registry.infos())
         workers = [
-            Worker(settings, "batch.cpu", folder / "batch.log", "-c", "2"),
+            Worker(settings, "batch.cpu", folder / "batch.log", "-c", "2", "-I", "kernel_counts"),
             Worker(settings, "maintenance", folder / "maintenance.log", "-c", "1"),
         ]
         try:

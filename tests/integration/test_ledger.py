@@ -182,6 +182,20 @@ def test_dead_chunks_are_tried_again_or_dropped(ledger: Ledger) -> None:
     assert ledger.requeue_dead("j1", [1])[0] == 1
 
 
+def test_a_claim_tells_how_often_the_kernel_had_killed_at_the_first(ledger: Ledger) -> None:
+    """Until the chunk has come to an end."""
+    enter(ledger)
+
+    def marked(mark: str) -> str:
+        return ledger.claim(
+            "j1", 0, owner="o", worker="w", lease_s=0, max_attempts=2, mark=mark
+        ).mark
+
+    assert [marked("boot 1"), marked("boot 2"), marked("boot 3")] == ["boot 1", "boot 1", ""]
+    assert ledger.requeue_dead("j1", [])[0] == 1
+    assert marked("boot 4") == "boot 4"
+
+
 def test_a_process_that_ended_is_given_up_by_its_message(ledger: Ledger) -> None:
     enter(ledger)
     run = claim(ledger, 0, owner="message")

@@ -22,7 +22,7 @@ from celeriac.datasets.parts import read_parts
 from celeriac.datasets.planner import plan as plan_dataset
 from celeriac.datasets.records import Aggregation, Chunk
 from celeriac.datasets.sources import open_source
-from celeriac.jobs import policy
+from celeriac.jobs import memory, policy
 from celeriac.jobs.chunk import run_chunk
 from celeriac.jobs.columns import join
 from celeriac.jobs.duplicates import find_groups
@@ -262,16 +262,30 @@ def test_without_any_memory_the_attempt_fails_and_no_row_is_blamed(tmp_path: Pat
     assert not list(folder.path.glob("parts/*"))
 
 
-def test_after_a_lost_attempt_slices_are_smaller(tmp_path: Path) -> None:
+def test_after_attempts_that_lacked_memory_slices_are_smaller(tmp_path: Path) -> None:
     folder, plan, chunks = make_job(tmp_path, [f"{n},t" for n in range(5_000)], chunk_rows=5_000)
     model = Tight(10_000)
-    for attempt in (1, 2, 3, 9):
+    for short in (0, 1, 2, 9):
         model.tried.clear()
-        run_chunk(folder, plan, chunks[0], model, attempt=attempt)
+        run_chunk(folder, plan, chunks[0], model, attempt=9, short=short)
         folder.record(0).unlink()
         assert (sum(model.tried), max(model.tried)) == (
-            5_000, {1: 5_000, 2: 4_096, 3: 512, 9: 16}[attempt],
+            5_000, {0: 5_000, 1: 4_096, 2: 512, 9: 16}[short],
         )
+
+
+def test_the_kernel_tells_how_often_it_has_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = memory.kernel_mark()
+    assert not memory.has_killed(before, before)
+    monkeypatch.setattr(memory, "VMSTAT", tmp_path / "vmstat")
+    assert (memory.kernel_mark(), memory.has_killed(before, "")) == ("", False)
+    (tmp_path / "vmstat").write_text("pgfault 7\noom_kill 3\n")
+    first = memory.kernel_mark()
+    (tmp_path / "vmstat").write_text("pgfault 9\noom_kill 4\n")
+    assert memory.has_killed(first, memory.kernel_mark())
+    assert not memory.has_killed(first, f"another-start {memory.kernel_mark().split()[1]}")
 
 
 @pytest.mark.parametrize("options", [{}, {"error_column": True, "model_column": True}])

@@ -1,0 +1,31 @@
+"""Whether the kernel has killed for want of memory on this machine: it leaves no other word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+VMSTAT = Path("/proc/vmstat")
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def kernel_mark() -> str:
+    """Which start of which machine this is, and how many processes its kernel has killed so far.
+
+    "" where that cannot be known.
+    """
+    try:
+        counts = dict(line.split() for line in VMSTAT.read_text().splitlines())
+        return f"{BOOT.read_text().strip()} {int(counts['oom_kill'])}"
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def has_killed(before: str, now: str) -> bool:
+    """True if the kernel has killed between two marks of the same machine.
+
+    >>> has_killed("5f0c 3", "5f0c 4"), has_killed("5f0c 3", "77aa 9"), has_killed("", "5f0c 1")
+    (True, False, False)
+    """
+    boot, _, count = before.partition(" ")
+    boot_now, _, count_now = now.partition(" ")
+    return bool(boot) and boot == boot_now and int(count_now) > int(count)
