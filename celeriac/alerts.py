@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from enum import StrEnum
 
 import msgspec
 
-SIGNATURE_HEADER = "X-Celeriac-Signature"
 VERSION = 1
 
 
@@ -49,17 +46,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode(alert: Alert) -> bytes:
-    """The JSON that is sent and signed."""
+    """The JSON that is sent, and signed as all webhooks are (:mod:`celeriac.webhooks`)."""
     return msgspec.json.encode(alert)
-
-
-def sign(body: bytes, secret: str) -> str:
-    """The value of :data:`SIGNATURE_HEADER`.
-
-    >>> sign(b"{}", "key")[:15]
-    'sha256=a777724d'
-    """
-    return f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"
 
 
 def is_retryable(status: int) -> bool:

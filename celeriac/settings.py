@@ -167,7 +167,7 @@ class AlertSettings(Section):
     webhook: str = ""
     """An ``http(s)://`` URL that gets each alert by POST, as JSON. Redirects are not followed."""
     secret: str = ""
-    """Key of the signature in ``X-Celeriac-Signature`` (HMAC-SHA256 of the body)."""
+    """Key of the signature in ``X-Celeriac-Signature`` (HMAC-SHA256 of time and body)."""
     command: list[str] = Field(default_factory=list)
     """A program and its arguments, no shell; it gets the same JSON on its standard input."""
     timeout_s: Annotated[float, Field(ge=0.1, le=60)] = 10.0

@@ -14,6 +14,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
@@ -49,6 +50,8 @@ class Target:
     is_tls: bool
     path: str
     """With the query."""
+    is_operators: bool = False
+    """Named in the settings, not by a caller: any address will do."""
 
     @property
     def place(self) -> str:
@@ -73,8 +76,16 @@ def check_target(url: str, hosts: Iterable[str]) -> Target:
             f"webhooks to {shown}:{port} are not allowed here; its operator can add the host to "
             "[gateway] webhook_hosts"
         )
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Target(url, host, port, scheme == "https", path)
+    return Target(url, host, port, scheme == "https", _path(parts))
+
+
+def operators_target(url: str) -> Target:
+    """Where a URL of the settings leads: any host, encrypted or not. Raises RequestError."""
+    parts = _split(url)
+    return Target(
+        url, (parts.hostname or "").lower(), parts.port or _PORTS[parts.scheme],
+        parts.scheme == "https", _path(parts), is_operators=True,
+    )
 
 
 def sign(body: bytes, secret: str, unix_s: int) -> str:
@@ -103,14 +114,15 @@ def delay_s(attempt: int, jitter: float) -> float | None:
 def post(target: Target, body: bytes, headers: Mapping[str, str], timeout_s: float) -> int:
     """POST ``body`` (JSON); the status. Follows no redirect, and reads no more than the headers.
 
-    Raises Undelivered, at the latest after about twice ``timeout_s``.
+    Raises Undelivered, after ``timeout_s`` and the time of finding the address at the latest.
     """
+    end_s = time.monotonic() + timeout_s
     try:
         connection = _connect(target, timeout_s)
     except OSError as error:
         raise Undelivered(f"no connection to {target.place}: {_words(error)}") from error
     # A timeout of the socket is for each read; a receiver may send one byte a second.
-    guard = threading.Timer(timeout_s, _cut, (connection,))
+    guard = threading.Timer(max(0.0, end_s - time.monotonic()), _cut, (connection,))
     guard.daemon = True
     guard.start()
     try:
@@ -154,7 +166,8 @@ def _address(target: Target) -> str:
     except OSError as error:
         raise Undelivered(f"the host {target.host} has no address") from error
     address = str(found[0][4][0])
-    if not _is_literal(target.host) and not is_allowed(address, target.host):
+    is_free = target.is_operators or _is_literal(target.host)
+    if not is_free and not is_allowed(address, target.host):
         raise Undelivered(f"the host {target.host} has an address that webhooks do not go to")
     return address
 
@@ -172,6 +185,10 @@ def is_allowed(address: str, host: str) -> bool:
     if str(found) in _METADATA:
         return False
     return not (found.is_link_local or found.is_multicast or found.is_unspecified)
+
+
+def _path(parts: SplitResult) -> str:
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
 def _split(url: str) -> SplitResult:

@@ -11,11 +11,8 @@ import os
 import signal
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from contextlib import suppress
 from datetime import date
-from http.client import HTTPException
 from typing import Any
 
 import msgspec
@@ -23,7 +20,7 @@ from celery import Task, shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celeriac import errors, metrics
-from celeriac.alerts import SIGNATURE_HEADER, Alert, encode, is_retryable, sign
+from celeriac.alerts import Alert, encode, is_retryable
 from celeriac.logs import get_logger
 from celeriac.messages import (
     ALERT_S,
@@ -37,6 +34,7 @@ from celeriac.messages import (
     check_contract,
 )
 from celeriac.settings import AlertSettings, get_settings
+from celeriac.webhooks import SIGNATURE_HEADER, Undelivered, operators_target, post, sign
 from producer.broker import Broker
 from producer.nights import note
 from tasks.base import CeleriacTask
@@ -176,30 +174,18 @@ def run_command(settings: AlertSettings, body: bytes) -> str:
 
 def _post(settings: AlertSettings, body: bytes) -> tuple[str, bool]:
     """What is wrong ("" if nothing), and whether it is worth another try."""
-    headers = {"Content-Type": "application/json", "User-Agent": "celeriac"}
+    headers = {}
     if settings.secret:
-        headers[SIGNATURE_HEADER] = sign(body, settings.secret)
-    request = urllib.request.Request(  # noqa: S310 - http or https: the settings are checked
-        settings.webhook, data=body, headers=headers, method="POST"
-    )
+        headers[SIGNATURE_HEADER] = sign(body, settings.secret, int(time.time()))
     try:
-        with _OPENER.open(request, timeout=settings.timeout_s):
-            return "", False
-    except urllib.error.HTTPError as error:
-        error.close()
-        return f"it answered {error.code} {error.reason}", is_retryable(error.code)
-    except (OSError, HTTPException, ValueError) as error:
-        return f"it does not answer: {getattr(error, 'reason', None) or error}", True
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is an answer like any other: the URL is the one in the settings."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect)
+        status = post(operators_target(settings.webhook), body, headers, settings.timeout_s)
+    except errors.RequestError as error:
+        return error.message, False
+    except Undelivered as error:
+        return f"it does not answer: {error}", True
+    if 200 <= status < 300:
+        return "", False
+    return f"it answered {status}", is_retryable(status)
 
 
 def _kill_all(process: subprocess.Popen[bytes]) -> None:
