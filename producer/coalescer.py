@@ -53,8 +53,8 @@ class Coalescer:
     def submit(self, calls: Sequence[Call], *, alone: bool = False) -> None:
         """Have ``calls`` sent. Never waits.
 
-        ``alone``: it is the only open item of the client, and its thread may publish it by itself
-        (never an event loop's).
+        ``alone``: it is the only open item of the client, and its thread may publish it by itself.
+        So may an event loop's: what waits unconfirmed is far less than a socket takes at once.
         """
         if not (alone and len(calls) == 1 and self._publish_alone(calls[0])):
             self._waiting.put(calls)

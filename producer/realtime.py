@@ -137,7 +137,7 @@ class Realtime:
         if cached and on_loop:
             exchange.look_up(calls)
         else:
-            exchange.send(calls, alone=opened == 1 and not on_loop)
+            exchange.send(calls, alone=opened == 1)
 
     def _open(self) -> Exchange:
         exchange = self._exchange

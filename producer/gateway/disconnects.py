@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from producer.gateway.failures import BodyTimeout
 
-WATCH_AFTER_S = 0.02
+WATCH_AFTER_S = 0.1
 BODY_LOOK_S = 0.1
 
 

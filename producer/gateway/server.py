@@ -20,6 +20,7 @@ from celeriac.settings import GatewaySettings, Settings
 from producer.gateway.app import build
 from producer.gateway.client import GatewayClient
 from producer.gateway.context import App, Gateway
+from producer.gateway.transport import Protocol
 
 log = get_logger(__name__)
 
@@ -106,7 +107,7 @@ def uvicorn_server(
 ) -> Server:
     """uvicorn as the gateway uses it: nothing of its own in log lines or headers."""
     return Server(uvicorn.Config(
-        app, loop="none", http="httptools", ws="none", lifespan=lifespan, log_config=None,
+        app, loop="none", http=Protocol, ws="none", lifespan=lifespan, log_config=None,
         log_level="warning", access_log=False, server_header=False, proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(settings.gateway.drain_timeout_s),

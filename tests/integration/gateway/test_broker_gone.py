@@ -1,0 +1,171 @@
+"""Redis goes and comes back: refused within a second, not ready, alive, well again by itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from celeriac.registry import catalogue
+from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
+from celeriac.registry.store import Registry
+from celeriac.settings import (
+    BrokerSettings,
+    GatewaySettings,
+    ModelsSettings,
+    Settings,
+    StackSettings,
+)
+from tests.conftest import Worker
+from tests.integration.gateway.conftest import Answer, RunningGateway
+from workers.valkey import EmbeddedServer, free_port
+
+ECHO, IDLE = "/v1/models/echo/predict", "/v1/models/idle/predict"
+ITEM = {"item": "x"}
+
+
+class Outage:
+    """A server that can go away, and what stands over it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.server = self._started()
+        self.settings = Settings(
+            broker=BrokerSettings(url=self.server.url),
+            stack=StackSettings(state_dir=folder / "state", metrics_port=0),
+            models=ModelsSettings(root=folder / "models"),
+            gateway=GatewaySettings(port=0, admin_port=0, access_log=False),
+        )
+
+    def register(self) -> None:
+        registry = Registry(self.settings.models.root)
+        for name, device in (("echo", "cpu"), ("idle", "gpu")):
+            draft = ModelDraft(
+                format="echo", input=InputSchema(kind="any"), output=OutputSchema(kind="any"),
+                device=device,
+            )
+            registry.add(name, lambda folder, draft=draft: draft)
+            registry.aliases(name).promote(1, expected=None, who="test", why="")
+        client = redis.Redis.from_url(self.server.url)
+        catalogue.publish(client, registry.infos())
+        client.close()
+
+    def kill(self) -> None:
+        assert self.server.process is not None
+        self.server.process.kill()
+        self.server.process.wait(10)
+
+    def restart(self) -> None:
+        self.server = self._started()
+
+    def signal(self, number: int) -> None:
+        assert self.server.process is not None
+        os.kill(self.server.process.pid, number)
+
+    def _started(self) -> EmbeddedServer:
+        server = EmbeddedServer(self.folder / "valkey", self.port)
+        server.start()
+        return server
+
+
+@pytest.fixture(scope="module")
+def outage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outage]:
+    made = Outage(tmp_path_factory.mktemp("outage"))
+    made.register()
+    yield made
+    made.server.stop()
+
+
+@pytest.fixture(scope="module")
+def worker(outage: Outage) -> Iterator[Worker]:
+    worker = Worker(outage.settings, "realtime.cpu", outage.folder / "worker.log").wait_ready()
+    yield worker
+    worker.stop()
+
+
+@pytest.fixture
+def gateway(outage: Outage, worker: Worker) -> Iterator[RunningGateway]:
+    running = RunningGateway(outage.settings).start()
+    assert wait_for(lambda: running.http.post(ECHO, ITEM).status == 200, 20)
+    yield running
+    running.stop()
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float) -> float:
+    """How long it took; fails if it does not come true."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < timeout_s
+        time.sleep(0.02)
+    return max(time.monotonic() - began, 0.001)
+
+
+def timed(ask: Callable[[], Answer]) -> tuple[Answer, float]:
+    began = time.monotonic()
+    answer = ask()
+    return answer, time.monotonic() - began
+
+
+def check_refused(gateway: RunningGateway) -> None:
+    for _ in range(5):
+        answer, took_s = timed(lambda: gateway.http.post(ECHO, ITEM))
+        assert (answer.status, answer.json["error"]["code"]) == (503, "broker_unavailable")
+        assert "redis" not in answer.body.decode().lower()
+        assert int(answer.headers["retry-after"]) >= 1
+        assert took_s < 1.3  # a second, and what a busy machine takes
+    wait_for(lambda: gateway.http.get("/health/ready").status == 503, 1.3)
+    assert gateway.http.get("/health/live").status == 200
+    assert gateway.http.get("/health/ready").json == {"ready": False}
+    assert gateway.http.get("/v2/health/ready").status == 503
+
+
+def check_well(gateway: RunningGateway) -> None:
+    wait_for(lambda: gateway.http.get("/health/ready").status == 200, 5)
+    wait_for(lambda: gateway.http.post(ECHO, ITEM).status == 200, 15)
+
+
+def test_redis_is_killed_and_comes_back(outage: Outage, gateway: RunningGateway) -> None:
+    found: list[tuple[Answer, float]] = []
+    waiting = threading.Thread(  # nobody answers it, so it waits while Redis goes
+        target=lambda: found.append(timed(lambda: gateway.http.post(IDLE, ITEM)))
+    )
+    waiting.start()
+    wait_for(lambda: len(gateway.gateway.watches) == 1, 10)
+    outage.kill()
+    check_refused(gateway)
+    waiting.join(5)
+    (answer, took_s) = found[0]
+    assert answer.status == 503
+    assert took_s < 3
+    outage.restart()
+    check_well(gateway)
+
+
+def test_redis_hangs_and_goes_on(outage: Outage, gateway: RunningGateway) -> None:
+    outage.signal(signal.SIGSTOP)
+    try:
+        check_refused(gateway)
+    finally:
+        outage.signal(signal.SIGCONT)
+    check_well(gateway)
+
+
+def test_a_gateway_that_starts_without_redis(outage: Outage, worker: Worker) -> None:
+    outage.kill()
+    try:
+        running = RunningGateway(outage.settings).start()
+        try:
+            check_refused(running)
+            outage.restart()
+            check_well(running)
+        finally:
+            running.stop()
+    finally:
+        if outage.server.process is None or outage.server.process.poll() is not None:
+            outage.restart()
