@@ -451,3 +451,33 @@ def _fresh_settings() -> Iterator[None]:
     get_settings.cache_clear()
 
 
+
+
+def test_keys_of_two_tenants(
+    hooked: Settings, gateway_worker: Worker, maintenance: Worker
+) -> None:
+    from celeriac.settings import KeySettings
+    from producer.gateway.keys import digest_of
+
+    names = ("acme", "globex")
+    keys = {name: KeySettings(sha256=digest_of(f"key-of-{name}"), tenant=name) for name in names}
+    gateway = hooked.gateway.model_copy(update={"keys": keys})
+    running = RunningGateway(hooked.model_copy(update={"gateway": gateway})).start()
+    try:
+        def call(who: str, method: str, path: str, body: Any = None) -> Answer:
+            return running.http(method, path, body, {"Authorization": f"Bearer key-of-{who}"})
+
+        path, body = "/v1/predictions/same", {"model": "echo", "item": 1}
+        assert running.http("PUT", path, body).status == 401
+        assert call("acme", "PUT", path, body).status == 202
+        for method, place in (("GET", path), ("POST", f"{path}/cancel")):
+            assert call("globex", method, place).status == 404
+        assert call("globex", "PUT", path, {"model": "echo", "item": 2}).status == 202
+        assert call("acme", "GET", path).json["id"] == "same"
+        for who, item in (("acme", 1), ("globex", 2)):
+            deadline = time.monotonic() + 20
+            while (found := call(who, "GET", path).json)["state"] != "done":
+                assert time.monotonic() < deadline
+            assert found["prediction"]["value"] == item
+    finally:
+        running.stop()
