@@ -116,8 +116,9 @@ async def put(id: str, request: Request) -> Response:
 async def show(id: str, request: Request) -> Response:
     """With `Prefer: wait=5` the answer comes when it has ended, after 5 s at the latest."""
     gateway, context = _of(request)
+    await body.read(gateway, context)  # none; but as long as it may come, it is waited for
     handle = await gateway.client.find(context.caller.tenant, id)
-    status = await _after(handle, _wait_s(gateway, context))
+    status = await _after(handle, _wait_s(gateway, context), request)
     return _response(_answer(status, 200))
 
 
@@ -187,14 +188,16 @@ def _entered(
     )
 
 
-async def _after(handle: AsyncPredictionHandle, wait_s: float) -> PredictionStatus:
-    """Its status when it has ended, or after ``wait_s``."""
+async def _after(
+    handle: AsyncPredictionHandle, wait_s: float, request: Request
+) -> PredictionStatus:
+    """Its status when it has ended, or after ``wait_s``, or when nobody waits any more."""
     end_s = time.monotonic() + wait_s
     pauses_s = iter(_PAUSES_S)
     while True:
         status = await handle.status()
         left_s = end_s - time.monotonic()
-        if status.state.is_final or left_s <= 0:
+        if status.state.is_final or left_s <= 0 or await request.is_disconnected():
             return status
         await asyncio.sleep(min(next(pauses_s, _PAUSES_S[-1]), left_s))
 

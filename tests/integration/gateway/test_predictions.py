@@ -225,6 +225,12 @@ def test_cancel(web: Http, gateway_worker: Worker, direct: redis.Redis) -> None:
         assert put(web, "cancelled", "x", "echo").json["state"] == "queued"
         waiting = web.get("/v1/predictions/cancelled", Prefer="wait=0")
         assert waiting.headers["retry-after"] == "1"
+        started = time.monotonic()
+        longer = web.get(
+            "/v1/predictions/cancelled", Prefer="wait=1", X_Request_Timeout_Ms="300"
+        )
+        assert (longer.status, longer.json["state"]) == (200, "queued")
+        assert 1 <= time.monotonic() - started < 3
         cancelled = web.post("/v1/predictions/cancelled/cancel")
         assert (cancelled.status, cancelled.json["state"]) == (200, "cancelled")
     finally:
