@@ -25,7 +25,13 @@ from benchmarks.harness.load import SHARES
 from benchmarks.harness.points import Measured, Meter, Point, Subject, median
 from benchmarks.harness.table import Row, compared
 from celeriac.registry.store import Registry
-from celeriac.settings import BrokerSettings, ModelsSettings, Settings, StackSettings
+from celeriac.settings import (
+    BrokerSettings,
+    ModelsSettings,
+    RealtimeSettings,
+    Settings,
+    StackSettings,
+)
 from workers.stack import environment, worker_command
 from workers.valkey import EmbeddedServer, free_port
 
@@ -36,6 +42,10 @@ PLAIN, RAW, ONE_ITEM = "plain Celery", "raw consumer", "Celeriac, single items"
 THREADS, ASYNCIO = "Celeriac, threads", "Celeriac, asyncio"
 ALONE = "model alone"
 MODELS = ("echo", "text", "digits")
+OVERLOAD = "open, 300 %"
+OVERLOAD_WARMUP_S = 3.0
+"""So long the queue grows to its bound."""
+SLOW, CALM = "slow-text", "calm-echo"
 BATCHES = (1, 32, 256)
 CLOSED = (1, 64, 256)
 console = Console(highlight=False, stderr=True)
@@ -99,6 +109,7 @@ class Bench:
             self._meter = Meter(HOME, self._server.process.pid, self._environment())
             self._rounds()
             self._open_loop()
+            self._overload()
             self._memory()
             self._cache()
         finally:
@@ -149,6 +160,24 @@ class Bench:
             ]
             console.print(f"open loop: {subject.key}")
             self._measure(subject, loads, labels=("open, 50 %", "open, 80 %"))
+
+    def _overload(self) -> None:
+        """Three times what a slow model can do, beside one caller who asks another."""
+        seconds = self._effort.seconds
+        slow, calm = (
+            Subject(name=name, module=f"{SUBJECTS}.lane", python=PYTHON, model=model,
+                    worker=worker_command("realtime.cpu"), asyncio=name == ASYNCIO)
+            for name, model in ((ASYNCIO, SLOW), (THREADS, CALM))
+        )
+        for number in range(self._effort.rounds):
+            console.print(f"round {number + 1} of {self._effort.rounds}: overload")
+            self._measure(calm, [Point(kind="paced", seconds=seconds)])
+            self._measure(slow, [Point(kind="closed", in_flight=64, seconds=seconds)])
+            top = self._found[ASYNCIO, SLOW, "64 in flight"][-1].per_s
+            self._measure(slow, [Point(
+                kind="overload", per_s=3 * top, calm_model=CALM, seconds=2 * seconds,
+                warmup_s=OVERLOAD_WARMUP_S,
+            )], labels=(OVERLOAD,))
 
     def _memory(self) -> None:
         subject = next(s for s in self._subjects() if s.name == THREADS and s.model == "echo")
@@ -231,6 +260,9 @@ def make_models(home: Path) -> None:
     texts = read_csv(data / "reviews_heldout.csv")["review"].tolist()
     images, unseen, labels, _ = train.digit_images()
     release.register("echo", "echo", registry=registry, examples=["hello"])
+    release.register(CALM, "echo", registry=registry, examples=["hello"])
+    release.register(SLOW, slow_classifier(reviews["review"], reviews["score"]),
+                     registry=registry, examples=texts[:5])
     release.register("cached", "echo", registry=registry, examples=["hello"],
                      serving=Serving(cache=True))
     release.register(
@@ -245,8 +277,20 @@ def make_models(home: Path) -> None:
         registry.aliases(name).promote(1, expected=None, who="bench", why="measured")
     write_items(home / "items", "echo", ["x" * 200] * 256)
     write_items(home / "items", "cached", ["x" * 200])
-    write_items(home / "items", "text", texts)
+    write_items(home / "items", CALM, ["x"])
+    for name in ("text", SLOW):
+        write_items(home / "items", name, texts)
     write_items(home / "items", "digits", unseen.tolist())
+
+
+def slow_classifier(texts: Any, labels: Any) -> Any:
+    """A model that takes about a millisecond for each text, so that a client can offer more."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    words = TfidfVectorizer(analyzer="char", ngram_range=(1, 5), max_features=20_000)
+    return make_pipeline(words, LogisticRegression(max_iter=200)).fit(texts[:2_000], labels[:2_000])
 
 
 def read_csv(path: Path) -> Any:
@@ -285,6 +329,7 @@ def goals(found: Results) -> Iterator[Row]:
     if "text" in models:
         yield from _one_item(found)
     yield from _shape(found)
+    yield from _overloaded(found)
     yield from _cached_and_memory(found)
 
 
@@ -339,6 +384,19 @@ def _shape(found: Results) -> Iterator[Row]:
             f"{model}, 256 in flight", found[name, model, "256 in flight"].per_s, "items/s",
             "64 in flight", best.per_s, at_least=1.1 if model == "echo" else None,
         )
+
+
+def _overloaded(found: Results) -> Iterator[Row]:
+    own = found[ASYNCIO, SLOW, OVERLOAD]
+    bound_ms = RealtimeSettings().max_queue_s * 1000
+    yield compared("slow text, 3 x offered, answered", own.per_s, "items/s", "64 in flight",
+                   found[ASYNCIO, SLOW, "64 in flight"].per_s)
+    yield compared("slow text, 3 x offered, p99 of what is answered", own.ms(0.99), "ms",
+                   "max_queue_s", bound_ms, at_most=1)
+    for share, name in ((0.5, "p50"), (0.99, "p99")):
+        calm_ms = own.calm_ms[SHARES.index(share)]
+        yield compared(f"echo beside it, {name}", calm_ms, "ms", "alone",
+                       found[THREADS, CALM, "one calm caller"].ms(share))
 
 
 def _cached_and_memory(found: Results) -> Iterator[Row]:

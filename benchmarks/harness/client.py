@@ -11,6 +11,7 @@ import asyncio
 import importlib
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ def _point(caller: Any, items: list[Any], point: dict[str, Any], number: int) ->
     window = load.Window(
         point["seconds"], point["warmup_s"], lambda: tell(event="begin", point=number)
     )
+    if point["kind"] == "paced":
+        return load.paced(caller.call, items, window)
     if point["kind"] == "open":
         return load.open_threads(caller.call, items, point["per_s"], window, seed=number)
     return load.closed_threads(caller.call, items, point["in_flight"], window)
@@ -72,9 +75,36 @@ async def _async(subject: Any, items: list[Any], plan: dict[str, Any]) -> None:
             )
             if point["kind"] == "open":
                 run = load.open_async(caller.call, items, point["per_s"], window, seed=number)
+            elif point["kind"] == "overload":
+                run = _overload(subject.__name__, caller.call, items, point, window)
             else:
                 run = load.closed_async(caller.call, items, point["in_flight"], window)
             tell(event="end", point=number, result=await run)
+
+
+async def _overload(
+    module: str, call: load.AsyncCall, items: list[Any], point: dict[str, Any], window: load.Window
+) -> dict[str, Any]:
+    """More than the model can do, while another process asks another model now and then."""
+    with tempfile.TemporaryDirectory() as folder:
+        items_file, plan_file = Path(folder, "items.json"), Path(folder, "plan.json")
+        items_file.write_text(json.dumps(["x"]), encoding="utf-8")
+        plan_file.write_text(json.dumps({
+            "model": point["calm_model"], "points": [{**point, "kind": "paced"}],
+        }), encoding="utf-8")
+        calm = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "benchmarks.harness.client", module, items_file, plan_file,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        result = await load.open_async(call, items, point["per_s"], window, seed=1)
+        output, _ = await calm.communicate()
+    told = json.loads(output.splitlines()[-1])["result"]
+    result["errors"] += told["errors"] + told["refused"]
+    result["first_error"] = result["first_error"] or told["first_error"]
+    # Waits are long here: those that began before the window were answered in it, too.
+    result |= {"calls": window.completed, "per_s": window.completed / window.seconds}
+    result["calm_ms"] = told["quantiles_ms"]
+    return result
 
 
 def tell(**fields: Any) -> None:

@@ -20,7 +20,10 @@ Begin = Callable[[], None]
 SHARES = [*(i / 100 for i in range(100)), 0.995, 0.999, 1.0]
 """The quantiles that a result holds."""
 POOL_THREADS = 128
-MAX_OPEN = 2_000
+REFUSAL = "Overloaded"
+"""The error by which a subject refuses a call early."""
+PAUSE_S = 0.02
+MAX_OPEN = 8_000
 """Open loop: more calls than this at a time are not begun; each counts as late."""
 
 
@@ -33,6 +36,9 @@ class Window:
         self.seconds = seconds
         self.latencies_s: list[float] = []
         self.errors: list[str] = []
+        self.refused = 0
+        self.completed = 0
+        """Calls that ended in the window, whenever they began."""
         self.late = 0
         timer = threading.Timer(warmup_s, begin)
         timer.daemon = True
@@ -40,11 +46,15 @@ class Window:
 
     def note(self, began: float, ended: float) -> None:
         """Count one call if the whole of it lies in the window."""
+        self.completed += self.start <= ended <= self.end
         if began >= self.start and ended <= self.end:
             self.latencies_s.append(ended - began)
 
     def failed(self, error: BaseException) -> None:
-        """Count a call that raised."""
+        """Count a call that raised; one that was refused for the load is no error."""
+        if type(error).__name__ == REFUSAL:
+            self.refused += 1
+            return
         self.errors.append(f"{type(error).__name__}: {error}"[:200])
 
     def result(self) -> dict[str, Any]:
@@ -57,6 +67,7 @@ class Window:
             "errors": len(self.errors),
             "first_error": self.errors[0] if self.errors else "",
             "late": self.late,
+            "refused": self.refused,
         }
 
 
@@ -119,6 +130,21 @@ def arrivals(rate_per_s: float, start: float, end: float, seed: int) -> list[flo
     while (now := now + chance.expovariate(rate_per_s)) < end:
         times.append(now)
     return times
+
+
+def paced(call: Call, items: Sequence[Any], window: Window) -> dict[str, Any]:
+    """One caller who rests between an answer and the next call."""
+    number = 0
+    while (began := time.perf_counter()) < window.end:
+        try:
+            call(items[number % len(items)])
+        except Exception as error:  # noqa: BLE001
+            window.failed(error)
+        else:
+            window.note(began, time.perf_counter())
+        number += 1
+        time.sleep(PAUSE_S)
+    return window.result()
 
 
 async def open_async(

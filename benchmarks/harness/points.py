@@ -38,12 +38,17 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One load: ``closed`` (``in_flight``), ``open`` (``per_s``) or ``many`` (``items``)."""
+    """One load: ``closed`` (``in_flight``), ``open`` (``per_s``), ``many`` (``items``), or one
+    ``paced`` caller.
+
+    ``overload`` is an open one, while another process makes a paced one on ``calm_model``.
+    """
 
     kind: str
     in_flight: int = 0
     per_s: float = 0.0
     items: int = 0
+    calm_model: str = ""
     seconds: float = 2.0
     warmup_s: float = 0.5
 
@@ -51,6 +56,8 @@ class Point:
     def label(self) -> str:
         if self.kind == "many":
             return f"{self.items:,} items in one call"
+        if self.kind == "paced":
+            return "one calm caller"
         return f"{self.in_flight} in flight" if self.kind == "closed" else f"{self.per_s:,.0f}/s"
 
 
@@ -66,6 +73,10 @@ class Measured:
     """CPU microseconds per call of ``client``, ``worker`` and ``redis``."""
     worker_bytes: int = 0
     """Resident memory of the worker at the end."""
+    refused: int = 0
+    """Calls that were refused early."""
+    calm_ms: Sequence[float] = ()
+    """The calm caller's quantiles."""
 
     def ms(self, share: float) -> float:
         """The latency below which ``share`` of the calls lies."""
@@ -87,6 +98,8 @@ def median(rounds: Sequence[Measured]) -> Measured:
         quantiles_ms=[middle(row) for row in zip(*(r.quantiles_ms for r in rounds), strict=True)],
         cpu_us={who: middle(one.cpu_us[who] for one in rounds) for who in rounds[0].cpu_us},
         worker_bytes=int(middle(one.worker_bytes for one in rounds)),
+        refused=int(middle(one.refused for one in rounds)),
+        calm_ms=[middle(row) for row in zip(*(r.calm_ms for r in rounds), strict=True)],
     )
 
 
@@ -146,6 +159,7 @@ class Meter:
             quantiles_ms=result["quantiles_ms"],
             cpu_us={who: (after[who] - before[who]) / calls * 1e6 for who in after},
             worker_bytes=worker.memory_bytes() if worker else 0,
+            refused=result.get("refused", 0), calm_ms=result.get("calm_ms", ()),
         )
 
     def _read(self, subject: Subject, client: Child, event: str) -> dict[str, Any]:

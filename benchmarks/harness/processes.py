@@ -85,7 +85,7 @@ class Child:
                     pipe.close()
 
     def cpu_s(self) -> float:
-        """CPU seconds that the process and its live children have used."""
+        """CPU seconds that the process and its children have used."""
         return sum(cpu_s(pid) for pid in tree(self.process.pid))
 
     def memory_bytes(self) -> int:
@@ -107,12 +107,12 @@ def tree(pid: int) -> Iterator[int]:
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds of one process; 0 if it is gone."""
+    """CPU seconds of one process and of its children that have ended; 0 if it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    return sum(int(field) for field in fields[11:15]) / TICKS_PER_S
 
 
 def resident_bytes(pid: int | str) -> int:

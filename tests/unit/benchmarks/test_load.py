@@ -79,3 +79,29 @@ def test_quantiles() -> None:
     assert load.quantile([], 0.5) == 0
     assert load.quantile([1, 2, 3, 4], 0.5) == 3
     assert load.quantile([1, 2, 3, 4], 1.0) == 4
+
+
+def test_a_refused_call_is_no_error_and_a_paced_caller_goes_on() -> None:
+    class Overloaded(Exception):
+        """As the client's."""
+
+    calls = []
+
+    def call(number: int) -> None:
+        calls.append(number)
+        if number:
+            raise Overloaded
+
+    result = load.paced(call, [0, 1], window(0.3))
+    assert result["errors"] == 0
+    assert result["refused"] >= 2
+    assert result["calls"] >= 2
+    assert len(calls) <= 1 + 0.35 / load.PAUSE_S
+
+
+def test_what_began_before_the_window_is_complete_in_it() -> None:
+    found = load.Window(10.0, 0.0, lambda: None)
+    found.note(found.start - 1, found.start + 1)
+    found.note(found.start + 1, found.start + 2)
+    found.note(found.start + 1, found.end + 1)
+    assert (found.completed, found.result()["calls"]) == (2, 1)
