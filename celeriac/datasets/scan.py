@@ -145,8 +145,9 @@ def _line_breaks(block: bytes, array: Array) -> Array:
     if b"\r" not in block:
         return breaks
     returns = np.flatnonzero(array == _CR)
-    followed = np.append(array, 0)[returns + 1] == _LF
-    return np.sort(np.concatenate((breaks, returns[~followed])))
+    after = array[np.minimum(returns + 1, len(array) - 1)]  # the last byte may be one itself
+    alone = returns[after != _LF]
+    return np.sort(np.concatenate((breaks, alone))) if len(alone) else breaks
 
 
 def _outside(positions: Array, toggles: Array, quoted: bool) -> Array:
