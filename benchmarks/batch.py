@@ -25,7 +25,7 @@ from rich.console import Console
 
 from benchmarks.harness import datasets, plot, table
 from benchmarks.harness.points import Measured, Meter, Point, Subject
-from benchmarks.harness.processes import Child, PeakMemory
+from benchmarks.harness.processes import Child, PeakMemory, cpu_s, tree
 from benchmarks.harness.table import Row, compared
 from celeriac.settings import ModelsSettings, Settings, StackSettings
 from workers.stack import Stack, environment
@@ -34,7 +34,12 @@ from workers.valkey import free_port
 HOME = Path(".celeriac/bench/batch").absolute()
 PYTHON = Path(sys.executable)
 CELERIAC, BARE, POOL = "Celeriac", "bare loop", "Pool.map"
+STATISTICS = "Celeriac with statistics"
+"""Tables of numbers are scored with and without the sample that the report's statistics need;
+everything else with it."""
 PROCESSES = 2
+SIDES = (8, 224)
+"""Of images, in pixels: as small as scanned digits are, and as large as networks of photos take."""
 console = Console(highlight=False, stderr=True)
 
 
@@ -43,7 +48,7 @@ class Effort:
     """How much is scored, and how often."""
 
     rounds: int = 5
-    long_rounds: int = 2
+    long_rounds: int = 3
     rows: int = 1_000_000
     large: int = 5
     """So many times ``rows`` for the memory of a large job."""
@@ -57,7 +62,7 @@ class Effort:
 
 
 QUICK = Effort(rounds=1, long_rounds=1, rows=100_000, large=2, trees=60, chunks=100, reviews=10_000,
-               images=1_000, plan_rows=100_000, alternations=1, load_s=2.0)
+               images=200, plan_rows=100_000, alternations=1, load_s=2.0)
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ class Bench:
                     self._compare(site, f"numbers, {model}", "numeric", model, source,
                                   effort.rounds, POOL)
             if "long" in self._only:
-                self._compare(site, "long job", "numeric", "slow", source, effort.long_rounds)
+                self._compare(site, "long job", "numeric", "slow", source, 1)
             if "memory" in self._only:
                 self._memory(site, source)
             if "chunks" in self._only:
@@ -145,7 +150,7 @@ class Bench:
         many = HOME / "data" / "many"
         datasets.linked(many, source, self.effort.large)
         with site.peer("bare_loop", "lr") as bare:
-            for _ in range(2):
+            for _ in range(3):
                 self._note("memory", BARE, site.bare(bare, "numeric", source, memory=True))
                 for name, data in (("", source), (f" x {self.effort.large}", many)):
                     run = site.job(data, "lr", ["id"], memory=True)
@@ -177,9 +182,11 @@ class Bench:
             if "text" in self._only:
                 self._compare(site, "reviews", "text", "text", reviews, effort.long_rounds)
             if "images" in self._only:
-                images = data / "images"
-                datasets.image_folder(images, effort.images)
-                self._compare(site, "images", "images", "digits", images, effort.rounds)
+                for side in SIDES:
+                    images = data / f"images-{side}"
+                    datasets.image_folder(images, effort.images, side)
+                    self._compare(site, f"images, {side} x {side}", "images", "digits", images,
+                                  effort.long_rounds)
             if "realtime" in self._only:
                 self._realtime(site, reviews)
 
@@ -238,16 +245,20 @@ class Bench:
             for number in range(rounds + 1):
                 console.print(f"{measure}, round {number} of {rounds}" if number
                               else f"{measure}, warm-up")
-                outputs = {name: HOME / name for name in (CELERIAC, *peers)}
+                clients = {CELERIAC: site.client}
+                if kind == "numeric":
+                    clients = {CELERIAC: site.plain_client, STATISTICS: site.client}
+                outputs = {name: HOME / name for name in (*clients, *peers)}
                 kept = {} if number else outputs
                 found = {
                     name: site.bare(peer, kind, source, keep_as=kept.get(name))
                     for name, peer in peers.items()
                 }
-                found[CELERIAC] = site.job(
-                    source, model, [ID_COLUMNS[kind]], keep_as=kept.get(CELERIAC),
-                    **({"text_column": "review"} if kind == "text" else {}),
-                )
+                for name, client in clients.items():
+                    found[name] = site.job(
+                        source, model, [ID_COLUMNS[kind]], keep_as=kept.get(name), client=client,
+                        **({"text_column": "review"} if kind == "text" else {}),
+                    )
                 if number == 0:
                     check_alike(outputs)
                     continue
@@ -277,6 +288,9 @@ class Site:
     def __enter__(self) -> Site:
         self._exits.enter_context(self._stack)
         self.client = self._exits.enter_context(self.peer("batch_client"))
+        self.plain_client = self._exits.enter_context(
+            self.peer("batch_client", CELERIAC_BATCH_SAMPLE_ROWS="0")
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -288,10 +302,11 @@ class Site:
         """Of the embedded Valkey."""
         return self._pids()["valkey"]
 
-    def peer(self, module: str, *words: str) -> Child:
+    def peer(self, module: str, *words: str, **variables: str) -> Child:
         """A process of the benchmark that serves commands."""
         argv = [PYTHON, "-m", f"benchmarks.subjects.{module}", *words]
-        return Child(argv, HOME / "logs" / f"{module}.log", self.env, piped=True)
+        return Child(argv, HOME / "logs" / f"{module}.log", self.env | variables,
+                     piped=True)
 
     def bare(
         self, peer: Child, kind: str, source: Path, *, keep_as: Path | None = None,
@@ -309,14 +324,15 @@ class Site:
 
     def job(
         self, source: Path, model: str, keep: list[str], *, keep_as: Path | None = None,
-        memory: bool = False, **options: Any,
+        memory: bool = False, client: Child | None = None, **options: Any,
     ) -> Run:
         """One whole job."""
+        client = client or self.client
         output, pids = keep_as or HOME / "out-of-job", self._pids()
-        watched = [self.client.process.pid, pids["batch.cpu"]] if memory else []
+        watched = [client.process.pid, pids["batch.cpu"]] if memory else []
         before = self._cpu_s()
         with _watched(watched) as peak:
-            told = self.client.ask(
+            told = client.ask(
                 action="score", source=str(source), output=str(output), model=model,
                 keep_columns=keep, **options,
             )
@@ -329,10 +345,9 @@ class Site:
         return {name: child.pid for name, child in self._stack.status().items() if child.pid}
 
     def _cpu_s(self) -> float:
-        """Of client, workers, beat and server."""
-        from benchmarks.harness.processes import cpu_s, tree
-
-        pids = [self.client.process.pid, *self._pids().values()]
+        """Of clients, workers, beat and server."""
+        clients = (self.client, self.plain_client)
+        pids = [*(client.process.pid for client in clients), *self._pids().values()]
         return sum(cpu_s(pid) for root in pids for pid in tree(root))
 
 
@@ -368,13 +383,16 @@ def goals(bench: Bench) -> Iterator[Row]:
     found, effort = bench.found, bench.effort
     for measure, bound in (
         ("numbers, lr", 1.5), ("numbers, rf", 1.5), ("long job", 1.1), ("reviews", 1.15),
-        ("images", 1.2),
+        *((f"images, {side} x {side}", 1.2) for side in SIDES),
     ):
         if (measure, CELERIAC) not in found:
             continue
         yield against(found, measure, BARE, bound)
         if (measure, POOL) in found:
             yield against(found, measure, POOL, 0.5)
+        if (measure, STATISTICS) in found:
+            yield compared(f"{measure}, with statistics", middle(found[measure, STATISTICS]), "s",
+                           "without", middle(found[measure, CELERIAC]))
     if ("memory", BARE) in found:
         yield from _memory(found, effort)
     if ("chunks", CELERIAC) in found:

@@ -139,7 +139,7 @@ class SubmissionSettings(Section):
 class BatchSettings(Section):
     """``[batch]``: datasets."""
 
-    chunk_rows: Annotated[int, Field(ge=1, le=100_000_000)] = 50_000
+    chunk_rows: Annotated[int, Field(ge=1, le=100_000_000)] = 100_000
     """Rows of one chunk when the caller does not say; fewer when the dataset is small."""
     chunk_bytes: Annotated[int, Field(ge=1_024)] = 64_000_000
     """Bytes of one chunk's source, at most."""

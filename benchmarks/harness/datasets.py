@@ -124,7 +124,7 @@ def some_reviews(data: Path, count: int) -> list[str]:
 
 
 def image_model(root: Path) -> None:
-    """``digits``: the demonstration's CNN."""
+    """``digits``: the demonstration's CNN; larger images are made smaller for it."""
     from demo import train
 
     images, unseen, labels, _ = train.digit_images()
@@ -135,8 +135,8 @@ def image_model(root: Path) -> None:
     )
 
 
-def image_folder(folder: Path, count: int) -> None:
-    """PNG files of 8 x 8 pixels: the 1,797 scanned digits, each time with other noise."""
+def image_folder(folder: Path, count: int, side: int) -> None:
+    """PNG files: the 1,797 scanned digits of 8 x 8 pixels, enlarged, each with noise of its own."""
     from sklearn.datasets import load_digits
 
     from demo import train
@@ -145,7 +145,8 @@ def image_folder(folder: Path, count: int) -> None:
     chance = np.random.default_rng(SEED)
     digits = load_digits().images
     for number in range(count):
-        image = digits[number % len(digits)] + chance.integers(-1, 2, (8, 8))
+        image = np.kron(digits[number % len(digits)], np.ones((side // 8, side // 8)))
+        image += chance.integers(-1, 2, (side, side))
         (folder / f"{number:06d}.png").write_bytes(train.as_png(image.clip(0, 16)))
 
 

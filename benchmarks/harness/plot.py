@@ -37,7 +37,8 @@ def batch(found: batch_benchmark.Results, path: Path) -> None:
     plt = _pyplot()
     titles = {"numbers, lr": "1,000,000 rows, logistic regression", "numbers, rf":
               "1,000,000 rows, random forest", "long job": "1,000,000 rows, large forest",
-              "reviews": "reviews (CSV)", "images": "images (PNG)"}
+              "reviews": "reviews (CSV)", "images, 8 x 8": "images of 8 x 8 pixels",
+              "images, 224 x 224": "images of 224 x 224 pixels"}
     shown = {name: title for name, title in titles.items() if (name, "Celeriac") in found}
     count = max(len(shown), 1)
     figure, axes = plt.subplots(

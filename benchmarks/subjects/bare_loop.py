@@ -7,7 +7,8 @@ checked, flushed to the disk, recorded or resumable.
 * ``numeric``: row groups of a Parquet file, the first half and the second; one row group at a time
 * ``text``: a CSV with quoted line breaks cannot be cut without reading it, so both processes parse
   all of it (pyarrow, in blocks) and score every second block
-* ``images``: the sorted files of a folder, the first half and the second; 256 at a time
+* ``images``: the sorted files of a folder, the first half and the second; 256 at a time, each made
+  as small as the network's input
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ import pyarrow.parquet as pq
 from benchmarks.subjects.served import serve
 
 PROCESSES = 2
+NICENESS = 10
+"""That of Celeriac's batch workers: on a busy machine, who is nicer waits longer."""
 COLUMNS = 50
 NAMES = [f"x{number}" for number in range(COLUMNS)]
 IMAGES_AT_ONCE = 256
@@ -101,8 +104,14 @@ def images(source: str, half: int) -> Iterator[Batch]:
     mine = paths[len(paths) * half // PROCESSES : len(paths) * (half + 1) // PROCESSES]
     for start in range(0, len(mine), IMAGES_AT_ONCE):
         some = mine[start : start + IMAGES_AT_ONCE]
-        pixels = [np.asarray(Image.open(path).convert("L"), dtype=np.float32) for path in some]
-        yield pa.array(some), np.stack(pixels) * np.float32(16 / 255)
+        yield pa.array(some), np.stack([_pixels(Image.open(path)) for path in some])
+
+
+def _pixels(image: Any) -> Any:
+    image = image.convert("L")
+    if image.size != (8, 8):
+        image = image.resize((8, 8), 2)  # bilinear
+    return np.asarray(image, dtype=np.float32) * np.float32(16 / 255)
 
 
 READERS = {"numeric": numeric, "text": text, "images": images}
@@ -125,6 +134,7 @@ def score_half(kind: str, source: str, output: str, half: int) -> int:
 
 
 if __name__ == "__main__":
+    os.nice(NICENESS)
     ANSWER = load(sys.argv[1])
     with multiprocessing.get_context("fork").Pool(PROCESSES) as pool:
 

@@ -7,6 +7,7 @@ to its process and comes back with its answers. The model is loaded before the p
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.subjects.bare_loop import NAMES, PROCESSES, load
+from benchmarks.subjects.bare_loop import NAMES, NICENESS, PROCESSES, load
 from benchmarks.subjects.served import serve
 
 
@@ -37,5 +38,6 @@ def work(kind: str, source: str, output: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    os.nice(NICENESS)
     ANSWER = load(sys.argv[1])
     serve(work)

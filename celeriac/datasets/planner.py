@@ -20,7 +20,7 @@ from celeriac.datasets.scan import Span
 from celeriac.datasets.sources import Found, Source
 from celeriac.datasets.streams import Head, compression_of, open_stream, read_head
 
-WANTED_CHUNKS = 8
+WANTED_CHUNKS = 10
 """A dataset smaller than this many default chunks is cut into about as many, for parallel work."""
 MIN_CHUNK_ROWS = 1_000
 MIN_CHUNK_IMAGES = 32
@@ -50,7 +50,8 @@ def plan(  # noqa: PLR0913 - one source and its options
     source: Source,
     *,
     chunk_rows: int | None = None,
-    default_chunk_rows: int = 50_000,
+    default_chunk_rows: int = 100_000,
+    wanted_chunks: int = WANTED_CHUNKS,
     chunk_bytes: int = 64_000_000,
     dtypes: Mapping[str, str] | None = None,
     copies: Copies | None = None,
@@ -58,15 +59,16 @@ def plan(  # noqa: PLR0913 - one source and its options
 ) -> DatasetPlan:
     """Cut a dataset into chunks. One pass over CSV and JSON lines; memory does not grow.
 
-    ``dtypes`` fixes types of columns of CSV and JSON lines (``int``, ``float``, ``bool``,
-    ``text``). ``copies`` takes what chunks are read from where the source has no place to cut: a
-    compressed file, a frame, the listing of a folder of images.
+    Without ``chunk_rows``, a chunk has ``default_chunk_rows``; fewer, where that makes less than
+    ``wanted_chunks``. ``dtypes`` fixes types of columns of CSV and JSON lines (``int``, ``float``,
+    ``bool``, ``text``). ``copies`` takes what chunks are read from where the source has no place
+    to cut: a compressed file, a frame, the listing of a folder of images.
     ``on_progress`` is told the bytes that each step has read.
     Raises DatasetError if a file cannot be read, the dataset has no row, or no row of its
     beginning has the types.
     """
     options = _Options(
-        chunk_rows or _chunk_rows(source, default_chunk_rows),
+        chunk_rows or _chunk_rows(source, default_chunk_rows, wanted_chunks),
         min(chunk_bytes, MAX_CHUNK_BYTES), copies, on_progress or (lambda _: None),
     )
     columns = _with_types(source, dtypes or {})
@@ -256,7 +258,7 @@ def _with_types(source: Source, dtypes: Mapping[str, str]) -> tuple[DatasetColum
     )
 
 
-def _chunk_rows(source: Source, default: int) -> int:
+def _chunk_rows(source: Source, default: int, wanted: int) -> int:
     rows = source.frame.num_rows if source.frame is not None else source.rows
     least = MIN_CHUNK_IMAGES if source.format == "images" else MIN_CHUNK_ROWS
-    return min(default, max(least, -(-rows // WANTED_CHUNKS)))
+    return min(default, max(least, -(-rows // wanted)))
