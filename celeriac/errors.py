@@ -260,13 +260,13 @@ _PATH = re.compile(r"(?:/[\w.@+-]+)+/([\w.@+-]+)")
 """A path of this machine: only its last part may leave."""
 
 
-def without_paths(text: str) -> str:
-    """At most 200 characters of a foreign message, of each path only its last part.
+def without_paths(text: str, most: int = 200) -> str:
+    """At most so many characters of a message, of each path only its last part.
 
     >>> without_paths("no such file: /srv/models/net.bin")
     'no such file: net.bin'
     """
-    return _PATH.sub(r"\1", text.strip())[:200]
+    return _PATH.sub(r"\1", text.strip())[:most]
 
 
 def told(error: BaseException) -> str:

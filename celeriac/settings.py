@@ -234,9 +234,11 @@ class GatewaySettings(Section):
     access_log: bool = True
     """One line for each request, without payload."""
     dataset_roots: tuple[str, ...] = ()
-    """Folders that jobs over HTTP may read from ..."""
+    """Folders and ``s3://`` prefixes that jobs over HTTP may read from ..."""
     output_roots: tuple[str, ...] = ()
-    """... and write to. Unset: no jobs over HTTP."""
+    """... and write to. Unset: no jobs over HTTP. In both, ``{tenant}`` is the caller's tenant."""
+    max_event_streams: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Streams of job events at the same time, at most."""
     webhook_hosts: tuple[str, ...] = ()
     """Hosts (``host`` or ``host:port``) that finished predictions may be posted to. No others."""
     webhook_secret: str = ""

@@ -126,16 +126,20 @@ class AsyncClient:
         return await asyncio.to_thread(self._client.models)
 
     async def promote(
-        self, ref: str, why: str = "", *, timeout_s: float | None = None
+        self, ref: str, why: str = "", *, timeout_s: float | None = None, who: str = ""
     ) -> dict[str, Any]:
         """As :meth:`Client.promote`."""
-        return await asyncio.to_thread(self._client.promote, ref, why, timeout_s=timeout_s)
+        return await asyncio.to_thread(
+            self._client.promote, ref, why, timeout_s=timeout_s, who=who
+        )
 
     async def rollback(
-        self, name: str, why: str = "", *, timeout_s: float | None = None
+        self, name: str, why: str = "", *, timeout_s: float | None = None, who: str = ""
     ) -> dict[str, Any]:
         """As :meth:`Client.rollback`."""
-        return await asyncio.to_thread(self._client.rollback, name, why, timeout_s=timeout_s)
+        return await asyncio.to_thread(
+            self._client.rollback, name, why, timeout_s=timeout_s, who=who
+        )
 
     async def submit_dataset(  # noqa: PLR0913 - as the client's
         self,

@@ -193,22 +193,24 @@ class Client:
         return dict(self.realtime.routes.catalogue(self.timeout_s).models)
 
     def promote(
-        self, ref: str, why: str = "", *, timeout_s: float | None = None
+        self, ref: str, why: str = "", *, timeout_s: float | None = None, who: str = ""
     ) -> dict[str, Any]:
         """Make a version (``NAME@VERSION``) its model's champion, after its checks on a worker.
 
         Returns what changed. Raises PromotionRefused, ModelNotFound, VersionNotFound, and
         DeadlineExceeded when no maintenance worker answers within ``timeout_s`` (default: the
-        longest check, ``[models] check_timeout_s``, and 15 s).
+        longest check, ``[models] check_timeout_s``, and 15 s). ``who`` asks, for the model's
+        history: by default this user.
         """
         ModelRef.parse(ref)
-        return self._maintain(MODELS_PROMOTE, {"ref": ref}, why, timeout_s)
+        return self._maintain(MODELS_PROMOTE, {"ref": ref}, why, timeout_s, who)
 
     def rollback(
-        self, name: str, why: str = "", *, timeout_s: float | None = None
+        self, name: str, why: str = "", *, timeout_s: float | None = None, who: str = ""
     ) -> dict[str, Any]:
         """Make the previous champion of a model champion again. Raises as :meth:`promote`."""
-        return self._maintain(MODELS_ROLLBACK, {"name": check_model_name(name)}, why, timeout_s)
+        kwargs = {"name": check_model_name(name)}
+        return self._maintain(MODELS_ROLLBACK, kwargs, why, timeout_s, who)
 
     # --- datasets -------------------------------------------------------------------------------
 
@@ -274,13 +276,13 @@ class Client:
             bulk.retry()
 
     def _maintain(
-        self, task: str, kwargs: dict[str, Any], why: str, timeout_s: float | None
+        self, task: str, kwargs: dict[str, Any], why: str, timeout_s: float | None, asker: str
     ) -> dict[str, Any]:
         """Have the maintenance role do something, and wait for it."""
         limit_s = check_timeout(
             timeout_s, self.settings.models.check_timeout_s + PROMOTE_EXTRA_S
         )
-        kwargs = {**kwargs, "who": who(), "why": why}
+        kwargs = {**kwargs, "who": asker or who(), "why": why}
         task_id = wire.new_id()
         message = wire.task_message(
             task, task_id, MAINTENANCE_QUEUE, kwargs, shown=kwargs,

@@ -33,7 +33,10 @@ def find_inside(name: str, roots: Sequence[str]) -> Place | None:
         return None
     if not is_s3(name) and not Path(name).is_absolute():
         name = f"{place(roots[0])}/{name}"
-    found = _s3_place(name) if is_s3(name) else _resolved(name)
+    try:
+        found = place(name) if is_s3(name) else _resolved(name)
+    except (errors.DatasetError, OSError, RuntimeError):  # no bucket; links that run in a circle
+        return None
     return found if any(is_inside(found, root) for root in roots) else None
 
 
@@ -66,9 +69,10 @@ def checking(roots: Sequence[str]) -> Callable[[Place], None]:
     folders = lru_cache(maxsize=1_024)(Path.resolve)
 
     def check(path: Place) -> None:
+        found = path
         if isinstance(path, Path):  # of many files in one folder, only links must be followed
-            path = path.resolve() if path.is_symlink() else folders(path.parent) / path.name
-        if not any(is_inside(path, root) for root in roots):
+            found = path.resolve() if path.is_symlink() else folders(path.parent) / path.name
+        if not any(is_inside(found, root) for root in roots):
             raise errors.DatasetError(
                 f"{path.name}: leads out of the folders that datasets may come from"
             )
@@ -81,10 +85,3 @@ def _resolved(name: str) -> Path:
     parts = Path(name).expanduser().parts
     fixed = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     return Path(*parts[:fixed]).resolve().joinpath(*parts[fixed:])
-
-
-def _s3_place(name: str) -> Place:
-    try:
-        return place(name)
-    except errors.DatasetError:
-        return S3Path("")

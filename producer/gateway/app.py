@@ -11,7 +11,17 @@ from starlette.exceptions import HTTPException
 
 from celeriac import __version__, errors
 from celeriac.settings import Settings
-from producer.gateway import admin, failures, health, metrics, openapi, predict, predictions
+from producer.gateway import (
+    admin,
+    failures,
+    health,
+    jobs,
+    metrics,
+    models,
+    openapi,
+    predict,
+    predictions,
+)
 from producer.gateway.access import AccessLog
 from producer.gateway.auth import Keys
 from producer.gateway.client import GatewayClient
@@ -22,10 +32,8 @@ from producer.gateway.oip import routes as oip
 from producer.gateway.rates import Rates
 
 HOT_ROUTES = [*predict.ROUTES, *oip.ROUTES]
-COLD_ROUTERS = [predictions.router, health.router, oip.router]
-
-
-ADMIN_ROUTERS = [health.router, admin.router]
+COLD_ROUTERS = [predictions.router, jobs.router, models.router, health.router, oip.router]
+ADMIN_ROUTERS = [health.router, models.admin_router, admin.router]
 
 
 class Applications(NamedTuple):

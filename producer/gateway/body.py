@@ -19,6 +19,7 @@ from producer.gateway.failures import UnsupportedBody, fault
 T = TypeVar("T")
 
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_FIELD = re.compile(r"(?:unknown|missing required) field `([^`]{1,64})`")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _ROUND_OFF = bytes.maketrans(b"{}", b"[]")
 
@@ -77,9 +78,10 @@ def check_depth(data: bytes, limit: int) -> None:
 def not_valid(error: msgspec.ValidationError) -> errors.RequestError:
     """What msgspec says, with the field at fault: ``... - at `$.items[3]```."""
     text, at, path = str(error).partition(" - at `$")
-    if not at:
+    named = _FIELD.search(text)
+    if not at and not named:
         return errors.RequestError(f"the body does not fit: {text}")
-    field = path.rstrip("`").lstrip(".")
+    field = ".".join(filter(None, [path.rstrip("`").lstrip("."), named[1] if named else ""]))
     return fault(f"{field}: {text}", field)
 
 

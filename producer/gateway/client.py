@@ -7,10 +7,15 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+from celeriac.messages import ModelRef
+from celeriac.registry.catalogue import VersionInfo
+from producer import orders
 from producer.aio import AsyncClient
 from producer.calls import Call
 from producer.client import check_expiry
 from producer.handles import AsyncPredictionHandle, find, submit
+from producer.jobs import JobHandle, JobStatus, status_of
+from producer.orders import Order, Placed
 
 
 class GatewayClient(AsyncClient):
@@ -49,3 +54,37 @@ class GatewayClient(AsyncClient):
         return AsyncPredictionHandle(await asyncio.to_thread(
             find, self._client.broker, prediction_id, self.timeout_s, tenant
         ))
+
+    async def version(self, ref: ModelRef, timeout_s: float) -> VersionInfo:
+        """What ``ref`` means now. Raises ModelNotFound, VersionNotFound."""
+        found = await asyncio.to_thread(self.routes.catalogue, timeout_s)
+        return found.resolve(ref)
+
+    async def order_job(
+        self, job_id: str, order: Order, version: VersionInfo, digest: str
+    ) -> Placed:
+        """As :func:`producer.orders.place`."""
+        return await asyncio.to_thread(
+            orders.place, self._client.broker, job_id, order, version, digest
+        )
+
+    async def job_page(
+        self, tenant: str, limit: int, after: str
+    ) -> tuple[list[JobStatus], bool] | None:
+        """A tenant's jobs, the newest first; are there more? None: ``after`` is none of them."""
+        found = await asyncio.to_thread(orders.page, self._client.broker, tenant, limit, after)
+        return found and ([status_of(entry) for entry in found[0]], found[1])
+
+    async def job_statuses(self, ids: list[str]) -> list[JobStatus | None]:
+        """Where these jobs stand, in one exchange; None for those that Redis does not know."""
+        found = await asyncio.to_thread(orders.entries, self._client.broker, ids)
+        return [None if entry is None else status_of(entry) for entry in found]
+
+    async def cancel_job(self, status: JobStatus) -> None:
+        """As :meth:`JobHandle.cancel`."""
+        handle = JobHandle(self._client.broker, status.id, status.output)
+        await asyncio.to_thread(handle.cancel)
+
+    async def resume_job(self, job_id: str, max_error_share: float | None) -> None:
+        """As :func:`producer.orders.resume`."""
+        await asyncio.to_thread(orders.resume, self._client.broker, job_id, max_error_share)

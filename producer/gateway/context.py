@@ -18,6 +18,7 @@ from producer.gateway.client import GatewayClient
 from producer.gateway.disconnects import Watch
 from producer.gateway.failures import broker_gone, fault
 from producer.gateway.oip.statistics import Statistics
+from producer.gateway.progress import Progress
 from producer.gateway.pulse import ANSWER_S, Pulse
 
 Message = MutableMapping[str, Any]
@@ -136,6 +137,7 @@ class Gateway:
         """One for each request that has no answer yet."""
         self.redis = connect(settings)
         self.pulse = Pulse(self.redis.ping, self._broker_gone)
+        self.progress = Progress(client.job_statuses, lambda: self.is_draining)
         self.inferences = Statistics()
         """Requests over ``/v2``."""
 

@@ -180,6 +180,7 @@ class _Reply:
         if message["type"] == "http.response.start":
             self.started = True
             self.status = message["status"]
+            self._context.body_is_read = True  # whatever may still come is not waited for
             headers = list(message.get("headers", ()))
             headers.append((b"x-request-id", self._context.id.encode("ascii")))
             message["headers"] = headers
@@ -196,6 +197,8 @@ class _Reply:
             size += len(message.get("body", b""))
             if size > limit:
                 raise body.too_large(limit)
+            if not message.get("more_body"):
+                self._context.body_is_read = True
             return message
 
         return bounded_receive

@@ -11,9 +11,23 @@ import pytest
 import redis
 
 from celeriac.datasets.records import Chunk, DatasetColumn, DatasetPlan, SourceFile
-from celeriac.jobs.ledger import JOBS_KEPT, Answer, Change, Claim, JobEntry, JobState, Ledger
+from celeriac.jobs.ledger import (
+    JOBS_KEPT,
+    Answer,
+    Change,
+    Claim,
+    JobEntry,
+    JobState,
+    Ledger,
+)
 from celeriac.jobs.plan import ChunkRecord, JobPlan, Scoring, make_plan
-from celeriac.messages import ACTIVE_JOBS_KEY, JOBS_KEY, job_key, job_part_key
+from celeriac.messages import (
+    ACTIVE_JOBS_KEY,
+    JOBS_KEY,
+    job_key,
+    job_part_key,
+    tenant_jobs_key,
+)
 
 NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)
 TTL_S = 600
@@ -400,3 +414,92 @@ def test_jobs_are_listed_newest_first(ledger: Ledger, redis_client: redis.Redis)
         enter(ledger, plan=msgspec.structs.replace(job(), job_id=f"j{number}"))
         redis_client.zadd(JOBS_KEY, {f"j{number}": number})
     assert [entry.job_id for entry in ledger.entries(2)] == ["j2", "j1"]
+
+
+# --- jobs that were ordered -----------------------------------------------------------------------
+
+
+def order(ledger: Ledger, digest: str = "d") -> tuple[JobState | None, str]:
+    return ledger.order(
+        "j1", model="m", version=1, device="cpu", source="/in.csv", output="/out", tenant="shop",
+        id_column="id", order='{"a": 1}', digest=digest,
+    )
+
+
+def claim_plan(ledger: Ledger, lease_s: float = 60) -> Answer:
+    return ledger.claim_plan("j1", lease_s=lease_s, max_attempts=2)[0]
+
+
+def test_an_order_is_kept_once_and_planned_by_one(ledger: Ledger) -> None:
+    assert order(ledger) == (None, "")
+    assert order(ledger, "other") == (JobState.VALIDATING, "d")
+    assert ledger.order_of("j1") == '{"a": 1}'
+    assert (entry(ledger).tenant, entry(ledger).id_column) == ("shop", "id")
+    assert claim_plan(ledger) is Answer.GRANTED
+    assert claim_plan(ledger) is Answer.BUSY
+    assert ledger.renew_plan("j1", 60) is Answer.KEPT
+    assert not sweep(ledger, queued_s=0).plans
+    plan = msgspec.structs.replace(job(), tenant="shop")
+    assert enter(ledger, plan=plan, validated=True).wave == (0, 1, 2)
+    assert enter(ledger, plan=plan, validated=True).wave == ()  # a second planner, late
+    assert ledger.renew_plan("j1", 60) is Answer.KEPT
+    assert claim_plan(ledger) is Answer.DONE
+
+
+def test_a_planner_that_is_not_heard_of_is_replaced_and_given_up_in_the_end(
+    ledger: Ledger,
+) -> None:
+    order(ledger)
+    assert not sweep(ledger).plans
+    assert sweep(ledger, queued_s=0).plans
+    for _ in range(2):
+        assert claim_plan(ledger, lease_s=0) is Answer.GRANTED
+        assert sweep(ledger).plans
+    assert claim_plan(ledger) is Answer.DEAD
+    assert entry(ledger).state is JobState.FAILED
+    assert "ended its worker process 2 times" in entry(ledger).error
+    assert sweep(ledger).state is JobState.FAILED
+    assert ledger.active() == []
+
+
+def test_a_job_that_was_cancelled_while_it_was_planned_stays_so_until_it_is_reopened(
+    ledger: Ledger,
+) -> None:
+    order(ledger)
+    claim_plan(ledger)
+    assert ledger.cancel("j1") is JobState.CANCELLED
+    assert ledger.renew_plan("j1", 60) is Answer.CANCELLED
+    assert enter(ledger, validated=True).state is JobState.CANCELLED
+    assert entry(ledger).chunks_queued == 0
+    assert ledger.reopen("j1", '{"b": 2}') == (JobState.VALIDATING, True)
+    assert ledger.reopen("j1", "") == (JobState.VALIDATING, False)
+    assert ledger.order_of("j1") == '{"b": 2}'
+    assert claim_plan(ledger) is Answer.GRANTED
+    assert enter(ledger, validated=True).state is JobState.IN_PROGRESS
+    ledger.fail("j1", "no")
+    assert ledger.reopen("j1", "") == (JobState.VALIDATING, True)
+    assert entry(ledger).error == ""
+    ledger.finish("j1", JobState.COMPLETED, rows_done=30, rows_failed=0, rows_dead=0)
+    assert ledger.reopen("j1", "") == (JobState.COMPLETED, False)
+    assert ledger.reopen("absent", "") == (None, False)
+    assert ledger.renew_plan("absent", 60) is Answer.UNKNOWN
+
+
+def test_pages_of_a_tenant(ledger: Ledger, redis_client: redis.Redis) -> None:
+    order(ledger)
+    for number in range(5):
+        enter(ledger, plan=job(job_id=f"d{number}"))
+        redis_client.zadd(tenant_jobs_key("default"), {f"d{number}": number})
+    found = ledger.page("default", 2)
+    assert found is not None
+    assert ([one.job_id for one in found[0]], found[1]) == (["d4", "d3"], True)
+    ledger.withdraw("d2")
+    redis_client.delete(job_key("d1"))  # forgotten
+    found = ledger.page("default", 2, "d3")
+    assert found is not None
+    assert ([one.job_id for one in found[0]], found[1]) == (["d0"], False)
+    assert ledger.page("default", 2, "d1") is None
+    shop = ledger.page("shop", 9)
+    assert shop is not None
+    assert [one.job_id for one in shop[0]] == ["j1"]
+    assert ledger.page("absent", 9) == ([], False)

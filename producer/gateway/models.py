@@ -1,0 +1,138 @@
+"""Models: what there is, and on the admin port which version serves."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from celeriac.messages import CHAMPION
+from celeriac.registry.catalogue import ModelInfo, VersionInfo
+from celeriac.registry.reference import unknown_model
+from producer.client import who
+from producer.gateway import body
+from producer.gateway.context import JSON, Caller, Gateway, RequestContext
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Model(BaseModel):
+    """One model."""
+
+    name: str
+    champion: int | None
+    """The version that answers when none is named; null before the first promotion."""
+    aliases: dict[str, int]
+    versions: list[VersionInfo]
+    """The newest first."""
+
+
+class Models(BaseModel):
+    """All models, by name."""
+
+    models: list[Model]
+
+
+class Promotion(msgspec.Struct, forbid_unknown_fields=True):
+    """``{"version": 3, "why"?}``"""
+
+    version: int
+    why: str = ""
+
+
+class Rollback(msgspec.Struct, forbid_unknown_fields=True):
+    """``{"why"?}``"""
+
+    why: str = ""
+
+
+_promotion = msgspec.json.Decoder(Promotion)
+_rollback = msgspec.json.Decoder(Rollback)
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+admin_router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("", summary="All models")
+async def every(request: Request) -> Models:
+    found = await _catalogue(request)
+    return Models(models=[_shown(found[name]) for name in sorted(found)])
+
+
+@router.get(
+    "/{name}", summary="One model, with its versions and what they take and give",
+    responses={404: {"description": "There is no such model"}},
+)
+async def show(name: str, request: Request) -> Model:
+    found = await _catalogue(request)
+    if name not in found:
+        raise unknown_model(name, found)
+    return _shown(found[name])
+
+
+def _body(schema: type[msgspec.Struct], example: dict[str, Any]) -> dict[str, Any]:
+    content = {"schema": msgspec.json.schema(schema)["$defs"][schema.__name__], "example": example}
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+@admin_router.post(
+    "/{name}/promote", summary="Make a version the champion, after its checks on a worker",
+    openapi_extra=_body(Promotion, {"version": 1, "why": "better on the spring data"}),
+    responses={409: {"description": "The version did not pass; the old one goes on serving"}},
+)
+async def promote(name: str, request: Request) -> Response:
+    """Waits for the checks: the longest ([models] check_timeout_s) and 15 s, at most."""
+    gateway, context = _of(request)
+    wanted = body.decode(gateway, await body.read(gateway, context), _promotion)
+    done = await gateway.client.promote(
+        f"{name}@{wanted.version}", wanted.why, who=_who(context.caller)
+    )
+    return _json(done)
+
+
+@admin_router.post(
+    "/{name}/rollback", summary="Make the champion before the last promotion champion again",
+    openapi_extra=_body(Rollback, {"why": "wrong on long reviews"}),
+    responses={409: {"description": "There is nothing to go back to, or it did not pass"}},
+)
+async def rollback(name: str, request: Request) -> Response:
+    """Waits as long as a promotion, at most."""
+    gateway, context = _of(request)
+    data = await body.read(gateway, context)
+    wanted = body.decode(gateway, data, _rollback) if data else Rollback()
+    done = await gateway.client.rollback(name, wanted.why, who=_who(context.caller))
+    return _json(done)
+
+
+async def _catalogue(request: Request) -> dict[str, ModelInfo]:
+    gateway, context = _of(request)
+    gateway.pulse.check()
+    found = await asyncio.to_thread(gateway.client.routes.catalogue, context.left_s())
+    return found.models
+
+
+def _shown(model: ModelInfo) -> Model:
+    versions = [model.versions[number] for number in sorted(model.versions, reverse=True)]
+    return Model(
+        name=model.name, champion=model.aliases.get(CHAMPION), aliases=model.aliases,
+        versions=versions,
+    )
+
+
+def _who(caller: Caller) -> str:
+    """For the model's history: the key's name, or without keys the user of the gateway."""
+    return f"{caller.name} (key)" if caller.name != "-" else who()
+
+
+def _json(answer: dict[str, Any]) -> Response:
+    response = Response(_encode(answer))
+    response.raw_headers.append(JSON)
+    return response
+
+
+def _of(request: Request) -> tuple[Gateway, RequestContext]:
+    return request.app.state.gateway, request.scope["celeriac"]

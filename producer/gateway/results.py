@@ -1,0 +1,126 @@
+"""The results of a job over HTTP: a list of files, and each of them as it is.
+
+Only files that the job's manifest names leave, and only from folders that jobs over HTTP may write
+to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from fastapi.responses import FileResponse, Response, StreamingResponse
+
+from celeriac import errors
+from celeriac.datasets.places import Place
+from celeriac.jobs.folder import JobFolder
+from celeriac.jobs.manifest import Manifest, read_manifest
+from producer.gateway.failures import RouteNotFound
+
+BLOCK_BYTES = 1 << 20
+
+_TYPES = {
+    ".parquet": "application/vnd.apache.parquet", ".csv": "text/csv; charset=utf-8",
+    ".jsonl": "application/x-ndjson", ".json": "application/json",
+    ".html": "text/html; charset=utf-8",
+}
+_SAFE = {
+    "X-Content-Type-Options": "nosniff",
+    # The report is a page of figures with its own styles: it runs nothing and loads nothing.
+    "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; "
+                               "img-src data:",
+}
+
+
+class ResultFile(NamedTuple):
+    """One file of a finished job's output."""
+
+    name: str
+    kind: str
+    """``part``, ``errors``, ``merged``, ``aggregates``, ``report`` or ``manifest``."""
+    bytes: int
+    rows: int | None = None
+    sha256: str | None = None
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+def list_results(folder: JobFolder, job_id: str) -> list[ResultFile]:
+    """The files of a finished job. Raises Conflict if it has none (yet)."""
+    manifest = _manifest(folder, job_id)
+    files = [
+        ResultFile(part.file, "part", part.bytes, part.rows, part.sha256)
+        for part in manifest.parts
+    ]
+    if manifest.merged:
+        one = manifest.merged
+        files.append(ResultFile(one.file, "merged", one.bytes, one.rows, one.sha256))
+    files += [
+        ResultFile(one.file, "aggregates", one.bytes, one.rows, one.sha256)
+        for one in manifest.aggregates
+    ]
+    others = [(part.errors, "errors") for part in manifest.parts if part.errors]
+    others += [(manifest.report, "report")] if manifest.report else []
+    others.append((folder.manifest.name, "manifest"))
+    files += [ResultFile(name, kind, _at(folder, name).stat().st_size) for name, kind in others]
+    return files
+
+
+def find_result(folder: JobFolder, job_id: str, name: str) -> tuple[ResultFile, Place]:
+    """A file by the name that the list has for it. Raises Conflict, RouteNotFound."""
+    found = next((one for one in list_results(folder, job_id) if one.name == name), None)
+    if found is None:
+        raise RouteNotFound(f"job {job_id} has no such file; its results list what there is")
+    path = _at(folder, name)
+    if isinstance(path, Path) and path.resolve() != path:  # a link that somebody put there
+        raise RouteNotFound(f"job {job_id} has no such file; its results list what there is")
+    return found, path
+
+
+def respond(found: ResultFile, path: Place) -> Response:
+    """The content of a file; parts of it too (``Range``), if it is on a disk."""
+    headers = dict(_SAFE)
+    if found.sha256:
+        headers["ETag"] = f'"{found.sha256}"'
+    kind = _TYPES.get(path.suffix, "application/octet-stream")
+    shown = "inline" if found.kind in ("report", "manifest") else "attachment"
+    if isinstance(path, Path):
+        return FileResponse(
+            path, media_type=kind, headers=headers, filename=path.name,
+            content_disposition_type=shown,
+        )
+    headers["Content-Disposition"] = f'{shown}; filename="{path.name}"'
+    headers["Content-Length"] = str(found.bytes)
+    return StreamingResponse(_blocks(path), media_type=kind, headers=headers)
+
+
+async def _blocks(path: Place) -> AsyncIterator[bytes]:
+    file: BinaryIO = await asyncio.to_thread(path.open, "rb")
+    try:
+        while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
+            yield block
+    finally:
+        await asyncio.to_thread(file.close)
+
+
+def _manifest(folder: JobFolder, job_id: str) -> Manifest:
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.job_id != job_id:
+        raise errors.Conflict(
+            f"job {job_id} has no results (yet): they are there once its status is completed or "
+            "completed_with_errors"
+        )
+    return manifest
+
+
+def _at(folder: JobFolder, name: str) -> Place:
+    path = folder.path
+    for part in name.split("/"):
+        if part in ("", ".", ".."):
+            raise errors.JobFailed("the manifest names a file outside the job's folder")
+        path = path / part
+    return path
