@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +21,9 @@ from workers.lane_limits import Limits
 from workers.lane_messages import Received
 
 log = get_logger(__name__)
+
+LOGGED_REQUESTS = 8
+"""Requests that one line about failures names, at most: one line for each batch is enough."""
 
 
 class Batch(msgspec.Struct):
@@ -80,6 +85,7 @@ class Batch(msgspec.Struct):
 
     def count(self) -> None:
         """Count what was scored, off the callers' path: sizes, times, items."""
+        self._log()
         if not self.is_scored:
             metrics.LANE_ERRORS.labels("request").inc(len(self.received))
             return
@@ -94,6 +100,25 @@ class Batch(msgspec.Struct):
             waited.observe(one.queue_ms / 1000)
         metrics.BATCHES.labels(model, self.closed).inc()
         count_answers(model, self.answers)
+
+    def _log(self) -> None:
+        """One line for the items that failed, and one for all where someone looks closely.
+
+        They name the requests that the items came with: a gateway's log has the same ids.
+        """
+        failures = [
+            (request, error["code"])
+            for one, reply in zip(self.received, self.replies, strict=True)
+            for request, error in failed_requests(one.envelope.requests, reply)
+        ]
+        if failures:
+            shown = dict(failures[:LOGGED_REQUESTS])
+            log.info("items failed", model=self.target[0], version=self.target[1],
+                     requests=shown, items=len(failures))
+        if logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
+            requests = [request for one in self.received for request in one.envelope.requests]
+            log.debug("batch answered", model=self.target[0], version=self.target[1],
+                      items=self.items, requests=requests)
 
     def keep(self) -> None:
         """Have the answers written to the result cache, where the version says so."""
@@ -120,6 +145,19 @@ def _measures(model: str) -> tuple[Any, Any, Any, Any]:
     )
     one, two, three, four = (measure.labels(model) for measure in measures)
     return one, two, three, four
+
+
+def failed_requests(
+    requests: Sequence[str], reply: Reply
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The id of each request with an item that failed, and that item's error."""
+    if not requests:
+        return
+    if reply.error is not None:
+        yield from ((request, reply.error) for request in requests)
+    for request, answer in zip(requests, reply.answers or (), strict=False):
+        if "error" in answer:
+            yield request, answer["error"]
 
 
 def failed(id: str, error: errors.CeleriacError) -> Reply:

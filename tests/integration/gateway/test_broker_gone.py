@@ -92,7 +92,7 @@ def worker(outage: Outage) -> Iterator[Worker]:
 @pytest.fixture
 def gateway(outage: Outage, worker: Worker) -> Iterator[RunningGateway]:
     running = RunningGateway(outage.settings).start()
-    assert wait_for(lambda: running.http.post(ECHO, ITEM).status == 200, 20)
+    assert wait_for(lambda: running.http.post(ECHO, ITEM).status == 200, 40)
     yield running
     running.stop()
 

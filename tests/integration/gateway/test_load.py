@@ -100,8 +100,10 @@ def test_a_body_that_does_not_come(http_client: Http) -> None:
 
 
 def test_an_overloaded_model_says_when_to_come_again(
-    http_client: Http, queue: redis.Redis
+    start_gateway: Start, queue: redis.Redis
 ) -> None:
+    http = start_gateway().http  # its client remembers the refusal
+
     def answer() -> None:
         popped: Any = queue.brpop([QUEUE], timeout=10)
         envelope = json.loads(json.loads(popped[1])["body"])[1]
@@ -111,11 +113,11 @@ def test_an_overloaded_model_says_when_to_come_again(
 
     worker = threading.Thread(target=answer)
     worker.start()
-    first = http_client.post(IDLE, {"item": 1})
+    first = http.post(IDLE, {"item": 1})
     worker.join(10)
     assert (first.status, first.json["error"]["code"]) == (429, "overloaded")
     assert first.headers["retry-after"] == "2"
-    again = http_client.post(IDLE, {"item": 1})  # refused here, without asking anybody
+    again = http.post(IDLE, {"item": 1})  # refused here, without asking anybody
     assert (again.status, again.headers["retry-after"]) == (429, "2")
     assert queue.llen(QUEUE) == 0
 
