@@ -87,6 +87,7 @@ class Guard:
         finally:
             watch.end()
             watches.discard(watch)
+            del scope["celeriac"]  # a circle: it would wait for the garbage collector
         if answer is not None and not reply.started:
             await self._send(context, answer, send)
             self._access.note(context, answer.status)

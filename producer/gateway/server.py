@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import math
 import os
@@ -55,6 +56,7 @@ async def run(settings: Settings, public: socket.socket, admin: socket.socket) -
     client = GatewayClient(settings=impatient(settings))
     apps = build(settings, client)
     server = uvicorn_server(apps.public, settings, lifespan="on")
+    freeze()
     admin_server = uvicorn_server(apps.admin, settings)
     _drain_on_signals(apps.public.gateway, server)
     operation = asyncio.create_task(admin_server.serve([admin]))
@@ -66,6 +68,16 @@ async def run(settings: Settings, public: socket.socket, admin: socket.socket) -
         await operation
         await client.close()
         log.info("gateway has ended")
+
+
+def freeze() -> None:
+    """Take what is loaded out of the garbage collector's sight.
+
+    FastAPI, pydantic and the rest never go, and a full collection looked at all of it each time:
+    that held up everybody's request by more than an answer takes.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _drain_on_signals(gateway: Gateway, server: Server) -> None:
