@@ -50,6 +50,7 @@ class Routes:
 class FakeClient:
     def __init__(self) -> None:
         self.routes = Routes()
+        self.job_statuses = None
 
 
 class Gateway:

@@ -1,0 +1,57 @@
+"""The outermost layer, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any
+
+from celeriac.messages import Prediction
+from celeriac.settings import Settings
+from producer.calls import Call
+from producer.gateway.app import build
+
+
+class FakeClient:
+    async def call(self, model: str, item: Any, timeout_s: float, request: str) -> Call:
+        call = Call(model, "queue", b"", 0, request)
+        call.outcome = Prediction(model=model, version=3, label="good", probability=0.75)
+        return call
+
+    async def job_statuses(self, ids: Any) -> list[Any]:
+        return []
+
+
+async def ask(app: Any, body: bytes) -> list[dict[str, Any]]:
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/classify", "headers": []}
+    await app(scope, receive, send)
+    return sent
+
+
+def test_a_request_leaves_nothing_for_the_garbage_collector() -> None:
+    client: Any = FakeClient()
+    app = build(Settings(), client).public
+    app.gateway.pulse.is_up = True
+
+    async def main() -> int:
+        await ask(app, b'{"text": "x"}')
+        gc.collect()
+        gc.disable()
+        try:
+            for body in (b'{"text": "x"}', b'{"text": 1}', b""):
+                start, _ = await ask(app, body)
+                assert start["status"] in (200, 400)
+            app._access.flush()
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    assert asyncio.run(main()) == 0
