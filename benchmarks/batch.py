@@ -281,7 +281,7 @@ class Site:
         settings = Settings(stack=stack, models=ModelsSettings(root=root))
         others = {k: v for k, v in os.environ.items() if not k.startswith("CELERIAC_")}
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._stack = Stack(settings, roles=roles, flower=False)
+        self._stack = Stack(settings, roles=roles, flower=False, gateway=False)
         self.env = others | environment(self._stack.settings) | threads
         self._exits = contextlib.ExitStack()
 

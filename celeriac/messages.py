@@ -237,6 +237,11 @@ def lanes_key(device: str) -> str:
 WORKER_TTL_S = 15
 
 
+def gateway_key(gateway_id: str) -> str:
+    """What a live gateway says of itself (JSON). Expires 15 s after its last heartbeat."""
+    return f"celeriac:gateway:{gateway_id}"
+
+
 def rate_key(name: str) -> str:
     """Hash with the tokens that an API key of the gateway has left. Owned by the gateways; expires
     once its bucket would be full again."""

@@ -1,4 +1,4 @@
-"""The local stack: embedded Valkey, workers, beat and Flower as children of one supervisor."""
+"""The local stack: embedded Valkey, workers, beat, Flower, gateway: children of one supervisor."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from celeriac.messages import worker_key
 from celeriac.schedules import NightlySettings
 from celeriac.settings import Settings, hide_password, scalars
 from producer.broker import check_server, connect
+from producer.gateway.binding import check_binding, local_url
 from workers import flower, valkey
 from workers.lock import StateLock
 from workers.supervisor import ChildSpec, ChildStatus, Supervisor
@@ -36,7 +37,7 @@ DRAIN_S = 30.0
 """How long a worker may take to finish what it has begun, at least."""
 READY_S = 120.0
 """How long the whole stack may take to start; workers load their models in it."""
-VALKEY, BEAT, FLOWER = "valkey", "beat", "flower"
+VALKEY, BEAT, FLOWER, GATEWAY = "valkey", "beat", "flower", "gateway"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +56,13 @@ class Stack:
     ``roles`` are the workers to run; ``say`` gets lines for people (a child died, and the like).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - which parts there are
         self,
         settings: Settings,
         *,
         roles: Sequence[str] = ROLES,
         flower: bool = True,
+        gateway: bool = True,
         beat: bool = True,
         say: Callable[[str], None] | None = None,
     ) -> None:
@@ -68,7 +70,7 @@ class Stack:
         self.roles = tuple(roles)
         self.state_dir = self.settings.stack.state_dir
         self.logs = self.state_dir / "logs"
-        self._flower, self._beat = flower, beat
+        self._flower, self._gateway, self._beat = flower, gateway, beat
         self._started_at = 0.0
         self._lock = StateLock(self.state_dir)
         self._ready = False
@@ -82,7 +84,12 @@ class Stack:
     @property
     def flower_url(self) -> str:
         """Where Flower answers on this machine."""
-        return f"http://{_local(self.settings.flower.host)}:{self.settings.stack.flower_port}"
+        return local_url(self.settings.flower.host, self.settings.stack.flower_port)
+
+    @property
+    def gateway_url(self) -> str:
+        """Where the gateway answers on this machine."""
+        return local_url(self.settings.gateway.host, self.settings.gateway.port)
 
     def __enter__(self) -> Stack:
         self.start()
@@ -104,6 +111,7 @@ class Stack:
         BrokerError or WorkerError; then nothing is left running.
         """
         self._check_flower()
+        self._check_gateway()
         self._lock.acquire()
         try:
             self._started_at = time.time()
@@ -115,7 +123,7 @@ class Stack:
             raise
 
     def wait_ready(self, timeout_s: float = READY_S) -> None:
-        """Wait until every worker has its models, and Flower answers.
+        """Wait until every worker has its models, and Flower and the gateway answer.
 
         After :meth:`kill`, wait until what died is back. Raises WorkerError with the end of the
         log of what did not start; then nothing is left running.
@@ -141,7 +149,7 @@ class Stack:
         self._supervisor.hurry()
 
     def kill(self, name: str, signum: int) -> None:
-        """Send a signal to one process: a role, ``beat``, ``flower`` or ``valkey``."""
+        """Send a signal to one process: a role, ``beat``, ``flower``, ``gateway``, ``valkey``."""
         self._supervisor.kill(name, signum)
 
     def status(self) -> dict[str, ChildStatus]:
@@ -184,17 +192,23 @@ class Stack:
             specs.append(self._spec(BEAT, self._beat_command(), stage=2))
         if self._flower:
             specs.append(self._spec(FLOWER, flower.command(), stage=2))
+        if self._gateway:
+            specs.append(self._spec(GATEWAY, GATEWAY_COMMAND, stage=2))
         return specs
 
     def _spec(self, name: str, argv: Sequence[str], stage: int = 1) -> ChildSpec:
         return ChildSpec(
             name=name, argv=argv, log=self._log(name), env=self._environment(), cwd=ROOT,
-            drain_s=self._drain_s if stage == 1 else 10.0, stage=stage,
+            drain_s=self._drain_s(name, stage), stage=stage,
         )
 
-    @property
-    def _drain_s(self) -> float:
-        return max(DRAIN_S, self.settings.realtime.drain_timeout_s + 10)
+    def _drain_s(self, name: str, stage: int) -> float:
+        if name == GATEWAY:
+            limits = self.settings.gateway
+            return limits.drain_notice_s + limits.drain_timeout_s + 10
+        if stage == 1:
+            return max(DRAIN_S, self.settings.realtime.drain_timeout_s + 10)
+        return 10.0
 
     def _worker(self, role: str) -> list[str]:
         processes = self.settings.stack.batch_processes
@@ -226,6 +240,8 @@ class Stack:
             return "broker: Valkey, append-only", hide_password(self.url)
         if name == FLOWER:
             return "what the workers do, as a page", self.flower_url
+        if name == GATEWAY:
+            return "HTTP, described at /docs", self.gateway_url
         if name == BEAT:
             return "sends what is due", "-"
         return "worker", f"queues of {name}"
@@ -237,12 +253,27 @@ class Stack:
             flower.options(self.settings)  # refuses to be open to everybody
             _check_port(self.settings.stack.flower_port, "Flower", "CELERIAC_STACK_FLOWER_PORT")
 
+    def _check_gateway(self) -> None:
+        if not self._gateway:
+            return
+        limits = self.settings.gateway
+        check_binding(limits)
+        for port, setting in ((limits.port, "PORT"), (limits.admin_port, "ADMIN_PORT")):
+            if not port:
+                raise errors.ConfigError(
+                    f"[gateway] {setting.lower()} 0, any free port, is for `celeriac gateway` "
+                    "alone: the stack must know where to find it"
+                )
+            _check_port(port, "the gateway", f"CELERIAC_GATEWAY_{setting}")
+
     def _missing(self, client: redis.Redis) -> Callable[[], list[str]]:
         def missing() -> list[str]:
             children = self.status()
             waiting = [r for r in self.roles if not is_up(client, r, children[r].pid)]
             if self._flower and not _answers_http(f"{self.flower_url}/healthcheck"):
                 waiting.append(FLOWER)
+            if self._gateway and not _answers_http(f"{self.gateway_url}/health/ready"):
+                waiting.append(GATEWAY)
             return waiting
 
         return missing
@@ -270,6 +301,7 @@ class Stack:
             "broker_url": hide_password(self.url),
             "redis_port": stack.redis_port if self._embedded else None,
             "flower_url": self.flower_url if self._flower else None,
+            "gateway_url": self.gateway_url if self._gateway else None,
             "logs": str(self.logs),
             "children": {name: child.pid for name, child in self.status().items()},
         }
@@ -279,6 +311,7 @@ class Stack:
             temporary.replace(self.state_dir / "stack.json")
 
 
+GATEWAY_COMMAND = (sys.executable, "-m", "producer.cli.main", "gateway")
 _CELERY = (sys.executable, "-m", "celery", "-A", "workers.app")
 # Workers talk to Redis, not to each other: a second less at each start, no traffic between them.
 _QUIET = ("--without-mingle", "--without-gossip")
@@ -357,6 +390,10 @@ def tail(log: Path, lines: int = 15) -> str:
         return f"(no log: {error.strerror})"
 
 
+def _absolute(root: str) -> str:
+    return root if "://" in root else str(Path(root).absolute())
+
+
 def _say_nothing(line: str) -> None:
     del line
 
@@ -402,15 +439,6 @@ def _answers_http(url: str) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _local(host: str) -> str:
-    """The address at which this machine reaches a server that listens on ``host``."""
-    if host in ("", "0.0.0.0"):  # noqa: S104 - compared, not bound
-        return "127.0.0.1"
-    if host == "::":
-        return "[::1]"
-    return f"[{host}]" if ":" in host else host
 
 
 def _external(url: str) -> Part:

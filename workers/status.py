@@ -16,6 +16,7 @@ from producer.broker import Broker, broker_error
 from producer.jobs import JobStatus, list_jobs
 
 _WORKERS = "celeriac:worker:*"
+_GATEWAYS = "celeriac:gateway:*"
 JOBS_SHOWN = 10
 
 
@@ -33,6 +34,15 @@ class WorkerLine:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GatewayLine:
+    """One live gateway."""
+
+    url: str
+    pid: int
+    up_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class QueueLine:
     """One queue."""
 
@@ -47,6 +57,7 @@ class Snapshot:
     """What ``celeriac status`` shows."""
 
     workers: list[WorkerLine]
+    gateways: list[GatewayLine]
     queues: list[QueueLine]
     catalogue: Catalogue
     jobs: list[JobStatus]
@@ -61,6 +72,7 @@ def snapshot(settings: Settings, now_s: float) -> Snapshot:
         catalogue = fetch(client)
         return Snapshot(
             workers=_workers(client, now_s),
+            gateways=_gateways(client, now_s),
             queues=_queues(client, queue_names(catalogue), now_s),
             catalogue=catalogue,
             jobs=list_jobs(broker, JOBS_SHOWN),
@@ -104,10 +116,24 @@ def oldest_s(message: bytes | str | None, now_s: float) -> float | None:
 
 
 def _workers(client: redis.Redis, now_s: float) -> list[WorkerLine]:
-    keys = list(client.scan_iter(match=_WORKERS, count=1_000))
-    said: list[Any] = list(client.mget(keys)) if keys else []
-    lines = [worker_line(text, now_s) for text in said if text is not None]
+    lines = [worker_line(text, now_s) for text in _said(client, _WORKERS)]
     return sorted(lines, key=lambda line: line.hostname)
+
+
+def _gateways(client: redis.Redis, now_s: float) -> list[GatewayLine]:
+    lines = []
+    for text in _said(client, _GATEWAYS):
+        said: dict[str, Any] = json.loads(text)
+        up_s = max(0.0, now_s - float(said["started_at"]))
+        lines.append(GatewayLine(url=said["url"], pid=said["pid"], up_s=up_s))
+    return sorted(lines, key=lambda line: line.url)
+
+
+def _said(client: redis.Redis, pattern: str) -> list[bytes]:
+    """What those that are alive say of themselves."""
+    keys = list(client.scan_iter(match=pattern, count=1_000))
+    said: list[Any] = list(client.mget(keys)) if keys else []
+    return [text for text in said if text is not None]
 
 
 def _queues(client: redis.Redis, names: Iterable[str], now_s: float) -> list[QueueLine]:

@@ -70,3 +70,7 @@ def _in_checkout() -> bool:
     if str(root) not in sys.path[:1]:
         sys.path.insert(0, str(root))
     return True
+
+
+if __name__ == "__main__":
+    main()

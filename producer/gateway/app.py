@@ -44,12 +44,14 @@ class Applications(NamedTuple):
     admin: Guard
 
 
-def build(settings: Settings, client: GatewayClient | None = None) -> Applications:
+def build(
+    settings: Settings, client: GatewayClient | None = None, url: str = ""
+) -> Applications:
     """The applications for one process. ``client`` is closed by whoever made it.
 
     Raises ConfigError for keys that cannot be used.
     """
-    gateway = Gateway(settings, client or GatewayClient(settings=settings))
+    gateway = Gateway(settings, client or GatewayClient(settings=settings), url)
     access = AccessLog(settings.log, on=settings.gateway.access_log)
     door: dict[str, Any] = {
         "keys": Keys(settings.gateway),

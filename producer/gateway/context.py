@@ -18,6 +18,7 @@ from producer.gateway.client import GatewayClient
 from producer.gateway.disconnects import Watch
 from producer.gateway.failures import broker_gone, fault
 from producer.gateway.oip.statistics import Statistics
+from producer.gateway.presence import Presence
 from producer.gateway.progress import Progress
 from producer.gateway.pulse import ANSWER_S, Pulse
 
@@ -127,7 +128,8 @@ class RequestContext:
 class Gateway:
     """What all requests share."""
 
-    def __init__(self, settings: Settings, client: GatewayClient) -> None:
+    def __init__(self, settings: Settings, client: GatewayClient, url: str = "") -> None:
+        """``url``: where it listens, for ``celeriac status``; empty to say nothing."""
         self.settings = settings
         self.limits = settings.gateway
         self.client = client
@@ -137,6 +139,7 @@ class Gateway:
         """One for each request that has no answer yet."""
         self.redis = connect(settings)
         self.pulse = Pulse(self.redis.ping, self._broker_gone)
+        self._presence = Presence(self.redis, url) if url else None
         self.progress = Progress(client.job_statuses, lambda: self.is_draining)
         self.inferences = Statistics()
         """Requests over ``/v2``."""
@@ -149,9 +152,13 @@ class Gateway:
     async def start(self) -> None:
         """Look for Redis, and go on looking."""
         await self.pulse.start()
+        if self._presence is not None:
+            self._presence.start()
 
     async def stop(self) -> None:
         """End what :meth:`start` began."""
+        if self._presence is not None:
+            await self._presence.stop()
         await self.pulse.stop()
         await self.redis.aclose()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import ipaddress
 import math
 import os
 import signal
@@ -17,8 +16,9 @@ import uvicorn
 
 from celeriac import errors
 from celeriac.logs import get_logger
-from celeriac.settings import GatewaySettings, Settings
+from celeriac.settings import Settings
 from producer.gateway.app import build
+from producer.gateway.binding import ADMIN_HOST, check_binding
 from producer.gateway.client import GatewayClient
 from producer.gateway.context import App, Gateway
 from producer.gateway.transport import Protocol
@@ -27,7 +27,6 @@ log = get_logger(__name__)
 
 KEEP_ALIVE_S = 75
 """An idle connection is kept so long: longer than balancers keep theirs."""
-ADMIN_HOST = "127.0.0.1"
 CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S = 1.0, 2.0
 """Of the gateway's client, at most."""
 
@@ -54,7 +53,7 @@ def serve(settings: Settings) -> None:
 async def run(settings: Settings, public: socket.socket, admin: socket.socket) -> None:
     """Serve on two open sockets until TERM or INT."""
     client = GatewayClient(settings=impatient(settings))
-    apps = build(settings, client)
+    apps = build(settings, client, url_of(public))
     server = uvicorn_server(apps.public, settings, lifespan="on")
     freeze()
     admin_server = uvicorn_server(apps.admin, settings)
@@ -105,15 +104,6 @@ def impatient(settings: Settings) -> Settings:
     })})
 
 
-def check_binding(gateway: GatewaySettings) -> None:
-    """Raises ConfigError if the gateway would be open to everybody."""
-    if not gateway.keys and not _is_loopback(gateway.host):
-        raise errors.ConfigError(
-            f"[gateway] host {gateway.host!r} is not this machine alone, and there are no keys: "
-            "`celeriac gateway-key NAME` makes one for celeriac.toml, or listen on 127.0.0.1"
-        )
-
-
 def uvicorn_server(
     app: App, settings: Settings, lifespan: Literal["on", "off"] = "off"
 ) -> Server:
@@ -147,15 +137,6 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
             f"does, or set CELERIAC_GATEWAY_{setting} to a free port"
         ) from error
     return opened
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name: where it leads is not known
-        return False
 
 
 def _end(server: Server) -> None:

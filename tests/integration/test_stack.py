@@ -15,7 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from celeriac.settings import BrokerSettings, ModelsSettings, Settings, StackSettings
+from celeriac.settings import (
+    BrokerSettings,
+    GatewaySettings,
+    ModelsSettings,
+    Settings,
+    StackSettings,
+)
 from workers.stack import ROOT, Stack, environment
 from workers.valkey import free_port
 
@@ -27,6 +33,7 @@ def local(folder: Path) -> Settings:
             state_dir=folder / "state", redis_port=free_port(), flower_port=free_port(),
             metrics_port=0, batch_processes=1,
         ),
+        gateway=GatewaySettings(port=free_port(), admin_port=free_port(), drain_notice_s=0.1),
         models=ModelsSettings(root=folder / "models"),
     )
 
@@ -128,12 +135,16 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 
 def test_it_shows_what_runs_where(up: Up) -> None:
-    for part in ("valkey", "realtime.cpu", "batch.cpu", "maintenance", "beat", "flower"):
+    for part in (
+        "valkey", "realtime.cpu", "batch.cpu", "maintenance", "beat", "flower", "gateway",
+    ):  # fmt: skip
         assert f"│ {part} " in up.text
     assert up.settings.broker_url in up.text
     assert "celeriac models register" in up.text  # the registry is empty
     with urllib.request.urlopen(str(up.state()["flower_url"]), timeout=5) as page:
         assert b"Flower" in page.read()
+    with urllib.request.urlopen(f"{up.state()['gateway_url']}/health/ready", timeout=5) as page:
+        assert page.read() == b'{"ready":true}'
 
 
 def test_status_shows_its_workers(up: Up) -> None:
@@ -141,6 +152,7 @@ def test_status_shows_its_workers(up: Up) -> None:
     assert shown.returncode == 0, shown.stderr
     assert f"realtime.cpu@{socket.gethostname()}"[:20] in shown.stdout
     assert "predict.cpu" in shown.stdout
+    assert f"http://127.0.0.1:{up.settings.gateway.port}" in shown.stdout
 
 
 def test_a_second_start_on_the_folder_is_refused(up: Up) -> None:
@@ -155,16 +167,20 @@ def test_a_second_start_on_the_folder_is_refused(up: Up) -> None:
 
 @pytest.mark.parametrize(
     ("taken", "setting"),
-    [("redis_port", "CELERIAC_STACK_REDIS_PORT"), ("flower_port", "CELERIAC_STACK_FLOWER_PORT")],
+    [
+        ("redis_port", "CELERIAC_STACK_REDIS_PORT"), ("flower_port", "CELERIAC_STACK_FLOWER_PORT"),
+        ("port", "CELERIAC_GATEWAY_PORT"),
+    ],
 )
 def test_a_port_in_use_is_named(tmp_path: Path, taken: str, setting: str) -> None:
     settings = local(tmp_path)
     with socket.socket() as other:
-        other.bind(("127.0.0.1", getattr(settings.stack, taken)))
+        port = getattr(settings.gateway if taken == "port" else settings.stack, taken)
+        other.bind(("127.0.0.1", port))
         other.listen()
         refused = command(settings, "up")
     assert refused.returncode == 1
-    assert f"port {getattr(settings.stack, taken)}" in refused.stderr
+    assert f"port {port}" in refused.stderr
     assert setting in refused.stderr
     assert not (settings.stack.state_dir / "stack.json").exists()
 
@@ -213,7 +229,7 @@ PROGRAM = """
 import time
 from celeriac.settings import load_settings
 from workers.stack import Stack
-with Stack(load_settings(), roles=("batch.cpu",), flower=False, beat=False):
+with Stack(load_settings(), roles=("batch.cpu",), flower=False, gateway=False, beat=False):
     print("ready", flush=True)
     time.sleep(60)
 """
@@ -239,7 +255,9 @@ def test_a_program_can_use_a_stack(settings: Settings) -> None:
     said: list[str] = []
     free = settings.stack.model_copy(update={"metrics_port": 0, "batch_processes": 1})
     settings = settings.model_copy(update={"stack": free})
-    alone = Stack(settings, roles=("maintenance",), flower=False, beat=False, say=said.append)
+    alone = Stack(
+        settings, roles=("maintenance",), flower=False, gateway=False, beat=False, say=said.append
+    )
     with alone as stack:
         assert list(stack.status()) == ["maintenance"]  # the broker is one that was there
         assert stack.url == settings.broker_url

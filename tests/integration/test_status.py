@@ -11,7 +11,7 @@ import redis
 from rich.console import Console
 
 from celeriac import errors
-from celeriac.messages import worker_key
+from celeriac.messages import gateway_key, worker_key
 from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo, publish
 from celeriac.registry.manifest import InputSchema, OutputSchema
 from celeriac.settings import BrokerSettings, Settings
@@ -45,6 +45,7 @@ def test_an_idle_system_says_what_to_do_next(
     assert "No worker is up. `celeriac up` starts them all" in text
     assert "`celeriac models register` takes yours" in text
     assert "No jobs." in text
+    assert "No gateway is up. `celeriac gateway` starts one" in text
 
 
 def test_workers_queues_and_models_are_shown(
@@ -55,6 +56,8 @@ def test_workers_queues_and_models_are_shown(
         "started_at": NOW_S - 75, "metrics_port": 9401, "serving": {"reviews": 2}, "new": True,
     }
     redis_client.set(worker_key("realtime.cpu@box"), json.dumps(said))
+    gateway = {"url": "http://127.0.0.1:8000", "pid": 43, "started_at": NOW_S - 75}
+    redis_client.set(gateway_key("box:43"), json.dumps(gateway))
     publish(redis_client, {
         "reviews": ModelInfo(
             name="reviews", aliases={"champion": 2}, versions={1: version(1), 2: version(2)}
@@ -71,7 +74,10 @@ def test_workers_queues_and_models_are_shown(
     assert queues["realtime.cpu.reviews"].oldest_s == pytest.approx(30)
     assert (queues["predict.cpu"].waiting, queues["predict.cpu"].oldest_s) == (1, None)
     text = page(settings)
-    for part in ("realtime.cpu@box", "reviews@2", ":9401", "1 min 15 s", "champion = 2", "30.0 s"):
+    for part in (
+        "realtime.cpu@box", "reviews@2", ":9401", "1 min 15 s", "champion = 2", "30.0 s",
+        "http://127.0.0.1:8000",
+    ):  # fmt: skip
         assert part in text
 
 

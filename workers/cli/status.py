@@ -49,7 +49,8 @@ def _look_again(settings: Settings) -> Group | str:
 def render(shot: Snapshot, url: str) -> Group:
     """The whole page."""
     return Group(
-        f"Broker {hide_password(url)}", _workers(shot), _queues(shot), _models(shot), _jobs(shot)
+        f"Broker {hide_password(url)}", _workers(shot), _gateways(shot), _queues(shot),
+        _models(shot), _jobs(shot),
     )
 
 
@@ -63,6 +64,15 @@ def _workers(shot: Snapshot) -> Table | str:
         table.add_row(
             line.hostname, line.role, str(line.pid), duration(line.up_s), serving or "-", port
         )
+    return table
+
+
+def _gateways(shot: Snapshot) -> Table | str:
+    if not shot.gateways:
+        return "\nNo gateway is up. `celeriac gateway` starts one."
+    table = _table("Gateways", "address", "pid", "up")
+    for line in shot.gateways:
+        table.add_row(line.url, str(line.pid), duration(line.up_s))
     return table
 
 

@@ -26,13 +26,14 @@ def register(app: typer.Typer) -> None:
 
 def up(
     no_flower: bool = typer.Option(False, "--no-flower", help="Leave Flower out."),
+    no_gateway: bool = typer.Option(False, "--no-gateway", help="Leave the HTTP gateway out."),
     no_beat: bool = typer.Option(False, "--no-beat", help="Leave the nightly schedule out."),
 ) -> None:
-    """Run the local stack: broker, workers, beat and Flower. Ctrl-C stops it."""
+    """Run the local stack: broker, workers, beat, Flower and gateway. Ctrl-C stops it."""
     console = Console(highlight=False)
     settings = load_settings()
     stack = Stack(
-        settings, flower=not no_flower, beat=not no_beat,
+        settings, flower=not no_flower, gateway=not no_gateway, beat=not no_beat,
         say=lambda line: console.print(f"{time.strftime('%H:%M:%S')} {line}", markup=False),
     )
     signals = _StopSignals(stack)

@@ -7,10 +7,10 @@ import pytest
 from celeriac import errors
 from celeriac.settings import GatewaySettings, KeySettings
 from producer.gateway.auth import Keys, check_scope, is_open, scope_for
+from producer.gateway.binding import check_binding
 from producer.gateway.context import ANYBODY, RequestContext
 from producer.gateway.failures import Forbidden, Unauthenticated
 from producer.gateway.keys import digest_of, new_key
-from producer.gateway.server import check_binding
 
 KEY, OTHER = new_key(), new_key()
 SETTINGS = GatewaySettings(keys={
