@@ -15,12 +15,16 @@ TENANT = "{tenant}"
 
 
 def roots_of(tenant: str, roots: Sequence[str]) -> tuple[str, ...]:
-    """The roots of one tenant.
+    """The roots of one tenant, absolute.
 
     >>> roots_of("shop", ["/data/{tenant}", "s3://lake/in"])
     ('/data/shop', 's3://lake/in')
     """
-    return tuple(root.replace(TENANT, tenant) for root in roots)
+    named = (root.replace(TENANT, tenant) for root in roots)
+    return tuple(
+        str(place(root)) if is_s3(root) else str(Path(root).expanduser().absolute())
+        for root in named
+    )
 
 
 def find_inside(name: str, roots: Sequence[str]) -> Place | None:
@@ -58,10 +62,15 @@ def relative_to(path: str, roots: Sequence[str]) -> str:
     '2026/a.csv'
     """
     for root in roots:
-        top = str(place(root)) if is_s3(root) else str(Path(root).expanduser().resolve())
+        top = _top(root)
         if path.startswith(f"{top}/"):
             return path[len(top) + 1 :]
     return path.rpartition("/")[2]
+
+
+@lru_cache(maxsize=256)
+def _top(root: str) -> str:
+    return str(place(root)) if is_s3(root) else str(Path(root).expanduser().resolve())
 
 
 def checking(roots: Sequence[str]) -> Callable[[Place], None]:

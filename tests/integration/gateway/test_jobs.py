@@ -6,7 +6,9 @@ import csv
 import hashlib
 import inspect
 import io
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -511,3 +513,43 @@ def _copy_of(registry: Any, name: str) -> Callable[[Path], Any]:
         return ModelDraft(**{field: getattr(first, field) for field in fields})
 
     return make
+
+
+# --- docs/http.md ---------------------------------------------------------------------------------
+
+PAGE = (ROOT / "docs" / "http.md").read_text()
+SHOWN = re.findall(r"^```bash\n(.*?)^```\n(?:\n```json\n(.*?)^```)?", PAGE, re.M | re.S)
+
+
+def test_the_page_runs_from_top_to_bottom(
+    stack: JobsStack, gateway_settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    stack.rows("reviews.csv", 40)
+    (tmp_path / "in/reviews.csv").write_bytes((stack.folder / "in/shop/reviews.csv").read_bytes())
+    gateway = RunningGateway(settings_of(
+        gateway_settings, tmp_path, keys={}, dataset_roots=(str(tmp_path / "in"),),
+        output_roots=(str(tmp_path / "out"),),
+    )).start()
+    try:
+        script = "\necho; echo =====\n".join(code for code, _ in SHOWN)
+        script = script.replace(":8000", f":{gateway.port}")
+        script = script.replace(":8001", f":{gateway.admin.port}")
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True,
+            text=True, timeout=100, check=False,
+        )
+    finally:
+        gateway.stop()
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.split("=====\n")
+    assert len(said) == len(SHOWN) == 8
+    for (code, shown), found in zip(SHOWN, said, strict=True):
+        if shown:
+            assert json.loads(found).keys() == json.loads(shown).keys(), found
+    progress, results, after = said[-3:]
+    assert progress.startswith("retry: 1000\n\nid: ")
+    assert '"status":"completed"' in progress.partition("event: end\n")[2]
+    assert '"name":"predictions.csv","kind":"merged"' in results
+    assert '0,"good fine great coffee","positive",0.' in results
+    assert after.count('"status":"completed"') == 2
