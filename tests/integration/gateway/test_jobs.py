@@ -544,7 +544,7 @@ def test_the_page_runs_from_top_to_bottom(
     assert done.returncode == 0, done.stderr
     said = done.stdout.split("=====\n")
     assert len(said) == len(SHOWN) == 8
-    for (code, shown), found in zip(SHOWN, said, strict=True):
+    for (_, shown), found in zip(SHOWN, said, strict=True):
         if shown:
             assert json.loads(found).keys() == json.loads(shown).keys(), found
     progress, results, after = said[-3:]
