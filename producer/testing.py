@@ -131,7 +131,7 @@ class FakeClient:
         return dict(self._catalogue.models)
 
     def promote(
-        self, ref: str, why: str = "", *, timeout_s: float | None = None
+        self, ref: str, why: str = "", *, timeout_s: float | None = None, who: str = ""
     ) -> dict[str, Any]:
         self.calls.append(FakeCall("promote", ref, ()))
         version = self._catalogue.resolve(ModelRef.parse(ref)).version
@@ -139,7 +139,7 @@ class FakeClient:
         return {"model": name, "version": version, "changed": False, "previous": None}
 
     def rollback(
-        self, name: str, why: str = "", *, timeout_s: float | None = None
+        self, name: str, why: str = "", *, timeout_s: float | None = None, who: str = ""
     ) -> dict[str, Any]:
         self.calls.append(FakeCall("rollback", name, ()))
         self._catalogue.resolve(ModelRef.parse(check_model_name(name)))

@@ -110,7 +110,7 @@ def test_a_huge_row_error_is_clipped(tmp_path: Path) -> None:
 def test_small_datasets_are_cut_for_parallel_work(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("a\n" + "1\n" * 40_000)
-    assert len(plan(open_source(path)).chunks) == 8
+    assert len(plan(open_source(path)).chunks) == 10
     path.write_text("a\n" + "1\n" * 900)
     assert len(plan(open_source(path)).chunks) == 1
 

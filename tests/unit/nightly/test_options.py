@@ -9,7 +9,7 @@ from celeriac.datasets.records import Aggregation, Format
 from celeriac.schedules import AggregateSettings, JobOptions
 from producer.datasets import submit_dataset
 
-NOT_A_NIGHTS = {"broker", "source", "model", "output", "job_id", "on_progress"}
+NOT_A_NIGHTS = {"broker", "source", "model", "output", "job_id", "on_progress", "ordered"}
 
 
 def test_every_option_of_a_dataset_is_one_of_a_schedule() -> None:
