@@ -19,6 +19,7 @@ from producer.gateway import (
     metrics,
     models,
     openapi,
+    pages,
     predict,
     predictions,
 )
@@ -71,17 +72,18 @@ def build_cold(gateway: Gateway, routers: list[APIRouter]) -> FastAPI:
     """The application of one port's routes that are not hot."""
     app = FastAPI(
         title="Celeriac", version=__version__, strict_content_type=False, redirect_slashes=False,
-        docs_url="/docs", redoc_url=None,
+        docs_url=None, redoc_url=None,
     )
     app.state.gateway = gateway
-    for router in routers:
+    for router in (*routers, pages.router):
         app.include_router(router)
     app.add_exception_handler(errors.CeleriacError, _failed)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _defect)
-    if routers is COLD_ROUTERS:
-        app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
+    hot_paths = openapi.HOT_PATHS if routers is COLD_ROUTERS else {}
+    document = openapi.document(app, hot_paths)
+    app.openapi = lambda: document  # type: ignore[method-assign]
     return app
 
 

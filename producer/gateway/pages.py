@@ -1,0 +1,51 @@
+"""The page that describes the interface, with all its files: it needs no other server."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import resources
+
+from fastapi import APIRouter
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, Response
+
+from producer.gateway.failures import RouteNotFound
+
+FILES = {
+    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "swagger-ui.css": "text/css; charset=utf-8",
+}
+"""Swagger UI, as the package fastapi-offline carries it."""
+NO_ICON = "data:,"
+# Nothing from elsewhere; the page begins with a script of its own.
+POLICY = (
+    "default-src 'none'; connect-src 'self'; img-src 'self' data:; style-src 'self' "
+    "'unsafe-inline'; script-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
+)
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/docs")
+async def docs() -> HTMLResponse:
+    page = get_swagger_ui_html(
+        openapi_url="openapi.json", title="Celeriac over HTTP", swagger_favicon_url=NO_ICON,
+        swagger_js_url="docs/swagger-ui-bundle.js", swagger_css_url="docs/swagger-ui.css",
+        swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
+    )
+    page.headers["content-security-policy"] = POLICY
+    return page
+
+
+@router.get("/docs/{name}")
+async def file(name: str) -> Response:
+    if name not in FILES:
+        raise RouteNotFound
+    return Response(
+        _content(name), media_type=FILES[name], headers={"cache-control": "max-age=86400"}
+    )
+
+
+@lru_cache
+def _content(name: str) -> bytes:
+    return (resources.files("fastapi_offline") / "static" / name).read_bytes()

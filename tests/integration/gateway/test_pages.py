@@ -1,0 +1,65 @@
+"""The page at ``/docs``: complete without any other server, and its examples run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from producer.gateway.openapi import HOT_PATHS
+from tests.integration.gateway.conftest import Http, RunningGateway
+
+
+def examples() -> Iterator[tuple[str, Any]]:
+    """Path and body of every JSON example of the hot routes."""
+    for path, item in HOT_PATHS.items():
+        operation = item["post"]
+        for parameter in operation.get("parameters", ()):
+            if parameter["in"] == "path":
+                path = path.replace("{" + parameter["name"] + "}", parameter["example"])  # noqa: PLW2901
+        media = operation["requestBody"]["content"]["application/json"]
+        bodies = [example["value"] for example in media.get("examples", {}).values()]
+        for body in [*bodies, *([media["example"]] if "example" in media else [])]:
+            yield path, body
+
+
+@pytest.mark.parametrize(("path", "body"), list(examples()))
+def test_every_example_runs(http_client: Http, path: str, body: Any) -> None:
+    answer = http_client.post(path, body)
+    assert answer.status == 200, answer.body
+
+
+def test_there_are_examples_of_each_kind() -> None:
+    assert {"/classify", "/v1/models/reviews/predict", "/v2/models/reviews/infer"} <= {
+        path for path, _ in examples()
+    }
+
+
+def test_the_page_needs_no_other_server(http_client: Http) -> None:
+    page = http_client.get("/docs")
+    assert page.status == 200
+    links = re.findall(r'(?:src|href)="([^"]*)"', page.body.decode())
+    assert [link for link in links if link.startswith(("http", "//"))] == []
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for link in links:
+        if not link.startswith("data:"):
+            file = http_client.get(f"/{link}")
+            assert (file.status, len(file.body) > 100_000) == (200, True), link
+    assert http_client.get("/docs/../../etc/passwd").status == 404
+    assert http_client.get("/docs/favicon.png").status == 404
+
+
+def test_the_document(http_client: Http, gateway: RunningGateway) -> None:
+    document = http_client.get("/openapi.json").json
+    assert document["openapi"] == "3.1.0"
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            assert "422" not in operation["responses"], path
+            wanted = "ProtocolError" if path.startswith("/v2") else "Error"
+            schema = operation["responses"]["default"]["content"]["application/json"]["schema"]
+            assert schema["$ref"].endswith(f"/{wanted}"), (method, path)
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "header"}
+    assert "/metrics" not in document["paths"]
+    assert "/metrics" in gateway.admin.get("/openapi.json").json["paths"]
