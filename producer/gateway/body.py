@@ -1,7 +1,7 @@
 """Bodies: read within bounds, decoded without surprises.
 
 The size is bounded before a byte is read (``Content-Length``) and while reading (chunks). JSON is
-decoded by msgspec, which takes neither NaN nor a number out of range; the nesting is bounded here.
+decoded by msgspec, which takes neither NaN nor a number out of range.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from celeriac import errors
 from producer.gateway.context import Gateway, RequestContext
 from producer.gateway.disconnects import Disconnected
 from producer.gateway.failures import UnsupportedBody, fault
+from producer.gateway.nesting import check_nesting
 
 T = TypeVar("T")
 
-_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _FIELD = re.compile(r"(?:unknown|missing required) field `([^`]{1,64})`")
-_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
-_ROUND_OFF = bytes.maketrans(b"{}", b"[]")
 
 
 async def read(gateway: Gateway, context: RequestContext) -> bytes:
@@ -55,24 +53,13 @@ def decode(gateway: Gateway, data: bytes, decoder: msgspec.json.Decoder[T]) -> T
     """A JSON body as what ``decoder`` reads. Raises RequestError, which names the field."""
     if not data:
         raise errors.RequestError("the body is empty; it must be JSON")
-    check_depth(data, gateway.limits.max_depth)
+    check_nesting(data, gateway.limits.max_depth)
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
         raise not_valid(error) from error
     except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError) as error:
         raise errors.RequestError(f"the body is not valid JSON: {_told(error)}") from error
-
-
-def check_depth(data: bytes, limit: int) -> None:
-    """Raises RequestError if brackets are nested deeper than ``limit``."""
-    if data.count(b"[") + data.count(b"{") <= limit:
-        return  # only a body with more brackets can be nested too deep
-    # Brackets in strings can only mislead the first look, so what it suspects is looked at again.
-    if _is_deep(data, limit) and _is_deep(_STRINGS.sub(b"", data), limit):
-        raise errors.RequestError(
-            f"the body is nested deeper than {limit} levels ([gateway] max_depth)"
-        )
 
 
 def not_valid(error: msgspec.ValidationError) -> errors.RequestError:
@@ -111,16 +98,7 @@ async def _next(context: RequestContext) -> Any:
     return message
 
 
-def _is_deep(data: bytes, limit: int) -> bool:
-    """True if more than ``limit`` levels must be taken off until no pair of brackets is left."""
-    brackets = data.translate(_ROUND_OFF, _NO_BRACKETS)
-    for _ in range(limit):
-        shorter = brackets.replace(b"[]", b"")
-        if len(shorter) == len(brackets):
-            return False  # nothing is left, or they do not match: then the decoder says so
-        brackets = shorter
-    return b"[]" in brackets
-
-
 def _told(error: Exception) -> str:
+    if isinstance(error, UnicodeError):
+        return "it is not UTF-8"
     return str(error).partition("\n")[0][:120]

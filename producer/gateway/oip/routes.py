@@ -21,6 +21,7 @@ from producer.gateway import body
 from producer.gateway.context import JSON, Answer, Gateway, RequestContext
 from producer.gateway.failures import RouteNotFound
 from producer.gateway.hot import HotRoute
+from producer.gateway.nesting import check_nesting
 from producer.gateway.oip.codec import (
     HEADER_LENGTH,
     InferRequest,
@@ -89,7 +90,7 @@ def _decoded(
     json_bytes = json_length(data, length)
     if length is not None and not json_bytes:
         return raw_request(data, version.input, gateway.limits.max_items)
-    body.check_depth(data[:json_bytes], gateway.limits.max_depth)
+    check_nesting(data[:json_bytes], gateway.limits.max_depth)
     return decode_request(data, length, gateway.limits.max_items)
 
 
