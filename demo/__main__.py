@@ -6,6 +6,7 @@ Everything here is a public call: this file is meant to be read.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pandas as pd
@@ -22,7 +24,7 @@ from rich.table import Table
 from celeriac import errors, release
 from celeriac.registry.manifest import Serving
 from celeriac.registry.store import Registry
-from celeriac.settings import Settings, load_settings
+from celeriac.settings import GatewaySettings, Settings, StackSettings, load_settings
 from demo import three_ways, train
 from producer import Client
 from workers.stack import Stack
@@ -45,10 +47,11 @@ def main() -> int:
     settings = demo_settings()
     data = prepare_data()
     train_and_promote(settings, data)
-    step("Starting the local stack: Valkey, workers, beat, Flower")
+    step("Starting the local stack: Valkey, workers, beat, Flower, gateway")
     with Stack(settings) as stack, Client(settings=settings) as client:
         console.print(f"  workers have loaded the models; Flower: {stack.flower_url}")
         single_items(client, data)
+        over_http(stack)
         whole_datasets(client, data)
         sentiment_per_film(client, data)
         killed_in_the_middle(stack, client, data)
@@ -63,18 +66,24 @@ def main() -> int:
 def demo_settings() -> Settings:
     """The user's settings, with a registry and a state folder that are the demo's own."""
     settings = load_settings()
-    ports = {
-        "redis_port": settings.stack.redis_port,
-        "flower_port": settings.stack.flower_port,
-    }
-    taken = [name for name, port in ports.items() if not port_is_free(port)]
-    if taken:
-        ports |= {name: free_port() for name in taken}
-        console.print(f"Another program uses the usual ports, so the demo takes {ports}")
+    ports = free_ports(settings.stack, "redis_port", "flower_port")
     stack = settings.stack.model_copy(update={"state_dir": HOME / "state", **ports})
+    ports = free_ports(settings.gateway, "port", "admin_port")
+    gateway = settings.gateway.model_copy(update={"classify_model": "reviews", **ports})
     models = settings.models.model_copy(update={"root": HOME / "models"})
     batch = settings.batch.model_copy(update={"lease_s": 3.0})  # a killed worker is missed sooner
-    return settings.model_copy(update={"stack": stack, "models": models, "batch": batch})
+    return settings.model_copy(
+        update={"stack": stack, "models": models, "batch": batch, "gateway": gateway}
+    )
+
+
+def free_ports(section: StackSettings | GatewaySettings, *names: str) -> dict[str, int]:
+    """The usual ports; others where another program uses them."""
+    ports: dict[str, int] = {name: getattr(section, name) for name in names}
+    taken = {name: free_port() for name, port in ports.items() if not port_is_free(port)}
+    if taken:
+        console.print(f"Another program uses the usual ports, so the demo takes {taken}")
+    return ports | taken
 
 
 def prepare_data() -> Path:
@@ -144,6 +153,16 @@ def single_items(client: Client, data: Path) -> None:
             *(f"{np.percentile(waits_ms, q):.2f} ms" for q in (50, 99)),
         )
     console.print(table)
+
+
+def over_http(stack: Stack) -> None:
+    """The same model for services in any language: a plain POST, here with curl's counterpart."""
+    step("The same over HTTP")
+    body = json.dumps({"text": "Best coffee I ever bought"})
+    console.print(f"  curl {stack.gateway_url}/classify -d '{body}'", soft_wrap=True, markup=False)
+    with urlopen(f"{stack.gateway_url}/classify", body.encode(), timeout=10) as answer:  # noqa: S310 - our own
+        console.print(f"  {answer.read().decode()}", markup=False)
+    console.print(f"  all routes, to be tried in the browser: {stack.gateway_url}/docs")
 
 
 def whole_datasets(client: Client, data: Path) -> None:

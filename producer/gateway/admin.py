@@ -1,4 +1,4 @@
-"""What only an operator may do, on a port of its own that is never reachable from elsewhere."""
+"""What is for operators: on the admin port, and with the scope ``admin`` on the public one."""
 
 from __future__ import annotations
 

@@ -33,7 +33,9 @@ from producer.gateway.oip import routes as oip
 from producer.gateway.rates import Rates
 
 HOT_ROUTES = [*predict.ROUTES, *oip.ROUTES]
-COLD_ROUTERS = [predictions.router, jobs.router, models.router, health.router, oip.router]
+COLD_ROUTERS = [
+    predictions.router, jobs.router, models.router, health.router, oip.router, admin.router,
+]  # fmt: skip
 ADMIN_ROUTERS = [health.router, models.admin_router, admin.router]
 
 
@@ -60,11 +62,13 @@ def build(
         "access": access,
     }
     metrics.IN_FLIGHT.set_function(lambda: len(gateway.watches))
-    admin_app = build_cold(gateway, ADMIN_ROUTERS)
-    admin_app.state.access = access
+    public, operation = (
+        build_cold(gateway, routers) for routers in (COLD_ROUTERS, ADMIN_ROUTERS)
+    )
+    public.state.access = operation.state.access = access
     return Applications(
-        Guard(gateway, HotRouter(HOT_ROUTES), build_cold(gateway, COLD_ROUTERS), **door),
-        Guard(gateway, HotRouter([]), admin_app, scope="admin", **door),
+        Guard(gateway, HotRouter(HOT_ROUTES), public, **door),
+        Guard(gateway, HotRouter([]), operation, scope="admin", **door),
     )
 
 

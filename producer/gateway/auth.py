@@ -21,7 +21,7 @@ OPEN_PATHS = frozenset({
 })
 OPEN_PREFIX = "/docs/"
 """The files of the /docs page."""
-SCOPES = (("/v1/jobs", "batch"),)
+SCOPES = (("/v1/jobs", "batch"), ("/metrics", "admin"))
 """Of paths that begin so; all others need ``infer``."""
 
 

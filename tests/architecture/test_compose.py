@@ -10,8 +10,10 @@ import pytest
 import yaml
 from celery.bin.celery import celery as celery_command
 from click.testing import CliRunner
+from typer.testing import CliRunner as TyperRunner
 
 from celeriac.settings import Settings
+from producer.cli.main import build
 from workers.roles import ROLES, queues_in, role_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,7 +75,7 @@ def test_gpu_services_are_in_their_profile_and_reserve_a_gpu() -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_every_variable_is_a_setting(name: str) -> None:
-    assert set(OURS[name]["environment"]) <= known_variables()
+    assert set(OURS[name]["environment"]) <= known_variables() | {"CELERIAC_CONFIG"}
 
 
 def test_settings_of_the_image_are_settings() -> None:
@@ -97,13 +99,23 @@ def test_a_service_is_confined_and_watched(name: str) -> None:
 def test_no_port_is_open_beyond_this_machine(name: str) -> None:
     ports = SERVICES[name].get("ports", [])
     assert all(port.startswith("127.0.0.1:") for port in ports)
-    assert bool(ports) == (name == "flower")
+    assert bool(ports) == (name in ("flower", "gateway"))
 
 
 def test_flower_demands_a_password() -> None:
     assert SERVICES["flower"]["environment"]["CELERIAC_FLOWER_BASIC_AUTH"].startswith(
         "${FLOWER_BASIC_AUTH:?"
     )
+
+
+def test_the_gateway_demands_keys_and_its_command_exists() -> None:
+    service = SERVICES["gateway"]
+    (secret,) = service["secrets"]
+    assert service["environment"]["CELERIAC_CONFIG"] == f"/run/secrets/{secret}"
+    assert COMPOSE["secrets"][secret]["file"].startswith("${GATEWAY_KEYS:?")
+    shown = TyperRunner().invoke(build(), [*service["command"][1:], "--help"])
+    assert shown.exit_code == 0, shown.output
+    assert service["command"][0] == "celeriac"
 
 
 def test_redis_keeps_what_it_is_given() -> None:

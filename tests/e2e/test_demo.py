@@ -33,6 +33,8 @@ class Demo:
             "CELERIAC_STACK_REDIS_PORT": str(redis_port),
             "CELERIAC_STACK_FLOWER_PORT": str(self.flower_port),
             "CELERIAC_STACK_METRICS_PORT": "0",
+            "CELERIAC_GATEWAY_PORT": str(free_port()),
+            "CELERIAC_GATEWAY_ADMIN_PORT": str(free_port()),
         }
         self.log = folder / "demo.log"
         with self.log.open("wb") as log:
@@ -100,7 +102,7 @@ def commands(page: Path) -> list[tuple[int, list[str]]]:
             found.append((line, [sys.executable, "-W", "error", "-c", match[2]]))
             continue
         for offset, command in enumerate(match[2].splitlines()):
-            ours = re.match(r"(?:\.venv/bin/)?celeriac (?!up|down|worker)(.*)", command)
+            ours = re.match(r"(?:\.venv/bin/)?celeriac (?!up|down|worker|gateway$)(.*)", command)
             if ours:
                 ours_here = f'"{Path(sys.executable).parent}/celeriac" {ours[1]}'
                 found.append((line + offset, ["bash", "-c", ours_here]))
@@ -123,6 +125,7 @@ def test_it_says_what_it_did(demo: Demo) -> None:
     assert killed is not None
     assert 10 <= int(killed[1]) < int(killed[2])
     assert f"{killed[2]} parts, each identical to the other job's" in text
+    assert re.search(r'\{"category":"great","confidence":0\.\d+\}', text)  # over HTTP
     output = demo.folder / ".celeriac/demo/out/reviews_x10"
     assert json.loads((output / "manifest.json").read_text())["rows_in"] == 10_000
     assert (output / "_SUCCESS").exists()

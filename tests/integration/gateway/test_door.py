@@ -64,9 +64,15 @@ def test_the_admin_port_wants_an_operator(guarded: RunningGateway) -> None:
     assert b'celeriac_gateway_refused_total{code="forbidden"}' in answer.body
 
 
-def test_the_public_port_has_nothing_of_the_admin_one(guarded: RunningGateway) -> None:
+def test_the_public_port_changes_no_model_and_shows_metrics_to_operators(
+    guarded: RunningGateway,
+) -> None:
     operator = {"X_Api_Key": KEYS["operator"]}
-    assert guarded.http.get("/metrics", **operator).status == 404
+    promote = guarded.http.post("/v1/models/echo/promote", {"version": 1}, **operator)
+    assert promote.status == 404
+    assert guarded.http.get("/metrics", **operator).status == 200
+    assert guarded.http.get("/metrics", X_Api_Key=KEYS["reader"]).status == 403
+    assert guarded.http.get("/metrics").status == 401
 
 
 def test_a_key_that_sends_too_much_is_told_when_to_come_again(
