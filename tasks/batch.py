@@ -78,6 +78,23 @@ class ChunkTask(CeleriacTask):
             log.warning("chunk not given back", reason=str(error))
 
 
+class PlanTask(CeleriacTask):
+    """A task whose lease is given back when its process is gone."""
+
+    default_retry_delay = 1  # after a process was killed
+
+    def on_retry(
+        self, exc: Exception, task_id: str, args: Any, kwargs: dict[str, Any], einfo: Any
+    ) -> None:
+        """As :meth:`ChunkTask.on_retry`."""
+        if not isinstance(exc, WorkerLostError):
+            return
+        try:
+            _ledger().release_plan(str(kwargs.get("job_id")))
+        except redis.RedisError as error:  # its lease lapses by itself
+            log.warning("plan not given back", reason=str(error))
+
+
 class FinalizeTask(CeleriacTask):
     """A task that ends its job when it fails for good."""
 
@@ -90,7 +107,7 @@ class FinalizeTask(CeleriacTask):
         _ledger().fail(str(kwargs.get("job_id")), text[:2_000])
 
 
-@shared_task(name=BATCH_PLAN, base=CeleriacTask, bind=True, acks_late=True, ignore_result=True)
+@shared_task(name=BATCH_PLAN, base=PlanTask, bind=True, acks_late=True, ignore_result=True)
 def plan(self: Task, job_id: str, v: int = 1) -> None:  # noqa: ARG001
     """Plan an ordered job, or look what is missing of one that goes on; then queue its chunks."""
     check_contract(v)

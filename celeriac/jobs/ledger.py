@@ -247,6 +247,10 @@ class Ledger:
         """KEPT, or why planning should stop: CANCELLED, UNKNOWN."""
         return _answer(self._run(scripts.RENEW_PLAN, job_id, round(lease_s * 1_000)))
 
+    def release_plan(self, job_id: str) -> None:
+        """The process that planned the job is gone: another one may begin."""
+        self._run(scripts.RELEASE_PLAN, job_id)
+
     def withdraw(self, job_id: str) -> None:
         """Forget a job that came to nothing."""
         keys = [job_key(job_id), *(job_part_key(job_id, part) for part in _PARTS)]

@@ -160,6 +160,14 @@ if state == 'cancelled' or state == 'failed' or state == 'expired' then return '
 return 'kept'
 """
 
+# The planner's process is gone.
+RELEASE_PLAN = _PRELUDE + """
+if state ~= 'validating' then return state or '' end
+redis.call('HDEL', JOB, 'plan_lease_ms')
+redis.call('HSET', JOB, 'planner_ms', now)
+return state
+"""
+
 # ARGV: fields as JSON, done chunks as a JSON list, dropped ones with their entries, missing ones,
 # the largest share of failed rows ('': as before), its default, and '1' for a job that was shown
 # while it was planned: if it has ended meanwhile, it stays so.

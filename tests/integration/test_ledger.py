@@ -437,6 +437,8 @@ def test_an_order_is_kept_once_and_planned_by_one(ledger: Ledger) -> None:
     assert (entry(ledger).tenant, entry(ledger).id_column) == ("shop", "id")
     assert claim_plan(ledger) is Answer.GRANTED
     assert claim_plan(ledger) is Answer.BUSY
+    ledger.release_plan("j1")
+    assert claim_plan(ledger) is Answer.GRANTED
     assert ledger.renew_plan("j1", 60) is Answer.KEPT
     assert not sweep(ledger, queued_s=0).plans
     plan = msgspec.structs.replace(job(), tenant="shop")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import inspect
 import io
@@ -19,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from celeriac.messages import batch_queue
+from celeriac.messages import batch_queue, job_key
 from celeriac.settings import Settings
 from producer import reconciler
 from producer.client import Client
@@ -236,6 +237,29 @@ def test_a_gateway_that_is_killed_loses_no_job(
     _await((stack.folder / "out/shop/orphan/_SUCCESS").exists, stack.batch.log.read_text)
     assert stack.ledger.page("default", 100)[0][0].job_id == job["id"]  # type: ignore[index]
     assert stack.ask("GET", f"/v1/jobs/{job['id']}").status == 404  # another tenant's
+
+
+@pytest.mark.slow
+def test_a_planner_that_is_killed_is_replaced(stack: JobsStack) -> None:
+    path = stack.folder / "in/shop/large.csv.gz"
+    noise = os.urandom(1 << 16).hex()
+    with gzip.open(path, "wt", compresslevel=1) as file:
+        file.write("id,text\n")
+        file.writelines(f"{n},{noise[n % 99_991 :][:400]}\n" for n in range(200_000))
+    job = stack.submit("replaced", source="large.csv.gz", model="echo", text_column="text")
+    key = job_key(job["id"])
+    deadline = time.monotonic() + 40
+    while stack.broker.redis.hget(key, "plan_attempts") != b"1":
+        assert time.monotonic() < deadline, stack.batch.log.read_text()[-2_000:]
+    os.kill(_child_of(stack.batch.process.pid), signal.SIGKILL)
+    assert stack.job(job["id"])["status"] == "validating"
+    ended = stack.finished(job["id"], 60)
+    assert (ended["status"], ended["request_counts"]["total"]) == ("completed", 200_000)
+    assert "WorkerLostError" in stack.batch.log.read_text()
+
+
+def _child_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
 def _await(is_so: Callable[[], bool], log: Callable[[], str]) -> None:
