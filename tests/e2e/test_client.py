@@ -20,6 +20,7 @@ from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings
 from producer.client import Client
+from tests.conftest import Ran
 
 ROOT = Path(__file__).parents[2]
 MAIN = "from producer.cli.main import main; main()"
@@ -47,15 +48,17 @@ def client(
         yield client
 
 
-def celeriac(settings: Settings, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def by_shell(settings: Settings, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", MAIN, *words],
-        cwd=ROOT, env=os.environ | {"CELERIAC_BROKER_URL": settings.broker_url}, input=stdin,
+        cwd=ROOT, env=os.environ | {"CELERIAC_BROKER_URL": settings.broker_url},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
 
-def test_the_whole_client(client: Client, settings: Settings, redis_client: redis.Redis) -> None:
+def test_the_whole_client(
+    client: Client, settings: Settings, redis_client: redis.Redis, celeriac: Callable[..., Ran]
+) -> None:
     """One test: starting workers costs more than all of it."""
     assert client.predict("echo", "a").version == 1
     answers = client.predict_many("echo", ["a", 1, "b"], return_errors=True)
@@ -81,21 +84,24 @@ def test_the_whole_client(client: Client, settings: Settings, redis_client: redi
         client.rollback("nothing")
     assert client.rollback("echo", "a test")["version"] == 1
 
-    check_command(settings)
+    check_command(settings, celeriac)
 
 
-def check_command(settings: Settings) -> None:
-    one = celeriac(settings, "predict", "echo@2", "good coffee")
+def check_command(settings: Settings, celeriac: Callable[..., Ran]) -> None:
+    env = {"CELERIAC_BROKER_URL": settings.broker_url}
+    one = by_shell(settings, "predict", "echo@2", "good coffee")
     assert one.returncode == 0, one.stderr
     answer, summary = one.stdout.splitlines()
     assert answer == "good coffee"
     assert summary.startswith("(echo@2, 1 item, ")
-    lines = celeriac(settings, "predict", "echo@1", "-", "--output", "json", stdin="a\nb\n")
+    lines = celeriac(
+        "predict", "echo@1", "-", "--output", "json", env=env, stdin="a\nb\n"
+    )
     assert [json.loads(line)["value"] for line in lines.stdout.splitlines()] == ["a", "b"]
-    mixed = celeriac(settings, "predict", "echo", "--json", '"a"', "17")
+    mixed = celeriac("predict", "echo", "--json", '"a"', "17", env=env)
     assert mixed.returncode == 1
     assert mixed.stdout.startswith("a\nerror: ")
     assert "1 of 2 items" in mixed.stderr
-    unknown = celeriac(settings, "predict", "nothing", "x")
+    unknown = celeriac("predict", "nothing", "x", env=env)
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert unknown.stderr == "celeriac: no model named 'nothing'; registered models: echo\n"

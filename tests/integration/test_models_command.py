@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,22 +21,18 @@ from celeriac.registry.catalogue import publish
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings
 from producer.broker import Broker
+from tests.conftest import Ran
 from workers.stack import environment
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-_COMMAND = "from producer.cli.main import main; main()"
+Run = Callable[..., Ran]
 
 
 @pytest.fixture
-def run(settings: Settings, tmp_path: Path) -> Run:
-    def run(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        result = subprocess.run(
-            [sys.executable, "-c", _COMMAND, "models", *words], cwd=tmp_path,
-            env=os.environ | environment(settings) | {"COLUMNS": "160"}, timeout=90,
-            capture_output=True, text=True, check=False,
-        )
+def run(celeriac: Run, settings: Settings, tmp_path: Path) -> Run:
+    env = environment(settings) | {"COLUMNS": "160"}
+
+    def run(*words: str, code: int = 0) -> Ran:
+        result = celeriac("models", *words, env=env, cwd=tmp_path)
         assert result.returncode == code, result.stdout + result.stderr
         return result
 
