@@ -60,11 +60,20 @@ def plain(answer: Any) -> Any:
 
 
 def test_the_same_answers_through_both_doors(
-    models: Registry, settings: Settings, start_worker: Callable[..., Any]
-) -> None:
+    models: Registry, settings: Settings, redis_client: redis.Redis,
+    start_worker: Callable[..., Any],
+) -> None:  # fmt: skip
+    """One test: starting a worker costs more than all that is asked of it."""
     lane = start_worker("realtime.cpu")
     through_lane = ask(settings)
+    check_what_a_worker_shows_of_itself(lane)
+    check_that_flower_sees_envelopes_with_their_true_state(settings, redis_client)
+    check_that_a_changed_model_is_refused_and_the_old_one_serves(
+        models, settings, redis_client, lane
+    )
     assert lane.stop() == 0
+    models.aliases("text").promote(1, expected=2, who="test", why="")
+    publish(redis_client, models.infos())
     stock = start_worker("realtime.cpu.text,realtime.cpu.numbers")
     assert ask(settings) == through_lane
     assert stock.stop() == 0
@@ -76,11 +85,8 @@ def test_the_same_answers_through_both_doors(
     assert through_lane["numbers"][1]["code"] == "item_invalid"
 
 
-def test_what_a_worker_shows_of_itself(
-    models: Registry, settings: Settings, start_worker: Callable[..., Any]
-) -> None:
-    worker = start_worker("realtime.cpu")
-    ask(settings)
+def check_what_a_worker_shows_of_itself(worker: Any) -> None:
+    """After one :func:`ask`."""
     shown = worker.describe()
     assert shown["serving"] == {"numbers": 1, "text": 1}
     base = f"http://127.0.0.1:{shown['metrics_port']}"
@@ -96,17 +102,13 @@ def test_what_a_worker_shows_of_itself(
     assert float(metrics['real_time_inference_seconds_sum{model="text"}']) > 0
 
 
-def test_flower_sees_envelopes_with_their_true_state(
-    models: Registry,
-    settings: Settings,
-    start_worker: Callable[..., Any],
-    redis_client: redis.Redis,
+def check_that_flower_sees_envelopes_with_their_true_state(
+    settings: Settings, client: redis.Redis
 ) -> None:
-    start_worker("realtime.cpu")
-    with watching(settings, redis_client) as seen:
-        with Client(settings=settings) as client:
-            client.predict("text", "a secret")
-            client.predict_many("text", [7], return_errors=True)
+    with watching(settings, client) as seen:
+        with Client(settings=settings) as asking:
+            asking.predict("text", "a secret")
+            asking.predict_many("text", [7], return_errors=True)
         deadline = time.monotonic() + 15
         while not _has(seen, "task-failed") and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -139,24 +141,20 @@ def _has(seen: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [event for event in seen if event["type"] == kind]
 
 
-def test_a_changed_model_is_refused_and_the_old_one_serves(
-    models: Registry,
-    settings: Settings,
-    start_worker: Callable[..., Any],
-    redis_client: redis.Redis,
+def check_that_a_changed_model_is_refused_and_the_old_one_serves(
+    models: Registry, settings: Settings, client: redis.Redis, worker: Any
 ) -> None:
-    worker = start_worker("realtime.cpu")
     model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(TEXTS, LABELS)
     release.register("text", model, registry=models, examples=TEXTS)
     _flip_a_byte(models.folder("text", 2))
     models.aliases("text").promote(2, expected=1, who="test", why="past the checks")
-    publish(redis_client, models.infos())
+    publish(client, models.infos())
     deadline = time.monotonic() + 10
     while "model not loaded" not in worker.log.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    with Client(settings=settings) as client:
-        assert client.predict("text", "good").version == 1
+    with Client(settings=settings) as asking:
+        assert asking.predict("text", "good").version == 1
 
 
 def _flip_a_byte(folder: Path) -> None:

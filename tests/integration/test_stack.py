@@ -22,6 +22,7 @@ from celeriac.settings import (
     Settings,
     StackSettings,
 )
+from tests.conftest import Ran
 from workers.stack import ROOT, Stack, environment
 from workers.valkey import free_port
 
@@ -46,13 +47,13 @@ def variables(settings: Settings) -> dict[str, str]:
     return chosen
 
 
-def celeriac(*words: str) -> list[str]:
+def argv(*words: str) -> list[str]:
     return [sys.executable, "-c", "from producer.cli.main import main; main()", *words]
 
 
 def command(settings: Settings, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        celeriac(*words), env=variables(settings), cwd=ROOT,
+        argv(*words), env=variables(settings), cwd=ROOT,
         capture_output=True, text=True, timeout=60, check=False,
     )
 
@@ -91,7 +92,7 @@ class Up:
         self.output = folder / "up.txt"
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                celeriac("up", *options),
+                argv("up", *options),
                 env=variables(self.settings) | {"COLUMNS": "200"}, cwd=ROOT,
                 stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             )
@@ -147,8 +148,8 @@ def test_it_shows_what_runs_where(up: Up) -> None:
         assert page.read() == b'{"ready":true}'
 
 
-def test_status_shows_its_workers(up: Up) -> None:
-    shown = command(up.settings, "status")
+def test_status_shows_its_workers(up: Up, celeriac: Callable[..., Ran]) -> None:
+    shown = celeriac("status", env=environment(up.settings))
     assert shown.returncode == 0, shown.stderr
     assert f"realtime.cpu@{socket.gethostname()}"[:20] in shown.stdout
     assert "predict.cpu" in shown.stdout
@@ -195,15 +196,17 @@ def test_a_broker_that_is_not_there_is_named_and_not_replaced(tmp_path: Path) ->
     assert not (settings.stack.state_dir / "valkey").exists()
 
 
-def test_a_worker_of_an_unknown_role_lists_the_roles(settings: Settings) -> None:
-    refused = command(settings, "worker", "realtime.tpu")
+def test_a_worker_of_an_unknown_role_lists_the_roles(
+    settings: Settings, celeriac: Callable[..., Ran]
+) -> None:
+    refused = celeriac("worker", "realtime.tpu", env=environment(settings))
     assert refused.returncode == 1
     assert "'realtime.tpu'" in refused.stderr
     assert "realtime.cpu, realtime.gpu, batch.cpu" in refused.stderr
 
 
-def test_down_without_a_stack_says_so(tmp_path: Path) -> None:
-    answer = command(local(tmp_path), "down")
+def test_down_without_a_stack_says_so(tmp_path: Path, celeriac: Callable[..., Ran]) -> None:
+    answer = celeriac("down", env=environment(local(tmp_path)))
     assert (answer.returncode, "No stack runs on" in answer.stdout) == (0, True)
 
 
@@ -235,7 +238,9 @@ with Stack(load_settings(), roles=("batch.cpu",), flower=False, gateway=False, b
 """
 
 
-def test_kill_9_leaves_nothing_and_the_folder_can_be_used_again(tmp_path: Path) -> None:
+def test_kill_9_leaves_nothing_and_the_folder_can_be_used_again(
+    tmp_path: Path, celeriac: Callable[..., Ran]
+) -> None:
     settings = local(tmp_path)
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM], env=variables(settings), stdout=subprocess.PIPE
@@ -248,7 +253,8 @@ def test_kill_9_leaves_nothing_and_the_folder_can_be_used_again(tmp_path: Path) 
         assert len(members) > 2  # a process of the pool is among them
         program.kill()
     wait_until(lambda: not any(alive(pid) for pid in members), 10)
-    assert command(settings, "down").stdout.startswith("No stack runs on")
+    down = celeriac("down", env=environment(settings))
+    assert down.stdout.startswith("No stack runs on")
 
 
 def test_a_program_can_use_a_stack(settings: Settings) -> None:
