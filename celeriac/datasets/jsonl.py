@@ -18,7 +18,7 @@ import pyarrow.json as arrow_json
 from celeriac import errors
 from celeriac.datasets.csv import Bad, check_count, row_errors
 from celeriac.datasets.records import Chunk, DatasetColumn, RowError
-from celeriac.datasets.scan import Span, cut, scan_lines
+from celeriac.datasets.scan import Span, cut, scan_lines, telling
 from celeriac.datasets.streams import Head
 
 TYPES = {
@@ -71,11 +71,26 @@ def data_start(head: Head) -> int:
     return len(_BOM) if head.data.startswith(_BOM) else 0
 
 
+def look(data: bytes, guesses: dict[str, str]) -> dict[str, str]:
+    """What becomes of guessed types by whole lines: each stays, or is wide enough for them."""
+    if _parse(data, guesses) is not None:
+        return guesses
+    kinds = {name: {kind} for name, kind in guesses.items()}
+    for line in _lines(data):
+        row = _decoded(line)
+        if isinstance(row, dict):
+            for name in kinds.keys() & row.keys():
+                kinds[name].add(_kind(row[name]))
+    return {name: _common(found - {"null"}) for name, found in kinds.items()}
+
+
 def find_rows(
-    stream: BinaryIO, start: int, limits: tuple[int, int], on_block: Callable[[bytes], None]
+    stream: BinaryIO, start: int, limits: tuple[int, int], on_block: Callable[[bytes], None],
+    on_end: Callable[[int], None],
 ) -> Iterator[Span]:
     """Cut the file, which stands at ``start``, into spans of at most ``limits`` rows and bytes."""
-    yield from cut(scan_lines(stream, start, on_block=on_block), start, *limits)
+    ends = telling(scan_lines(stream, start, on_block=on_block), on_end)
+    yield from cut(ends, start, *limits)
 
 
 def read_rows(  # noqa: PLR0913, PLR0917 - a chunk, and what is wanted of it

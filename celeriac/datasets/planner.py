@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from celeriac import errors
 from celeriac.datasets import csv, images, jsonl, parquet
 from celeriac.datasets.copies import Copies, Copy, Recut
+from celeriac.datasets.guesses import Guesses, Watch
 from celeriac.datasets.places import Listed, S3Path, listed
 from celeriac.datasets.records import Chunk, DatasetColumn, DatasetPlan, SourceFile
 from celeriac.datasets.scan import Span
@@ -54,6 +56,7 @@ def plan(  # noqa: PLR0913 - one source and its options
     wanted_chunks: int = WANTED_CHUNKS,
     chunk_bytes: int = 64_000_000,
     dtypes: Mapping[str, str] | None = None,
+    reads: Collection[str] | None = None,
     copies: Copies | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> DatasetPlan:
@@ -61,8 +64,10 @@ def plan(  # noqa: PLR0913 - one source and its options
 
     Without ``chunk_rows``, a chunk has ``default_chunk_rows``; fewer, where that makes less than
     ``wanted_chunks``. ``dtypes`` fixes types of columns of CSV and JSON lines (``int``, ``float``,
-    ``bool``, ``text``). ``copies`` takes what chunks are read from where the source has no place
-    to cut: a compressed file, a frame, the listing of a folder of images.
+    ``bool``, ``text``); those of other columns are guessed from the head of each file, and a guess
+    that the file does not bear out gives way. ``reads``: columns that are wanted at all (default:
+    all). ``copies`` takes what chunks are read from where the source has no place to cut: a
+    compressed file, a frame, the listing of a folder of images.
     ``on_progress`` is told the bytes that each step has read.
     Raises DatasetError if a file cannot be read, the dataset has no row, or no row of its
     beginning has the types.
@@ -77,7 +82,9 @@ def plan(  # noqa: PLR0913 - one source and its options
     elif source.format == "images":
         files, chunks = _plan_images(source, options)
     else:
-        files, chunks = _plan_files(source, columns, options)
+        guesses = _guesses(source, columns, {*source.names}.difference(dtypes or ()), reads)
+        files, chunks = _plan_files(source, columns, guesses, options)
+        columns = _typed(columns, guesses.types)
     if not chunks:
         raise errors.DatasetError(f"{source.files[0].at.path}: the dataset has columns but no rows")
     return DatasetPlan(
@@ -86,7 +93,7 @@ def plan(  # noqa: PLR0913 - one source and its options
 
 
 def _plan_files(
-    source: Source, columns: tuple[DatasetColumn, ...], options: _Options
+    source: Source, columns: tuple[DatasetColumn, ...], guesses: Guesses, options: _Options
 ) -> tuple[list[SourceFile], list[Chunk]]:
     files: list[SourceFile] = []
     chunks: list[Chunk] = []
@@ -97,7 +104,7 @@ def _plan_files(
             file, cut = _plan_parquet(found, options)
         else:
             _check_beginning(source, found, columns)
-            file, cut = _plan_text(source, found, options)
+            file, cut = _plan_text(source, found, guesses, options)
         _check_state(at)
         files.append(file)
         chunks += [_numbered(chunk, len(chunks) + n, len(files) - 1) for n, chunk in enumerate(cut)]
@@ -112,7 +119,9 @@ def _plan_parquet(found: Found, options: _Options) -> tuple[SourceFile, list[Chu
     return _file(found.at, found.rows, footer.digest), [_of_groups(span) for span in spans]
 
 
-def _plan_text(source: Source, found: Found, options: _Options) -> tuple[SourceFile, list[Chunk]]:
+def _plan_text(
+    source: Source, found: Found, guesses: Guesses, options: _Options
+) -> tuple[SourceFile, list[Chunk]]:
     """CSV and JSON lines; a compressed file is cut anew on the way."""
     path, compression = found.at.path, compression_of(found.at.path)
     digest, copy, recut = hashlib.sha256(), Copy.nowhere(), None
@@ -124,6 +133,7 @@ def _plan_text(source: Source, found: Found, options: _Options) -> tuple[SourceF
 
         def seen(block: bytes) -> None:
             digest.update(block)
+            watch.feed(block)
             if recut:
                 recut.feed(block)
             else:
@@ -131,8 +141,9 @@ def _plan_text(source: Source, found: Found, options: _Options) -> tuple[SourceF
 
         stream = stack.enter_context(open_stream(path))
         digest.update(stream.read(found.data_start))
+        watch = stack.enter_context(guesses.watching(found.data_start))
         chunks = []
-        for span in _spans(source, found, stream, options, seen):
+        for span in _spans(source, found, stream, options, seen, watch):
             _check_length(found.at, span)
             where = recut.take(span) if recut else span
             chunks.append(_of_bytes(where))
@@ -142,14 +153,14 @@ def _plan_text(source: Source, found: Found, options: _Options) -> tuple[SourceF
     return _file(found.at, rows, digest.hexdigest(), copy.path), chunks
 
 
-def _spans(
+def _spans(  # noqa: PLR0913, PLR0917 - a file, how it is cut, and who looks on
     source: Source, found: Found, stream: BinaryIO, options: _Options,
-    seen: Callable[[bytes], None],
+    seen: Callable[[bytes], None], watch: Watch,
 ) -> Iterator[Span]:
     limits = (options.chunk_rows, options.chunk_bytes)
     if source.format == "csv":
-        return csv.find_rows(stream, found.at.path, found.data_start, limits, seen)
-    return jsonl.find_rows(stream, found.data_start, limits, seen)
+        return csv.find_rows(stream, found.at.path, found.data_start, limits, seen, watch.ended)
+    return jsonl.find_rows(stream, found.data_start, limits, seen, watch.ended)
 
 
 def _plan_frame(frame: pa.Table, options: _Options) -> tuple[list[SourceFile], list[Chunk]]:
@@ -252,10 +263,31 @@ def _numbered(chunk: Chunk, number: int, file: int) -> Chunk:
 def _with_types(source: Source, dtypes: Mapping[str, str]) -> tuple[DatasetColumn, ...]:
     if source.format not in ("csv", "jsonl"):
         return source.columns
+    return _typed(source.columns, dtypes)
+
+
+def _typed(
+    columns: tuple[DatasetColumn, ...], types: Mapping[str, str]
+) -> tuple[DatasetColumn, ...]:
     return tuple(
-        DatasetColumn(name=column.name, dtype=dtypes.get(column.name, column.dtype))
-        for column in source.columns
+        DatasetColumn(name=column.name, dtype=types.get(column.name, column.dtype))
+        for column in columns
     )
+
+
+def _guesses(
+    source: Source, columns: tuple[DatasetColumn, ...], guessed: Collection[str],
+    reads: Collection[str] | None,
+) -> Guesses:
+    """The types that the rest of the files may refute."""
+    names = guessed if reads is None else {*guessed}.intersection(reads)
+    types = {column.name: column.dtype for column in columns if column.name in names}
+    if source.format == "csv":
+        path = source.files[0].at.path
+        return Guesses(types, partial(csv.look, path, source.names), "text")
+    if source.format == "jsonl":
+        return Guesses(types, jsonl.look, "json")
+    return Guesses({}, lambda _, guesses: guesses, "")  # Parquet says what it is
 
 
 def _chunk_rows(source: Source, default: int, wanted: int) -> int:

@@ -94,6 +94,13 @@ def scan_lines(
         yield Ends(np.array([offset]), np.array([rows + 1]))
 
 
+def telling(ends: Iterator[Ends], on_end: Callable[[int], None]) -> Iterator[Ends]:
+    """The same, after ``on_end`` was told the last record end of each stretch."""
+    for part in ends:
+        on_end(int(part.offsets[-1]))
+        yield part
+
+
 def cut(ends: Iterator[Ends], start: int, chunk_rows: int, chunk_bytes: int) -> Iterator[Span]:
     """Spans of at most ``chunk_rows`` records and ``chunk_bytes`` bytes, but at least one record.
 

@@ -87,11 +87,11 @@ def test_bad_rows_are_errors_and_their_neighbours_are_read(
     assert "abc" in bad[2].data
 
 
-def test_a_late_misfit_is_a_row_error_with_the_type_of_the_head(tmp_path: Path) -> None:
+def test_a_late_misfit_in_a_column_of_the_model_is_a_row_error(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     head = "".join(f"{n}\n" for n in range(800_000))
     path.write_text(f"id\n{head}x7\n{5}\n")
-    planned = plan(open_source(path), chunk_rows=500_000)
+    planned = plan(open_source(path), chunk_rows=500_000, dtypes={"id": "int"})
     chunk = planned.chunks[-1]
     found = read_chunk("csv", planned.files[0], chunk, planned.columns, ["id"])
     assert found.table.schema.field("id").type == pa.int64()
