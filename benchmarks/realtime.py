@@ -204,7 +204,7 @@ class Bench:
     ) -> None:
         client = redis.Redis.from_url(self._server.url)
         client.flushall()
-        publish(client)
+        publish(client, HOME)
         client.close()
         items = HOME / "items" / f"{subject.model.partition(':')[0]}-{batch}.json"
         if batch:
@@ -249,8 +249,11 @@ def peers() -> Iterator[Subject]:
     )
 
 
-def make_models(home: Path) -> None:
-    """Register echo, text (food reviews), digits (a CNN) and a cached echo; write their items."""
+def make_models(home: Path) -> tuple[Any, Any]:
+    """Register echo, text (food reviews), digits (a CNN) and a cached echo; write their items.
+
+    Returns the models of text and of digits.
+    """
     from celeriac import release
     from celeriac.registry.manifest import Serving
     from demo import train
@@ -267,13 +270,11 @@ def make_models(home: Path) -> None:
                      registry=registry, examples=texts[:5])
     release.register("cached", "echo", registry=registry, examples=["hello"],
                      serving=Serving(cache=True))
+    text = train.text_classifier(reviews["review"], reviews["score"])
+    digits = train.digit_classifier(images, labels)
+    release.register("text", text, registry=registry, examples=texts[:5])
     release.register(
-        "text", train.text_classifier(reviews["review"], reviews["score"]), registry=registry,
-        examples=texts[:5],
-    )
-    release.register(
-        "digits", train.digit_classifier(images, labels), registry=registry,
-        examples=unseen[:5], labels=list(range(10)),
+        "digits", digits, registry=registry, examples=unseen[:5], labels=list(range(10))
     )
     for name in registry.names():
         registry.aliases(name).promote(1, expected=None, who="bench", why="measured")
@@ -283,6 +284,7 @@ def make_models(home: Path) -> None:
     for name in ("text", SLOW):
         write_items(home / "items", name, texts)
     write_items(home / "items", "digits", unseen.tolist())
+    return text, digits
 
 
 def slow_classifier(texts: Any, labels: Any) -> Any:
@@ -311,11 +313,11 @@ def write_items(folder: Path, name: str, items: list[Any]) -> None:
         (folder / f"{name}-{size}.json").write_text(json.dumps(batches), encoding="utf-8")
 
 
-def publish(client: redis.Redis) -> None:
+def publish(client: redis.Redis, home: Path) -> None:
     """What the maintenance role does: tell clients of the models."""
     from celeriac.registry import catalogue
 
-    catalogue.publish(client, Registry(HOME / "models").infos())
+    catalogue.publish(client, Registry(home / "models").infos())
 
 
 # --- what came of it --------------------------------------------------------------------------

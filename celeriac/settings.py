@@ -226,6 +226,9 @@ class GatewaySettings(Section):
     """Nesting of a JSON body, at most."""
     max_concurrent: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     """Requests at the same time, at most; what comes beyond them is refused with 503."""
+    max_wait_s: Annotated[float, Field(gt=0, le=3_600)] = 0.05
+    """Mean wait for a model's next batch, at most, or what two batches take if that is more: beyond
+    it requests for the model are refused with 429 until it keeps up again."""
     drain_notice_s: Annotated[float, Field(ge=0, le=60)] = 0.5
     """After TERM, how long it still takes requests while its readiness is red, so that a balancer
     can notice."""

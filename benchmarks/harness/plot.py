@@ -9,6 +9,7 @@ from benchmarks.harness.load import SHARES
 
 if TYPE_CHECKING:
     from benchmarks import batch as batch_benchmark
+    from benchmarks.gateway import Results as GatewayResults
     from benchmarks.realtime import Results
 
 COLOURS = {
@@ -51,6 +52,37 @@ def batch(found: batch_benchmark.Results, path: Path) -> None:
         }
         _seconds(axes[row][0], some, title)
     _save(plt, figure, path, "Seconds of a whole job, two processes")
+
+
+def gateway(found: GatewayResults, path: Path) -> None:
+    """Rates and latencies of each server with 64 in flight, and the latency of a lone request."""
+    plt = _pyplot()
+    models = [m for m in ("text", "digits") if ("Celeriac", m, IN_FLIGHT) in found]
+    figure, axes = plt.subplots(
+        3, len(models), figsize=(5.2 * len(models), 8.4), squeeze=False, layout="constrained"
+    )
+    measures = (
+        ("requests/s, 64 in flight", IN_FLIGHT, lambda one: one.per_s, "{:,.0f}"),
+        ("p99 ms, 64 in flight", IN_FLIGHT, lambda one: one.ms(0.99), "{:,.0f}"),
+        ("p50 ms, 1 in flight", "1 in flight", lambda one: one.ms(0.5), "{:.2g}"),
+    )
+    for column, model in enumerate(models):
+        names = [name for name, of, at in found if (of, at) == (model, IN_FLIGHT)]
+        names.sort(key=lambda name, model=model: found[name, model, IN_FLIGHT].per_s)
+        for row, (title, label, value, form) in enumerate(measures):
+            values = [value(found[name, model, label]) for name in names]
+            _lines(axes[row][column], names, values, f"{model}: {title}", form)
+    _save(plt, figure, path, "HTTP, two cores, one client process")
+
+
+def _lines(axes, names, values, title: str, form: str) -> None:  # type: ignore[no-untyped-def]
+    colours = ["#1b7837" if name.startswith("Celeriac") else "#737373" for name in names]
+    bars = axes.barh(names, values, color=colours)
+    axes.bar_label(bars, [form.format(value) for value in values], padding=3)
+    axes.set_title(title, loc="left")
+    axes.set_xlim(0, max(values) * 1.2)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.locator_params(axis="x", nbins=4)
 
 
 def _seconds(axes, some: dict[str, list[float]], title: str) -> None:  # type: ignore[no-untyped-def]

@@ -19,6 +19,7 @@ from producer.gateway.disconnects import Watch
 from producer.gateway.failures import broker_gone, fault
 from producer.gateway.oip.statistics import Statistics
 from producer.gateway.presence import Presence
+from producer.gateway.pressure import Pressure
 from producer.gateway.progress import Progress
 from producer.gateway.pulse import ANSWER_S, Pulse
 
@@ -141,6 +142,7 @@ class Gateway:
         self.pulse = Pulse(self.redis.ping, self._broker_gone)
         self._presence = Presence(self.redis, url) if url else None
         self.progress = Progress(client.job_statuses, lambda: self.is_draining)
+        self.pressure = Pressure(settings.gateway.max_wait_s)
         self.inferences = Statistics()
         """Requests over ``/v2``."""
 

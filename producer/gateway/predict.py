@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -43,6 +44,7 @@ _predict_request = msgspec.json.Decoder(PredictRequest)
 
 async def classify(gateway: Gateway, context: RequestContext, _: str) -> Answer:
     """The tutorial's endpoint: a text in, its category and the confidence out."""
+    gateway.pressure.check(gateway.limits.classify_model)
     data = await body.read(gateway, context)
     request = body.decode(gateway, data, _classify_request)
     prediction = await predict_one(gateway, context, gateway.limits.classify_model, request.text)
@@ -55,6 +57,8 @@ async def predict(gateway: Gateway, context: RequestContext, model: str) -> Answ
     """One item or many, or one image as the body."""
     if "/" in model:
         raise RouteNotFound
+    if b"prefer" not in context.headers:
+        gateway.pressure.check(model)
     data = await body.read(gateway, context)
     kind = context.headers.get(b"content-type", b"")
     if b"prefer" in context.headers and predictions.is_wanted(context):
@@ -79,8 +83,15 @@ async def predict_one(
 ) -> Prediction:
     """One prediction, within the request's time. Raises what the client raises."""
     context.model, context.items = model, 1
-    call = await gateway.client.call(model, item, context.left_s(), context.id)
-    context.note(call)
+    entered_s = time.monotonic()
+    gate = gateway.pressure.enter(model, entered_s)
+    try:
+        call = await gateway.client.call(model, item, context.left_s(), context.id)
+        context.note(call)
+        if call.reply is not None:
+            gate.answered(entered_s, call.reply.compute_ms / 1000, time.monotonic())
+    finally:
+        gateway.pressure.leave(model, gate)
     if isinstance(call.outcome, Prediction):
         return call.outcome
     raise call.outcome or errors.WorkerError()
@@ -97,9 +108,13 @@ async def predict_many(
             "score more as a dataset"
         )
     context.model, context.items = model, len(items)
-    calls = await gateway.client.calls(model, items, context.left_s(), context.id)
-    for call in calls:
-        context.note(call)
+    gate = gateway.pressure.enter(model, time.monotonic())
+    try:
+        calls = await gateway.client.calls(model, items, context.left_s(), context.id)
+        for call in calls:
+            context.note(call)
+    finally:
+        gateway.pressure.leave(model, gate)
     return [call.outcome or errors.WorkerError() for call in calls]
 
 

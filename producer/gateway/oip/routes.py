@@ -48,6 +48,7 @@ Outcome = Prediction | errors.CeleriacError
 async def infer(gateway: Gateway, context: RequestContext, rest: str) -> Answer:
     """``POST /v2/models/{model}[/versions/{version}]/infer``."""
     ref = _reference(rest)
+    gateway.pressure.check(ref)
     data = await body.read(gateway, context)
     model, version = await _described(gateway, ref, context.left_s())
     try:
