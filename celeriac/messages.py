@@ -276,7 +276,7 @@ class ModelRef(msgspec.Struct, frozen=True):
         name, at, tail = text.partition("@")
         if not _NAME.fullmatch(name):
             raise errors.RequestError(
-                f"{text!r} is not a model name: use lower-case letters, digits, '-' and '_', "
+                f"{text[:80]!r} is not a model name: use lower-case letters, digits, '-' and '_', "
                 "at most 64, as in 'reviews' or 'reviews@3'"
             )
         if not at:
@@ -285,7 +285,9 @@ class ModelRef(msgspec.Struct, frozen=True):
             return cls(name=name, version=int(tail))
         if _ALIAS.fullmatch(tail):
             return cls(name=name, alias=tail)
-        raise errors.RequestError(f"{text!r}: after '@' comes a version (1, 2, ...) or an alias")
+        raise errors.RequestError(
+            f"{text[:80]!r}: after '@' comes a version (1, 2, ...) or an alias"
+        )
 
     def __str__(self) -> str:
         if self.version is not None:
@@ -296,7 +298,7 @@ class ModelRef(msgspec.Struct, frozen=True):
 def check_model_name(name: str) -> str:
     """``name`` itself; raises RequestError if it is not a bare, valid model name."""
     if ModelRef.parse(name).name != name:
-        raise errors.RequestError(f"{name!r}: give the bare name of the model, without '@'")
+        raise errors.RequestError(f"{name[:80]!r}: give the bare name of the model, without '@'")
     return name
 
 

@@ -268,7 +268,8 @@ def _decode(answer: bytes) -> Any:
 
 def _not_found(prediction_id: str) -> errors.PredictionNotFound:
     return errors.PredictionNotFound(
-        f"no prediction has the id {prediction_id!r}, or it is forgotten; submit the item again"
+        f"no prediction has the id {prediction_id[:80]!r}, or it is forgotten; "
+        "submit the item again"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple
@@ -93,6 +94,12 @@ class RequestContext:
         self.queue_ms = 0.0
         self.compute_ms = 0.0
 
+    @property
+    def has_body(self) -> bool:
+        """True if a body is announced."""
+        length = self.headers.get(b"content-length", b"0")
+        return length != b"0" or b"transfer-encoding" in self.headers
+
     def allow(self, timeout_s: float) -> None:
         """Give the request so much time from its start."""
         self.timeout_s = timeout_s
@@ -182,6 +189,10 @@ class Gateway:
                 "X-Request-Timeout-Ms",
             )
         return min(milliseconds / 1000, self.limits.max_timeout_s)
+
+
+def new_request_id() -> str:
+    return f"{random.getrandbits(64):016x}"
 
 
 def connect(settings: Settings) -> Redis:

@@ -62,6 +62,12 @@ class BodyTimeout(errors.RequestError):
     code = "request_timeout"
 
 
+class HeadTooLarge(errors.RequestError):
+    """The request line and its headers are too long."""
+
+    code = "head_too_large"
+
+
 class UnsupportedBody(errors.RequestError):
     """The body has a type or an encoding that is not read here."""
 
@@ -92,6 +98,7 @@ STATUS = {
     "cancelled": 409,
     "payload_too_large": 413,
     "unsupported_body": 415,
+    "head_too_large": 431,
     "item_failed": 422,
     "item_invalid": 422,
     "dataset_invalid": 422,

@@ -6,7 +6,6 @@ Whatever a handler raises becomes an answer here, so nothing else needs to.
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 import time
 
@@ -25,6 +24,7 @@ from producer.gateway.context import (
     RequestContext,
     Scope,
     Send,
+    new_request_id,
 )
 from producer.gateway.disconnects import Disconnected, Watch
 from producer.gateway.hot import HotRouter
@@ -120,6 +120,8 @@ class Guard:
             context.route = context.path if context.path in auth.OPEN_PATHS else auth.OPEN_PREFIX
         else:
             self._check_scope(context, auth.scope_for(context.path))
+        if not context.has_body:
+            context.body_is_read = True  # a handler that waits is not told to hurry
         try:
             await self._cold(context.scope, reply.bounded(self.gateway), reply.send)
         finally:
@@ -235,4 +237,4 @@ def request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return str(value, "ascii")
-    return f"{random.getrandbits(64):016x}"
+    return new_request_id()
