@@ -18,6 +18,8 @@ class AlertKind(StrEnum):
     """A run should have ended by now."""
     MISSED = "missed"
     """A date has no run that began in time."""
+    ERRORS = "errors"
+    """A run has its output, but not of all rows: some failed, or chunks were given up."""
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):

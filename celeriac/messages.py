@@ -172,8 +172,9 @@ def tenant_jobs_key(tenant: str) -> str:
 
 
 def nightly_slot_key(name: str) -> str:
-    """The run of a schedule that has not ended (JSON). Owned by the task that it names; expires
-    :data:`NIGHTLY_PLANNING_S` after a kill while it is planned, then with its job."""
+    """The run of a schedule that has not ended (JSON). Owned by the task that it names: it
+    renews it while it plans, and it expires :data:`NIGHTLY_PLANNING_S` after a kill; then with its
+    job."""
     return f"celeriac:nightly:slot:{name}"
 
 
@@ -214,7 +215,7 @@ def alert_key(kind: str, date: str, attempt: int, schedule: str) -> str:
     return f"celeriac:alert:{kind}:{date}:{attempt}:{schedule}"
 
 
-NIGHTLY_PLANNING_S = 3_600
+NIGHTLY_PLANNING_S = 60
 NIGHTLY_SENT_S = 600
 NIGHTLY_WAITING_S = 35 * 86_400
 NIGHTLY_EVENTS_S = 90 * 86_400

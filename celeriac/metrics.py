@@ -103,6 +103,10 @@ NIGHTLY_FAILED = Gauge(
     "celeriac_nightly_failed", "Dates of a nightly schedule whose newest attempt has failed",
     ["schedule"], multiprocess_mode="mostrecent",
 )
+NIGHTLY_ERRORS = Gauge(
+    "celeriac_nightly_errors", "Dates of a nightly schedule whose output lacks rows", ["schedule"],
+    multiprocess_mode="mostrecent",
+)
 NIGHTLY_RUNS = Counter(
     "celeriac_nightly_runs_total", "Runs of a nightly schedule that began, or could not",
     ["schedule", "outcome"],

@@ -88,6 +88,8 @@ class NightlySettings(Section):
     gap; one that comes twice runs the first time."""
     missed: Literal["report", "run"] = "report"
     """A date that did not begin in time is only reported, or also run, the oldest first."""
+    errors: Literal["report", "accept"] = "report"
+    """A run that ended with failed rows is told, or taken as it is."""
     start_within_s: Annotated[int, Field(ge=60, le=86_400)] = 3_600
     """A run that has not begun so long after its time is missed. Until then it is tried again."""
     late_after_s: Annotated[int, Field(ge=60, le=604_800)] = 14_400

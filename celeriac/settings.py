@@ -162,7 +162,7 @@ class BatchSettings(Section):
 
 
 class AlertSettings(Section):
-    """``[alerts]``: who is told of a night that failed, is late or was missed."""
+    """``[alerts]``: who is told of a night that failed, is late, was missed or lacks rows."""
 
     webhook: str = ""
     """An ``http(s)://`` URL that gets each alert by POST, as JSON. Redirects are not followed."""

@@ -7,9 +7,10 @@ from datetime import UTC, date, datetime, timedelta
 
 from celeriac import errors
 from celeriac.jobs.folder import JobFolder
-from celeriac.jobs.ledger import JobState, Ledger
+from celeriac.jobs.lease import ChunkLease
+from celeriac.jobs.ledger import Answer, JobState, Ledger
 from celeriac.jobs.manifest import read_manifest
-from celeriac.messages import CONTRACT, MAINTENANCE_QUEUE, NIGHTLY_RUN
+from celeriac.messages import CONTRACT, MAINTENANCE_QUEUE, NIGHTLY_PLANNING_S, NIGHTLY_RUN
 from celeriac.nightly.calendar import MAX_ATTEMPTS, dataset_path, find, output_path
 from celeriac.nightly.policy import Run, RunState
 from celeriac.nightly.records import Event, Holder, NightRecords
@@ -18,6 +19,7 @@ from producer.broker import Broker
 from producer.datasets import submit_dataset
 from producer.jobs import JobHandle, redis_errors
 
+LONGEST_PLAN_S = 3_600.0
 _SWAPS = 5
 _RUNNING = (JobState.IN_PROGRESS, JobState.FINALIZING, JobState.CANCELLING)
 
@@ -106,7 +108,8 @@ def begin(broker: Broker, name: str, day: date, attempt: int, *, owner: str) -> 
     if not _take(broker, name, ours):
         return None
     try:
-        job_id, what = _submit(broker, schedule, folder, day, attempt)
+        with _held(broker, name, ours):
+            job_id, what = _submit(broker, schedule, folder, day, attempt)
     except BaseException:
         records_of(broker, name).swap(ours, None)
         raise
@@ -169,6 +172,16 @@ def _take(broker: Broker, name: str, ours: Holder) -> bool:
     raise Busy(f"{name} for {ours.date} does not begin: others begin all the time")
 
 
+def _held(broker: Broker, name: str, ours: Holder) -> ChunkLease:
+    """Keeps the slot while the block plans; after a kill it is free within a minute."""
+
+    def renew() -> Answer:
+        records_of(broker, name).swap(ours, ours, NIGHTLY_PLANNING_S)
+        return Answer.KEPT
+
+    return ChunkLease(renew, lease_s=NIGHTLY_PLANNING_S, timeout_s=LONGEST_PLAN_S)
+
+
 def _keep(broker: Broker, name: str, ours: Holder, job_id: str) -> None:
     """The slot is the job's until it has ended."""
     with_job = Holder(date=ours.date, attempt=ours.attempt, owner=ours.owner, job_id=job_id)
@@ -183,7 +196,7 @@ def _adopt(broker: Broker, name: str, ours: Holder, run: Run) -> None:
 
 def _is_over(broker: Broker, holder: Holder) -> bool:
     if not holder.job_id:
-        return False  # planned now; after a kill the key expires
+        return False  # planned now; after a kill the key soon expires
     entry = _ledger(broker).entry(holder.job_id)
     return entry is None or entry.state.is_final
 

@@ -1,7 +1,8 @@
 """Alerts leave by a webhook and a command: once each, one at a time, in bounded time.
 
-What is to be sent waits in a list; ``celeriac.alerts.send`` takes one of it. Only one such task is
-at work, so a receiver that hangs keeps one process of the maintenance role from its work at most.
+What is to be sent waits in a list; ``celeriac.alerts.send`` takes one of it and tries once. Only
+one such task is at work, and what failed waits for the next look of the watch, so a receiver that
+hangs keeps one process of the maintenance role from its work, and that for seconds.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import msgspec
 from celery import Task, shared_task
 from celery.exceptions import SoftTimeLimitExceeded
+from msgspec.structs import replace
 
 from celeriac import errors, metrics
 from celeriac.alerts import Alert, encode, is_retryable
@@ -43,7 +45,6 @@ log = get_logger(__name__)
 
 PENDING_KEPT = 1_000
 _MESSAGE_S = 60
-_LONGEST_PAUSE_S = 8.0
 _SPARE_S = 10
 
 _CLAIM = """
@@ -65,6 +66,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     channel: str
     """``webhook`` or ``command``."""
     alert: Alert
+    tries: int = 0
+    """How often it was tried before."""
 
 
 def notify(broker: Broker, alert: Alert) -> bool:
@@ -100,13 +103,13 @@ def send_pending(broker: Broker) -> None:
 
 
 def longest_s(settings: AlertSettings) -> float:
-    """The longest that one delivery may take; then it is broken off."""
-    return settings.tries * (settings.timeout_s + _LONGEST_PAUSE_S) + _SPARE_S
+    """The longest that one try may take; then it is broken off."""
+    return settings.timeout_s + _SPARE_S
 
 
 @shared_task(name=ALERT_SEND, base=CeleriacTask, bind=True, ignore_result=True)
 def send(self: Task, v: int = 1) -> None:
-    """Deliver the oldest alert that waits, unless another task is at it."""
+    """Try to deliver the oldest alert that waits, unless another task is at it."""
     check_contract(v)
     broker = Broker(get_settings())
     try:
@@ -116,43 +119,49 @@ def send(self: Task, v: int = 1) -> None:
 
 
 def send_oldest(broker: Broker, *, owner: str) -> bool:
-    """As :func:`send`; True if there was one. What was taken is never delivered again."""
+    """As :func:`send`; True if there was one. One that failed, and may be tried again, goes to the
+    end of the list, where the next look of the watch finds it."""
     ttl_s = math.ceil(longest_s(broker.settings.alerts)) + 2 * _SPARE_S
     if not broker.redis.set(ALERTS_SENDER_KEY, owner, nx=True, ex=ttl_s):
         return False
     taken: Any = None
+    is_done = True
     try:
         taken = broker.redis.lpop(ALERTS_PENDING_KEY)
         if taken is not None:
-            deliver(broker, msgspec.json.decode(taken, type=Delivery))
+            is_done = _deliver(broker, msgspec.json.decode(taken, type=Delivery))
     finally:
         left = broker.redis.eval(_RELEASE, 2, ALERTS_SENDER_KEY, ALERTS_PENDING_KEY, owner)
-    if left:
+    if left and is_done:
         send_pending(broker)
     return taken is not None
 
 
-def deliver(broker: Broker, delivery: Delivery) -> str:
-    """Call the webhook or the command; what went wrong, or ""."""
-    call = call_webhook if delivery.channel == "webhook" else run_command
+def _deliver(broker: Broker, delivery: Delivery) -> bool:
+    """Call the webhook or the command, once; False if it is to be tried again."""
+    settings, body, again = broker.settings.alerts, encode(delivery.alert), False
     try:
-        problem = call(broker.settings.alerts, encode(delivery.alert))
+        if delivery.channel == "webhook":
+            problem, again = call_webhook(settings, body)
+        else:
+            problem = run_command(settings, body)
     except SoftTimeLimitExceeded:
-        problem = f"it took longer than {longest_s(broker.settings.alerts):g} s"
+        problem = f"it took longer than {longest_s(settings):g} s"
+    if again and delivery.tries + 1 < settings.tries:
+        _put_back(broker, replace(delivery, tries=delivery.tries + 1), problem)
+        return False
     _record(broker, delivery.alert, delivery.channel, problem)
-    return problem
+    return True
 
 
-def call_webhook(settings: AlertSettings, body: bytes) -> str:
-    """POST ``body``, again while that may help; what is wrong at last, or ""."""
-    problem = ""
-    for attempt in range(settings.tries):
-        if attempt:
-            time.sleep(min(2.0 ** (attempt - 1), _LONGEST_PAUSE_S))
-        problem, again = _post(settings, body)
-        if not again:
-            break
-    return problem
+def _put_back(broker: Broker, delivery: Delivery, problem: str) -> None:
+    alert = delivery.alert
+    log.warning(
+        "alert is tried again", kind=str(alert.kind), schedule=alert.schedule, date=alert.date,
+        channel=delivery.channel, tries=delivery.tries, reason=problem,
+    )
+    broker.redis.rpush(ALERTS_PENDING_KEY, msgspec.json.encode(delivery))
+    broker.redis.expire(ALERTS_PENDING_KEY, ALERTS_PENDING_S)
 
 
 def run_command(settings: AlertSettings, body: bytes) -> str:
@@ -172,8 +181,8 @@ def run_command(settings: AlertSettings, body: bytes) -> str:
     return f"it ended with exit code {process.returncode}" if process.returncode else ""
 
 
-def _post(settings: AlertSettings, body: bytes) -> tuple[str, bool]:
-    """What is wrong ("" if nothing), and whether it is worth another try."""
+def call_webhook(settings: AlertSettings, body: bytes) -> tuple[str, bool]:
+    """POST ``body``; what is wrong ("" if nothing), and whether it is worth another try."""
     headers = {}
     if settings.secret:
         headers[SIGNATURE_HEADER] = sign(body, settings.secret, int(time.time()))

@@ -164,6 +164,7 @@ def _look_after(
     status = Status(
         at=now.isoformat(timespec="seconds"), missed=look.days(AlertKind.MISSED),
         late=look.days(AlertKind.LATE), failed=look.days(AlertKind.FAILED),
+        errors=look.days(AlertKind.ERRORS),
         waiting=[day.isoformat() for day in records.waiting()],
     )
     records.set_status(status)
@@ -228,6 +229,7 @@ def _measure(name: str, status: Status, now: datetime) -> None:
     metrics.NIGHTLY_MISSED.labels(name).set(len(status.missed))
     metrics.NIGHTLY_LATE.labels(name).set(len(status.late))
     metrics.NIGHTLY_FAILED.labels(name).set(len(status.failed))
+    metrics.NIGHTLY_ERRORS.labels(name).set(len(status.errors))
     metrics.NIGHTLY_WATCHED.labels(name).set(now.timestamp())
 
 
@@ -274,6 +276,8 @@ def _reason(schedule: NightlySettings, run: Run, kind: AlertKind) -> str:
     if kind is AlertKind.LATE:
         since = f"due at {due:%Y-%m-%d %H:%M} UTC, {run.state}"
         return f"{since}: {run.reason}" if run.reason else since
+    if kind is AlertKind.ERRORS:
+        return f"{run.rows_failed:,} of {run.rows:,} rows have no answer"
     return run.reason or f"the job is {run.state}"
 
 
@@ -288,6 +292,9 @@ def _next(name: str, schedule: NightlySettings, run: Run, kind: AlertKind) -> st
         if run.job_id:
             return f"celeriac batch status {shlex.quote(run.output)}"
         return f"celeriac nightly list; celeriac nightly history {named}"
+    if kind is AlertKind.ERRORS:
+        output = shlex.quote(run.output)
+        return f"celeriac batch report {output}; celeriac batch dead list {output}"
     if run.job_id:
         return f"celeriac batch resume {shlex.quote(run.output)}; or anew: {again} --force"
     return f"mend what the reason names; then {again}"

@@ -77,6 +77,8 @@ def judge(schedule: NightlySettings, run: Run, now: datetime, *, waits: bool) ->
     """
     if run.state in (RunState.FAILED, RunState.EXPIRED):
         return Verdict(alert=AlertKind.FAILED)
+    if run.state is RunState.COMPLETED_WITH_ERRORS and schedule.errors == "report":
+        return Verdict(alert=AlertKind.ERRORS)
     late = AlertKind.LATE if is_late(schedule, run, now) else None
     if not run.state.can_begin:
         return Verdict(alert=late)

@@ -60,6 +60,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     missed: list[str] = []
     late: list[str] = []
     failed: list[str] = []
+    errors: list[str] = []
     waiting: list[str] = []
 
 

@@ -85,7 +85,7 @@ def run(
                 f"{last.output}); --force runs it again, into a new folder"
             )
             return
-        _check_over(last)
+        _check_over(name, last)
         typer.echo(_queue(broker, name, schedule, day, attempt))
 
 
@@ -128,8 +128,13 @@ def _queue(
     return f"{name} for {day} (attempt {attempt}) begins later: {what}; then {follow}"
 
 
-def _check_over(last: Run) -> None:
-    if last.state in (RunState.PLANNING, RunState.RUNNING):
+def _check_over(name: str, last: Run) -> None:
+    if last.state is RunState.PLANNING:
+        raise nights.Busy(
+            f"attempt {last.attempt} is being planned; try again in a minute, when "
+            f"`celeriac nightly history {name}` shows its job"
+        )
+    if last.state is RunState.RUNNING:
         raise nights.Busy(
             f"attempt {last.attempt} is {last.state}; wait for its end, or stop it: "
             f"celeriac batch cancel {last.output}"
@@ -155,7 +160,7 @@ def _trouble(status: Status | None) -> str:
         return "-"
     kinds = {
         "missed": status.missed, "late": status.late, "failed": status.failed,
-        "waiting": status.waiting,
+        "errors": status.errors, "waiting": status.waiting,
     }
     return "; ".join(f"{kind} {', '.join(days)}" for kind, days in kinds.items() if days) or "-"
 

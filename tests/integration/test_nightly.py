@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
@@ -344,6 +345,38 @@ def test_failed_and_expired_jobs_are_told(
     assert event.text == "the disk is full"
 
 
+def test_a_run_with_failed_rows_is_told(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis
+) -> None:
+    broker = make_broker()
+    job_id = begin(broker)
+    end(broker, job_id, JobState.COMPLETED_WITH_ERRORS)
+    redis_client.hset(job_key(str(job_id)), "rows_failed", 1)
+    assert look(broker, DUE + timedelta(hours=1)).errors == [str(DAY)]
+    assert alerts(redis_client) == {("errors", str(DAY))}
+    events = nights.records_of(broker, "sales").events()
+    [told] = [one for one in events if one.what == "errors"]
+    assert told.text == "1 of 2 rows have no answer"
+
+
+def test_a_planning_task_keeps_its_slot_and_a_killed_one_loses_it_soon(
+    broker: Broker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot, left_s = nightly_slot_key("sales"), []
+
+    def plans(*_: object, **__: object) -> None:
+        redis_client.expire(slot, 3)  # as if most of its time were over
+        time.sleep(2.5)
+        left_s.append(redis_client.ttl(slot))
+        raise errors.DatasetError("no such file")
+
+    monkeypatch.setattr("producer.nights.submit_dataset", plans)
+    with pytest.raises(errors.DatasetError):
+        begin(broker)
+    assert 50 < left_s[0] <= 60
+    assert not redis_client.exists(slot)
+
+
 def test_an_old_job_that_redis_may_have_forgotten_is_left_alone(
     make_broker: Callable[..., Broker], redis_client: redis.Redis
 ) -> None:
@@ -470,6 +503,27 @@ def test_what_became_of_an_alert_is_in_the_history(
     assert event.text == "late: it ended with exit code 2"
 
 
+def test_a_receiver_that_fails_is_called_again_at_later_looks(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    command = ["sh", "-c", f"cat > {tmp_path}/got"]
+    broker = make_broker(
+        alerts=AlertSettings(webhook="http://127.0.0.1:1", command=command, tries=2)
+    )
+    notify(broker, alert())
+    assert tasks.alerts.send_oldest(broker, owner="one")  # the webhook, which is put back
+    assert redis_client.ttl(ALERTS_PENDING_KEY) > 0
+    assert not redis_client.exists(ALERTS_SENDER_KEY)
+    assert sent(redis_client, ALERT_SEND) == []  # not at once
+    assert tasks.alerts.send_oldest(broker, owner="one")  # the command is not held up
+    assert (tmp_path / "got").exists()
+    assert sent(redis_client, ALERT_SEND) == [{"v": 1}]
+    assert tasks.alerts.send_oldest(broker, owner="one")
+    assert not tasks.alerts.send_oldest(broker, owner="one")
+    events = nights.records_of(broker, "sales").events()
+    assert [one.what for one in events] == ["alert by webhook failed", "alert by command sent"]
+
+
 def test_a_delivery_that_is_broken_off_is_not_delivered_again(
     make_broker: Callable[..., Broker], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -482,7 +536,7 @@ def test_a_delivery_that_is_broken_off_is_not_delivered_again(
     notify(broker, alert())
     assert tasks.alerts.send_oldest(broker, owner="one")
     [event] = nights.records_of(broker, "sales").events()
-    assert event.text == "late: it took longer than 64 s"
+    assert event.text == "late: it took longer than 20 s"
     assert not tasks.alerts.send_oldest(broker, owner="one")
 
 

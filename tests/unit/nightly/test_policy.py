@@ -18,6 +18,7 @@ NIGHT = NightlySettings(
 )
 CATCHING_UP = NIGHT.model_copy(update={"missed": "run"})
 MISSED, LATE, FAILED = AlertKind.MISSED, AlertKind.LATE, AlertKind.FAILED
+ERRORS = AlertKind.ERRORS
 
 
 def run(state: RunState, begun_after_h: float | None = None, attempt: int = 1) -> Run:
@@ -45,7 +46,7 @@ def run(state: RunState, begun_after_h: float | None = None, attempt: int = 1) -
         (RunState.UNREADABLE, 0.1, False, Verdict(), Verdict()),
         (RunState.UNREADABLE, 5, False, Verdict(False, LATE), Verdict(False, LATE)),
         (RunState.COMPLETED, 50, False, Verdict(), Verdict()),
-        (RunState.COMPLETED_WITH_ERRORS, 50, False, Verdict(), Verdict()),
+        (RunState.COMPLETED_WITH_ERRORS, 1, False, Verdict(False, ERRORS), Verdict(False, ERRORS)),
         (RunState.CANCELLED, 50, False, Verdict(), Verdict()),
         (RunState.UNFINISHED, 50, False, Verdict(), Verdict()),
         (RunState.FAILED, 0.5, False, Verdict(False, FAILED), Verdict(False, FAILED)),
@@ -58,6 +59,12 @@ def test_what_a_date_calls_for(
     now = DUE + timedelta(hours=after_h)
     assert judge(NIGHT, run(state), now, waits=waits) == reporting
     assert judge(CATCHING_UP, run(state), now, waits=waits) == catching_up
+
+
+def test_failed_rows_may_be_accepted() -> None:
+    accepting = NIGHT.model_copy(update={"errors": "accept"})
+    found = run(RunState.COMPLETED_WITH_ERRORS, 0.1)
+    assert judge(accepting, found, DUE + timedelta(hours=9), waits=False) == Verdict()
 
 
 @pytest.mark.parametrize(
