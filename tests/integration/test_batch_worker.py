@@ -25,6 +25,8 @@ from celeriac.settings import Settings
 from producer.broker import Broker
 from producer.datasets import submit_dataset
 
+pytestmark = pytest.mark.uncounted
+
 
 @pytest.fixture
 def broker(settings: Settings, redis_client: redis.Redis) -> Broker:
@@ -51,6 +53,14 @@ def samples(worker: Any) -> dict[str, float]:
     return {name: float(value) for name, value in found}
 
 
+def wait_for(worker: Any, said: str) -> None:
+    """Until a worker's log holds ``said``."""
+    deadline = time.monotonic() + 40
+    while said not in worker.log.read_text():
+        assert time.monotonic() < deadline, worker.log.read_text()[-3000:]
+        time.sleep(0.05)
+
+
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -68,8 +78,9 @@ def test_real_workers_finish_a_job(
     )
     worker = start_worker("batch.cpu", "-c", "2")
     start_worker("maintenance", "-c", "1")
-    status = handle.wait(60)
+    wait_for(worker, "chunk failed")
     in_the_way.unlink()
+    status = handle.wait(60)
     assert stuck.wait(30).state == "completed"
     record = JobFolder(stuck.output).read_record(0)
     assert record is not None
@@ -97,9 +108,7 @@ def test_a_spawned_process_loads_counts_and_logs_as_a_forked_one(
     worker = start_worker("batch.gpu")
     kwargs = {"job_id": "unknown", "chunk_no": 0, "output": str(tmp_path / "out")}
     broker.celery.send_task(BATCH_CHUNK, kwargs=kwargs, queue="batch.gpu")
-    deadline = time.monotonic() + 40
-    while "succeeded in" not in worker.log.read_text() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(worker, "succeeded in")
     assert re.search(r"Z \[info +\] model serves +model=large", worker.log.read_text())
     assert re.search(r"Z \[info +\] chunk skipped", worker.log.read_text())
     assert samples(worker)['celeriac_batch_chunks_total{outcome="skipped"}'] == 1

@@ -198,14 +198,17 @@ def test_the_client_leaves_nothing_in_redis(
 
 
 def test_closing_is_quick_and_ends_the_threads(settings: Settings, lane: Lane) -> None:
+    before = set(threading.enumerate())
     client = Client(settings=settings)
     client.predict("echo", 1)
+    assert set(threading.enumerate()) > before
     started = time.monotonic()
     client.close()
     client.close()
 
     assert time.monotonic() - started < 1
-    assert not [t for t in threading.enumerate() if t.name.startswith("celeriac-")]
+    left = set(threading.enumerate()) - before
+    assert not [one for one in left if one.name.startswith("celeriac-")]
     with pytest.raises(errors.RequestError, match="closed"):
         client.predict("echo", 1)
 

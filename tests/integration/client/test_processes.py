@@ -17,6 +17,8 @@ from celeriac.settings import Settings
 from producer.client import Client
 from workers.lane import Lane
 
+pytestmark = pytest.mark.uncounted
+
 
 def in_child(work: Callable[[], bool], timeout_s: float = 20.0) -> bool:
     """Run ``work`` in a forked child; True if it returned True in time."""
