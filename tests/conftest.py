@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import coverage
 import pytest
 import redis
 
@@ -33,6 +34,28 @@ ROOT = Path(__file__).parents[1]
 
 for _name in [name for name in os.environ if name.startswith("CELERIAC_")]:
     del os.environ[_name]  # a developer's own environment must not colour the tests
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is not counted for coverage runs last; both parts keep their random order."""
+    items.sort(key=_is_uncounted)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if _is_uncounted(item):
+        _end_coverage()
+
+
+def _is_uncounted(item: pytest.Item) -> bool:
+    return item.get_closest_marker("uncounted") is not None
+
+
+def _end_coverage() -> None:
+    """From now on neither this process nor one that it starts pays for being traced."""
+    current = coverage.Coverage.current()
+    if current is not None:
+        current.stop()
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)  # how coverage reaches into new processes
 
 
 @pytest.fixture(scope="session")

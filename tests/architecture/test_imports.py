@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.uncounted
+
 HEAVY = {"torch", "sklearn", "numpy", "pandas", "pyarrow", "scipy", "onnxruntime", "skops"}
 HOSTS = {"celeryconfig", "tasks", "workers"}
 LIST_MODULES = "import sys, json; print(json.dumps(sorted(sys.modules)))"

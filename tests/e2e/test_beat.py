@@ -26,6 +26,8 @@ from producer import nights
 from producer.broker import Broker
 from workers.stack import environment
 
+pytestmark = pytest.mark.uncounted
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -30,6 +30,8 @@ from celeriac.runtimes.architectures import DigitCNN
 from celeriac.settings import CacheSettings, Settings
 from producer import Client
 
+pytestmark = pytest.mark.uncounted
+
 TEXTS = [f"{word} {thing}" for word in ("good", "bad", "very good") for thing in
          ("coffee", "tea", "bread", "soup")]
 LABELS = ["other" if "bad" in text else "great" for text in TEXTS]

@@ -22,6 +22,8 @@ from celeriac.settings import Settings
 from producer.client import Client
 from tests.conftest import Ran
 
+pytestmark = pytest.mark.uncounted
+
 ROOT = Path(__file__).parents[2]
 MAIN = "from producer.cli.main import main; main()"
 

@@ -17,6 +17,8 @@ import pytest
 
 from workers.valkey import free_port
 
+pytestmark = pytest.mark.uncounted
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 START_S = 240

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import redis
 
 from celeriac import errors
@@ -17,6 +18,8 @@ from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings
 from producer.client import Client
+
+pytestmark = pytest.mark.uncounted
 
 TIMEOUT_S = 12.0
 CALLERS = 16

@@ -17,6 +17,8 @@ from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings
 
+pytestmark = pytest.mark.uncounted
+
 HERE = Path(__file__).parent / "node"
 
 

@@ -26,6 +26,8 @@ from celeriac.registry.store import Registry
 from celeriac.settings import Settings
 from producer import Client
 
+pytestmark = pytest.mark.uncounted
+
 TEXTS = ["good coffee", "bad tea", "good tea", "bad coffee", "very good", "very bad"]
 LABELS = ["great", "other", "great", "other", "great", "other"]
 

@@ -23,6 +23,8 @@ from celeriac.registry.manifest import InputSchema, OutputSchema
 from celeriac.settings import Settings
 from workers.valkey import EmbeddedServer, free_port
 
+pytestmark = pytest.mark.uncounted
+
 ROOT = Path(__file__).parents[2]
 MODEL_LIBRARIES = ("torch", "scikit-learn", "onnx", "skops", "safetensors", "pandas", "scipy")
 

@@ -29,6 +29,8 @@ from producer.datasets import submit_dataset
 from producer.jobs import JobHandle, JobStatus
 from workers.valkey import EmbeddedServer, free_port
 
+pytestmark = pytest.mark.uncounted
+
 CRASHES = Path(__file__).parent / "crashes"
 CHUNK_POINTS = (
     "claimed", "scored", "part-staged", "staged", "recorded", "settled", "written", "committed",

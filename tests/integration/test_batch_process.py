@@ -31,6 +31,8 @@ from producer.jobs import JobHandle
 from tests.conftest import Worker
 from workers.valkey import EmbeddedServer
 
+pytestmark = pytest.mark.uncounted
+
 ROOT = Path(__file__).parents[2]
 MODULES = Path(__file__).parent
 BLAS, TORCH, NICE, ROWS, SLEEP, MEMORY, KILL = range(7)

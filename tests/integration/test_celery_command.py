@@ -13,6 +13,8 @@ import redis
 from celeriac.settings import Settings
 from workers.stack import ROOT, environment
 
+pytestmark = pytest.mark.uncounted
+
 
 def celery(words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

@@ -21,6 +21,8 @@ from celeriac.settings import RealtimeSettings, Settings as AllSettings
 from workers.lane import Lane
 from workers.lane_events import NoEvents
 
+pytestmark = pytest.mark.uncounted
+
 MODELS = ("one", "two")
 CAP = 8
 WHOLE, POISON, MEMORY = "good", "poison", "memory"

@@ -40,6 +40,8 @@ from workers.supervisor import Backoff, ChildSpec, Supervisor
 from workers.valkey import EmbeddedServer
 from workers.watchdog import EXIT_CODE
 
+pytestmark = pytest.mark.uncounted
+
 ROOT = Path(__file__).parents[2]
 MODULES = Path(__file__).parent
 ANSWER, MEMORY, RAISE, HANG, HOLD = range(5)

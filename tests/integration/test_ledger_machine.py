@@ -22,6 +22,8 @@ from celeriac.jobs.ledger import Answer, Change, JobState, Ledger
 from celeriac.jobs.plan import ChunkRecord
 from tests.integration.test_ledger import job, record
 
+pytestmark = pytest.mark.uncounted
+
 CHUNKS = 3
 WINDOW = 2
 ATTEMPTS = 3

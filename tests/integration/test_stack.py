@@ -26,6 +26,8 @@ from tests.conftest import Ran
 from workers.stack import ROOT, Stack, environment
 from workers.valkey import free_port
 
+pytestmark = pytest.mark.uncounted
+
 
 def local(folder: Path) -> Settings:
     """Settings of a stack with an embedded server and free ports."""

@@ -34,6 +34,8 @@ from producer.handles import PredictionHandle
 from tests.conftest import ROOT, Worker
 from workers.valkey import EmbeddedServer, free_port
 
+pytestmark = pytest.mark.uncounted
+
 CRASHES = Path(__file__).parent / "crashes"
 POINTS = (
     "submission-claim", "submission-claimed", "submission-predicted", "submission-committed",

@@ -30,6 +30,8 @@ from celeriac.submissions.ledger import (
     Webhook,
 )
 
+pytestmark = pytest.mark.uncounted
+
 QUEUE, MODEL = "predict.cpu", "echo"
 LINE = f"{QUEUE}:{MODEL}"
 IDS = st.sampled_from(["a", "b", "c", "d", "e"])
