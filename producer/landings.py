@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -27,7 +28,9 @@ class Landing:
         self._send = send
         self._leaving: dict[Route, list[Call]] = {}
         self._landed: deque[Call] = deque()
-        self._waiting: dict[Call, asyncio.Future[None]] = {}
+        self._waiting: dict[Call, tuple[asyncio.Future[None], float]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = math.inf
         self._woken = False
 
     def depart(self, route: Route, call: Call) -> None:
@@ -51,17 +54,37 @@ class Landing:
         If the coroutine is cancelled, the call is left as it is.
         """
         future = self._loop.create_future()
-        self._waiting[call] = future
+        self._waiting[call] = future, end_s
         if not call.told(self):
             del self._waiting[call]
             return call.outcome
-        timer = self._loop.call_later(end_s - time.monotonic(), _let_go, future)
+        if end_s < self._timer_s:
+            self._set_timer(end_s)
         try:
             await future
         finally:
-            timer.cancel()
             self._waiting.pop(call, None)
         return call.outcome
+
+    def _set_timer(self, end_s: float) -> None:
+        """One timer for all that wait: the next end of a time, or earlier."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_s = end_s
+        self._timer = self._loop.call_later(max(0.0, end_s - time.monotonic()), self._look)
+
+    def _look(self) -> None:
+        """Let those go whose time is over."""
+        self._timer, self._timer_s = None, math.inf
+        now_s = time.monotonic()
+        next_s = math.inf
+        for future, end_s in self._waiting.values():
+            if end_s <= now_s:
+                _let_go(future)
+            else:
+                next_s = min(next_s, end_s)
+        if next_s < math.inf:
+            self._set_timer(next_s)
 
     def landed(self, call: Call) -> None:
         self._landed.append(call)
@@ -76,9 +99,9 @@ class Landing:
     def _resolve(self) -> None:
         self._woken = False
         while self._landed:
-            future = self._waiting.get(self._landed.popleft())
-            if future is not None:
-                _let_go(future)
+            waiting = self._waiting.get(self._landed.popleft())
+            if waiting is not None:
+                _let_go(waiting[0])
 
 
 def _let_go(future: asyncio.Future[None]) -> None:
