@@ -130,7 +130,8 @@ def post(target: Target, body: bytes, headers: Mapping[str, str], timeout_s: flo
             connection.do_handshake()
         return _exchange(target, connection, body, headers)
     except (OSError, http.client.HTTPException) as error:
-        raise Undelivered(f"no answer from {target.place}: {_words(error)}") from error
+        why = _words(TimeoutError() if time.monotonic() >= end_s else error)  # or it was cut
+        raise Undelivered(f"no answer from {target.place}: {why}") from error
     finally:
         guard.cancel()
         connection.close()

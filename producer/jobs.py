@@ -51,6 +51,9 @@ class JobStatus:
     rows_total: int
     rows_done: int
     rows_failed: int
+    """Those of chunks that were given up among them."""
+    rows_dead: int = 0
+    """Rows of chunks that were given up: ``errors/`` has the others."""
     chunks_queued: int = 0
     """Waiting, on their way or to come."""
     chunks_running: int = 0
@@ -256,11 +259,18 @@ class JobHandle:
         """Delete the output of a job that has ended, and forget the job. It cannot be resumed.
 
         A finished output is deleted only with ``finished``. Files that the job did not write stay.
-        Raises RequestError if the job goes on, or has finished and ``finished`` was not said.
+        Raises what :meth:`check_purge` does.
         """
+        self.check_purge(finished=finished)
+        count, size = self._folder.purge() if self._is_there() else (0, 0)
+        with redis_errors(self._broker):
+            self._ledger.withdraw(self.id)
+        return Purged(count, size)
+
+    def check_purge(self, *, finished: bool = False) -> None:
+        """Raises RequestError if the job goes on, or has finished and ``finished`` was not said."""
         with redis_errors(self._broker):
             entry = self._ledger.entry(self.id)
-        is_there = self._folder.holds_job() and self._folder.load().job_id == self.id
         if entry is not None and not entry.state.is_final:
             raise errors.RequestError(
                 f"job {self.id} is {entry.state}: `celeriac batch cancel {self.id}` ends it"
@@ -270,14 +280,13 @@ class JobHandle:
                 f"job {self.id} has ended, but chunks of it still stop; try again in "
                 f"{_STOPPING_S} s"
             )
-        if is_there and self._folder.success.exists() and not finished:
+        if self._is_there() and self._folder.success.exists() and not finished:
             raise errors.RequestError(
                 f"job {self.id} has finished: --finished deletes its output in {self.output}, too"
             )
-        count, size = self._folder.purge() if is_there else (0, 0)
-        with redis_errors(self._broker):
-            self._ledger.withdraw(self.id)
-        return Purged(count, size)
+
+    def _is_there(self) -> bool:
+        return self._folder.holds_job() and self._folder.load().job_id == self.id
 
     def parts(self) -> list[Place]:
         """The files of the output, in the order of the input. Raises JobFailed until it is whole.
@@ -370,7 +379,8 @@ def status_of(entry: JobEntry) -> JobStatus:
         source=entry.source, output=entry.output, chunks_total=entry.chunks,
         chunks_done=entry.chunks_done, rows_total=entry.rows,
         rows_done=entry.rows_done + entry.rows_dead,
-        rows_failed=entry.rows_failed + entry.rows_dead, rows_per_s=rate,
+        rows_failed=entry.rows_failed + entry.rows_dead, rows_dead=entry.rows_dead,
+        rows_per_s=rate,
         chunks_queued=entry.chunks_waiting + entry.chunks_queued,
         chunks_running=entry.chunks_running, chunks_dead=entry.chunks_dead,
         eta_s=_rows_left(entry) / rate if running and rate else None,
@@ -410,6 +420,7 @@ def _status_of_folder(folder: JobFolder) -> JobStatus:
         rows_total=plan.rows,
         rows_done=manifest.rows_in if manifest else sum(record.rows_in for record in records),
         rows_failed=manifest.rows_failed if manifest else _failed(records),
+        rows_dead=manifest.rows_dead if manifest else 0,
         chunks_dead=len(manifest.dead) if manifest else 0,
         created_at=datetime.fromisoformat(plan.created_at), tenant=plan.tenant,
         id_column=plan.scoring.id_column or "",

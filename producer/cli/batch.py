@@ -286,7 +286,7 @@ def _print_status(found: JobStatus) -> None:
     console.print(f"  output in {found.output}", soft_wrap=True)
     if found.state in EXIT_CODES:
         console.print(f"  {_where_report(found)}", soft_wrap=True)
-    if found.rows_failed:
+    if found.rows_failed > found.rows_dead:
         console.print(f"  failed rows, with reasons, in {found.output}/errors", soft_wrap=True)
     if found.chunks_dead:
         console.print(f"  `celeriac batch dead list {found.id}` says why", soft_wrap=True)

@@ -42,12 +42,15 @@ def purge(
         if older_than_days is not None:
             handles = _ended(broker, older_than_days, finished=finished)
         for handle in handles:
+            handle.check_purge(finished=finished)
+        for handle in handles:
             _console().print(f"job {handle.id}: {handle.output}", soft_wrap=True)
         if not handles:
             _console().print("no job to purge")
             return
         if not yes:
-            typer.confirm(f"Delete {len(handles):,} outputs?", abort=True)
+            noun = "output" if len(handles) == 1 else "outputs"
+            typer.confirm(f"Delete {len(handles):,} {noun}? (--yes does not ask)", abort=True)
         found = [handle.purge(finished=finished) for handle in handles]
     files, size = sum(one.files for one in found), sum(one.bytes for one in found)
     _console().print(f"{files:,} files deleted, {size / 1e6:,.1f} MB")

@@ -578,7 +578,10 @@ def test_chunks_that_were_given_up(
         (2, 21, 10, 3), (5, 51, 10, 3),
     ]
     assert handle.results().num_rows == 79
-    assert "2 of 10 chunks given up" in cli("status", handle.id)[1]
+    text = cli("status", handle.id)[1]
+    assert "2 of 10 chunks given up" in text
+    assert (handle.status().rows_failed, handle.status().rows_dead) == (21, 20)
+    assert "failed rows, with reasons" in text
     assert "OSError" in cli("dead", "list", handle.id)[1]
     shown = cli("dead", "show", handle.id, "5")[1]
     assert "10 from row 51 of" in shown
@@ -706,7 +709,7 @@ def test_what_jobs_left_is_purged(
     done = submit(output=tmp_path / "done")
     work(redis_client)
     assert cli("purge", "--older-than-days", "0", "-y")[1] == "no job to purge\n"
-    assert "has finished: --finished deletes" in cli("purge", done.id, "-y")[1]
+    assert "has finished: --finished deletes" in cli("purge", done.id)[1]  # before it asks
     assert done.results().num_rows == 99
     redis_client.flushall()
     assert cli("purge", str(done.output), "--finished", "-y")[0] == 0

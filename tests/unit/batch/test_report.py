@@ -169,6 +169,20 @@ def test_dead_chunks_and_lost_samples_are_named(tmp_path: Path) -> None:
     assert "Chunks given up: 1 chunk with 25 rows (25 %), which have no answer" in text
     assert f"it hung {SCRIPT}" in text
     assert "the share of 1 chunk is lost" in text
+    assert "Rows that failed are in errors/" in text
+    assert "given up are in no file" in text
+
+
+def test_where_no_row_failed_but_in_chunks_given_up_there_is_no_folder_of_errors(
+    tmp_path: Path,
+) -> None:
+    table = pa.table({SCRIPT: [f"text {n}" for n in range(100)]})
+    folder, _, _ = run_job(tmp_path, table, skip=(2,))
+    finalize(folder, NOW, [DeadChunk(2, 3, "it hung", "", 0, False)])
+    assert not (folder.path / "errors").exists()
+    text = read(folder).text
+    assert "errors/" not in text
+    assert "given up are in no file" in text
 
 
 def test_without_a_sample_the_report_says_so(tmp_path: Path) -> None:
