@@ -9,7 +9,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 router = APIRouter(tags=["operation"])
 
 
-@router.get("/metrics", summary="Prometheus metrics of this gateway", response_class=Response)
+@router.get("/metrics", summary="Prometheus metrics of this gateway", response_class=Response,
+            responses={200: {"description": "All of them", "content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
     request.app.state.access.flush()  # what was answered just now counts
     return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)

@@ -87,6 +87,14 @@ _JOB: dict[str, Any] = {"application/json": {"schema": {
         "request_counts": {"type": "object"}, "error": {"type": ["object", "null"]},
     },
 }, "example": _EXAMPLE}}
+_LIST = {"application/json": {"schema": {
+    "type": "object", "required": ["object", "data", "has_more", "first_id", "last_id"],
+    "properties": {
+        "object": {"const": "list"}, "has_more": {"type": "boolean"},
+        "data": {"type": "array", "items": _JOB["application/json"]["schema"]},
+        "first_id": {"type": ["string", "null"]}, "last_id": {"type": ["string", "null"]},
+    },
+}}}
 _NEW = {
     "parameters": [{
         "name": "Idempotency-Key", "in": "header", "schema": {"type": "string"},
@@ -138,7 +146,9 @@ async def submit(request: Request) -> Response:
     return response
 
 
-@router.get("", summary="Your tenant's jobs, the newest first")
+@router.get("", summary="Your tenant's jobs, the newest first", responses={
+    200: {"description": "One page", "content": _LIST},
+})  # fmt: skip
 async def every(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=MOST_SHOWN)] = 20,
@@ -190,6 +200,7 @@ async def resume(id: str, request: Request) -> Response:
 
 
 @router.get("/{id}/results", summary="The files of a finished job", responses={
+    200: {"description": "The files", "content": results.SHAPE},
     409: {"description": "It has no results (yet)"}, **_UNKNOWN
 })  # fmt: skip
 async def files(id: str, request: Request) -> Response:
@@ -200,8 +211,10 @@ async def files(id: str, request: Request) -> Response:
     return _json({"object": "list", "data": [one.shown for one in found]})
 
 
-@router.get("/{id}/results/{name:path}", summary="One file of them", responses={
-    200: {"description": "Its content", "content": {"application/octet-stream": {}}},
+@router.get("/{id}/results/{name:path}", summary="One file of them", response_class=Response,
+            responses={
+    200: {"description": "Its content", "content": {kind: {} for kind in results.KINDS}},
+    206: {"description": "A part of it (`Range`)", "content": {kind: {} for kind in results.KINDS}},
     409: {"description": "It has no results (yet)"}, **_UNKNOWN
 })  # fmt: skip
 async def file(id: str, name: str, request: Request) -> Response:
@@ -212,9 +225,10 @@ async def file(id: str, name: str, request: Request) -> Response:
     return results.respond(found, path)
 
 
-@router.get("/{id}/events", summary="Progress as server-sent events", responses={
+@router.get("/{id}/events", summary="Progress as server-sent events", response_class=Response,
+            responses={
     200: {"description": "`event: status` at each change, then `event: end`; `data` is the job",
-          "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+          "content": {"text/event-stream": {}}},
     503: {"description": "There are too many streams"}, **_UNKNOWN
 })  # fmt: skip
 async def events(id: str, request: Request) -> Response:

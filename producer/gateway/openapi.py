@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from typing import Any
 
 from fastapi import FastAPI
 
 from producer.gateway import predict
+from producer.gateway.auth import is_open
 from producer.gateway.oip import routes as oip
 
 HOT_PATHS: dict[str, Any] = {**predict.OPENAPI, **oip.OPENAPI}
@@ -52,6 +54,48 @@ SCHEMAS: dict[str, Any] = {
     "ProtocolError": {
         "type": "object", "required": ["error"], "properties": {"error": {"type": "string"}},
     },
+    "Predictions": {
+        "type": "object", "required": ["model", "version", "predictions"],
+        "additionalProperties": False, "properties": {
+            "model": {"type": "string"}, "version": {"type": ["integer", "null"]},
+            "predictions": {"type": "array", "items": {"anyOf": [
+                {"$ref": "#/components/schemas/Prediction"},
+                {"$ref": "#/components/schemas/ItemError"},
+            ]}},
+        },
+    },
+    "Prediction": {
+        "type": "object", "required": ["model", "version"], "additionalProperties": False,
+        "description": "Of a classifier label and probability, of any other model value",
+        "properties": {
+            "model": {"type": "string"}, "version": {"type": "integer"}, "label": {},
+            "probability": {"type": ["number", "array", "null"]}, "value": {},
+        },
+    },
+    "ItemError": {
+        "type": "object", "required": ["error"], "properties": {"error": {
+            "type": "object", "required": ["code", "message"],
+            "properties": {"code": {"type": "string"}, "message": {"type": "string"}},
+        }},
+    },
+}
+_NAME = "[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?"
+_VERSION = "[1-9][0-9]{0,8}|[a-z][a-z0-9_-]{0,62}"
+PATH_PARAMETERS: dict[str, dict[str, Any]] = {
+    "name": {"pattern": f"^{_NAME}$", "description": "A model's name", "example": "reviews"},
+    "version": {
+        "pattern": f"^({_VERSION})$", "description": "A number or an alias", "example": "1"
+    },
+    "reference": {
+        "pattern": f"^{_NAME}(@({_VERSION}))?$", "example": "reviews",
+        "description": "NAME, NAME@VERSION or NAME@ALIAS",
+    },
+}
+"""Of models."""
+TIMEOUT = {
+    "name": "X-Request-Timeout-Ms", "in": "header",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999_999},
+    "description": "How long you will wait, in milliseconds",
 }
 SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -67,7 +111,7 @@ def document(app: FastAPI, hot_paths: dict[str, Any]) -> dict[str, Any]:
         paths[path] = paths.get(path, {}) | item
     for path, item in paths.items():
         for operation in item.values():
-            _complete(operation, "ProtocolError" if path.startswith("/v2") else "Error")
+            _complete(path, operation)
     components = made.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
@@ -84,11 +128,32 @@ def document(app: FastAPI, hot_paths: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _complete(operation: dict[str, Any], error: str) -> None:
-    """Replace FastAPI's own error by ours."""
+def _complete(path: str, operation: dict[str, Any]) -> None:
+    """Replace FastAPI's own error by ours, and say what it cannot know of paths and headers."""
     responses = operation.setdefault("responses", {})
     responses.pop("422", None)
-    schema = {"$ref": f"#/components/schemas/{error}"}
-    responses.setdefault("default", {
-        "description": "What went wrong", "content": {"application/json": {"schema": schema}},
-    })
+    responses.setdefault("default", {"description": "What went wrong"})
+    error = "ProtocolError" if path.startswith("/v2") else "Error"
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{error}"}}}
+    for status, response in responses.items():
+        if not status.startswith("2"):
+            response.setdefault("content", content)
+    named = {parameter["name"]: parameter for parameter in operation.get("parameters", ())}
+    for name in re.findall(r"{(\w+)}", path):
+        described = _path_parameter(path, name)
+        named[name] = described or named[name]
+    if not is_open(path):
+        named[TIMEOUT["name"]] = TIMEOUT
+    operation["parameters"] = list(named.values())
+
+
+def _path_parameter(path: str, name: str) -> dict[str, Any] | None:
+    """Of a model; None for any other."""
+    if "/models/" not in path:
+        return None
+    kind = name
+    if name == "model":
+        kind = "name" if path.startswith("/v2") else "reference"
+    known = dict(PATH_PARAMETERS[kind])
+    schema = {"type": "string", "pattern": known.pop("pattern")}
+    return {"name": name, "in": "path", "required": True, "schema": schema, **known}

@@ -173,9 +173,9 @@ OPENAPI: dict[str, Any] = {
                 "description": "The category, and how sure the model is of it",
                 "content": {"application/json": {
                     "schema": {
-                        "type": "object",
+                        "type": "object", "required": ["category", "confidence"],
                         "properties": {
-                            "category": {}, "confidence": {"type": ["number", "null"]},
+                            "category": {}, "confidence": {"type": ["number", "array", "null"]},
                         },
                     },
                     "example": {"category": "positive", "confidence": 0.98},
@@ -188,10 +188,17 @@ OPENAPI: dict[str, Any] = {
             "tags": ["predictions"],
             "summary": "Predictions for one item, or for many",
             "operationId": "predict",
-            "parameters": [{
-                "name": "model", "in": "path", "required": True, "schema": {"type": "string"},
-                "description": "NAME, NAME@VERSION or NAME@ALIAS", "example": "reviews",
-            }],
+            "parameters": [
+                {
+                    "name": "Prefer", "in": "header", "schema": {"type": "string"},
+                    "description": "respond-async: fetch the prediction later; one item only",
+                },
+                {
+                    "name": "Idempotency-Key", "in": "header",
+                    "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
+                    "description": "With respond-async: the same key is the same prediction",
+                },
+            ],
             "requestBody": {"required": True, "content": {
                 "application/json": {
                     "schema": {"oneOf": [
@@ -213,7 +220,13 @@ OPENAPI: dict[str, Any] = {
             }},
             "responses": {"200": {
                 "description": "A prediction, or a list of them in the order of the items",
-                "content": {"application/json": {"schema": {"type": "object"}}},
+                "content": {"application/json": {"schema": {"oneOf": [
+                    {"$ref": "#/components/schemas/Prediction"},
+                    {"$ref": "#/components/schemas/Predictions"},
+                ]}}},
+            }, "202": {
+                "description": "With respond-async: it is accepted; `Location` has its address",
+                "content": predictions.SHAPE,
             }},
         },
     },

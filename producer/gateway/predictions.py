@@ -55,7 +55,7 @@ _EXAMPLE = {
         "model": "reviews", "version": 3, "label": "positive", "probability": 0.98,
     },
 }  # fmt: skip
-_SHAPE: dict[str, Any] = {"application/json": {"schema": {
+SHAPE: dict[str, Any] = {"application/json": {"schema": {
     "type": "object",
     "required": ["id", "model", "state", "submitted_at", "expires_at", "attempts"],
     "properties": {
@@ -92,8 +92,8 @@ router = APIRouter(prefix="/v1/predictions", tags=["asynchronous predictions"])
 @router.put(
     "/{id}", summary="Submit an item under an id of your own", openapi_extra=_PUT_BODY,
     status_code=202, responses={
-        200: {"description": "It has ended already", "content": _SHAPE},
-        202: {"description": "It is accepted", "content": _SHAPE},
+        200: {"description": "It has ended already", "content": SHAPE},
+        202: {"description": "It is accepted", "content": SHAPE},
         409: {"description": "The id is that of another request"},
     },
 )  # fmt: skip
@@ -109,7 +109,7 @@ async def put(id: str, request: Request) -> Response:
 @router.get(
     "/{id}", summary="Its state, and the prediction once it is done", openapi_extra=_PREFER,
     responses={
-        200: {"description": "What is known of it", "content": _SHAPE},
+        200: {"description": "What is known of it", "content": SHAPE},
         404: {"description": "It was never submitted, or is forgotten"},
     },
 )  # fmt: skip
@@ -124,7 +124,7 @@ async def show(id: str, request: Request) -> Response:
 
 @router.post(
     "/{id}/cancel", summary="Cancel it unless it has ended",
-    responses={200: {"description": "Its state now", "content": _SHAPE}},
+    responses={200: {"description": "Its state now", "content": SHAPE}},
 )
 async def cancel(id: str, request: Request) -> Response:
     """One that has ended stays as it is: look at `state`."""

@@ -26,6 +26,21 @@ _TYPES = {
     ".jsonl": "application/x-ndjson", ".json": "application/json",
     ".html": "text/html; charset=utf-8",
 }
+KINDS = sorted({kind.partition(";")[0] for kind in (*_TYPES.values(), "application/octet-stream")})
+"""Content types of the files."""
+SHAPE: dict[str, Any] = {"application/json": {"schema": {
+    "type": "object", "required": ["object", "data"], "properties": {
+        "object": {"const": "list"},
+        "data": {"type": "array", "items": {
+            "type": "object", "required": ["name", "kind", "bytes"], "properties": {
+                "name": {"type": "string"}, "kind": {"type": "string"},
+                "bytes": {"type": "integer"}, "rows": {"type": "integer"},
+                "sha256": {"type": "string"},
+            },
+        }},
+    },
+}}}
+"""Of the list, for the OpenAPI page."""
 _SAFE = {
     "X-Content-Type-Options": "nosniff",
     # The report is a page of figures with its own styles: it runs nothing and loads nothing.

@@ -34,6 +34,7 @@ from producer.gateway.oip.metadata import model_metadata, repository_index, serv
 from producer.gateway.oip.raw import raw_request
 from producer.gateway.oip.readiness import check_served
 from producer.gateway.oip.statistics import Answered, every_version
+from producer.gateway.oip.tensors import DTYPES, MAX_RANK
 from producer.gateway.predict import predict_many, predict_one
 
 _LENGTH = HEADER_LENGTH.lower().encode()
@@ -217,32 +218,36 @@ async def index(request: Request) -> list[dict[str, str]]:
 
 @router.get("/models/{model}", summary="Inputs and outputs of a model")
 @router.get("/models/{model}/versions/{version}", summary="Inputs and outputs of a version")
-async def metadata(request: Request, model: str, version: str = "") -> dict[str, Any]:
-    return model_metadata(*await _asked(request, model, version))
+async def metadata(request: Request, model: str) -> dict[str, Any]:
+    return model_metadata(*await _asked(request, model))
 
 
 @router.get("/models/{model}/ready", summary="Whether a worker answers for a model")
 @router.get("/models/{model}/versions/{version}/ready", summary="... for a version")
-async def model_ready(request: Request, model: str, version: str = "") -> dict[str, Any]:
+async def model_ready(request: Request, model: str) -> dict[str, Any]:
     gateway, _ = _shared(request)
-    info, found = await _asked(request, model, version)
-    await check_served(
-        gateway.redis, found.device, info.name, champion=version in ("", CHAMPION)
-    )
+    info, found = await _asked(request, model)
+    is_champion = _version(request) in ("", CHAMPION)
+    await check_served(gateway.redis, found.device, info.name, champion=is_champion)
     return {"name": info.name, "ready": True}
 
 
 @router.get("/models/{model}/stats", summary="Requests for a model")
 @router.get("/models/{model}/versions/{version}/stats", summary="Requests for a version")
-async def model_statistics(request: Request, model: str, version: str = "") -> dict[str, Any]:
-    info, found = await _asked(request, model, version)
-    numbers = [found.version] if version else sorted(info.versions)
+async def model_statistics(request: Request, model: str) -> dict[str, Any]:
+    info, found = await _asked(request, model)
+    numbers = [found.version] if _version(request) else sorted(info.versions)
     return _shared(request)[0].inferences.to_wire((info.name, number) for number in numbers)
 
 
-async def _asked(request: Request, model: str, version: str) -> tuple[ModelInfo, VersionInfo]:
+def _version(request: Request) -> str:
+    """A number or an alias; empty if the path has none."""
+    return str(request.path_params.get("version", ""))
+
+
+async def _asked(request: Request, model: str) -> tuple[ModelInfo, VersionInfo]:
     gateway, context = _shared(request)
-    ref = check_model_name(model)
+    ref, version = check_model_name(model), _version(request)
     return await _described(gateway, f"{ref}@{version}" if version else ref, context.left_s())
 
 
@@ -267,8 +272,11 @@ _INFER: dict[str, Any] = {
                         "type": "object", "required": ["name", "shape", "datatype"],
                         "properties": {
                             "name": {"type": "string"},
-                            "shape": {"type": "array", "items": {"type": "integer"}},
-                            "datatype": {"type": "string"},
+                            "shape": {
+                                "type": "array", "items": {"type": "integer", "minimum": 0},
+                                "minItems": 1, "maxItems": MAX_RANK,
+                            },
+                            "datatype": {"enum": [*DTYPES, "BF16", "BYTES"]},
                             "parameters": {"type": ["object", "null"]},
                             "data": {"type": "array"},
                         },
@@ -294,35 +302,39 @@ _INFER: dict[str, Any] = {
     "responses": {"200": {
         "description": "One tensor for each output: label and probability, or value",
         "content": {"application/json": {
-            "schema": {"type": "object"},
+            "schema": {
+                "type": "object", "required": ["model_name", "model_version", "outputs"],
+                "properties": {
+                    "model_name": {"type": "string"}, "model_version": {"type": "string"},
+                    "id": {"type": "string"},
+                    "outputs": {"type": "array", "items": {
+                        "type": "object", "required": ["name", "datatype", "shape"],
+                        "properties": {
+                            "name": {"type": "string"}, "datatype": {"type": "string"},
+                            "shape": {"type": "array", "items": {"type": "integer"}},
+                            "parameters": {"type": "object"}, "data": {"type": "array"},
+                        },
+                    }},
+                },
+            },
             "example": {
                 "model_name": "reviews", "model_version": "1", "outputs": [
                     {"name": "label", "datatype": "BYTES", "shape": [1], "data": ["positive"]},
                     {"name": "probability", "datatype": "FP64", "shape": [1], "data": [0.98]},
                 ],
             },
-        }},
+        }, "application/octet-stream": {}},
     }},
 }
 
 
-def _path_parameter(name: str, described: str, example: str) -> dict[str, Any]:
-    return {
-        "name": name, "in": "path", "required": True, "schema": {"type": "string"},
-        "description": described, "example": example,
-    }
-
-
-_MODEL = _path_parameter("model", "Its name", "reviews")
-_VERSION = _path_parameter("version", "A number or an alias", "1")
-
 OPENAPI: dict[str, Any] = {
     "/v2/models/{model}/infer": {"post": {
         **_INFER, "summary": "Predictions for the items along the first axis of tensors",
-        "operationId": "infer", "parameters": [_MODEL],
+        "operationId": "infer",
     }},
     "/v2/models/{model}/versions/{version}/infer": {"post": {
         **_INFER, "summary": "Predictions of one version",
-        "operationId": "infer_version", "parameters": [_MODEL, _VERSION],
+        "operationId": "infer_version",
     }},
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from producer.gateway.openapi import HOT_PATHS
+from producer.gateway.openapi import HOT_PATHS, PATH_PARAMETERS
 from tests.integration.gateway.conftest import Http, RunningGateway
 
 
@@ -16,9 +16,8 @@ def examples() -> Iterator[tuple[str, Any]]:
     """Path and body of every JSON example of the hot routes."""
     for path, item in HOT_PATHS.items():
         operation = item["post"]
-        for parameter in operation.get("parameters", ()):
-            if parameter["in"] == "path":
-                path = path.replace("{" + parameter["name"] + "}", parameter["example"])  # noqa: PLW2901
+        example = {name: one["example"] for name, one in PATH_PARAMETERS.items()}
+        path = path.format(model=example["reference"], version=example["version"])  # noqa: PLW2901
         media = operation["requestBody"]["content"]["application/json"]
         bodies = [example["value"] for example in media.get("examples", {}).values()]
         for body in [*bodies, *([media["example"]] if "example" in media else [])]:
