@@ -64,8 +64,11 @@ def newest(broker: Broker, name: str, day: date) -> Run:
         return last
     if not last.state.can_begin and holder.attempt <= last.attempt:
         return last
-    output = output_path(schedule, day, holder.attempt)
-    return replace(last, attempt=holder.attempt, state=RunState.PLANNING, output=output)
+    begun_at = datetime.fromisoformat(holder.begun_at) if holder.begun_at else last.begun_at
+    return replace(
+        last, attempt=holder.attempt, state=RunState.PLANNING, begun_at=begun_at,
+        output=output_path(schedule, day, holder.attempt),
+    )
 
 
 def current(found: list[Run]) -> Run | None:
@@ -100,20 +103,22 @@ def begin(broker: Broker, name: str, day: date, attempt: int, *, owner: str) -> 
     schedule = find(broker.settings.nightly, name)
     folder = JobFolder(output_path(schedule, day, attempt))
     _check_attempt(schedule, name, day, attempt)
-    ours = Holder(date=day.isoformat(), attempt=attempt, owner=owner)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    ours = Holder(date=day.isoformat(), attempt=attempt, owner=owner, begun_at=now)
     run = _seen(broker, folder, day, attempt) if folder.holds_job() else None
     if run is not None and not run.state.can_begin:
         _adopt(broker, name, ours, run)
         return run.job_id
-    if not _take(broker, name, ours):
+    taken = _take(broker, name, ours)
+    if taken is None:
         return None
     try:
-        with _held(broker, name, ours):
+        with _held(broker, name, taken):
             job_id, what = _submit(broker, schedule, folder, day, attempt)
     except BaseException:
-        records_of(broker, name).swap(ours, None)
+        records_of(broker, name).swap(taken, None)
         raise
-    _keep(broker, name, ours, job_id)
+    _keep(broker, name, taken, job_id)
     note(broker, name, what, day, attempt, f"job {job_id}")
     return job_id
 
@@ -152,18 +157,19 @@ def _check_attempt(schedule: NightlySettings, name: str, day: date, attempt: int
         )
 
 
-def _take(broker: Broker, name: str, ours: Holder) -> bool:
-    """Take the slot. False if another task plans this very attempt. Raises Busy."""
+def _take(broker: Broker, name: str, ours: Holder) -> Holder | None:
+    """Take the slot: as it is held now. None if another task plans this very attempt. Raises Busy.
+    """
     records = records_of(broker, name)
     for _ in range(_SWAPS):
         held = records.holder()
-        if held == ours:  # a first delivery, killed while it planned
-            return True
+        if held is not None and held.is_same_run(ours):  # a first delivery, killed meanwhile
+            return held
         if held is None or _is_over(broker, held):
             if records.swap(held, ours):
-                return True
+                return ours
         elif (held.date, held.attempt) == (ours.date, ours.attempt):
-            return False
+            return None
         else:
             raise Busy(
                 f"{name} for {ours.date} does not begin: its run for {held.date} (attempt "
@@ -190,8 +196,9 @@ def _keep(broker: Broker, name: str, ours: Holder, job_id: str) -> None:
 
 def _adopt(broker: Broker, name: str, ours: Holder, run: Run) -> None:
     """A task that was killed after it had submitted comes again: the slot is its job's."""
-    if records_of(broker, name).holder() == ours:
-        _keep(broker, name, ours, run.job_id)
+    held = records_of(broker, name).holder()
+    if held is not None and held.is_same_run(ours):
+        _keep(broker, name, held, run.job_id)
 
 
 def _is_over(broker: Broker, holder: Holder) -> bool:

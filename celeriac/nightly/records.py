@@ -40,6 +40,14 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     """Id of the task that began it."""
     job_id: str = ""
     """Empty while it is planned."""
+    begun_at: str | msgspec.UnsetType = msgspec.UNSET
+    """ISO 8601, UTC; only while it is planned. A slot is compared as it is written, so one that was
+    written without it is written again without it."""
+
+    def is_same_run(self, other: Holder) -> bool:
+        """True if one task holds both, for one attempt, whenever it began."""
+        theirs = (other.date, other.attempt, other.owner, other.job_id)
+        return (self.date, self.attempt, self.owner, self.job_id) == theirs
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -359,6 +359,24 @@ def test_a_run_with_failed_rows_is_told(
     assert told.text == "1 of 2 rows have no answer"
 
 
+def test_a_run_that_is_caught_up_is_not_late_while_it_is_planned(
+    broker: Broker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def plans(*_: object, **__: object) -> None:
+        now = datetime.now(UTC)  # long after the night was due
+        seen.append((look(broker, now).late, look(broker, now + timedelta(hours=4)).late))
+        raise errors.DatasetError("no such file")
+
+    monkeypatch.setattr("producer.nights.submit_dataset", plans)
+    day = owed_date(broker.settings.nightly["sales"], datetime.now(UTC)) - timedelta(days=2)
+    monkeypatch.setattr("tasks.nightly.calendar.owed_dates", lambda *_: [day])
+    with pytest.raises(errors.DatasetError):
+        begin(broker, day)
+    assert seen == [([], [str(day)])]
+
+
 def test_a_planning_task_keeps_its_slot_and_a_killed_one_loses_it_soon(
     broker: Broker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
