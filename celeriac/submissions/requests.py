@@ -10,14 +10,17 @@ import msgspec
 
 from celeriac import errors
 
-_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_ID = re.compile(r"(?!\.\.?$)[A-Za-z0-9._-]{1,64}")
+"""A path of a URL cannot end with ``.`` or ``..``: clients take them away."""
 
 
 def check_id(prediction_id: Any) -> str:
-    """The id itself. Raises RequestError unless it is 1 to 64 of letters, digits and ``._-``."""
+    """The id itself. Raises RequestError unless it is 1 to 64 of letters, digits and ``._-``, and
+    not ``.`` or ``..``."""
     if not isinstance(prediction_id, str) or not _ID.fullmatch(prediction_id):
         raise errors.RequestError(
-            "the id of a prediction is 1 to 64 letters, digits, '.', '_' and '-'"
+            "the id of a prediction is 1 to 64 letters, digits, '.', '_' and '-', and not "
+            "'.' or '..'"
         )
     return prediction_id
 

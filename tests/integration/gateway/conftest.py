@@ -74,8 +74,9 @@ def gateway_settings(
 @pytest.fixture(scope="session")
 def gateway_registry(gateway_settings: Settings) -> Registry:
     """``echo`` (any item), ``idle`` (the same, for a GPU, so that nobody takes its items),
-    ``reviews`` (text, cached), ``table``, ``rent`` (a table of named columns), ``digits`` (an
-    array), and ``pixels`` (an image, torch): the others are scikit-learn's."""
+    ``reviews`` (text, cached), ``table``, ``overflow`` (infinity from 1e9 on), ``rent`` (a table of
+    named columns), ``digits`` (an array), and ``pixels`` (an image, torch): the others are
+    scikit-learn's."""
     registry = Registry(gateway_settings.models.root)
     for name, device in (("echo", "cpu"), ("idle", "gpu")):
         draft = ModelDraft(
@@ -105,6 +106,9 @@ def gateway_registry(gateway_settings: Settings) -> Registry:
         "digits", model, examples=pixels[:4], input=InputSchema(kind="array", shape=(64,)),
         registry=registry,
     )
+    huge = LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0])
+    huge.coef_ = np.array([1e300])
+    release.register("overflow", huge, examples=np.array([[1.0]]), registry=registry)
     images = pixels[:4].reshape(4, 8, 8).astype(np.float32)
     release.register(  # untrained: any answer will do
         "pixels", DigitCNN(), examples=images, labels=list(range(10)), registry=registry,
