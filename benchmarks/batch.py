@@ -130,7 +130,7 @@ class Bench:
     def _numbers(self) -> None:
         console.print("Making tables of numbers and their models")
         effort, root = self.effort, HOME / "numeric-models"
-        datasets.numeric_models(root, effort.trees)
+        datasets.numeric_models(root, effort.trees if "long" in self._only else 0)
         source = HOME / "data" / "numbers.parquet"
         datasets.numeric_parquet(source, effort.rows)
         with Site(root, ("batch.cpu", "maintenance")) as site:

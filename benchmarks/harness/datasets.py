@@ -27,8 +27,8 @@ NAMES = [f"x{number}" for number in range(COLUMNS)]
 LEARNT_ROWS = 20_000
 
 
-def numeric_models(root: Path, trees: int) -> None:
-    """``lr`` (scaler and logistic regression), ``rf`` (30 trees), ``slow`` (``trees`` trees)."""
+def numeric_models(root: Path, trees: int = 0) -> None:
+    """``lr`` (scaler and logistic regression), ``rf`` (30 trees); ``slow``, if it has ``trees``."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -38,11 +38,12 @@ def numeric_models(root: Path, trees: int) -> None:
     rows = chance.standard_normal((LEARNT_ROWS, COLUMNS), dtype=np.float32)
     noise = chance.standard_normal(LEARNT_ROWS)
     labels = (rows @ chance.standard_normal(COLUMNS) + noise > 0).astype(int)
-    models = {
+    models: dict[str, Any] = {
         "lr": make_pipeline(StandardScaler(), LogisticRegression()),
         "rf": RandomForestClassifier(30, max_depth=8, random_state=SEED),
-        "slow": RandomForestClassifier(trees, max_depth=8, random_state=SEED, n_jobs=-1),
     }
+    if trees:
+        models["slow"] = RandomForestClassifier(trees, max_depth=8, random_state=SEED, n_jobs=-1)
     for name, model in models.items():
         _register(root, name, model.fit(rows, labels), rows[:50])
 
