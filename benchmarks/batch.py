@@ -48,7 +48,7 @@ class Effort:
     """How much is scored, and how often."""
 
     rounds: int = 5
-    long_rounds: int = 3
+    long_rounds: int = 2
     rows: int = 1_000_000
     large: int = 5
     """So many times ``rows`` for the memory of a large job."""
