@@ -89,7 +89,8 @@ def _seconds(axes, some: dict[str, list[float]], title: str) -> None:  # type: i
     colours = {"Celeriac": "#1b7837", "bare loop": "#737373", "Pool.map": "#b2182b"}
     middles = {name: sorted(seconds)[len(seconds) // 2] for name, seconds in some.items()}
     bars = axes.barh([*middles], [*middles.values()], color=[colours[name] for name in middles])
-    axes.bar_label(bars, [f"{value:.3g}" for value in middles.values()], padding=8)
+    axes.bar_label(bars, [f"{value:.3g}" for value in middles.values()], label_type="center",
+                   color="white", weight="bold")
     for name, seconds in some.items():
         axes.plot(seconds, [name] * len(seconds), "o", color="black", markersize=2)
     axes.set_title(title, loc="left")
