@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 
-from celeriac.messages import SUBMISSIONS_RECONCILE, submission_key
+from celeriac.messages import SUBMISSIONS_RECONCILE, submission_key, webhook_sender_key
 from celeriac.settings import GatewaySettings, Settings, get_settings
 from celeriac.submissions.deliveries import Deliveries
 from producer.handles import submit
@@ -443,7 +443,11 @@ def retried(web: Http, id: str, attempt: int) -> dict[str, Any]:
 
 
 def bring_forward(direct: redis.Redis, receiver: Receiver) -> None:
-    """Have all that waits for its next attempt be due now."""
+    """Have all that waits for its next attempt be due now, once nobody sends any more."""
+    deadline = time.monotonic() + 20
+    while direct.exists(webhook_sender_key(receiver.host)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     key = f"celeriac:webhooks:due:{receiver.host}"
     found: Any = direct.zrange(key, 0, -1)
     for delivery in found:
