@@ -29,8 +29,12 @@ from tasks.base import CeleriacTask
 log = get_logger(__name__)
 
 
-@shared_task(name=PREDICT, base=CeleriacTask)
-def predict(model: str, items: list[Any], v: int = CONTRACT) -> list[dict[str, Any]]:
+# Bound: as somebody's link_error an unbound task of more than one argument would be called on the
+# spot by Celery, and its result kept by nobody.
+@shared_task(name=PREDICT, base=CeleriacTask, bind=True)
+def predict(
+    self: Task, model: str, items: list[Any], v: int = CONTRACT  # noqa: ARG001
+) -> list[dict[str, Any]]:
     """Score ``items`` with ``model``; the answers are a list in the items' order.
 
     Each entry is an answer or ``{"error": {"code", "message"}}``. The task fails as a whole only
