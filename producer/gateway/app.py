@@ -23,10 +23,11 @@ from producer.gateway import (
     predict,
     predictions,
 )
-from producer.gateway.access import AccessLog
+from producer.gateway.access import GONE, AccessLog
 from producer.gateway.auth import Keys
 from producer.gateway.client import GatewayClient
 from producer.gateway.context import Gateway, RequestContext
+from producer.gateway.disconnects import Disconnected
 from producer.gateway.guard import Guard, failed
 from producer.gateway.hot import HotRouter
 from producer.gateway.oip import routes as oip
@@ -84,6 +85,7 @@ def build_cold(gateway: Gateway, routers: list[APIRouter]) -> FastAPI:
     app.add_exception_handler(errors.CeleriacError, _failed)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Disconnected, _gone)
     app.add_exception_handler(Exception, _defect)
     hot_paths = openapi.HOT_PATHS if routers is COLD_ROUTERS else {}
     document = openapi.document(app, hot_paths)
@@ -119,6 +121,11 @@ def _refused(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return _respond(request, failures.RouteNotFound())
     return _respond(request, errors.RequestError(str(error.detail)))
+
+
+def _gone(_request: Request, _error: Exception) -> Response:
+    """Nobody hears it; the log and the metrics tell it from a failure of ours."""
+    return Response(status_code=GONE)
 
 
 def _defect(request: Request, error: Exception) -> Response:
