@@ -125,10 +125,13 @@ class Worker:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
 
-    def stop(self, timeout_s: float = 30.0) -> int:
-        """TERM, then wait; KILL if it does not leave."""
+    def ask_to_stop(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
+
+    def stop(self, timeout_s: float = 30.0) -> int:
+        """TERM, then wait; KILL if it does not leave."""
+        self.ask_to_stop()
         try:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -150,6 +153,8 @@ def start_worker(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., W
         return worker.wait_ready() if wait else worker
 
     yield start
+    for worker in started:  # all at once, since each takes its time
+        worker.ask_to_stop()
     for worker in started:
         worker.stop()
 

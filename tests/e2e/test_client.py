@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import redis
+from celery import Celery
 
 from celeriac import errors
-from celeriac.messages import submission_key
+from celeriac.messages import CATALOGUE_PUBLISH, MAINTENANCE_QUEUE, PREDICT, submission_key
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings
@@ -86,7 +87,24 @@ def test_the_whole_client(
         client.rollback("nothing")
     assert client.rollback("echo", "a test")["version"] == 1
 
+    check_a_promotion_on_the_folder(client, settings)
     check_command(settings, celeriac)
+
+
+def check_a_promotion_on_the_folder(client: Client, settings: Settings) -> None:
+    """Workers follow it once any Celery client has had the catalogue published."""
+    aliases = Registry(settings.models.root).aliases("echo")
+    aliases.promote(2, expected=1, who="test", why="")
+    url = settings.broker_url
+    with Celery(broker=url, backend=url, set_as_current=False) as app:
+        app.send_task(CATALOGUE_PUBLISH, queue=MAINTENANCE_QUEUE)
+        deadline = time.monotonic() + 20
+        while client.predict("echo", "a").version != 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        asked = {"model": "echo", "items": ["a"]}
+        answers = app.send_task(PREDICT, kwargs=asked, queue="predict.cpu").get(timeout=20)
+    assert answers[0]["version"] == 2
 
 
 def check_command(settings: Settings, celeriac: Callable[..., Ran]) -> None:

@@ -12,7 +12,7 @@ from celery import Celery, chain, chord, group, signature
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
-from celeriac.messages import CATALOGUE_PUBLISH, CONTRACT, MAINTENANCE_QUEUE, PREDICT
+from celeriac.messages import CONTRACT, PREDICT
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings
@@ -168,22 +168,3 @@ def test_a_task_outlives_its_worker(
     first.kill()
     start_worker("realtime.cpu")
     assert values(held.get(timeout=60)) == ["kept"]
-
-
-def test_a_worker_follows_a_promotion(
-    echo: Registry, caller: Celery, start_worker: Callable[..., Any]
-) -> None:
-    start_worker("realtime.cpu")
-    start_worker("maintenance")
-    assert ask(caller, [1]).get(timeout=TIMEOUT_S)[0]["version"] == 1
-    draft = ModelDraft(
-        format="echo", input=InputSchema(kind="any"), output=OutputSchema(kind="any")
-    )
-    echo.add("echo", lambda folder: draft)
-    assert ask(caller, [1]).get(timeout=TIMEOUT_S)[0]["version"] == 1
-    echo.aliases("echo").promote(2, expected=1, who="test", why="")
-    caller.send_task(CATALOGUE_PUBLISH, queue=MAINTENANCE_QUEUE)
-    deadline = time.monotonic() + 5
-    while ask(caller, [1]).get(timeout=TIMEOUT_S)[0]["version"] == 1:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
