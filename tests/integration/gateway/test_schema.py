@@ -23,6 +23,8 @@ from celeriac.settings import Settings
 from producer.gateway.failures import STATUS
 from tests.integration.gateway.conftest import RunningGateway
 
+pytestmark = pytest.mark.uncounted
+
 FEW = hypothesis_settings(
     max_examples=15, deadline=None, derandomize=True, database=None,
     suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate],
@@ -93,6 +95,7 @@ def check_all(document: Any, subtests: pytest.Subtests, how: hypothesis_settings
                 how(given(cases)(check))()
 
 
+@pytest.mark.timeout(300)
 def test_the_public_port_is_as_described(public: Any, subtests: pytest.Subtests) -> None:
     check_all(public, subtests, FEW)
 
