@@ -14,10 +14,13 @@ import msgspec
 from celeriac import errors
 from producer.gateway.context import Gateway, RequestContext
 from producer.gateway.disconnects import Disconnected
-from producer.gateway.failures import UnsupportedBody, fault
+from producer.gateway.failures import BUSY_RETRY_S, GatewayBusy, UnsupportedBody, fault
 from producer.gateway.nesting import check_nesting
 
 T = TypeVar("T")
+
+BODIES_AT_ONCE = 32
+"""Bodies of full size that may be held at the same time; of smaller ones so many more."""
 
 _FIELD = re.compile(r"(?:unknown|missing required) field `([^`]{1,64})`")
 
@@ -25,8 +28,8 @@ _FIELD = re.compile(r"(?:unknown|missing required) field `([^`]{1,64})`")
 async def read(gateway: Gateway, context: RequestContext) -> bytes:
     """The whole body.
 
-    Raises PayloadTooLarge, UnsupportedBody (compressed), and Disconnected. One that does not come
-    in time ends the request with BodyTimeout.
+    Raises PayloadTooLarge, GatewayBusy, UnsupportedBody (compressed), and Disconnected. One that
+    does not come in time ends the request with BodyTimeout.
     """
     _check_head(gateway, context)
     message = await _next(context)
@@ -36,14 +39,17 @@ async def read(gateway: Gateway, context: RequestContext) -> bytes:
         context.body_is_read = True
         if len(chunk) > limit:
             raise too_large(limit)
+        _hold(gateway, context, len(chunk))
         return chunk
     chunks, size = [chunk], len(chunk)
+    _hold(gateway, context, size)
     while message.get("more_body"):
         message = await _next(context)
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:
             raise too_large(limit)
+        _hold(gateway, context, len(chunk))
         chunks.append(chunk)
     context.body_is_read = True
     return b"".join(chunks)
@@ -77,6 +83,17 @@ def too_large(limit: int) -> errors.PayloadTooLarge:
         f"the body has more than {limit:,} bytes ([gateway] max_body_bytes); "
         "score large data as a dataset"
     )
+
+
+def _hold(gateway: Gateway, context: RequestContext, size: int) -> None:
+    """Count what a body takes until its request ends. Raises GatewayBusy."""
+    context.body_bytes += size
+    gateway.body_bytes += size
+    if gateway.body_bytes > BODIES_AT_ONCE * gateway.limits.max_body_bytes:
+        raise GatewayBusy(
+            "the bodies that are under way take as much memory as they may "
+            f"({BODIES_AT_ONCE} times [gateway] max_body_bytes); try again soon", BUSY_RETRY_S,
+        )
 
 
 def _check_head(gateway: Gateway, context: RequestContext) -> None:

@@ -59,9 +59,9 @@ class RequestContext:
     """One request. It lies in ``scope["celeriac"]``."""
 
     __slots__ = (
-        "batch_items", "body_is_read", "cache", "caller", "code", "compute_ms", "end_s", "headers",
-        "id", "is_hot", "items", "method", "model", "path", "queue_ms", "receive", "route", "scope",
-        "started_s", "timeout_s", "version",
+        "batch_items", "body_bytes", "body_is_read", "cache", "caller", "code", "compute_ms",
+        "end_s", "headers", "id", "is_hot", "items", "method", "model", "path", "queue_ms",
+        "receive", "route", "scope", "started_s", "timeout_s", "version",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, id: str, started_s: float) -> None:
@@ -79,6 +79,8 @@ class RequestContext:
         """Template of the path, for logs and metrics."""
         self.is_hot = False
         """It is answered without FastAPI."""
+        self.body_bytes = 0
+        """That are held for it."""
         self.body_is_read = False
         self.code = ""
         """Of the error that it got."""
@@ -145,6 +147,8 @@ class Gateway:
         """True once TERM has come: no longer ready, but it still answers."""
         self.watches: set[Watch] = set()
         """One for each request that has no answer yet."""
+        self.body_bytes = 0
+        """Held for all requests together."""
         self.redis = connect(settings)
         self.pulse = Pulse(self.redis.ping, self._broker_gone)
         self._presence = Presence(self.redis, url) if url else None

@@ -117,6 +117,8 @@ STATUS = {
 UNSPOKEN = frozenset({"config_invalid", "error"})
 """Codes whose messages may name what is nobody's business outside."""
 
+BUSY_RETRY_S = 1.0
+"""When to come back to a gateway that has too much under way."""
 BROKER_GONE = "the queue of this service cannot be reached at the moment; try again soon"
 INTERNAL = "something went wrong here; the service's log has the reason under this request id"
 

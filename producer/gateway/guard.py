@@ -33,7 +33,8 @@ from producer.gateway.rates import Rates
 log = get_logger(__name__)
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-BUSY_RETRY_S = 1.0
+NEEDS_REDIS = "/v1/"
+"""Nothing below it can be answered without."""
 
 
 class Guard:
@@ -87,6 +88,7 @@ class Guard:
         finally:
             watch.end()
             watches.discard(watch)
+            self.gateway.body_bytes -= context.body_bytes
             del scope["celeriac"]  # a circle: it would wait for the garbage collector
         if answer is not None and not reply.started:
             await self._send(context, answer, send)
@@ -120,6 +122,8 @@ class Guard:
             context.route = context.path if context.path in auth.OPEN_PATHS else auth.OPEN_PREFIX
         else:
             self._check_scope(context, auth.scope_for(context.path))
+        if context.path.startswith(NEEDS_REDIS):
+            self.gateway.pulse.check()
         if not context.has_body:
             context.body_is_read = True  # a handler that waits is not told to hurry
         try:
@@ -137,7 +141,7 @@ class Guard:
         if len(gateway.watches) > gateway.limits.max_concurrent:
             raise failures.GatewayBusy(
                 f"{gateway.limits.max_concurrent:,} requests are under way already "
-                "([gateway] max_concurrent); try again soon", BUSY_RETRY_S,
+                "([gateway] max_concurrent); try again soon", failures.BUSY_RETRY_S,
             )
         if self._keys:
             context.caller = self._keys.caller(context)

@@ -130,7 +130,6 @@ async def submit(request: Request) -> Response:
     """Answers at once. What is wrong with the dataset shows in the job: `failed`, with `error`."""
     gateway, context = _of(request)
     wanted = body.decode(gateway, await body.read(gateway, context), _wanted)
-    gateway.pulse.check()
     if wanted.aggregate is not None:
         Aggregation.of(wanted.aggregate)
     version = await _version(gateway, context, wanted.model)
@@ -156,7 +155,6 @@ async def every(
 ) -> Response:
     """At most the newest 1,000, as long as Redis remembers them ([batch] job_ttl_s)."""
     gateway, context = _of(request)
-    gateway.pulse.check()
     page = await gateway.client.job_page(context.caller.tenant, limit, after)
     if page is None:
         raise fault("after: no job of the list (any more); begin with the first page", "after")
@@ -312,7 +310,6 @@ def _job_id(context: RequestContext) -> str:
 
 async def _status(gateway: Gateway, context: RequestContext, job_id: str) -> JobStatus:
     """What is known of the caller's job. Raises JobNotFound for one of another tenant, too."""
-    gateway.pulse.check()
     found: list[JobStatus | None] = [None]
     if len(job_id) <= 64 and job_id.isascii():
         found = await gateway.client.job_statuses([job_id])

@@ -110,7 +110,6 @@ async def rollback(name: str, request: Request) -> Response:
 
 async def _catalogue(request: Request) -> dict[str, ModelInfo]:
     gateway, context = _of(request)
-    gateway.pulse.check()
     found = await asyncio.to_thread(gateway.client.routes.catalogue, context.left_s())
     return found.models
 

@@ -119,6 +119,10 @@ def check_refused(gateway: RunningGateway) -> None:
         assert "redis" not in answer.body.decode().lower()
         assert int(answer.headers["retry-after"]) >= 1
         assert took_s < 1.3  # a second, and what a busy machine takes
+    for path in ("/v1/predictions/x", "/v1/jobs", "/v1/models"):
+        answer, took_s = timed(lambda path=path: gateway.http.get(path))
+        assert (answer.status, answer.json["error"]["code"]) == (503, "broker_unavailable"), path
+        assert took_s < 1
     wait_for(lambda: gateway.http.get("/health/ready").status == 503, 1.3)
     assert gateway.http.get("/health/live").status == 200
     assert gateway.http.get("/health/ready").json == {"ready": False}

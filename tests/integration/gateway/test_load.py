@@ -142,6 +142,22 @@ def test_more_requests_than_it_takes_are_refused_at_once(
     assert gateway.http.post("/v1/models/echo/predict", {"item": 5}).status == 200
 
 
+def test_bodies_that_are_held_are_bounded_together(start_gateway: Start) -> None:
+    gateway = start_gateway(max_body_bytes=10_000)
+    head = f"POST {IDLE} HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n\r\n".encode()
+    waiting = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(32)]
+    for connection in waiting:
+        connection.sendall(head + b" " * 9_999)
+    wait_for(lambda: gateway.gateway.body_bytes == 32 * 9_999, "32 bodies that are nearly there")
+    answer = gateway.http.post("/v1/models/echo/predict", {"item": "x" * 100})
+    assert (answer.status, answer.json["error"]["code"]) == (503, "gateway_busy")
+    assert answer.headers["retry-after"] == "1"
+    for connection in waiting:
+        connection.close()
+    wait_for(lambda: gateway.gateway.body_bytes == 0, "the bodies to be forgotten")
+    assert gateway.http.post("/v1/models/echo/predict", {"item": "x" * 100}).status == 200
+
+
 def test_many_at_the_same_time(http_client: Http) -> None:
     def send(number: int) -> Answer:
         return http_client.post("/v1/models/echo/predict", {"item": number})
