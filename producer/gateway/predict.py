@@ -60,7 +60,7 @@ async def predict(gateway: Gateway, context: RequestContext, model: str) -> Answ
     if b"prefer" not in context.headers:
         gateway.pressure.check(model)
     data = await body.read(gateway, context)
-    kind = context.headers.get(b"content-type", b"")
+    kind = context.headers.get(b"content-type", b"").lower()
     if b"prefer" in context.headers and predictions.is_wanted(context):
         return await predictions.submitted(gateway, context, model, data)
     if kind.startswith(b"image/"):

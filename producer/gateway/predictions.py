@@ -143,7 +143,7 @@ async def submitted(
     gateway: Gateway, context: RequestContext, model: str, data: bytes
 ) -> Answer:
     """``POST /v1/models/{model}/predict`` with ``Prefer: respond-async``: one item."""
-    kind = context.headers.get(b"content-type", b"")
+    kind = context.headers.get(b"content-type", b"").lower()
     if kind.startswith(b"image/"):
         wanted = Submitted(item=data)
     elif kind and b"json" not in kind:

@@ -50,7 +50,7 @@ def test_an_image_as_the_body(http_client: Http) -> None:
     file = io.BytesIO()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(file, "PNG")
     answer = http_client.post(
-        "/v1/models/pixels/predict", file.getvalue(), Content_Type="image/png"
+        "/v1/models/pixels/predict", file.getvalue(), Content_Type="Image/PNG"
     )
     assert answer.status == 200, answer.body
     assert answer.json["label"] in range(10)
