@@ -22,6 +22,8 @@ from tests.conftest import ROOT, Worker
 from tests.integration.gateway.conftest import Http, RunningGateway
 from tests.integration.gateway.process import GatewayProcess
 
+pytestmark = pytest.mark.uncounted
+
 CELERIAC = str(Path(sys.executable).with_name("celeriac"))
 ECHO = "/v1/models/echo/predict"
 
