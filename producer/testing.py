@@ -308,6 +308,9 @@ class FakeJob:
 
         return Purged(0, 0)
 
+    def check_purge(self, *, finished: bool = False) -> None:
+        """Nothing stands against it: the job has ended, and there are no files."""
+
     def parts(self) -> list[Path]:
         return []
 
