@@ -68,9 +68,9 @@ def json_body(wrap: Callable[[Any], Any]) -> Body:
     return lambda item: (compact(wrap(item)), {})
 
 
-def labelled(name: str = "label") -> Shown:
+def labelled(name: str = "label", *, colon: bytes = b":") -> Shown:
     """``"label":"..."``"""
-    return lambda label: compact(name) + b":" + compact(label)
+    return lambda label: compact(name) + colon + compact(label)
 
 
 # --- Celeriac ------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def bento(home: Path, models: Sequence[str]) -> Iterator[HttpSubject]:
     for model in models:
         yield HttpSubject(
             name=BENTO, model=model, path="/predict",
-            body=json_body(lambda item: {"items": [item]}), shown=labelled(),
+            body=json_body(lambda item: {"items": [item]}), shown=labelled(colon=b": "),
             processes={"server": [
                 python.with_name("bentoml"), "serve", f"{MODULES}.http_bento:Service",
                 "--host", "127.0.0.1", "--port", "{port}",
