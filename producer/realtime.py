@@ -13,7 +13,7 @@ import msgspec
 
 from celeriac import errors
 from celeriac.cache import cache_key
-from celeriac.messages import Prediction, encode_item
+from celeriac.messages import Prediction, json_value
 from producer import forks, wire
 from producer.broker import Broker
 from producer.calls import Call, Outcome, settle_all
@@ -119,7 +119,7 @@ class Realtime:
             return failed
         if route.cached and self._desk.lookups.is_on:
             with contextlib.suppress(ValueError):
-                call.key = cache_key(route.name, route.version, encode_item(item))
+                call.key = cache_key(route.name, route.version, json_value(item))
         return call
 
     def _send(self, route: Route, calls: list[Call], on_loop: bool) -> None:
@@ -156,7 +156,7 @@ class Realtime:
 def encode(item: Any, limit: int) -> bytes:
     """``item`` as it travels. Raises InvalidItem, or PayloadTooLarge beyond ``limit`` bytes."""
     try:
-        data = msgspec.json.encode(encode_item(item))
+        data = msgspec.json.encode(json_value(item))
     except (RecursionError, ValueError, TypeError, OverflowError) as error:
         raise errors.InvalidItem(f"the item cannot be sent as JSON: {error}") from error
     if len(data) > limit:

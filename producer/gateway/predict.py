@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from celeriac import errors
-from celeriac.messages import Prediction, decode_item
+from celeriac.messages import JsonItem, Prediction, decode_item
 from producer.gateway import body, predictions
 from producer.gateway.context import Answer, Gateway, RequestContext
 from producer.gateway.failures import RouteNotFound, UnsupportedBody, described, fault
@@ -71,10 +71,10 @@ async def predict(gateway: Gateway, context: RequestContext, model: str) -> Answ
     if request.items is not msgspec.UNSET:
         if request.item is not msgspec.UNSET:
             raise fault("give 'item' or 'items', not both", "item")
-        return await _predict_many(gateway, context, model, request.items)
+        return await _predict_many(gateway, context, model, unwrap_all(request.items, data))
     if request.item is msgspec.UNSET:
         raise fault('the body has neither "item" nor "items"', "item")
-    item = unwrap(request.item)
+    (item,) = unwrap_all([request.item], data)
     return Answer(200, _encode(await predict_one(gateway, context, model, item)))
 
 
@@ -121,7 +121,7 @@ async def predict_many(
 async def _predict_many(
     gateway: Gateway, context: RequestContext, model: str, items: list[Any]
 ) -> Answer:
-    outcomes = await predict_many(gateway, context, model, list(map(unwrap, items)))
+    outcomes = await predict_many(gateway, context, model, items)
     found = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
     if outcomes and not found:
         _raise_whole(outcomes[0])
@@ -135,6 +135,13 @@ async def _predict_many(
 def entry(outcome: Prediction | errors.CeleriacError) -> Any:
     """One entry of a list of answers."""
     return outcome if isinstance(outcome, Prediction) else {"error": described(outcome)}
+
+
+def unwrap_all(items: list[Any], data: bytes) -> list[Any]:
+    """The items of the JSON ``data``. Raises InvalidItem."""
+    if b"$" in data or b"\\" in data:  # a wrapped array, bytes, or perhaps a "$" in disguise
+        return list(map(unwrap, items))
+    return [JsonItem(item) if isinstance(item, (dict, list)) else item for item in items]
 
 
 def unwrap(item: Any) -> Any:
