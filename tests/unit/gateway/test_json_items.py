@@ -32,7 +32,7 @@ def test_lists_and_dicts_are_not_looked_through() -> None:
 
 @pytest.mark.parametrize("key", ["$bytes", "\\u0024bytes"])
 def test_what_wraps_something_is_looked_through(key: str) -> None:
-    data = ('[{"%s": "AAE="}]' % key).encode()
+    data = b'[{"' + key.encode() + b'": "AAE="}]'
     assert unwrap_all([json.loads(data)], data) == [[b"\0\1"]]
     wrapped = {"$array": "AAAAAAAA8D8=", "dtype": "<f8", "shape": [1]}
     (array,) = unwrap_all([wrapped], json.dumps(wrapped).encode())
