@@ -83,13 +83,13 @@ async def predict_one(
 ) -> Prediction:
     """One prediction, within the request's time. Raises what the client raises."""
     context.model, context.items = model, 1
-    entered_s = time.monotonic()
-    gate = gateway.pressure.enter(model, entered_s)
+    gate = gateway.pressure.enter(model, time.monotonic())
     try:
         call = await gateway.client.call(model, item, context.left_s(), context.id)
         context.note(call)
-        if call.reply is not None:
-            gate.answered(entered_s, call.reply.compute_ms / 1000, time.monotonic())
+        reply = call.reply
+        if reply is not None:
+            gate.answered(reply.queue_ms / 1000, reply.compute_ms / 1000, time.monotonic())
     finally:
         gateway.pressure.leave(model, gate)
     if isinstance(call.outcome, Prediction):

@@ -6,8 +6,9 @@ then only as many requests are let in as it answers within half of that, by the 
 the accepted ones are about as fast as at the limit of the load, and the others hear it at once. It
 ends when hardly any answer waits.
 
-What a request waited is the time from its whole body to its answer without that of its batch: the
-way through this process counts too, not the queue alone.
+What a request waited is the time in the model's queue, as the worker says it. The way through this
+process does not count: where the gateway itself is the bottleneck, the model has no queue, and to
+let in less would only leave its workers idle.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ class Gate:
         """When those that are inside will have been answered."""
         return self.inside / self._rate_per_s if self._rate_per_s else WINDOW_S
 
-    def answered(self, entered_s: float, compute_s: float, now_s: float) -> None:
-        """A request that entered at ``entered_s`` has its answer, of a batch of ``compute_s``."""
+    def answered(self, wait_s: float, compute_s: float, now_s: float) -> None:
+        """A request waited ``wait_s`` for a batch that took ``compute_s``."""
         self._count += 1
-        self._wait_s += max(0.0, now_s - entered_s - compute_s)
+        self._wait_s += wait_s
         self._compute_s += compute_s
         if now_s - self._began_s >= WINDOW_S:
             self._look(now_s)

@@ -14,7 +14,7 @@ def answer(gate: Gate, per_s: float, wait_s: float, compute_s: float, *, windows
     """So many windows of answers at one rate; each begins where the last ended."""
     for number in range(int(per_s * 0.1 * windows) + 2):
         now_s = gate._began_s + 0.1001 if number and number % (per_s * 0.1) == 0 else gate._began_s
-        gate.answered(now_s - wait_s - compute_s, compute_s, now_s)
+        gate.answered(wait_s, compute_s, now_s)
 
 
 def shut(per_s: float, wait_s: float, compute_s: float) -> Gate:
