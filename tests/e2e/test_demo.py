@@ -111,6 +111,12 @@ def commands(page: Path) -> list[tuple[int, list[str]]]:
     return found
 
 
+def settings_of(page: Path) -> str:
+    """The nights that a page tells its reader to write into ``celeriac.toml``."""
+    blocks = re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.M | re.S)
+    return "\n".join(block for block in blocks if block.startswith("[nightly."))
+
+
 @pytest.mark.timeout(400)
 def test_it_says_what_it_did(demo: Demo) -> None:
     text = demo.log.read_text()
@@ -136,6 +142,7 @@ def test_it_says_what_it_did(demo: Demo) -> None:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda p: p.name)
 def test_a_page_runs_from_top_to_bottom(demo: Demo, page: Path) -> None:
+    (demo.folder / "celeriac.toml").write_text(settings_of(page))
     for line, command in commands(page):
         done = demo.run(*command)
         where = f"{page.name}:{line}"
