@@ -73,11 +73,9 @@ def test_a_killed_worker(
     worker = start_worker("realtime.cpu")
     with Client(settings=settings) as client:
         client.predict("echo", "warm")
-        time.sleep(0.1)  # the lane waits in Redis for messages ...
-
-        os.killpg(worker.process.pid, signal.SIGSTOP)
+        stop_while_it_waits(worker, redis_client)
         load = Load(client)
-        time.sleep(0.3)  # ... and takes some to its grave
+        time.sleep(0.3)  # the lane takes some to its grave
         worker.kill()
         start_worker("realtime.cpu")
         check_served_again(load)
@@ -91,6 +89,18 @@ def test_a_killed_worker(
         assert counts.answered == counts.items_sent == sum(load.answered) + 1
         assert counts.open_items == 0
         assert redis_client.llen("realtime.cpu.echo") <= counts.envelopes_resent
+
+
+def stop_while_it_waits(worker: Any, redis_client: redis.Redis) -> None:
+    """Freeze a worker while its lane waits in Redis for messages: what comes next is lost."""
+    for _ in range(200):
+        os.killpg(worker.process.pid, signal.SIGSTOP)
+        waiting = [one for one in redis_client.client_list() if one["cmd"] == "blmpop"]
+        if any("b" in one["flags"] for one in waiting):
+            return
+        os.killpg(worker.process.pid, signal.SIGCONT)
+        time.sleep(0.02)
+    raise AssertionError("the lane never waits in Redis")
 
 
 def check_served_again(load: Load) -> None:
