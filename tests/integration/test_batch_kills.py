@@ -73,10 +73,13 @@ class Bench:
         """Wait for the end, and let the reconciler run as beat would."""
         deadline = time.monotonic() + timeout_s
         while not (status := handle.status()).state.is_final:
-            assert time.monotonic() < deadline, status
+            assert time.monotonic() < deadline, f"{status}\n{self.logs()}"
             self.reconcile()
             time.sleep(0.3)
         return status
+
+    def logs(self) -> str:
+        return "\n".join(f"{one.role}:\n{one.log.read_text()[-4_000:]}" for one in self.workers)
 
     def reconcile(self) -> None:
         message = wire.task_message(
