@@ -34,9 +34,17 @@ class Load:
         self.answered = [0] * CALLERS
         self.longest_s = 0.0
         self.failed: list[errors.CeleriacError] = []
-        self._threads = [threading.Thread(target=self._call, args=(n,)) for n in range(CALLERS)]
+        self._threads = [
+            threading.Thread(target=self._call, args=(n,), daemon=True) for n in range(CALLERS)
+        ]
         for thread in self._threads:
             thread.start()
+
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()  # whatever the test found, its callers end
 
     def stop(self) -> None:
         """Wait for the callers, which must not hang."""
@@ -74,14 +82,13 @@ def test_a_killed_worker(
     with Client(settings=settings) as client:
         client.predict("echo", "warm")
         stop_while_it_waits(worker, redis_client)
-        load = Load(client)
-        time.sleep(0.3)  # the lane takes some to its grave
-        worker.kill()
-        start_worker("realtime.cpu")
-        check_served_again(load)
-        assert client.statistics().envelopes_resent > 0
-
-        load.stop()
+        with Load(client) as load:
+            time.sleep(0.3)  # the lane takes some to its grave
+            worker.kill()
+            start_worker("realtime.cpu")
+            check_served_again(load)
+            assert client.statistics().envelopes_resent > 0
+            load.stop()
 
         assert not load.failed
         assert load.longest_s < TIMEOUT_S
