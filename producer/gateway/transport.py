@@ -86,7 +86,6 @@ class Protocol(HttpToolsProtocol):
         if not self._is_in_head():
             self._cancel_timer()
             self._head_bytes = 0
-            self.headers = _NO_TRAILERS  # type: ignore[assignment]
         elif is_new:
             self._timer = self.loop.call_later(HEAD_S, self._refuse, BodyTimeout(
                 f"the head of the request did not come within {HEAD_S:g} s"
@@ -95,6 +94,11 @@ class Protocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(HeadTooLarge())
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        # What the parser calls headers from now on are trailers, maybe of the same packet.
+        self.headers = _NO_TRAILERS  # type: ignore[assignment]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timer()

@@ -94,12 +94,16 @@ def test_the_rest_of_a_refused_body_is_not_waited_for(
             time.sleep(0.02)
 
 
-def test_trailers_are_forgotten(connection: socket.socket, gateway: RunningGateway) -> None:
-    connection.sendall(
-        ECHO + b'Transfer-Encoding: chunked\r\n\r\na\r\n{"item":1}\r\n0\r\nX-Request-Id: evil\r\n'
-    )
-    for number in range(50):
-        connection.sendall(b"X-%d: y\r\n" % number)
+@pytest.mark.parametrize("pieces", [1, 51], ids=["in one piece", "in many"])
+def test_trailers_are_forgotten(
+    connection: socket.socket, gateway: RunningGateway, pieces: int
+) -> None:
+    lines = [
+        ECHO + b'Transfer-Encoding: chunked\r\n\r\na\r\n{"item":1}\r\n0\r\nX-Request-Id: evil\r\n',
+        *(b"X-%d: y\r\n" % number for number in range(50)),
+    ]
+    for piece in lines if pieces > 1 else [b"".join(lines)]:
+        connection.sendall(piece)
     connection.sendall(b"\r\n")
     status, headers, _ = read(connection)
     assert status == 200
