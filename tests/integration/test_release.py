@@ -125,7 +125,7 @@ def test_a_version_that_ends_or_hangs_its_process_is_refused(
     settings = Settings(models=ModelsSettings(
         root=registry.root, architectures=("celeriac_test_nets",), check_timeout_s=timeout_s,
     ))
-    monkeypatch.setattr(release, "get_settings", lambda: settings)
+    monkeypatch.setattr("celeriac.release.registering.get_settings", lambda: settings)
     import celeriac_test_nets
 
     try:

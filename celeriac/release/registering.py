@@ -1,28 +1,18 @@
-"""Register a model, check it in a process of its own, promote it, roll it back.
-
-``python -m celeriac.release ROOT NAME VERSION`` is that process: options as JSON on stdin, the
-result as JSON on stdout.
-"""
+"""Write a model from memory into the registry, with golden examples, as its files have it."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import json
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from celeriac import errors, runtimes
 from celeriac.inputs import ARRAYS, Limits, collate
-from celeriac.messages import CHAMPION, ModelRef, check_model_name, encode_item
+from celeriac.messages import check_model_name, encode_item
 from celeriac.outputs import answers
-from celeriac.registry.aliases import PREVIOUS
 from celeriac.registry.manifest import (
     Architecture,
     GoldenExample,
@@ -36,9 +26,7 @@ from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions, Model, Output, Saved
 from celeriac.samples import Samples, as_items, as_samples
 from celeriac.scoring import Scorer, essence, limits_of, same_answer
-from celeriac.settings import Settings, get_settings
-
-# --- register ------------------------------------------------------------------------------------
+from celeriac.settings import get_settings
 
 
 def register(  # noqa: PLR0913 - the words of a notebook; all but three have a default
@@ -231,145 +219,3 @@ def _golden(
         GoldenExample(item=item, answer=essence(answer))
         for item, answer in zip(items, found, strict=True)
     )
-
-
-# --- promote and roll back -----------------------------------------------------------------------
-
-
-def promote(
-    registry: Registry, ref: ModelRef | str, *, settings: Settings, who: str, why: str = ""
-) -> dict[str, Any]:
-    """Make a version the champion, after its files verify and its golden examples reproduce.
-
-    Returns ``{"model", "version", "previous", "changed"}``. Raises ModelNotFound,
-    VersionNotFound, ModelCorrupt, UntrustedModel, RuntimeMissing or PromotionRefused; then nothing
-    has changed.
-    """
-    ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
-    if ref.version is None and ref.alias == CHAMPION:
-        newest = max(registry.versions(ref.name))
-        raise errors.RequestError(
-            f"say which version of {ref.name} to promote; the newest is {ref.name}@{newest}"
-        )
-    version = registry.resolve(ref)
-    aliases = registry.aliases(ref.name)
-    champion = aliases.read().get(CHAMPION)
-    check(registry, ModelRef(name=ref.name, version=version), settings)
-    changed = aliases.promote(version, expected=champion, who=who, why=why)
-    return {
-        "model": ref.name, "version": version, "changed": changed,
-        "previous": aliases.read().get(PREVIOUS),
-    }
-
-
-def rollback(registry: Registry, name: str, *, who: str, why: str = "") -> dict[str, Any]:
-    """Make the champion before the last promotion the champion again, after its files verify.
-
-    Returns ``{"model", "version", "from"}``. Raises ModelNotFound, ModelCorrupt, or
-    PromotionRefused if there is nothing to go back to.
-    """
-    aliases = registry.aliases(check_model_name(name))
-    before = aliases.read()
-    target = before.get(PREVIOUS)
-    if target is None:
-        raise errors.PromotionRefused(
-            f"{name} has no previous champion to go back to; promote a version by its number"
-        )
-    registry.verify(name, target)
-    aliases.rollback(expected=target, who=who, why=why)
-    return {"model": name, "version": target, "from": before.get(CHAMPION)}
-
-
-# --- check ---------------------------------------------------------------------------------------
-
-
-def check(
-    registry: Registry, ref: ModelRef | str, settings: Settings, timeout_s: float | None = None
-) -> ModelVersion:
-    """Verify, load and try a version in a process of its own.
-
-    ``timeout_s`` is ``[models] check_timeout_s`` by default. Raises ModelCorrupt, UntrustedModel,
-    RuntimeMissing, or PromotionRefused: also if the process crashes or does not end in time.
-    """
-    ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
-    version = registry.resolve(ref)
-    manifest = registry.verify(ref.name, version)
-    options = LoadOptions.of(settings)
-    timeout_s = settings.models.check_timeout_s if timeout_s is None else timeout_s
-    command = [
-        sys.executable, "-m", "celeriac.release",
-        str(registry.root.absolute()), ref.name, str(version),
-    ]
-    result = _run(command, json.dumps(asdict(options)), timeout_s, manifest.ref)
-    if result.get("error"):
-        raise errors.from_wire(result["error"])
-    return manifest
-
-
-def _run(command: list[str], options: str, timeout_s: float, ref: str) -> dict[str, Any]:
-    process = subprocess.Popen(  # noqa: S603 - our own command
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(options, timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        raise errors.PromotionRefused(
-            f"{ref}: loading it and answering its golden examples took longer than {timeout_s:g} s "
-            "([models] check_timeout_s)"
-        ) from None
-    finally:
-        _end(process)
-    try:
-        result: dict[str, Any] = json.loads(out.strip().rpartition("\n")[2])
-        return result
-    except ValueError:
-        code = process.returncode
-        how = f"was ended by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
-        last = errors.without_paths(err.strip().rpartition("\n")[2])
-        raise errors.PromotionRefused(
-            f"{ref}: the process that checked it {how}{': ' if last else ''}{last}"
-        ) from None
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End the process with everything that it started."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        if pipe is not None:
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def main(arguments: Sequence[str]) -> int:
-    """The checking process. Whatever a library prints goes to stderr."""
-    root, name, version = arguments
-    with os.fdopen(os.dup(1), "w") as result:
-        os.dup2(2, 1)
-        try:
-            options = LoadOptions(**json.load(sys.stdin))
-            Scorer.load(Registry(Path(root)), name, int(version), options).check_golden()
-            answer: dict[str, Any] = {"ok": True}
-        except errors.CeleriacError as error:
-            answer = {"error": error.to_wire()}
-        except Exception as error:  # noqa: BLE001 - whatever a model's code raises
-            refused = errors.PromotionRefused(
-                f"{name}@{version}: checking it raised {errors.told(error)}"
-            )
-            answer = {"error": refused.to_wire()}
-        result.write(json.dumps(answer) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

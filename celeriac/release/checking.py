@@ -1,0 +1,87 @@
+"""Verify, load and try a version in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from celeriac import errors
+from celeriac.messages import ModelRef
+from celeriac.registry.manifest import ModelVersion
+from celeriac.registry.store import Registry
+from celeriac.runtimes import LoadOptions
+from celeriac.settings import Settings
+
+
+def check(
+    registry: Registry, ref: ModelRef | str, settings: Settings, timeout_s: float | None = None
+) -> ModelVersion:
+    """Verify, load and try a version in a process of its own.
+
+    ``timeout_s`` is ``[models] check_timeout_s`` by default. Raises ModelCorrupt, UntrustedModel,
+    RuntimeMissing, or PromotionRefused: also if the process crashes or does not end in time.
+    """
+    ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
+    version = registry.resolve(ref)
+    manifest = registry.verify(ref.name, version)
+    options = LoadOptions.of(settings)
+    timeout_s = settings.models.check_timeout_s if timeout_s is None else timeout_s
+    command = [
+        sys.executable, "-m", "celeriac.release",
+        str(registry.root.absolute()), ref.name, str(version),
+    ]
+    result = _run(command, json.dumps(asdict(options)), timeout_s, manifest.ref)
+    if result.get("error"):
+        raise errors.from_wire(result["error"])
+    return manifest
+
+
+def _run(command: list[str], options: str, timeout_s: float, ref: str) -> dict[str, Any]:
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(options, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise errors.PromotionRefused(
+            f"{ref}: loading it and answering its golden examples took longer than {timeout_s:g} s "
+            "([models] check_timeout_s)"
+        ) from None
+    finally:
+        _end(process)
+    try:
+        result: dict[str, Any] = json.loads(out.strip().rpartition("\n")[2])
+        return result
+    except ValueError:
+        code = process.returncode
+        how = f"was ended by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
+        last = errors.without_paths(err.strip().rpartition("\n")[2])
+        raise errors.PromotionRefused(
+            f"{ref}: the process that checked it {how}{': ' if last else ''}{last}"
+        ) from None
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the process with everything that it started."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
