@@ -135,9 +135,12 @@ WEBHOOK_HOSTS_KEY = "celeriac:webhooks:hosts"
 """Set of the hosts that deliveries wait for. Owned by the reconciler, which drops idle ones."""
 
 
-def webhook_sender_key(host: str) -> str:
-    """Says that a task sends the deliveries to ``host``. Expires when the task must have ended."""
-    return f"celeriac:webhooks:sender:{host}"
+WEBHOOKS_SENDER_KEY = "celeriac:webhooks:sender"
+"""Says that a task sends webhooks. Renewed while it does; expires soon after it was killed."""
+
+WEBHOOKS_SILENT_PREFIX = "celeriac:webhooks:silent:"
+"""Before a host: hash that says since how many attempts it has not answered, and until when it is
+left alone. Expires some minutes after that."""
 
 
 def result_key(task_id: str) -> str:

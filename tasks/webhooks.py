@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -17,9 +16,10 @@ from celery import shared_task
 
 from celeriac import errors, metrics, webhooks
 from celeriac.logs import get_logger
-from celeriac.messages import CONTRACT, WEBHOOKS_DELIVER, check_contract, webhook_sender_key
+from celeriac.messages import CONTRACT, WEBHOOKS_DELIVER, WEBHOOKS_SENDER_KEY, check_contract
 from celeriac.settings import get_settings
 from celeriac.submissions.deliveries import Deliveries, Delivery
+from celeriac.submissions.sender import Sender, Sent
 from producer import wire
 from producer.broker import Broker
 from tasks.base import CeleriacTask
@@ -27,13 +27,16 @@ from tasks.base import CeleriacTask
 log = get_logger(__name__)
 
 TIMEOUT_S = 5.0
-AT_ONCE = 8
-"""Receivers of one host that are called at the same time, at most."""
 LONGEST_RUN_S = 20.0
 """After so long nothing more is taken: the process belongs to others too."""
-LEASE_S = 60.0
-"""Longer than one round takes; what a killed sender had is due again then."""
+PATIENCE_S = TIMEOUT_S + 1.0
+LEASE_S = 15.0
+"""A sender that was killed is replaced so long after its last sign of life."""
 _UNLOCK = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+_RENEW = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
 
 
 @lru_cache(maxsize=1)
@@ -42,38 +45,30 @@ def _broker() -> Broker:
 
 
 @shared_task(name=WEBHOOKS_DELIVER, base=CeleriacTask, acks_late=True, ignore_result=True)
-def deliver(host: str, v: int = CONTRACT) -> None:
-    """Send what is due to ``host`` (``host:port``): one task at a time for each host."""
+def deliver(host: str, v: int = CONTRACT) -> None:  # noqa: ARG001 - for logs; it sends to all
+    """Send what is due, to ``host`` and to all others: one task at a time does."""
     check_contract(v)
     client = _broker().redis
-    with _alone(client, host) as is_alone:
-        if is_alone:
-            send_due(Deliveries(client), host)
+    with _alone(client) as still_alone:
+        if still_alone():
+            send_due(Deliveries(client), still_alone)
 
 
-def send_due(deliveries: Deliveries, host: str) -> int:
-    """Send until nothing is due, a whole round has failed, or the time is over; how many arrived.
-
-    A receiver that hangs holds up its own deliveries only, and this process for one round.
-    """
-    end_s, arrived = time.monotonic() + LONGEST_RUN_S, 0
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        while time.monotonic() < end_s:
-            taken = deliveries.take(host, most=AT_ONCE, lease_s=LEASE_S)
-            problems = list(pool.map(send, taken))
-            for delivery, problem in zip(taken, problems, strict=True):
-                _settle(deliveries, delivery, problem)
-            arrived += problems.count("")
-            if not taken or "" not in problems:
-                break
+def send_due(deliveries: Deliveries, goes_on: Callable[[], bool] = lambda: True) -> int:
+    """Send until nothing is due or the time is over; how many arrived."""
+    sender = Sender(deliveries, send, lambda delivery, sent: _settle(deliveries, delivery, sent))
+    arrived = sender.run(longest_s=LONGEST_RUN_S, patience_s=PATIENCE_S, goes_on=goes_on)
+    if sender.given_up:
+        metrics.WEBHOOKS.labels("given_up").inc(sender.given_up)
+        log.warning("webhooks given up", count=sender.given_up, reason="they are too old")
     return arrived
 
 
-def send(delivery: Delivery) -> str:
-    """Send one webhook; what is wrong, or "" if its receiver took it."""
+def send(delivery: Delivery) -> Sent:
+    """Make one attempt to send a webhook."""
     gateway = get_settings().gateway
     if not gateway.webhook_secret:
-        return "there is no secret any more that signs it"
+        return Sent("there is no secret any more that signs it")
     try:
         target = webhooks.check_target(delivery.url, gateway.webhook_hosts)
         body = body_of(delivery)
@@ -84,10 +79,10 @@ def send(delivery: Delivery) -> str:
             webhooks.DELIVERY_HEADER: delivery.id,
         }, TIMEOUT_S)
     except errors.RequestError:
-        return "its host is not listed any more"
+        return Sent("its host is not listed any more")
     except webhooks.Undelivered as error:
-        return str(error)
-    return "" if 200 <= status < 300 else f"it answered {status}"
+        return Sent(str(error), is_silent=True)
+    return Sent() if 200 <= status < 300 else Sent(f"it answered {status}")
 
 
 def body_of(delivery: Delivery) -> bytes:
@@ -107,27 +102,31 @@ def body_of(delivery: Delivery) -> bytes:
     return msgspec.json.encode(told)
 
 
-def _settle(deliveries: Deliveries, delivery: Delivery, problem: str) -> None:
-    if not problem:
+def _settle(deliveries: Deliveries, delivery: Delivery, sent: Sent) -> None:
+    if not sent.problem:
         deliveries.arrived(delivery)
         metrics.WEBHOOKS.labels("delivered").inc()
         return
     delay_s = webhooks.delay_s(delivery.attempt, random.random())  # noqa: S311 - no secret
-    deliveries.failed(delivery, problem, delay_s)
+    deliveries.failed(delivery, sent.problem, delay_s)
     metrics.WEBHOOKS.labels("given_up" if delay_s is None else "failed").inc()
     log.warning(
         "webhook failed", delivery=delivery.id, prediction=delivery.prediction_id,
-        attempt=delivery.attempt, reason=problem, next_s=delay_s and round(delay_s),
+        attempt=delivery.attempt, reason=sent.problem, next_s=delay_s and round(delay_s),
     )
 
 
 @contextmanager
-def _alone(client: redis.Redis, host: str) -> Iterator[bool]:
-    """True in the block if no other task sends to ``host``."""
-    key, token = webhook_sender_key(host), wire.new_id()
-    is_alone = bool(client.set(key, token, nx=True, px=round(LEASE_S * 1_000)))
+def _alone(client: redis.Redis) -> Iterator[Callable[[], bool]]:
+    """Says whether no other task sends, and keeps it so: to be asked every few seconds."""
+    token, lease_ms = wire.new_id(), round(LEASE_S * 1_000)
+    is_alone = bool(client.set(WEBHOOKS_SENDER_KEY, token, nx=True, px=lease_ms))
+
+    def still_alone() -> bool:
+        return is_alone and bool(client.eval(_RENEW, 1, WEBHOOKS_SENDER_KEY, token, lease_ms))
+
     try:
-        yield is_alone
+        yield still_alone
     finally:
         if is_alone:
-            client.eval(_UNLOCK, 1, key, token)
+            client.eval(_UNLOCK, 1, WEBHOOKS_SENDER_KEY, token)

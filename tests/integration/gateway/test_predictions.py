@@ -9,14 +9,14 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import redis
 
-from celeriac.messages import SUBMISSIONS_RECONCILE, submission_key, webhook_sender_key
+from celeriac.messages import SUBMISSIONS_RECONCILE, WEBHOOKS_SENDER_KEY, submission_key
 from celeriac.settings import GatewaySettings, Settings, get_settings
 from celeriac.submissions.deliveries import Deliveries
 from producer.handles import submit
@@ -83,10 +83,23 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="module")
-def hooked(gateway_settings: Settings, receiver: Receiver) -> Settings:
-    """Settings that allow webhooks to the receiver."""
+def silent() -> Iterator[list[Receiver]]:
+    """Three others; only ``/hangs`` is for them."""
+    receivers = [Receiver() for _ in range(3)]
+    yield receivers
+    for one in receivers:
+        one.release.set()
+        one.shutdown()
+        one.server_close()
+
+
+@pytest.fixture(scope="module")
+def hooked(
+    gateway_settings: Settings, receiver: Receiver, silent: list[Receiver]
+) -> Settings:
+    """Settings that allow webhooks to the receivers."""
     gateway = gateway_settings.gateway.model_dump() | {
-        "webhook_hosts": (receiver.host,), "webhook_secret": SECRET,
+        "webhook_hosts": (receiver.host, *(one.host for one in silent)), "webhook_secret": SECRET,
     }
     return gateway_settings.model_copy(
         update={"gateway": GatewaySettings.model_validate(gateway)}
@@ -133,6 +146,13 @@ def reconcile(direct: redis.Redis, settings: Settings) -> None:
     direct.lpush("maintenance", wire.task_message(
         SUBMISSIONS_RECONCILE, wire.new_id(), "maintenance", {}, shown={}, ignore_result=True
     ))
+
+
+def wait_until(holds: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def told(web: Http, id: str, status: str, timeout_s: float = 20) -> dict[str, Any]:
@@ -387,13 +407,20 @@ def test_a_receiver_that_fails_twice_gets_it_again(
     assert len(bodies) == len(ids) == 1
 
 
-def test_a_receiver_that_hangs_holds_up_nobody_for_long(
-    web: Http, receiver: Receiver, direct: redis.Redis, hooked: Settings
+def test_receivers_that_hang_hold_up_neither_another_nor_the_maintenance_role(
+    web: Http, receiver: Receiver, silent: list[Receiver], direct: redis.Redis, hooked: Settings
 ) -> None:
-    put(web, "hangs", 1, "echo", webhook=receiver.url("/hangs"))
-    assert retried(web, "hangs", 1)["reason"].startswith("no answer from 127.0.0.1:")
+    for number, one in enumerate(silent):
+        for copy in range(4):
+            put(web, f"hangs-{number}-{copy}", 1, "echo", webhook=one.url("/hangs"))
+    wait_until(lambda: all(one.at("/hangs") for one in silent))
     put(web, "after", 1, "echo", webhook=receiver.url("/after"))
-    told(web, "after", "delivered")
+    wait_until(lambda: bool(receiver.at("/after")))
+    reconcile(direct, hooked)
+    wait_until(lambda: not direct.llen("maintenance"))  # the other process is free
+
+    assert retried(web, "hangs-0-0", 1)["reason"].startswith("no answer from 127.0.0.1:")
+    assert direct.exists(f"celeriac:webhooks:silent:{silent[0].host}")
 
 
 def test_redirects_are_not_followed(web: Http, receiver: Receiver) -> None:
@@ -424,7 +451,7 @@ def test_given_up_after_the_last_attempt_and_when_the_host_is_not_listed_any_mor
     deliveries = Deliveries(direct)
     for _ in range(9):
         bring_forward(direct, receiver)
-        sender.send_due(deliveries, receiver.host)
+        sender.send_due(deliveries)
     hook = told(web, "given-up", "given_up")
     assert hook["attempts"] == 10
     assert hook["reason"] == "there is no secret any more that signs it"
@@ -445,7 +472,7 @@ def retried(web: Http, id: str, attempt: int) -> dict[str, Any]:
 def bring_forward(direct: redis.Redis, receiver: Receiver) -> None:
     """Have all that waits for its next attempt be due now, once nobody sends any more."""
     deadline = time.monotonic() + 20
-    while direct.exists(webhook_sender_key(receiver.host)):
+    while direct.exists(WEBHOOKS_SENDER_KEY):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     key = f"celeriac:webhooks:due:{receiver.host}"
