@@ -1,0 +1,225 @@
+"""``profile.json``: what is kept of the data that a version was made for."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from celeriac import errors
+
+PROFILE_NAME = "profile.json"
+PROFILE_CONTRACT = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Calibration(_Record):
+    """How far chance alone moves a window of the reference: see ``calibration``."""
+
+    window_rows: Annotated[int, Field(ge=1)]
+    horizon_rows: Annotated[int, Field(ge=1)]
+    """Over which a window slid, in each simulated stream."""
+    location: float
+    scale: Annotated[float, Field(gt=0)]
+    """Of the Gumbel distribution of ``window_rows * statistic ** 2``, largest of a horizon."""
+
+
+class FeatureProfile(_Record):
+    """One feature of the reference as counts of bins.
+
+    A number falls into one of ``len(edges) + 1`` bins: bin ``i`` holds what is larger than
+    ``edges[i - 1]`` and at most ``edges[i]``, so the first and the last one hold what the
+    reference never reached. A category has a bin for each of ``categories``, then one for the
+    other values of the reference, and one for values that it does not have. The last bin of both
+    kinds counts nulls.
+    """
+
+    name: str
+    role: Literal["input", "answer"] = "input"
+    kind: Literal["number", "category"]
+    unit: str = ""
+    """What is measured, as ``characters``; empty: the value itself."""
+    edges: tuple[float, ...] = ()
+    categories: tuple[str, ...] = ()
+    known: str = ""
+    """Digests of all categories, as :class:`Known` keeps them; empty: ``categories`` are all."""
+    counts: tuple[Annotated[int, Field(ge=0)], ...]
+    """Rows by bin."""
+    mean: float | None = None
+    std: float | None = None
+    autocorrelation_rows: Annotated[float, Field(ge=1)] = 1.0
+    """So many rows, one after the other, tell as much as one that stands alone."""
+    calibration: Calibration | None = None
+    """None: there are too few rows to know."""
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Self:
+        bins = len(self.edges) + 2 if self.kind == "number" else len(self.categories) + 3
+        if len(self.counts) != bins:
+            raise ValueError(f"feature {self.name!r} has {len(self.counts)} counts, not {bins}")
+        if any(a >= b for a, b in zip(self.edges, self.edges[1:], strict=False)):
+            raise ValueError(f"feature {self.name!r}: its edges do not rise")
+        return self
+
+    @property
+    def rows(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def nulls(self) -> int:
+        return self.counts[-1]
+
+    @property
+    def bins(self) -> int:
+        """How many there are, that of nulls included."""
+        return len(self.counts)
+
+    @property
+    def independent_rows(self) -> float:
+        """As many rows that know nothing of each other tell as much as these."""
+        return self.rows / self.autocorrelation_rows
+
+    @cached_property
+    def known_values(self) -> Known | None:
+        return Known.read(self.known) if self.known else None
+
+
+class TextProfile(_Record):
+    """A column of free text: its length and new words are features, not the text itself."""
+
+    column: str
+    words: str
+    """Digests of the words of the reference, as :class:`Known` keeps them."""
+
+    @cached_property
+    def known_words(self) -> Known:
+        return Known.read(self.words)
+
+
+class CodedRows(_Record):
+    """Some rows of the reference, each value as the number of its bin."""
+
+    features: tuple[str, ...]
+    rows: Annotated[int, Field(ge=0)]
+    codes: str
+
+    @classmethod
+    def of(cls, features: tuple[str, ...], codes: np.ndarray[Any, Any]) -> CodedRows:
+        """``codes``: ``(rows, features)``."""
+        packed = zlib.compress(codes.astype("<u1").tobytes(), 9)
+        return cls(features=features, rows=len(codes), codes=base64.b64encode(packed).decode())
+
+    def matrix(self) -> np.ndarray[Any, Any]:
+        """``(rows, features)``. Raises RegistryError if they are damaged."""
+        try:
+            flat = np.frombuffer(zlib.decompress(base64.b64decode(self.codes)), dtype="<u1")
+            return flat.reshape(self.rows, len(self.features)).astype(np.int64)
+        except (ValueError, zlib.error) as error:
+            raise errors.RegistryError(f"{PROFILE_NAME}: its coded rows are damaged") from error
+
+
+class Performance(_Record):
+    """How good answers were, where somebody knew the truth."""
+
+    measure: Literal["AUC", "accuracy", "mean absolute error"]
+    value: float
+    error: Annotated[float, Field(ge=0)]
+    """Standard error of the value, from chance alone."""
+    rows: int
+
+    @property
+    def more_is_better(self) -> bool:
+        return self.measure != "mean absolute error"
+
+
+class ReferenceProfile(_Record):
+    """All that drift detection knows of the reference."""
+
+    contract: Literal[1] = 1
+    source: Literal["reference", "examples"] = "reference"
+    """What was given at registration."""
+    rows: Annotated[int, Field(ge=0)]
+    """Those that the profile is made of."""
+    rows_given: Annotated[int, Field(ge=0)]
+    features: tuple[FeatureProfile, ...]
+    texts: tuple[TextProfile, ...] = ()
+    coded: CodedRows | None = None
+    performance: Performance | None = None
+    warnings: tuple[str, ...] = ()
+    """What limits the conclusions that can be drawn from it."""
+
+    @cached_property
+    def by_name(self) -> dict[str, FeatureProfile]:
+        return {feature.name: feature for feature in self.features}
+
+    def dump(self) -> bytes:
+        """For the file."""
+        return self.model_dump_json(indent=1, exclude_defaults=True).encode()
+
+    @classmethod
+    def load(cls, data: bytes) -> ReferenceProfile:
+        """The inverse of :meth:`dump`. Raises RegistryError."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise errors.RegistryError(
+                f"{PROFILE_NAME}: is damaged or of another release ({where}: {first['msg']}); "
+                "register the model again"
+            ) from error
+
+
+def read_profile(folder: Path) -> ReferenceProfile | None:
+    """The profile in a version's folder; None if it was registered without. Raises RegistryError.
+
+    Its digest is checked with the version's other files (``Registry.verify``).
+    """
+    try:
+        return ReferenceProfile.load((folder / PROFILE_NAME).read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise errors.RegistryError(f"{folder / PROFILE_NAME}: {error.strerror}") from error
+
+
+class Known:
+    """A set of words or categories by their digests: small, and it shows nobody's words."""
+
+    def __init__(self, digests: np.ndarray[Any, Any]) -> None:
+        self._digests = np.unique(digests.astype("<u4"))
+        self._set = set(self._digests.tolist())
+
+    @classmethod
+    def of(cls, texts: Any) -> Known:
+        return cls(np.fromiter((digest(text) for text in texts), dtype="<u4"))
+
+    @classmethod
+    def read(cls, text: str) -> Known:
+        """Raises RegistryError if ``text`` is damaged."""
+        try:
+            return cls(np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<u4"))
+        except (ValueError, zlib.error) as error:
+            raise errors.RegistryError(f"{PROFILE_NAME}: its digests are damaged") from error
+
+    def text(self) -> str:
+        return base64.b64encode(zlib.compress(self._digests.tobytes(), 9)).decode()
+
+    def __contains__(self, text: str) -> bool:
+        return digest(text) in self._set
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+
+def digest(text: str) -> int:
+    """Of a word or a category, 32 bits."""
+    return zlib.crc32(text.encode("utf-8", "surrogatepass"))
