@@ -68,6 +68,9 @@ class ModelsSettings(Section):
     """Module prefixes that a torch architecture (``package.module:Class``) may come from."""
     check_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     """Longest check of a version (load and golden examples) before a promotion."""
+    keep_versions: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """So many of the newest versions of each model are kept; older ones that no alias and no work
+    names are deleted each hour. 0: nothing is deleted by itself."""
 
 
 class RealtimeSettings(Section):

@@ -6,17 +6,29 @@ live where the registry is.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 from celery import Task, shared_task
 
 from celeriac import release
-from celeriac.messages import CATALOGUE_PUBLISH, MODELS_PROMOTE, MODELS_ROLLBACK, ModelRef
+from celeriac.logs import get_logger
+from celeriac.messages import (
+    CATALOGUE_PUBLISH,
+    MODELS_COLLECT,
+    MODELS_PROMOTE,
+    MODELS_ROLLBACK,
+    ModelRef,
+)
 from celeriac.registry import catalogue
 from celeriac.registry.store import Registry
+from celeriac.release.collecting import Spare, collect, find_spare
+from celeriac.release.pins import pinned
 from celeriac.settings import get_settings
 from tasks.base import CeleriacTask
+
+log = get_logger(__name__)
 
 
 def _registry() -> Registry:
@@ -48,6 +60,28 @@ def rollback(self: Task, name: str, who: str = "", why: str = "") -> dict[str, A
     result = release.rollback(_registry(), name, who=who, why=why)
     publish_registry(self.backend.client)
     return result
+
+
+@shared_task(name=MODELS_COLLECT, base=CeleriacTask, bind=True, ignore_result=True)
+def collect_spare(self: Task, keep: int) -> None:
+    """Retire and delete versions that nobody needs; the newest ``keep`` of each model stay."""
+    found = collect_now(self.backend.client, keep)
+    if found:
+        log.info("versions collected", retired=found.retire, deleted=found.delete,
+                 restored=found.restore)
+
+
+def collect_now(client: Any, keep: int, *, dry_run: bool = False) -> Spare:
+    """What was done (or would be) about versions that nobody needs.
+
+    Raises RegistryError, and redis.RedisError: without Redis nobody knows what jobs need.
+    """
+    registry = _registry()
+    found = find_spare(registry, pinned(client, get_settings()), keep=keep, now_s=time.time())
+    if found and not dry_run:
+        collect(registry, found)
+        publish_registry(client)
+    return found
 
 
 @shared_task(name=CATALOGUE_PUBLISH, base=CeleriacTask, bind=True, ignore_result=True)

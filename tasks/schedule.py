@@ -8,6 +8,7 @@ from celeriac.messages import (
     BATCH_RECONCILE,
     CATALOGUE_PUBLISH,
     MAINTENANCE_QUEUE,
+    MODELS_COLLECT,
     SUBMISSIONS_RECONCILE,
 )
 from celeriac.settings import Settings
@@ -15,6 +16,7 @@ from tasks import nightly
 
 PUBLISH_EVERY_S = 30.0
 RECONCILE_EVERY_S = 5.0
+COLLECT_EVERY_S = 3_600.0
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -42,5 +44,21 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
                 "queue": MAINTENANCE_QUEUE, "expires": RECONCILE_EVERY_S, "ignore_result": True,
             },
         },
+        **_collection(settings),
         **nightly.beat_schedule(settings),
+    }
+
+
+def _collection(settings: Settings) -> dict[str, dict[str, Any]]:
+    if not settings.models.keep_versions:
+        return {}
+    return {
+        "collect-versions": {
+            "task": MODELS_COLLECT,
+            "schedule": COLLECT_EVERY_S,
+            "kwargs": {"keep": settings.models.keep_versions},
+            "options": {
+                "queue": MAINTENANCE_QUEUE, "expires": COLLECT_EVERY_S, "ignore_result": True,
+            },
+        },
     }

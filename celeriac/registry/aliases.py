@@ -1,22 +1,29 @@
 """Aliases of one model: names that move from version to version, and the history of their moves.
 
-``champion`` is what the bare name of a model means. ``previous`` is the champion before it.
+``champion`` is what the bare name of a model means. ``previous`` is the champion before it. Both
+move by promotion and rollback; any other name (``challenger``) is given and taken freely.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from celeriac import errors
-from celeriac.messages import CHAMPION
+from celeriac.logs import get_logger
+from celeriac.messages import CHAMPION, ModelRef
 from celeriac.registry import files
+from celeriac.registry.retired import Retired
+
+log = get_logger(__name__)
 
 PREVIOUS = "previous"
+CHALLENGER = "challenger"
 _ALIASES = TypeAdapter(dict[str, int])
 
 
@@ -32,6 +39,8 @@ class Move(BaseModel):
     to: int | None
     who: str
     why: str
+    metrics: dict[str, float] = {}
+    """What was measured for the move: ``one_ms``, ``batch_ms``."""
 
 
 class Aliases:
@@ -56,33 +65,39 @@ class Aliases:
             ) from error
 
     def history(self) -> list[Move]:
-        """All moves, oldest first."""
+        """All moves, oldest first. A line that a crash has cut is left out."""
         try:
-            lines = self._history.read_text(encoding="utf-8").splitlines()
+            lines = self._history.read_bytes().split(b"\n")
         except FileNotFoundError:
             return []
-        return [Move.model_validate_json(line) for line in lines]
+        moves = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                moves += [Move.model_validate_json(line)] if line else []
+            except ValidationError:
+                log.warning("a line of history.jsonl is damaged", model=self.folder.name,
+                            line=number)
+        return moves
 
-    def promote(self, version: int, *, expected: int | None, who: str, why: str) -> bool:
+    def promote(
+        self, version: int, *, expected: int | None, who: str, why: str,
+        metrics: Mapping[str, float] | None = None,
+    ) -> bool:
         """Make ``version`` the champion and the champion ``previous``; False if it already is.
 
         ``expected`` is the champion that the caller has seen (None: there was none). Raises
-        PromotionRefused if another promotion came in between.
+        PromotionRefused if another promotion came in between, or the version is retired.
         """
         with files.locked(self._lock):
             old = self.read()
-            champion = old.get(CHAMPION)
-            if champion != expected:
-                raise errors.PromotionRefused(
-                    f"{self.folder.name}: the champion changed from {expected or 'none'} to "
-                    f"{champion or 'none'} meanwhile; look at it and promote again"
-                )
-            if champion == version:
+            self._check(CHAMPION, old.get(CHAMPION), expected)
+            self._check_kept(version)
+            if old.get(CHAMPION) == version:
                 return False
             new = old | {CHAMPION: version}
-            if champion is not None:
-                new[PREVIOUS] = champion
-            self._move(old, new, who, why)
+            if expected is not None:
+                new[PREVIOUS] = expected
+            self._move(old, new, who, why, metrics)
             return True
 
     def rollback(self, *, expected: int, who: str, why: str) -> None:
@@ -93,20 +108,98 @@ class Aliases:
         """
         with files.locked(self._lock):
             old = self.read()
-            if old.get(PREVIOUS) != expected:
-                raise errors.PromotionRefused(
-                    f"{self.folder.name}: the aliases changed meanwhile; look at them and try again"
-                )
+            self._check(PREVIOUS, old.get(PREVIOUS), expected)
             new = old | {CHAMPION: expected}
             del new[PREVIOUS]
             self._move(old, new, who, why)
 
-    def _move(self, old: Mapping[str, int], new: Mapping[str, int], who: str, why: str) -> None:
+    def assign(
+        self, alias: str, version: int | None, *, expected: int | None, who: str, why: str
+    ) -> bool:
+        """Give ``version`` a free alias, or take the alias away (None); False if it is so already.
+
+        ``expected`` is the version that the caller has seen it at (None: at none). Raises
+        RequestError for ``champion``, ``previous`` or what is no alias, PromotionRefused if the
+        alias moved meanwhile or the version is retired.
+        """
+        check_free(alias)
+        with files.locked(self._lock):
+            old = self.read()
+            self._check(alias, old.get(alias), expected)
+            if old.get(alias) == version:
+                return False
+            new = {name: number for name, number in old.items() if name != alias}
+            if version is not None:
+                self._check_kept(version)
+                new[alias] = version
+            self._move(old, new, who, why)
+            return True
+
+    def retire(self, versions: Iterable[int]) -> list[int]:
+        """Retire those of ``versions`` that no alias names; nothing can name them any more."""
+        with files.locked(self._lock):
+            named = set(self.read().values())
+            unnamed = [version for version in versions if version not in named]
+            for version in unnamed:
+                Retired(self.folder).add(version)
+            return unnamed
+
+    def _check(self, alias: str, found: int | None, expected: int | None) -> None:
+        if found != expected:
+            raise errors.PromotionRefused(
+                f"{self.folder.name}: the {alias} changed from {expected or 'none'} to "
+                f"{found or 'none'} meanwhile; look at it and try again"
+            )
+
+    def _check_kept(self, version: int) -> None:
+        if version in Retired(self.folder):
+            raise errors.PromotionRefused(
+                f"{self.folder.name}@{version} is retired and about to be deleted; "
+                "register the model again"
+            )
+
+    def _move(
+        self, old: Mapping[str, int], new: Mapping[str, int], who: str, why: str,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        files.drop_cut_line(self._history)
+        lines = _moves(self._replayed(), old, "", "found so: the move itself was not recorded")
         files.replace(self._file, json.dumps(dict(sorted(new.items())), indent=2).encode())
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        for alias in sorted(old.keys() | new.keys()):
-            before, after = old.get(alias), new.get(alias)
-            if before != after:
-                line = {"time": now, "alias": alias, "from": before, "to": after,
-                        "who": who, "why": why}
-                files.append(self._history, json.dumps(line).encode() + b"\n")
+        lines += _moves(old, new, who, why, metrics)
+        files.append(self._history, b"".join(lines))
+
+    def _replayed(self) -> dict[str, int]:
+        """The aliases as the history tells them."""
+        last = {move.alias: move.to for move in self.history()}
+        return {alias: version for alias, version in last.items() if version is not None}
+
+
+def check_free(alias: str) -> str:
+    """``alias`` itself. Raises RequestError unless it is one that anybody may give."""
+    if ModelRef.parse(f"model@{alias}").alias != alias:
+        raise errors.RequestError(
+            f"{alias[:80]!r} is no alias: use a letter, then letters, digits, '-' and '_'"
+        )
+    if alias == CHAMPION:
+        raise errors.RequestError("champion moves by `celeriac models promote`, after its checks")
+    if alias == PREVIOUS:
+        raise errors.RequestError("previous moves by itself, with promotion and rollback")
+    return alias
+
+
+def _moves(
+    old: Mapping[str, int], new: Mapping[str, int], who: str, why: str,
+    metrics: Mapping[str, float] | None = None,
+) -> list[bytes]:
+    """A line of the history for each alias that moved; the figures are the champion's."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    lines = []
+    for alias in sorted(old.keys() | new.keys()):
+        before, after = old.get(alias), new.get(alias)
+        if before != after:
+            line: dict[str, Any] = {"time": now, "alias": alias, "from": before, "to": after,
+                                    "who": who, "why": why}
+            if metrics and alias == CHAMPION:
+                line["metrics"] = dict(metrics)
+            lines.append(json.dumps(line).encode() + b"\n")
+    return lines

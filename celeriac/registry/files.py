@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -57,12 +58,29 @@ def replace(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
-def append(path: Path, line: bytes) -> None:
-    """Append one line and force it to the disk."""
+def append(path: Path, lines: bytes) -> None:
+    """Append whole lines and force them to the disk."""
     with path.open("ab") as file:
-        file.write(line)
+        file.write(lines)
         file.flush()
         os.fsync(file.fileno())
+
+
+def drop_cut_line(path: Path) -> None:
+    """End a file of JSON lines with a whole line: a crash may have cut its last one."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    last = data[data.rfind(b"\n") + 1 :]
+    if not last:
+        return
+    try:
+        json.loads(last)
+    except ValueError:
+        replace(path, data[: len(data) - len(last)])
+    else:
+        append(path, b"\n")  # whole, but for its end
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import getpass
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -27,6 +28,7 @@ from celeriac.registry.aliases import Aliases
 from celeriac.registry.catalogue import ModelInfo, version_info
 from celeriac.registry.manifest import MANIFEST_NAME, FileRecord, ModelDraft, ModelVersion
 from celeriac.registry.reference import pick, unknown_model, unknown_version
+from celeriac.registry.retired import Retired
 
 log = get_logger(__name__)
 
@@ -48,17 +50,21 @@ class Registry:
         return [name for name in found if _is_name(name) and self._numbers(name)]
 
     def versions(self, name: str) -> list[int]:
-        """Numbers of all versions, rising. Raises ModelNotFound."""
+        """Numbers of all versions that are not retired, rising. Raises ModelNotFound."""
         numbers = self._numbers(check_model_name(name))
         if not numbers:
             raise unknown_model(name, self.names())
-        return numbers
+        retired = self.retired(name)
+        return [number for number in numbers if number not in retired]
+
+    def retired(self, name: str) -> dict[int, float]:
+        """Versions that are about to be deleted, with the Unix time at which each was retired."""
+        return Retired(self.root / name).since_s()
 
     def folder(self, name: str, version: int) -> Path:
-        """Where a version lies. Raises ModelNotFound or VersionNotFound."""
-        numbers = self.versions(name)
-        if version not in numbers:
-            raise unknown_version(name, version, numbers)
+        """Where a version lies, retired or not. Raises ModelNotFound or VersionNotFound."""
+        if version not in self._numbers(check_model_name(name)):
+            raise unknown_version(name, version, self.versions(name))
         return self.root / name / str(version)
 
     def get(self, name: str, version: int) -> ModelVersion:
@@ -133,6 +139,27 @@ class Registry:
             with contextlib.suppress(OSError):
                 home.rmdir()  # a first registration that failed leaves nothing
             raise
+
+    def delete(self, name: str, version: int) -> None:
+        """Delete a retired version. What a crash leaves of it is no version, and is cleared later.
+
+        Raises ModelNotFound, VersionNotFound, or RegistryError if it is not retired or its files
+        cannot be deleted.
+        """
+        folder, retired = self.folder(name, version), Retired(self.root / name)
+        if version not in retired:
+            raise errors.RegistryError(f"{name}@{version} is in use: retire it before it goes")
+        trash = folder.parent / f"{_TEMPORARY}trash-{version}-{os.getpid()}"
+        try:
+            folder.chmod(0o755)  # a folder that nobody may write cannot be renamed
+            folder.rename(trash)
+            files.sync(folder.parent)
+            retired.remove(version)
+            _delete_tree(trash)
+        except OSError as error:
+            raise errors.RegistryError(
+                f"{name}@{version} cannot be deleted: {error.strerror}"
+            ) from error
 
     def infos(self) -> dict[str, ModelInfo]:
         """All models as the catalogue publishes them. What is damaged is left out and logged."""
@@ -237,7 +264,14 @@ def _clear_abandoned(home: Path) -> None:
     for path in home.glob(f"{_TEMPORARY}*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
-                shutil.rmtree(path)
+                _delete_tree(path)
+
+
+def _delete_tree(folder: Path) -> None:
+    for path in [folder, *folder.rglob("*")]:
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o755)
+    shutil.rmtree(folder)
 
 
 def _is_name(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Move the alias ``champion``: after the checks, or back to the version before it."""
+"""Move aliases: the champion after its checks, or back to the version before; others freely."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from celeriac import errors
 from celeriac.messages import CHAMPION, ModelRef, check_model_name
-from celeriac.registry.aliases import PREVIOUS
+from celeriac.registry.aliases import PREVIOUS, check_free
 from celeriac.registry.store import Registry
 from celeriac.release.checking import check
 from celeriac.settings import Settings
@@ -54,3 +54,32 @@ def rollback(registry: Registry, name: str, *, who: str, why: str = "") -> dict[
     registry.verify(name, target)
     aliases.rollback(expected=target, who=who, why=why)
     return {"model": name, "version": target, "from": before.get(CHAMPION)}
+
+
+def assign(
+    registry: Registry, ref: ModelRef | str, alias: str, *, who: str, why: str = ""
+) -> dict[str, Any]:
+    """Give a version a free alias, as ``challenger``, after its files verify.
+
+    Returns ``{"model", "alias", "version", "from", "changed"}``. Raises ModelNotFound,
+    VersionNotFound, ModelCorrupt, RequestError if the alias is not free to give, or
+    PromotionRefused if it moved meanwhile.
+    """
+    ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
+    version = registry.resolve(ref)
+    aliases = registry.aliases(ref.name)
+    before = aliases.read().get(check_free(alias))
+    registry.verify(ref.name, version)
+    changed = aliases.assign(alias, version, expected=before, who=who, why=why)
+    return {"model": ref.name, "alias": alias, "version": version, "from": before,
+            "changed": changed}
+
+
+def unassign(
+    registry: Registry, name: str, alias: str, *, who: str, why: str = ""
+) -> dict[str, Any]:
+    """Take a free alias away from the version that has it. Returns and raises as :func:`assign`."""
+    aliases = registry.aliases(check_model_name(name))
+    before = aliases.read().get(check_free(alias))
+    changed = aliases.assign(alias, None, expected=before, who=who, why=why)
+    return {"model": name, "alias": alias, "version": None, "from": before, "changed": changed}

@@ -6,7 +6,7 @@ import importlib
 
 import typer
 
-COMMANDS: tuple[str, ...] = ("up", "down", "status", "worker", "models")
+COMMANDS: tuple[str, ...] = ("up", "down", "status", "worker", "models", "aliases", "collect")
 """Modules of ``workers.cli``; each has ``register(app)``."""
 
 

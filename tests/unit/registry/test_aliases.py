@@ -90,3 +90,62 @@ def test_a_damaged_file_is_named(aliases: Aliases) -> None:
     (aliases.folder / "aliases.json").write_text('{"champion": "one"}')
     with pytest.raises(errors.ModelCorrupt, match=r"aliases.json is damaged"):
         aliases.read()
+
+
+def test_the_history_keeps_what_was_measured(aliases: Aliases) -> None:
+    aliases.promote(1, expected=None, who="ann", why="", metrics={"one_ms": 0.5})
+    aliases.promote(2, expected=1, who="ann", why="")
+    assert [move.metrics for move in aliases.history()] == [{"one_ms": 0.5}, {}, {}]
+
+
+def test_a_free_alias_comes_and_goes(aliases: Aliases) -> None:
+    aliases.promote(1, expected=None, who="ann", why="")
+    assert aliases.assign("challenger", 2, expected=None, who="ann", why="try it")
+    assert not aliases.assign("challenger", 2, expected=2, who="ann", why="")
+    assert aliases.read() == {"champion": 1, "challenger": 2}
+    with pytest.raises(errors.PromotionRefused, match="challenger changed from none to 2"):
+        aliases.assign("challenger", 3, expected=None, who="bob", why="")
+    assert aliases.assign("challenger", None, expected=2, who="ann", why="lost")
+    assert aliases.read() == {"champion": 1}
+    last = aliases.history()[-1]
+    assert (last.alias, last.from_, last.to, last.why) == ("challenger", 2, None, "lost")
+
+
+@pytest.mark.parametrize("alias", ["champion", "previous", "Big", "3", "", "a b"])
+def test_some_names_are_no_free_alias(aliases: Aliases, alias: str) -> None:
+    with pytest.raises(errors.RequestError):
+        aliases.assign(alias, 1, expected=None, who="ann", why="")
+    assert aliases.read() == {}
+
+
+@pytest.mark.parametrize("cut", [1, 20, 80])
+def test_a_last_line_that_a_crash_has_cut_is_left_out_and_mended(
+    aliases: Aliases, cut: int
+) -> None:
+    aliases.promote(1, expected=None, who="ann", why="first")
+    aliases.promote(2, expected=1, who="ann", why="second")
+    path = aliases.folder / "history.jsonl"
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert aliases.history()[0].why == "first"
+    aliases.rollback(expected=1, who="eve", why="third")
+    assert all(line.endswith(b"}\n") for line in path.read_bytes().splitlines(keepends=True))
+    assert aliases.history()[-1].why == "third"
+    assert aliases._replayed() == aliases.read() == {"champion": 1}
+
+
+def test_a_move_that_a_crash_kept_from_the_history_is_added(aliases: Aliases) -> None:
+    aliases.promote(1, expected=None, who="ann", why="")
+    (aliases.folder / "aliases.json").write_text('{"champion": 4}')
+    aliases.promote(5, expected=4, who="ann", why="")
+    champions = [(m.from_, m.to, m.who) for m in aliases.history() if m.alias == "champion"]
+    assert champions == [(None, 1, "ann"), (1, 4, ""), (4, 5, "ann")]
+
+
+def test_what_is_retired_gets_no_alias(aliases: Aliases) -> None:
+    aliases.promote(1, expected=None, who="ann", why="")
+    assert aliases.retire([1, 2]) == [2]
+    with pytest.raises(errors.PromotionRefused, match="2 is retired"):
+        aliases.promote(2, expected=1, who="ann", why="")
+    with pytest.raises(errors.PromotionRefused, match="2 is retired"):
+        aliases.assign("challenger", 2, expected=None, who="ann", why="")
+    assert aliases.read() == {"champion": 1}

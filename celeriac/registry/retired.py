@@ -1,0 +1,44 @@
+"""Versions that are about to be deleted: out of sight, and still readable for whoever began.
+
+A retired version is in no listing, so no alias, request or job can come to name it. Its files stay
+until its time is over: who resolved it before can load it to the end.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from celeriac.registry import files
+
+
+class Retired:
+    """The marks in the folder of one model: ``.retired/<version>``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / ".retired"
+
+    def __contains__(self, version: int) -> bool:
+        return (self._folder / str(version)).exists()
+
+    def since_s(self) -> dict[int, float]:
+        """All retired versions with the Unix time at which each was retired."""
+        try:
+            marks = list(self._folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {
+            int(mark.name): mark.stat().st_mtime for mark in marks
+            if mark.name.isascii() and mark.name.isdigit()
+        }
+
+    def add(self, version: int) -> None:
+        """Retire a version; its time begins now, unless it has begun before."""
+        self._folder.mkdir(exist_ok=True)
+        mark = self._folder / str(version)
+        if not mark.exists():
+            files.write(mark, b"")
+            files.sync(self._folder)
+
+    def remove(self, version: int) -> None:
+        """Take the mark away: the version is back, or it is deleted."""
+        (self._folder / str(version)).unlink(missing_ok=True)

@@ -1,0 +1,83 @@
+"""Delete versions that nobody needs any more, in two steps.
+
+First a version is retired: out of every listing, its files in place. An hour later they are
+deleted, unless a job that began before has come to need them. So neither a worker that is loading a
+version nor a job that was being planned finds half of it gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from celeriac.registry.retired import Retired
+from celeriac.registry.store import Registry
+
+GRACE_S = 3_600.0
+"""From retired to deleted."""
+
+Ref = tuple[str, int]
+"""A model's name and a version."""
+
+
+def spare(
+    versions: Collection[int], named: Collection[int], pinned: Collection[int], keep: int
+) -> list[int]:
+    """Those of ``versions`` that go: no alias or work names them, nor are they the newest.
+
+    >>> spare([1, 2, 3, 4, 5], named={2}, pinned={3}, keep=1)
+    [1, 4]
+    """
+    newest = sorted(versions)[-max(1, keep) :]
+    return sorted(set(versions) - set(named) - set(pinned) - set(newest))
+
+
+@dataclass(kw_only=True)
+class Spare:
+    """What is to be done."""
+
+    retire: list[Ref] = field(default_factory=list)
+    delete: list[Ref] = field(default_factory=list)
+    """Retired for long enough."""
+    restore: list[Ref] = field(default_factory=list)
+    """Retired, but work has come to need them."""
+    waiting: list[Ref] = field(default_factory=list)
+    """Retired, and their time is not over."""
+
+    def __bool__(self) -> bool:
+        return bool(self.retire or self.delete or self.restore)
+
+
+def find_spare(
+    registry: Registry, pinned: Mapping[str, Collection[int]], *, keep: int, now_s: float
+) -> Spare:
+    """Look at all models; changes nothing. ``now_s`` is Unix time. Raises RegistryError."""
+    found = Spare()
+    for name in registry.names():
+        needed = pinned.get(name, ())
+        for version, since_s in sorted(registry.retired(name).items()):
+            if version in needed:
+                found.restore.append((name, version))
+            elif now_s - since_s < GRACE_S:
+                found.waiting.append((name, version))
+            else:
+                found.delete.append((name, version))
+        named = registry.aliases(name).read().values()
+        gone = spare(registry.versions(name), named, needed, keep)
+        found.retire += [(name, version) for version in gone]
+    return found
+
+
+def collect(registry: Registry, found: Spare) -> None:
+    """Do it; a version that got an alias meanwhile stays. Raises RegistryError."""
+    for name, version in found.restore:
+        Retired(registry.root / name).remove(version)
+    for name, version in found.delete:
+        registry.delete(name, version)
+    found.retire = list(_retire(registry, found.retire))
+
+
+def _retire(registry: Registry, wanted: Collection[Ref]) -> Iterator[Ref]:
+    for name in sorted({name for name, _ in wanted}):
+        versions = [version for model, version in wanted if model == name]
+        yield from ((name, version) for version in registry.aliases(name).retire(versions))
