@@ -108,6 +108,17 @@ SUBMISSIONS_BYTES_KEY = "celeriac:submissions:bytes"
 """Bytes of all open submissions' items. Each change of the ledger keeps it; owned by the
 reconciler."""
 
+SUBMISSIONS_TENANT_PREFIX = "celeriac:submissions:tenant:"
+"""Before a tenant: hash of its open submissions, their bytes, and how fast they end. Gone with the
+last open one."""
+
+SUBMISSIONS_TENANT_ENDED_PREFIX = "celeriac:submissions:ended:"
+"""Before a tenant: as :data:`SUBMISSIONS_ENDED_KEY`. Trimmed when the tenant submits; expires with
+the last in it."""
+
+SUBMISSIONS_PACE_KEY = "celeriac:submissions:pace"
+"""Hash that says how fast submissions end. Expires some minutes after the last one ended."""
+
 SUBMISSIONS_LINES_KEY = "celeriac:submissions:lines"
 """Set of the lines, ``QUEUE:MODEL``, in which submissions may wait. Owned by the reconciler, which
 drops empty ones."""

@@ -135,6 +135,8 @@ class SubmissionSettings(Section):
     max_known: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     """Predictions that Redis knows, those that have ended among them, at most; each takes about a
     kilobyte."""
+    max_tenant_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Of each of these three limits, what one tenant may use."""
     kept_s: Annotated[int, Field(ge=1, le=2_592_000)] = 3_600
     """How long one can still be looked at after its time (``expires_s``)."""
 

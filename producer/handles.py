@@ -185,6 +185,7 @@ def submit(  # noqa: PLR0913 - a prediction and its options
     limits = Limits(
         open=settings.submissions.max_open, open_bytes=settings.submissions.max_open_bytes,
         known=settings.submissions.max_known,
+        tenant_share=settings.submissions.max_tenant_share,
     )
     try:
         is_new, expires_ms = SubmissionLedger(broker.redis).submit(

@@ -31,8 +31,10 @@ BATCH_ITEMS = 32
 """Submissions that one message calls for, and that run together, at most."""
 BATCH_BYTES = 4_000_000
 """Bytes of their items, at most; one alone may be larger."""
-FULL_RETRY_S = 5.0
-"""When to come back if too many are open. How fast they end is not known here."""
+FREED_SHARE = 0.01
+"""Who finds too many open comes back when this share of them should have ended."""
+LONGEST_RETRY_S = 60.0
+"""When to come back if nothing ends."""
 _KEYS = (
     SUBMISSIONS_OPEN_KEY, SUBMISSIONS_ENDED_KEY, SUBMISSIONS_BYTES_KEY, SUBMISSIONS_LINES_KEY,
     WEBHOOK_HOSTS_KEY,
@@ -110,6 +112,37 @@ class Limits:
     open: int
     open_bytes: int
     known: int
+    tenant_share: float = 1.0
+    """Of each of them, for one tenant."""
+
+    def of_tenant(self) -> tuple[int, int, int]:
+        """What one tenant may have: open, bytes, known; at least one."""
+        open_, open_bytes, known = (
+            max(1, int(limit * self.tenant_share))
+            for limit in (self.open, self.open_bytes, self.known)
+        )
+        return open_, open_bytes, known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full:
+    """Why the ledger took no submission."""
+
+    is_tenants: bool
+    """It is the share of the tenant that is used up."""
+    limit: str
+    """``open``, ``bytes`` or ``known``."""
+    forgotten_s: float
+    """When the first of those is forgotten that have ended; 0 if that is no matter."""
+    open: int
+    ends_per_min: float
+
+    @property
+    def retry_after_s(self) -> float:
+        """When there should be room: from what is forgotten, or from how fast submissions end."""
+        if self.limit == "known":
+            return max(self.forgotten_s, 1.0)
+        return retry_after_s(self.open, self.ends_per_min)
 
 
 @dataclass(frozen=True)
@@ -235,13 +268,14 @@ class SubmissionLedger:
         digest is entered once. Raises Conflict for another digest, and Overloaded.
         """
         hook = submission.webhook
-        answer, number = self._run(
+        answer, *rest = self._run(
             scripts.SUBMIT, submission.name, submission.id, submission.model,
             submission_line(submission.queue, submission.model), submission.digest,
             submission.item, round(submission.expires_s * 1_000),
             round(submission.kept_s * 1_000), *(
                 (hook.delivery, hook.url, hook.host) if hook else ("", "", "")
-            ), limits.open, limits.open_bytes, limits.known, BATCH_ITEMS, submission.queue, message,
+            ), BATCH_ITEMS, submission.queue, message,
+            limits.open, limits.open_bytes, limits.known, *limits.of_tenant(),
         )
         if answer == b"conflict":
             raise errors.Conflict(
@@ -249,8 +283,8 @@ class SubmissionLedger:
                 "option; give each prediction an id of its own"
             )
         if answer == b"full":
-            raise _full(limits, int(number))
-        return answer == b"accepted", int(number)
+            raise _overloaded(limits, _full(*rest))
+        return answer == b"accepted", int(rest[0])
 
     def read(self, tenant: str, prediction_id: str) -> Record | None:
         """What is known; None if nothing is. One whose time is over has expired by then."""
@@ -328,16 +362,37 @@ class SubmissionLedger:
             return self._client.eval(script.text, len(_KEYS), *_KEYS, *arguments)
 
 
-def _full(limits: Limits, wait_ms: int) -> errors.Overloaded:
-    if wait_ms:
-        return errors.Overloaded(
-            f"{limits.known:,} predictions are known already ([submissions] max_known)",
-            max(wait_ms / 1_000, 1.0),
-        )
-    return errors.Overloaded(
-        f"too many submitted predictions are open: at most {limits.open:,} and "
-        f"{limits.open_bytes:,} bytes ([submissions] max_open, max_open_bytes)", FULL_RETRY_S,
+def retry_after_s(open_: int, ends_per_min: float) -> float:
+    """Seconds until a hundredth of ``open_`` submissions (at least one) should have ended.
+
+    >>> retry_after_s(10_000, 3_000.0), retry_after_s(10, 0.0)
+    (2.0, 60.0)
+    """
+    wanted = max(1.0, open_ * FREED_SHARE)
+    if ends_per_min <= wanted:
+        return LONGEST_RETRY_S
+    return max(1.0, wanted / ends_per_min * 60)
+
+
+def _full(whose: bytes, limit: bytes, forgotten_ms: int, open_: int, ends_per_min: bytes) -> Full:
+    return Full(
+        is_tenants=whose == b"tenant", limit=_text(limit), forgotten_s=int(forgotten_ms) / 1_000,
+        open=int(open_), ends_per_min=float(ends_per_min),
     )
+
+
+def _overloaded(limits: Limits, full: Full) -> errors.Overloaded:
+    most = limits.of_tenant() if full.is_tenants else (limits.open, limits.open_bytes, limits.known)
+    share = ", its max_tenant_share" if full.is_tenants else ""
+    whose = " for one tenant" if full.is_tenants else ""
+    if full.limit == "known":
+        text = f"{most[2]:,} predictions are known already{whose} ([submissions] max_known{share})"
+    else:
+        text = (
+            f"too many submitted predictions are open: at most {most[0]:,} and {most[1]:,} bytes"
+            f"{whose} ([submissions] max_open, max_open_bytes{share})"
+        )
+    return errors.Overloaded(text, full.retry_after_s)
 
 
 def _record(found: Sequence[Any], sent: Sequence[Any]) -> Record:

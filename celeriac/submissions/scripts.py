@@ -14,6 +14,9 @@ import hashlib
 
 from celeriac.messages import (
     SUBMISSION_PREFIX,
+    SUBMISSIONS_PACE_KEY,
+    SUBMISSIONS_TENANT_ENDED_PREFIX,
+    SUBMISSIONS_TENANT_PREFIX,
     SUBMISSIONS_WAITING_PREFIX,
     WEBHOOK_PREFIX,
     WEBHOOK_TTL_S,
@@ -33,6 +36,8 @@ _PRELUDE = f"""
 local SUBMISSION, WAITING = '{SUBMISSION_PREFIX}', '{SUBMISSIONS_WAITING_PREFIX}'
 local WEBHOOK, DUE = '{WEBHOOK_PREFIX}', '{WEBHOOKS_DUE_PREFIX}'
 local WEBHOOK_TTL = {WEBHOOK_TTL_S * 1_000}
+local TENANT, TENANT_ENDED = '{SUBMISSIONS_TENANT_PREFIX}', '{SUBMISSIONS_TENANT_ENDED_PREFIX}'
+local PACE = '{SUBMISSIONS_PACE_KEY}'
 """ + """
 local OPEN, ENDED, BYTES, LINES, HOSTS = unpack(KEYS)
 local time = redis.call('TIME')
@@ -57,6 +62,40 @@ local function announce(name, state, answer, forget)
   hosts[host] = true
 end
 
+local function tenant_of(name) return string.match(name, '^[^:]*') end
+
+-- How many end in a minute: those of before count less and less.
+local function pace(key)
+  local held = redis.call('HMGET', key, 'ends', 'ended_us')
+  local age_us = math.max(0, now_us - tonumber(held[2] or '0'))
+  return tonumber(held[1] or '0') * math.exp(-age_us / 60000000)
+end
+
+local function count_end(key)
+  redis.call('HSET', key, 'ends', string.format('%.6f', pace(key) + 1),
+             'ended_us', string.format('%.0f', now_us))
+end
+
+local function leave_tenant(tenant, bytes)
+  local key = TENANT .. tenant
+  if redis.call('HINCRBY', key, 'open', -1) <= 0 then
+    redis.call('DEL', key)
+  else
+    redis.call('HINCRBY', key, 'bytes', -bytes)
+    count_end(key)
+  end
+end
+
+-- What has ended is known until its time; the list lives as long as the last in it.
+local function remember(name, forget)
+  local key = TENANT_ENDED .. tenant_of(name)
+  redis.call('ZADD', ENDED, forget, name)
+  redis.call('ZADD', key, forget, name)
+  if redis.call('PEXPIRETIME', key) < forget + 1000 then
+    redis.call('PEXPIREAT', key, forget + 1000)
+  end
+end
+
 local function finish(name, state, answer)
   local line, bytes, expires, kept =
     unpack(fields(name, 'line', 'bytes', 'expires_ms', 'kept_ms'))
@@ -67,7 +106,10 @@ local function finish(name, state, answer)
   redis.call('HDEL', SUBMISSION .. name, 'item')
   redis.call('HSET', SUBMISSION .. name, 'state', state, 'ended_ms', now, 'answer', answer)
   redis.call('PEXPIREAT', SUBMISSION .. name, forget)
-  redis.call('ZADD', ENDED, forget, name)
+  remember(name, forget)
+  leave_tenant(tenant_of(name), bytes)
+  count_end(PACE)
+  redis.call('PEXPIRE', PACE, 600000)
   announce(name, state, answer, forget)
 end
 
@@ -96,22 +138,39 @@ end
 """
 
 # ARGV: name, id, model, line, digest, item, ms until its time is over, ms that it is kept then,
-# delivery ('': no webhook), URL, host, most open, most bytes, most known, items of a batch, queue,
-# message.
+# delivery ('': no webhook), URL, host, items of a batch, queue, message; then most open, most bytes
+# and most known, of all and of the tenant. If it is one too many: whose limit, which of the
+# three, how many ms until the first is forgotten, how many are open, and how many end in a minute.
 SUBMIT = Script("""
 local name, id, model, line, digest, item = unpack(ARGV, 1, 6)
 local state, of, expires = unpack(fields(name, 'state', 'digest', 'expires_ms'))
 if state then return {of == digest and 'repeated' or 'conflict', expires} end
-redis.call('ZREMRANGEBYSCORE', ENDED, '-inf', now)
-local open = redis.call('ZCARD', OPEN)
-if open >= tonumber(ARGV[12])
-   or tonumber(redis.call('GET', BYTES) or '0') + #item > tonumber(ARGV[13]) then
-  return {'full', 0}
+
+-- What the first limit says that would be passed; nil if there is room.
+local function full(open, bytes, ended, first)
+  redis.call('ZREMRANGEBYSCORE', ended, '-inf', now)
+  if open >= tonumber(ARGV[first]) then return {'open', 0} end
+  if bytes + #item > tonumber(ARGV[first + 1]) then return {'bytes', 0} end
+  if open + redis.call('ZCARD', ended) >= tonumber(ARGV[first + 2]) then
+    local oldest = redis.call('ZRANGE', ended, 0, 0, 'WITHSCORES')
+    return {'known', oldest[2] and math.ceil(oldest[2] - now) or 0}
+  end
 end
-if open + redis.call('ZCARD', ENDED) >= tonumber(ARGV[14]) then
-  local first = redis.call('ZRANGE', ENDED, 0, 0, 'WITHSCORES')
-  return {'full', first[2] and math.ceil(first[2] - now) or 0}
+
+local tenant = tenant_of(name)
+local open, bytes = redis.call('ZCARD', OPEN), tonumber(redis.call('GET', BYTES) or '0')
+local found = full(open, bytes, ENDED, 15)
+if found then
+  return {'full', 'all', found[1], found[2], open, string.format('%.6f', pace(PACE))}
 end
+local held = redis.call('HMGET', TENANT .. tenant, 'open', 'bytes')
+open, bytes = tonumber(held[1] or '0'), tonumber(held[2] or '0')
+found = full(open, bytes, TENANT_ENDED .. tenant, 18)
+if found then
+  return {'full', 'tenant', found[1], found[2], open,
+          string.format('%.6f', pace(TENANT .. tenant))}
+end
+
 expires = now + ARGV[7]
 redis.call('HSET', SUBMISSION .. name, 'id', id, 'model', model, 'line', line, 'digest', digest,
            'item', item, 'bytes', #item, 'state', 'queued', 'attempts', 0, 'epoch', 0,
@@ -121,9 +180,11 @@ if ARGV[9] ~= '' then
              'webhook_host', ARGV[11])
 end
 redis.call('INCRBY', BYTES, #item)
+redis.call('HINCRBY', TENANT .. tenant, 'open', 1)
+redis.call('HINCRBY', TENANT .. tenant, 'bytes', #item)
 wait(name, line, expires)
-if redis.call('ZCARD', WAITING .. line) % tonumber(ARGV[15]) == 1 or ARGV[15] == '1' then
-  redis.call('LPUSH', ARGV[16], ARGV[17])
+if redis.call('ZCARD', WAITING .. line) % tonumber(ARGV[12]) == 1 or ARGV[12] == '1' then
+  redis.call('LPUSH', ARGV[13], ARGV[14])
 end
 return {'accepted', expires}
 """)

@@ -34,11 +34,13 @@ pytestmark = pytest.mark.uncounted
 
 QUEUE, MODEL = "predict.cpu", "echo"
 LINE = f"{QUEUE}:{MODEL}"
-IDS = st.sampled_from(["a", "b", "c", "d", "e"])
+NAMES = st.sampled_from(["t:a", "t:b", "t:c", "t:d", "u:a", "u:e"])
+"""Of two tenants."""
 ATTEMPTS = 3
 GONE_S, HELD_S = 0.0, 600.0
 """A lease that has lapsed at once, and one that never does within a test."""
-LIMITS = Limits(open=4, open_bytes=1_000, known=1_000)
+LIMITS = Limits(open=4, open_bytes=1_000, known=1_000, tenant_share=0.75)
+TENANT_OPEN = 3
 FINAL = ("done", "failed", "cancelled", "expired")
 
 
@@ -62,11 +64,13 @@ class SubmissionMachine(RuleBasedStateMachine):
 
     # --- callers ----------------------------------------------------------------------------------
 
-    @rule(one=IDS, item=st.sampled_from([b"1", b"22"]), expires_s=st.sampled_from([600.0, 0.0]))
+    @rule(one=NAMES, item=st.sampled_from([b"1", b"22"]), expires_s=st.sampled_from([600.0, 0.0]))
     def submit(self, one: str, item: bytes, expires_s: float) -> None:
-        open_ = len(self.accepted) - len(self.ended)
+        tenant, _, name = one.partition(":")
+        open_ = [other for other in self.accepted if other not in self.ended]
+        theirs = [other for other in open_ if other.startswith(f"{tenant}:")]
         wanted = Submission(
-            tenant="t", id=one, model=MODEL, queue=QUEUE, item=item, digest=item.decode(),
+            tenant=tenant, id=name, model=MODEL, queue=QUEUE, item=item, digest=item.decode(),
             expires_s=expires_s, kept_s=600,
             webhook=Webhook(delivery=f"delivery-{one}", url="https://h/x", host="h:443"),
         )
@@ -76,15 +80,18 @@ class SubmissionMachine(RuleBasedStateMachine):
             assert self.accepted[one] != item
         except errors.Overloaded:
             assert one not in self.accepted
-            assert open_ == LIMITS.open
+            assert len(open_) == LIMITS.open or len(theirs) == TENANT_OPEN
         else:
+            assert one in self.accepted or (
+                len(open_) < LIMITS.open and len(theirs) < TENANT_OPEN
+            )
             assert is_new == (one not in self.accepted)
             self.accepted.setdefault(one, item)
         self._take_calls()
 
-    @rule(one=IDS)
+    @rule(one=NAMES)
     def cancel(self, one: str) -> None:
-        state = self.ledger.cancel("t", one)
+        state = self.ledger.cancel(*one.split(":"))
         assert (state is None) == (one not in self.accepted)
         if state is SubmissionState.CANCELLED and one not in self.ended:
             self._end(one, "cancelled", b"")
@@ -99,7 +106,7 @@ class SubmissionMachine(RuleBasedStateMachine):
             most=submissions.BATCH_ITEMS,
         )
         for claim in claims.taken:
-            one = claim.name.partition(":")[2]
+            one = claim.name
             assert one not in self.ended
             assert self.leases.get(one) != HELD_S, "a live lease was taken away"
             assert claim.epoch > self.newest.get(one, 0)
@@ -174,9 +181,9 @@ class SubmissionMachine(RuleBasedStateMachine):
 
     def what_was_accepted_is_there_and_what_ended_stays(self) -> None:
         for one, item in self.accepted.items():
-            record = self.ledger.read("t", one)  # ends what has no time left
+            record = self.ledger.read(*one.split(":"))  # ends what has no time left
             assert record is not None, "an accepted item is lost"
-            key = submission_key("t", one)
+            key = submission_key(*one.split(":"))
             if record.state.is_final:
                 if one not in self.ended:
                     assert record.state in (SubmissionState.EXPIRED, SubmissionState.FAILED)
@@ -191,18 +198,27 @@ class SubmissionMachine(RuleBasedStateMachine):
                 assert self.client.pttl(key) == -1
 
     def the_indexes_say_the_same(self) -> None:
-        records = {one: self.ledger.read("t", one) for one in self.accepted}
+        records = {one: self.ledger.read(*one.split(":")) for one in self.accepted}
         states = {one: record.state for one, record in records.items() if record}
-        open_ = {f"t:{one}" for one, state in states.items() if not state.is_final}
-        waiting = {f"t:{one}" for one, state in states.items() if state is SubmissionState.QUEUED}
+        open_ = {one for one, state in states.items() if not state.is_final}
+        waiting = {one for one, state in states.items() if state is SubmissionState.QUEUED}
         assert _members(self.client, "celeriac:submissions:open") == open_
         assert _members(self.client, SUBMISSIONS_WAITING_PREFIX + LINE) == waiting
-        ended = {f"t:{one}" for one in self.ended}
-        assert _members(self.client, "celeriac:submissions:ended") == ended
+        assert _members(self.client, "celeriac:submissions:ended") == set(self.ended)
         overview = self.ledger.overview()
         assert overview.open == len(open_)
-        sizes = [len(item) for one, item in self.accepted.items() if f"t:{one}" in open_]
-        assert overview.open_bytes == sum(sizes)
+        sizes = {one: len(item) for one, item in self.accepted.items() if one in open_}
+        assert overview.open_bytes == sum(sizes.values())
+        for tenant in ("t:", "u:"):
+            theirs = [size for one, size in sizes.items() if one.startswith(tenant)]
+            key = f"celeriac:submissions:tenant:{tenant[0]}"
+            held: Any = self.client.hmget(key, "open", "bytes")
+            assert [int(one or 0) for one in held] == [len(theirs), sum(theirs)]
+            ended = f"celeriac:submissions:ended:{tenant[0]}"
+            assert _members(self.client, ended) == {
+                one for one in self.ended if one.startswith(tenant)
+            }
+            assert not self.client.exists(ended) or self.client.pttl(ended) > 500_000
         due = _members(self.client, "celeriac:webhooks:due:h:443")
         assert due == {f"delivery-{one}" for one in self.ended}
 
@@ -215,7 +231,7 @@ class SubmissionMachine(RuleBasedStateMachine):
         """Workers that live, and time: everything ends."""
         for one, lease_s in list(self.leases.items()):
             if lease_s == HELD_S and one not in self.ended:
-                run = Claim(f"t:{one}", self.newest[one], 1, b"")
+                run = Claim(one, self.newest[one], 1, b"")
                 self.ledger.renew([run], GONE_S)
         for _ in range(ATTEMPTS * len(self.accepted) + 1):
             time.sleep(0.001)
@@ -223,7 +239,7 @@ class SubmissionMachine(RuleBasedStateMachine):
             claims = self.ledger.claim(QUEUE, MODEL, worker="w", lease_s=9, message=b"call")
             self.ledger.commit((claim, b'{"value":1}') for claim in claims.taken)
         for one in self.accepted:
-            record = self.ledger.read("t", one)
+            record = self.ledger.read(*one.split(":"))
             assert record is not None
             assert record.state in FINAL, record
 
@@ -234,7 +250,7 @@ class SubmissionMachine(RuleBasedStateMachine):
         return one not in self.ended and one in self.leases and self.newest[one] == run.epoch
 
     def _id(self, run: Claim) -> str:
-        return run.name.partition(":")[2]
+        return run.name
 
     def _end(self, one: str, state: str, answer: bytes) -> None:
         assert one not in self.ended, "it ended twice"

@@ -17,8 +17,15 @@ import pytest
 import redis
 
 from celeriac.messages import SUBMISSIONS_RECONCILE, WEBHOOKS_SENDER_KEY, submission_key
-from celeriac.settings import GatewaySettings, Settings, get_settings
+from celeriac.settings import (
+    GatewaySettings,
+    KeySettings,
+    Settings,
+    SubmissionSettings,
+    get_settings,
+)
 from celeriac.submissions.deliveries import Deliveries
+from producer.gateway.keys import digest_of
 from producer.handles import submit
 from tasks import webhooks as sender
 from tests.conftest import ROOT, Worker
@@ -488,14 +495,9 @@ def _fresh_settings() -> Iterator[None]:
     get_settings.cache_clear()
 
 
-
-
 def test_keys_of_two_tenants(
     hooked: Settings, gateway_worker: Worker, maintenance: Worker
 ) -> None:
-    from celeriac.settings import KeySettings
-    from producer.gateway.keys import digest_of
-
     names = ("acme", "globex")
     keys = {name: KeySettings(sha256=digest_of(f"key-of-{name}"), tenant=name) for name in names}
     gateway = hooked.gateway.model_copy(update={"keys": keys})
@@ -516,5 +518,37 @@ def test_keys_of_two_tenants(
             while (found := call(who, "GET", path).json)["state"] != "done":
                 assert time.monotonic() < deadline
             assert found["prediction"]["value"] == item
+    finally:
+        running.stop()
+
+
+def test_a_tenant_that_has_its_share_is_refused_and_another_is_not(
+    hooked: Settings, gateway_worker: Worker
+) -> None:
+    keys = {
+        name: KeySettings(sha256=digest_of(f"key-of-{name}"), tenant=name)
+        for name in ("initech", "umbrella")
+    }
+    settings = hooked.model_copy(update={
+        "gateway": hooked.gateway.model_copy(update={"keys": keys}),
+        "submissions": SubmissionSettings(max_open=1_000, max_tenant_share=0.002),
+    })
+    running = RunningGateway(settings).start()
+    try:
+        def put_as(who: str, id: str) -> Answer:
+            headers = {"Authorization": f"Bearer key-of-{who}"}
+            body = {"model": "idle", "item": 1}  # nobody takes it
+            return running.http("PUT", f"/v1/predictions/{id}", body, headers)
+
+        assert [put_as("initech", name).status for name in "ab"] == [202, 202]
+        answer = put_as("initech", "c")
+        assert (answer.status, answer.json["error"]["code"]) == (429, "overloaded")
+        assert answer.headers["retry-after"] == "60"
+        assert "max_tenant_share" in answer.json["error"]["message"]
+        assert put_as("initech", "a").status == 202
+        assert put_as("umbrella", "c").status == 202
+        for who, name in (("initech", "a"), ("initech", "b"), ("umbrella", "c")):
+            path, key = f"/v1/predictions/{name}/cancel", f"key-of-{who}"
+            assert running.http("POST", path, None, {"X-API-Key": key}).status == 200
     finally:
         running.stop()
