@@ -7,7 +7,8 @@ ARG TORCH=cpu
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1
 WORKDIR /app
 
-# Libraries change seldom: a layer of their own. PyTorch's index has the CPU build.
+# Libraries change seldom: a layer of their own. PyTorch's index has the CPU build; TORCH=gpu takes
+# PyPI's, which brings CUDA and is about 3 GB larger. The driver comes from the machine.
 COPY requirements.txt ./
 RUN if [ "$TORCH" = cpu ]; then \
         pip install --no-deps --index-url https://download.pytorch.org/whl/cpu \

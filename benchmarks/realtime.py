@@ -32,7 +32,8 @@ from celeriac.settings import (
     Settings,
     StackSettings,
 )
-from workers.stack import environment, worker_command
+from workers.commands import worker_command
+from workers.stack import environment
 from workers.valkey import EmbeddedServer, free_port
 
 HOME = Path(".celeriac/bench").absolute()

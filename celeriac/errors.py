@@ -6,6 +6,7 @@ carries the code.
 
 CeleriacError
 ├── ConfigError                  config_invalid        settings or celeriac.toml are wrong
+├── NoGpu                        gpu_missing           a GPU is needed, and there is none here
 ├── BrokerError                  broker_unavailable    Redis cannot be reached, or is too old
 ├── RequestError                 request_invalid       the request as a whole is at fault
 │   ├── ModelNotFound            model_not_found
@@ -47,6 +48,8 @@ class CeleriacError(Exception):
     """Something in Celeriac went wrong."""
 
     code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+    """Of a program that it ends."""
     field: str | None = None
     """The part of the request that is at fault, where that is known. It crosses no queue."""
     _by_code: ClassVar[dict[str, type[CeleriacError]]] = {}
@@ -71,6 +74,13 @@ class ConfigError(CeleriacError):
     """The configuration is not valid."""
 
     code = "config_invalid"
+
+
+class NoGpu(CeleriacError):
+    """This machine has no GPU that can be used."""
+
+    code = "gpu_missing"
+    exit_code = 69
 
 
 class BrokerError(CeleriacError):

@@ -73,6 +73,14 @@ class ModelsSettings(Section):
     names are deleted each hour. 0: nothing is deleted by itself."""
 
 
+class GpuSettings(Section):
+    """``[gpu]``: which GPUs the gpu roles use, and how."""
+
+    devices: tuple[str, ...] = ()
+    """UUIDs, or numbers in the order of the PCI bus, of those that ``CUDA_VISIBLE_DEVICES`` leaves.
+    Unset: all of them."""
+
+
 class RealtimeSettings(Section):
     """``[realtime]``: single items."""
 
@@ -273,6 +281,7 @@ class Settings(Section):
     stack: StackSettings = StackSettings()
     flower: FlowerSettings = FlowerSettings()
     models: ModelsSettings = ModelsSettings()
+    gpu: GpuSettings = GpuSettings()
     realtime: RealtimeSettings = RealtimeSettings()
     cache: CacheSettings = CacheSettings()
     submissions: SubmissionSettings = SubmissionSettings()

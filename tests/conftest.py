@@ -142,6 +142,22 @@ class Worker:
             self._client.close()
 
 
+STAND_INS = Path(__file__).parent / "standins"
+
+
+@pytest.fixture
+def stand_in_gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """``stand_in_gpus("GPU-1", "GPU-2")``: NVML shows these to the processes that a test starts."""
+
+    def show(*uuids: str) -> None:
+        gpus = [{"uuid": uuid, "name": "NVIDIA Stand-in"} for uuid in uuids]
+        monkeypatch.setenv("STAND_IN_GPUS", json.dumps(gpus))
+        paths = [str(STAND_INS / "nvml"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+    return show
+
+
 @pytest.fixture
 def start_worker(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     """Starts workers of this test's settings; they are stopped after it."""

@@ -18,7 +18,8 @@ try:
     get_settings()  # celeryconfig.py reads them too, where a typo would be a page of traceback
     environment.prepare(roles.queues_in(sys.argv), roles.pool_in(sys.argv))
 except CeleriacError as error:
-    raise SystemExit(f"celeriac: {error.message}") from None
+    sys.stderr.write(f"celeriac: {error.message}\n")
+    raise SystemExit(error.exit_code) from None
 
 app = Celery("celeriac")
 app.config_from_object("celeryconfig")

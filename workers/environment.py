@@ -9,7 +9,7 @@ from pathlib import Path
 
 from celeriac import errors
 from celeriac.settings import get_settings
-from workers import roles
+from workers import devices, roles
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
@@ -22,7 +22,8 @@ def prepare(queues: Sequence[str], pool: str | None) -> None:
 
     One compute thread for each process: the pool's processes share the cores among them, and the
     lane's model shares them with the client and Redis. A prefork worker keeps its metrics in a
-    folder of its own, emptied at its start. Raises ConfigError if that cannot be made.
+    folder of its own, emptied at its start. A worker of a gpu role has one GPU, any other none.
+    Raises ConfigError, or NoGpu.
     """
     if not queues:
         return  # beat, Flower, inspect, or a program that imports the app
@@ -32,6 +33,10 @@ def prepare(queues: Sequence[str], pool: str | None) -> None:
         role = roles.role_for(queues)
     except errors.ConfigError:
         return  # celeryd_init says so, in one line
+    if role.device == "gpu":
+        devices.pin(os.environ, get_settings().gpu.devices)
+    else:
+        devices.hide(os.environ)  # a model for the CPU must not take memory of a GPU
     if (pool or role.pool) == "prefork" and not _is_spawned_child(role.name):
         folder = metrics_folder(role.name, os.getpid())
         try:

@@ -22,6 +22,7 @@ from celeriac.messages import (
     realtime_queue,
 )
 from celeriac.settings import Settings
+from workers.roles import role_name
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = "name,kwargs,state,received,runtime,worker,routing_key,uuid"
@@ -78,7 +79,7 @@ def hide_running_arguments() -> None:
 def format_task(task: Any) -> Any:
     """A task as Flower may show it: what it is about, never what it carries."""
     shown = summary(task.kwargs)
-    role = str(getattr(task.worker, "hostname", "") or "").partition("@")[0]
+    role = role_name(str(getattr(task.worker, "hostname", "") or ""))
     task.args = ""
     task.kwargs = ", ".join(f"{key}={value}" for key, value in shown.items())
     task.routing_key = task.routing_key or queue_of(str(task.name), role, shown.get("model"))

@@ -10,6 +10,7 @@ import json
 import os
 import threading
 import time
+from dataclasses import asdict
 from typing import Any
 
 import redis
@@ -21,6 +22,7 @@ from celeriac.messages import WORKER_TTL_S, lanes_key, worker_key
 from celeriac.registry.catalogue import fetch_generation
 from celeriac.settings import get_settings
 from producer.broker import connect
+from workers.devices import pinned
 from workers.roles import Role
 
 log = get_logger(__name__)
@@ -42,6 +44,8 @@ class Heartbeat:
         self._host = host
         self._generation: int | None = None
         self._started_at = time.time()
+        gpu = pinned(os.environ)
+        self._gpu = None if gpu is None else asdict(gpu)
 
     def beat(self) -> None:
         """Write this worker's key; it expires if no further beat follows."""
@@ -59,6 +63,7 @@ class Heartbeat:
             "hostname": self.hostname,
             "role": self.role.name,
             "pid": os.getpid(),
+            "gpu": self._gpu,
             "concurrency": self._worker.concurrency,
             "started_at": self._started_at,
             "metrics_port": getattr(self._worker, "celeriac_metrics_port", None),

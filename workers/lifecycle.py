@@ -149,6 +149,6 @@ def _names(queues: Any) -> list[str]:
 def _leave(error: errors.CeleriacError) -> None:
     # Celery's signals swallow every exception but this one.
     sys.stderr.write(f"celeriac: {error.message}\n")
-    raise SystemExit(1)
+    raise SystemExit(error.exit_code)
 
 

@@ -92,6 +92,17 @@ def role_for(queues: Sequence[str]) -> Role:
     raise errors.ConfigError(f"-Q {names[0]} is a queue of the role: {_command(owners[0])}")
 
 
+def role_name(node: str) -> str:
+    """The role that a worker's name begins with; the name itself if that is no role's.
+
+    >>> role_name("realtime.gpu-0@host"), role_name("realtime.cpu@host")
+    ('realtime.gpu', 'realtime.cpu')
+    """
+    name = node.partition("@")[0]
+    fitting = (role for role in _BY_NAME if name == role or name.startswith(f"{role}-"))
+    return next(fitting, name)
+
+
 def check_pool(role: Role, pool: str) -> None:
     """Raises ConfigError if ``role`` cannot use a pool that was asked for."""
     if pool not in role.pools:

@@ -27,14 +27,14 @@ from celeriac.schedules import NightlySettings
 from celeriac.settings import Settings, hide_password, scalars
 from producer.broker import check_server, connect
 from producer.gateway.binding import check_binding, local_url
-from workers import flower, valkey
+from workers import flower, gpu_workers, valkey
+from workers.commands import CELERY, ROOT, drain_s, worker_command
+from workers.devices import Gpu
 from workers.lock import StateLock
+from workers.roles import role_name
 from workers.supervisor import ChildSpec, ChildStatus, Supervisor
 
-ROOT = Path(__file__).resolve().parents[1]
 ROLES = ("realtime.cpu", "batch.cpu", "maintenance")
-DRAIN_S = 30.0
-"""How long a worker may take to finish what it has begun, at least."""
 READY_S = 120.0
 """How long the whole stack may take to start; workers load their models in it."""
 VALKEY, BEAT, FLOWER, GATEWAY = "valkey", "beat", "flower", "gateway"
@@ -53,7 +53,8 @@ class Part:
 class Stack:
     """A local stack; as a context manager it is started, ready, and stopped at the end.
 
-    ``roles`` are the workers to run; ``say`` gets lines for people (a child died, and the like).
+    ``roles`` are the workers to run, and on each of ``gpus`` one of each gpu role; ``say`` gets
+    lines for people (a child died, and the like).
     """
 
     def __init__(  # noqa: PLR0913 - which parts there are
@@ -61,6 +62,7 @@ class Stack:
         settings: Settings,
         *,
         roles: Sequence[str] = ROLES,
+        gpus: Sequence[Gpu] = (),
         flower: bool = True,
         gateway: bool = True,
         beat: bool = True,
@@ -68,6 +70,7 @@ class Stack:
     ) -> None:
         self.settings = absolute(settings)
         self.roles = tuple(roles)
+        self._gpus = tuple(gpus)
         self.state_dir = self.settings.stack.state_dir
         self.logs = self.state_dir / "logs"
         self._flower, self._gateway, self._beat = flower, gateway, beat
@@ -187,7 +190,7 @@ class Stack:
 
     def _specs(self) -> list[ChildSpec]:
         self._write_tables()
-        specs = [self._spec(role, self._worker(role)) for role in self.roles]
+        specs = [*map(self._worker_spec, self.roles), *self._gpu_specs()]
         if self._beat:
             specs.append(self._spec(BEAT, self._beat_command(), stage=2))
         if self._flower:
@@ -207,17 +210,24 @@ class Stack:
             limits = self.settings.gateway
             return limits.drain_notice_s + limits.drain_timeout_s + 10
         if stage == 1:
-            return max(DRAIN_S, self.settings.realtime.drain_timeout_s + 10)
+            return drain_s(self.settings)
         return 10.0
 
-    def _worker(self, role: str) -> list[str]:
-        processes = self.settings.stack.batch_processes
-        return worker_command(role, processes if role == "batch.cpu" else 0)
+    def _worker_spec(self, role: str) -> ChildSpec:
+        processes = self.settings.stack.batch_processes if role == "batch.cpu" else 0
+        return self._spec(role, worker_command(role, processes))
+
+    def _gpu_specs(self) -> list[ChildSpec]:
+        return [
+            spec for role in gpu_workers.GPU_ROLES for spec in gpu_workers.specs(
+                role, self._gpus, self._environment(), self.settings, self._log
+            )
+        ]
 
     def _beat_command(self) -> list[str]:
         folder = self.state_dir / BEAT
         folder.mkdir(parents=True, exist_ok=True)
-        return [*_CELERY, BEAT, "-s", str(folder / "schedule"), "--pidfile="]
+        return [*CELERY, BEAT, "-s", str(folder / "schedule"), "--pidfile="]
 
     def _environment(self) -> dict[str, str]:
         others = {k: v for k, v in os.environ.items() if not k.startswith("CELERIAC_")}
@@ -242,6 +252,11 @@ class Stack:
             return "what the workers do, as a page", self.flower_url
         if name == GATEWAY:
             return "HTTP, described at /docs", self.gateway_url
+        role = role_name(name)
+        if role in gpu_workers.GPU_ROLES:
+            label = name.removeprefix(f"{role}-")
+            gpu = next(gpu.name for gpu in self._gpus if gpu.label == label)
+            return f"worker on GPU {label}, {gpu}", f"queues of {role}"
         if name == BEAT:
             return "sends what is due", "-"
         return "worker", f"queues of {name}"
@@ -267,9 +282,11 @@ class Stack:
             _check_port(port, "the gateway", f"CELERIAC_GATEWAY_{setting}")
 
     def _missing(self, client: redis.Redis) -> Callable[[], list[str]]:
+        workers = [*self.roles, *(spec.name for spec in self._gpu_specs())]
+
         def missing() -> list[str]:
             children = self.status()
-            waiting = [r for r in self.roles if not is_up(client, r, children[r].pid)]
+            waiting = [name for name in workers if not is_up(client, name, children[name].pid)]
             if self._flower and not _answers_http(f"{self.flower_url}/healthcheck"):
                 waiting.append(FLOWER)
             if self._gateway and not _answers_http(f"{self.gateway_url}/health/ready"):
@@ -312,16 +329,6 @@ class Stack:
 
 
 GATEWAY_COMMAND = (sys.executable, "-m", "producer.cli.main", "gateway")
-_CELERY = (sys.executable, "-m", "celery", "-A", "workers.app")
-# Workers talk to Redis, not to each other: a second less at each start, no traffic between them.
-_QUIET = ("--without-mingle", "--without-gossip")
-
-
-def worker_command(role: str, concurrency: int = 0) -> list[str]:
-    """The ``celery worker`` of a role; ``concurrency`` 0 leaves the role's own."""
-    argv = [*_CELERY, "worker", "-Q", role, "-n", f"{role}@%h", *_QUIET]
-    return [*argv, "-c", str(concurrency)] if concurrency else argv
-
 
 def absolute(settings: Settings) -> Settings:
     """``settings`` with absolute paths: children run in another folder."""
@@ -366,10 +373,10 @@ def tables_toml(settings: Settings) -> str:
     return "\n".join([*lines, ""])
 
 
-def is_up(client: redis.Redis, role: str, pid: int | None) -> bool:
-    """True if a worker of ``role`` on this machine says that it is ready, and is ``pid``."""
+def is_up(client: redis.Redis, name: str, pid: int | None) -> bool:
+    """True if the worker ``name`` of this machine says that it is ready, and is ``pid``."""
     try:
-        found: Any = client.get(worker_key(f"{role}@{socket.gethostname()}"))
+        found: Any = client.get(worker_key(f"{name}@{socket.gethostname()}"))
     except redis.RedisError:
         return False
     return found is not None and pid is not None and json.loads(found).get("pid") == pid

@@ -31,6 +31,8 @@ class WorkerLine:
     serving: dict[str, int]
     """Versions that it has loaded and answers with, by model."""
     metrics_port: int | None
+    device: str = "CPU"
+    """``GPU 0, NVIDIA A100-SXM4-40GB`` of a worker that has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,9 @@ def queue_names(catalogue: Catalogue) -> list[str]:
 def worker_line(text: bytes | str, now_s: float) -> WorkerLine:
     """A worker from what it says of itself; a newer one may say more."""
     said: dict[str, Any] = json.loads(text)
+    gpu = said.get("gpu")
     return WorkerLine(
+        device=f"GPU {gpu['label']}, {gpu['name']}" if gpu else "CPU",
         hostname=said["hostname"], role=said["role"], pid=said["pid"],
         up_s=max(0.0, now_s - float(said["started_at"])),
         serving=dict(said.get("serving") or {}), metrics_port=said.get("metrics_port"),

@@ -17,10 +17,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from celeriac import errors
 
@@ -44,8 +45,9 @@ class ChildSpec:
 
     name: str
     argv: Sequence[str]
-    log: Path
-    """Takes its output. The log of the run before is kept beside it as ``NAME.log.1``."""
+    log: Path | None = None
+    """Takes its output; None: the supervisor's own output does. The log of the run before is kept
+    beside it as ``NAME.log.1``."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Its whole environment."""
     cwd: Path = Path()
@@ -212,7 +214,8 @@ class Supervisor:
     def _launch(self, spec: ChildSpec) -> int:
         if spec.name in self._children:
             raise errors.WorkerError("there is one of this name already")
-        rotate(spec.log)
+        if spec.log is not None:
+            rotate(spec.log)
         process = _spawn(spec)
         self._children[spec.name] = _Child(spec, self._clock(), process)
         self._changed()
@@ -243,10 +246,8 @@ class Supervisor:
         child.restart_at = now + restart.delay_s
         child.deaths += 1
         child.last_exit = how
-        self._say(
-            f"{child.spec.name} {how}; it starts again in {restart.delay_s:g} s "
-            f"(log: {child.spec.log})"
-        )
+        where = f" (log: {child.spec.log})" if child.spec.log else ""
+        self._say(f"{child.spec.name} {how}; it starts again in {restart.delay_s:g} s{where}")
 
     def _say(self, line: str) -> None:
         # A terminal that went away must not end the thread, and with it every child.
@@ -284,13 +285,22 @@ def _signal(process: subprocess.Popen[bytes], signum: int) -> None:
 
 
 def _spawn(spec: ChildSpec) -> subprocess.Popen[bytes]:
-    spec.log.parent.mkdir(parents=True, exist_ok=True)
-    with spec.log.open("ab") as log:
+    with _output(spec.log) as log:
         return subprocess.Popen(  # noqa: S603 - our own command
             [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *spec.argv],
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             env=dict(spec.env), cwd=spec.cwd, start_new_session=True,
         )
+
+
+@contextlib.contextmanager
+def _output(log: Path | None) -> Iterator[BinaryIO | None]:
+    if log is None:
+        yield None
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        yield file
 
 
 def _reap(process: subprocess.Popen[bytes]) -> int | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import environments
-from workers.stack import worker_command
+from workers.commands import worker_command
 
 PYTHON = Path(sys.executable)
 MODULES = "benchmarks.subjects"

@@ -37,12 +37,12 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command; an error of ours becomes one clear message and exit code 1."""
+    """Run the command; an error of ours becomes one clear message and its exit code."""
     try:
         build()()
     except errors.CeleriacError as error:
         sys.stderr.write(f"celeriac: {error.message}\n")
-        raise SystemExit(1) from None
+        raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         sys.stderr.write("\nceleriac: stopped\n")
         raise SystemExit(130) from None

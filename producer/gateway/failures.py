@@ -114,7 +114,7 @@ STATUS = {
 }
 """By code; any other is 500."""
 
-UNSPOKEN = frozenset({"config_invalid", "error"})
+UNSPOKEN = frozenset({"config_invalid", "gpu_missing", "error"})
 """Codes whose messages may name what is nobody's business outside."""
 
 BUSY_RETRY_S = 1.0

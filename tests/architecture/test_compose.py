@@ -14,6 +14,7 @@ from typer.testing import CliRunner as TyperRunner
 
 from celeriac.settings import Settings
 from producer.cli.main import build
+from workers import gpu_workers
 from workers.roles import ROLES, queues_in, role_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,12 +33,26 @@ def known_variables() -> set[str]:
     }
 
 
+def role_of(service: dict[str, Any]) -> list[str]:
+    command = service["command"]
+    return command[2:] if command[:2] == ["celeriac", "worker"] else queues_in(command)
+
+
 def test_there_is_one_service_for_each_role() -> None:
-    served = [queues_in(service["command"]) for service in WORKERS.values()]
+    served = [role_of(service) for service in WORKERS.values()]
     assert sorted(served) == sorted([role.name] for role in ROLES)
 
 
-@pytest.mark.parametrize("name", WORKERS)
+@pytest.mark.parametrize("name", GPU)
+def test_a_gpu_service_starts_a_worker_on_each_gpu(name: str) -> None:
+    command = GPU[name]["command"]
+    assert command[:2] == ["celeriac", "worker"]
+    assert command[2] in gpu_workers.GPU_ROLES
+    shown = TyperRunner().invoke(build(), ["worker", "--help"])
+    assert shown.exit_code == 0, shown.output
+
+
+@pytest.mark.parametrize("name", sorted(WORKERS.keys() - GPU.keys()))
 def test_the_command_of_a_worker_is_one_that_celery_and_the_role_take(name: str) -> None:
     command = WORKERS[name]["command"]
     assert command[:4] == ["celery", "-A", "workers.app", "worker"]
@@ -68,7 +83,7 @@ def test_gpu_services_are_in_their_profile_and_reserve_a_gpu() -> None:
     assert set(GPU) == {"worker-realtime-gpu", "worker-batch-gpu"}
     for service in GPU.values():
         device = service["deploy"]["resources"]["reservations"]["devices"][0]
-        assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+        assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
         assert service["build"]["args"] == {"TORCH": "gpu"}
     assert not any("profiles" in SERVICES[name] for name in set(SERVICES) - set(GPU))
 

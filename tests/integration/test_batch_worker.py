@@ -97,8 +97,10 @@ def test_real_workers_finish_a_job(
 
 
 def test_a_spawned_process_loads_counts_and_logs_as_a_forked_one(
-    broker: Broker, settings: Settings, start_worker: Callable[..., Any], tmp_path: Path
+    broker: Broker, settings: Settings, start_worker: Callable[..., Any], tmp_path: Path,
+    stand_in_gpus: Callable[..., None],
 ) -> None:
+    stand_in_gpus("GPU-1")
     draft = ModelDraft(
         format="echo", device="gpu", input=InputSchema(kind="any"), output=OutputSchema(kind="any")
     )

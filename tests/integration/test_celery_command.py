@@ -11,7 +11,8 @@ import pytest
 import redis
 
 from celeriac.settings import Settings
-from workers.stack import ROOT, environment
+from workers.commands import ROOT
+from workers.stack import environment
 
 pytestmark = pytest.mark.uncounted
 

@@ -23,7 +23,8 @@ from celeriac.settings import (
     StackSettings,
 )
 from tests.conftest import Ran
-from workers.stack import ROOT, Stack, environment
+from workers.commands import ROOT
+from workers.stack import Stack, environment
 from workers.valkey import free_port
 
 pytestmark = pytest.mark.uncounted

@@ -24,7 +24,7 @@ from celeriac.settings import (
     StackSettings,
     load_settings,
 )
-from workers import stack
+from workers import commands, stack
 from workers.lock import StateLock
 
 
@@ -77,12 +77,12 @@ def test_paths_of_a_night_are_where_the_stack_was_started(tmp_path: Path) -> Non
 
 
 def test_the_command_of_a_worker() -> None:
-    command = stack.worker_command("batch.cpu")
+    command = commands.worker_command("batch.cpu")
     assert command[1:] == [
         "-m", "celery", "-A", "workers.app", "worker", "-Q", "batch.cpu", "-n", "batch.cpu@%h",
         "--without-mingle", "--without-gossip",
     ]  # fmt: skip
-    assert stack.worker_command("batch.cpu", 2)[-2:] == ["-c", "2"]
+    assert commands.worker_command("batch.cpu", 2)[-2:] == ["-c", "2"]
 
 
 def test_a_registry_has_models_once_it_holds_a_version(tmp_path: Path) -> None:

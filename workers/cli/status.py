@@ -57,12 +57,13 @@ def render(shot: Snapshot, url: str) -> Group:
 def _workers(shot: Snapshot) -> Table | str:
     if not shot.workers:
         return "\nNo worker is up. `celeriac up` starts them all, `celeriac worker ROLE` one."
-    table = _table("Workers", "worker", "role", "pid", "up", "serving", "metrics")
+    table = _table("Workers", "worker", "role", "device", "pid", "up", "serving", "metrics")
     for line in shot.workers:
         serving = ", ".join(f"{name}@{version}" for name, version in sorted(line.serving.items()))
         port = f":{line.metrics_port}" if line.metrics_port else "-"
         table.add_row(
-            line.hostname, line.role, str(line.pid), duration(line.up_s), serving or "-", port
+            line.hostname, line.role, line.device, str(line.pid), duration(line.up_s),
+            serving or "-", port,
         )
     return table
 

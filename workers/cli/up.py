@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import threading
 import time
-from types import FrameType
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from celeriac.settings import load_settings
+from celeriac import errors
+from celeriac.settings import Settings, load_settings
+from workers import devices
 from workers.stack import Part, Stack, has_models
+from workers.stop_signals import Stop, StopSignals
 
 NO_MODELS = """\
 The registry {root} has no models yet. To get one:
@@ -32,11 +34,12 @@ def up(
     """Run the local stack: broker, workers, beat, Flower and gateway. Ctrl-C stops it."""
     console = Console(highlight=False)
     settings = load_settings()
+    gpus = _gpus(settings, console)
     stack = Stack(
-        settings, flower=not no_flower, gateway=not no_gateway, beat=not no_beat,
+        settings, gpus=gpus, flower=not no_flower, gateway=not no_gateway, beat=not no_beat,
         say=lambda line: console.print(f"{time.strftime('%H:%M:%S')} {line}", markup=False),
     )
-    signals = _StopSignals(stack)
+    signals = StopSignals(stack.stop_now)
     try:
         console.print("Starting the stack ...")
         stack.start()
@@ -47,12 +50,21 @@ def up(
             console.print(NO_MODELS.format(root=stack.settings.models.root), markup=False)
         console.print("Ready. Ctrl-C stops everything; `celeriac status` shows what goes on.")
         threading.Event().wait()
-    except _Stop:
+    except Stop:
         console.print("Stopping: workers finish what they have begun (Ctrl-C again: at once) ...")
     finally:
         signals.stopping = True
         stack.stop()
     console.print("Stopped. Nothing is left running.")
+
+
+def _gpus(settings: Settings, console: Console) -> list[devices.Gpu]:
+    """The GPUs to use; without one the stack does without the gpu roles, and says so."""
+    try:
+        return devices.usable(os.environ, settings.gpu.devices)
+    except errors.NoGpu as error:
+        console.print(f"realtime.gpu and batch.gpu are left out: {error.message}", markup=False)
+        return []
 
 
 def table(parts: list[Part]) -> Table:
@@ -63,26 +75,3 @@ def table(parts: list[Part]) -> Table:
     for part in parts:
         grid.add_row(part.name, part.what, part.where, str(part.pid or "-"))
     return grid
-
-
-class _Stop(BaseException):
-    """The first signal to stop; leaves whatever the main thread waits in."""
-
-
-class _StopSignals:
-    """The first signal drains; Ctrl-C after that kills what is left."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.stopping = False
-        self._stack = stack
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup asks for it
-                signal.signal(signum, self._handle)
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        del frame
-        if not self.stopping:
-            self.stopping = True
-            raise _Stop
-        if signum == signal.SIGINT:
-            self._stack.stop_now()

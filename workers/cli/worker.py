@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 
 import typer
+from rich.console import Console
 
 from celeriac import errors
-from celeriac.settings import load_settings
+from celeriac.settings import Settings, load_settings
+from workers import devices, gpu_workers
+from workers.commands import ROOT, worker_command
 from workers.roles import ROLES
-from workers.stack import ROOT, environment, worker_command
+from workers.stack import environment
 
 NAMES = [role.name for role in ROLES]
 
@@ -24,12 +28,35 @@ def worker(
         0, "--concurrency", "-c", min=0, max=256, help="Processes; 0: what the role has."
     ),
 ) -> None:
-    """Run one worker, as `celery -A workers.app worker -Q ROLE` would."""
+    """Run one worker, as `celery -A workers.app worker -Q ROLE` would.
+
+    Of a gpu role it runs one for each GPU, and starts one again that died.
+    """
     if role not in NAMES:
         raise errors.ConfigError(f"no role is named {role!r}; roles are: {', '.join(NAMES)}")
-    os.environ.update(environment(load_settings()))
+    settings = load_settings()
+    os.environ.update(environment(settings))
     if "CELERIAC_CONFIG" in os.environ:
         os.environ["CELERIAC_CONFIG"] = os.path.abspath(os.environ["CELERIAC_CONFIG"])  # noqa: PTH100
+    if role in gpu_workers.GPU_ROLES:
+        _on_each_gpu(role, concurrency, settings)
+        return
     argv = worker_command(role, concurrency)
     os.chdir(ROOT)  # the app, its configuration and its tasks are found from here
     os.execv(argv[0], argv)  # noqa: S606 - becomes the worker
+
+
+def _on_each_gpu(role: str, concurrency: int, settings: Settings) -> None:
+    if concurrency > 1:
+        raise errors.ConfigError(
+            f"the role {role} has one process for each GPU; leave --concurrency out"
+        )
+    console = Console(highlight=False)
+    gpus = devices.usable(os.environ, settings.gpu.devices)
+    for gpu in gpus:
+        size = f"{gpu.memory_bytes / 1e9:.0f} GB"
+        console.print(f"GPU {gpu.label}: {gpu.name}, {size}, {gpu.uuid}", markup=False)
+    gpu_workers.run(
+        gpu_workers.specs(role, gpus, os.environ, settings),
+        lambda line: console.print(f"{time.strftime('%H:%M:%S')} {line}", markup=False),
+    )
