@@ -1,0 +1,114 @@
+"""What is advised, with and without figures."""
+
+from __future__ import annotations
+
+import pytest
+
+from celeriac import errors
+from celeriac.advisor.advice import Advice, Choice, advise
+from celeriac.advisor.requirement import Profile, Requirement, UpdateFrequency
+
+TEXT = Profile(fixed_s=0.9e-3, item_s=0.12e-3)
+NETWORK = Profile(fixed_s=0.060, item_s=0.004, max_batch_size=32)
+
+
+def asked(
+    latency_ms: float, volume: int, frequency: UpdateFrequency, profile: Profile | None = None,
+    peak_per_s: float | None = None,
+) -> Advice:
+    wanted = Requirement(
+        latency_ms=latency_ms, volume=volume, update_frequency=frequency, peak_per_s=peak_per_s
+    )
+    return advise(wanted, profile)
+
+
+@pytest.mark.parametrize(
+    ("latency_ms", "volume", "frequency", "headline"),
+    [
+        (50, 10_000, "continuous", "real time"),  # fraud detection
+        (3_600_000, 5_000_000, "daily", "batch"),  # a daily sales report
+        (500, 100_000, "hourly", "real time or mini-batch"),  # product recommendation
+        (5_000, 100_000, "hourly", "needs further analysis"),
+        (500, 5_000_000, "continuous", "needs further analysis"),
+        (100, 5_000_000, "daily", "real time"),
+        (101, 1_000_000, "daily", "real time or mini-batch"),
+        (1_001, 1_000_000, "daily", "needs further analysis"),
+    ],
+)
+def test_the_rules_need_no_model(
+    latency_ms: float, volume: int, frequency: UpdateFrequency, headline: str
+) -> None:
+    advice = asked(latency_ms, volume, frequency)
+    assert advice.headline == headline
+    assert advice.reasons
+    assert advice.can_be_met is None
+
+
+def test_what_is_missing_is_named() -> None:
+    advice = asked(5_000, 100_000, "hourly")
+    assert any("--model" in one for one in advice.missing)
+    assert any("--peak-per-s" in one for one in advice.missing)
+    assert len(asked(5_000, 100_000, "hourly", peak_per_s=30).missing) == 1
+
+
+def test_figures_decide_where_rules_do_not() -> None:
+    advice = asked(5_000, 100_000, "hourly", TEXT)
+    assert (advice.choices, advice.can_be_met, advice.missing) == ((Choice.BATCH,), True, ())
+    assert advice.batch is not None
+    assert advice.batch.items == 4_167
+
+
+def test_a_lone_item_never_waits_for_company_that_does_not_come() -> None:
+    assert asked(500, 100_000, "hourly", TEXT).choices == (Choice.REAL_TIME,)
+
+
+def test_small_batches_where_they_save_processes() -> None:
+    advice = asked(300, 50_000_000, "continuous", NETWORK)
+    assert advice.choices == (Choice.MINI_BATCH,)
+    assert advice.mini_batch is not None
+    assert advice.real_time is not None
+    assert advice.mini_batch.processes <= advice.real_time.processes
+    assert advice.mini_batch.waits.p99_ms <= 300
+
+
+def test_a_model_that_is_too_slow_says_so() -> None:
+    advice = asked(50, 10_000, "continuous", NETWORK)
+    assert advice.can_be_met is False
+    assert "one item alone takes" in advice.reasons[-1]
+    assert "celeriac optimize" in advice.reasons[-1]
+
+
+def test_a_job_gets_the_cores_that_it_needs() -> None:
+    job = asked(3_600_000, 5_000_000, "daily", NETWORK).batch
+    assert job is not None
+    assert job.met
+    assert job.processes > 2
+    assert job.duration_s <= 3_600
+    short = asked(1_500, 5_000_000, "daily", NETWORK)
+    assert short.batch is not None
+    assert not short.batch.met  # a job takes longer than that to start
+
+
+def test_batches_cost_less_than_single_items() -> None:
+    advice = asked(3_600_000, 5_000_000, "daily", TEXT)
+    assert advice.batch is not None
+    assert advice.real_time is not None
+    assert advice.batch.core_hours_per_million < advice.real_time.core_hours_per_million
+
+
+@pytest.mark.parametrize("fields", [
+    {"latency_ms": 0}, {"latency_ms": float("nan")}, {"volume": 0}, {"volume": 10**13},
+    {"update_frequency": "weekly"}, {"peak_per_s": -1.0}, {"peak_per_s": float("inf")},
+])
+def test_what_makes_no_sense_is_refused_by_name(fields: dict[str, object]) -> None:
+    good: dict[str, object] = {
+        "latency_ms": 50, "volume": 10_000, "update_frequency": "continuous"
+    }
+    with pytest.raises(errors.RequestError, match="it must be") as caught:
+        Requirement(**{**good, **fields})  # type: ignore[arg-type]
+    assert caught.value.field in fields
+
+
+def test_a_profile_costs_something() -> None:
+    with pytest.raises(errors.RequestError):
+        Profile(fixed_s=0, item_s=0)
