@@ -60,8 +60,8 @@ class RequestContext:
 
     __slots__ = (
         "batch_items", "body_bytes", "body_is_read", "cache", "caller", "code", "compute_ms",
-        "end_s", "headers", "id", "is_hot", "items", "method", "model", "path", "queue_ms",
-        "receive", "route", "scope", "started_s", "timeout_s", "version",
+        "end_s", "headers", "id", "is_hot", "items", "method", "model", "needs_redis", "path",
+        "queue_ms", "receive", "route", "scope", "started_s", "timeout_s", "version",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, id: str, started_s: float) -> None:
@@ -79,6 +79,8 @@ class RequestContext:
         """Template of the path, for logs and metrics."""
         self.is_hot = False
         """It is answered without FastAPI."""
+        self.needs_redis = False
+        """It waits for what Redis must say, and has no answer yet."""
         self.body_bytes = 0
         """That are held for it."""
         self.body_is_read = False
@@ -178,7 +180,7 @@ class Gateway:
     def _broker_gone(self) -> None:
         """Let those go that wait for what cannot come."""
         for watch in tuple(self.watches):
-            if watch.is_hot:
+            if watch.needs_redis:
                 watch.abort(broker_gone())
 
     def timeout_s(self, context: RequestContext) -> float:

@@ -26,6 +26,7 @@ class Watched(Protocol):
     """What a watch must know of a request."""
 
     is_hot: bool
+    needs_redis: bool
     body_is_read: bool
     timeout_s: float
     end_s: float
@@ -47,9 +48,9 @@ class Watch:
         self._timer = self._loop.call_later(WATCH_AFTER_S, self._look)
 
     @property
-    def is_hot(self) -> bool:
-        """True if its handler waits for predictions and nothing else."""
-        return self._context.is_hot
+    def needs_redis(self) -> bool:
+        """True if its handler waits for what cannot come while Redis is gone."""
+        return self._context.needs_redis
 
     def abort(self, cause: Exception) -> None:
         """Cancel the handler, once; the guard answers with ``cause``."""

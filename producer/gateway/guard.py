@@ -27,7 +27,7 @@ from producer.gateway.context import (
     new_request_id,
 )
 from producer.gateway.disconnects import Disconnected, Watch
-from producer.gateway.hot import HotRouter
+from producer.gateway.hot import HotRouter, check_method
 from producer.gateway.rates import Rates
 
 log = get_logger(__name__)
@@ -100,14 +100,16 @@ class Guard:
         """The answer of a hot route, or to a failure; None if the cold application has sent it."""
         try:
             await self._admit(context)
-            found = self._router.find(context.method, context.path)
+            found = self._router.find(context.path)
             if found is None:
                 await self._answer_cold(context, reply)
                 return None
             route, rest = found
-            context.route, context.is_hot = route.template, True
+            context.route = route.template
+            check_method(route, context.method)
             self._check_scope(context, route.scope)
             self.gateway.pulse.check()
+            context.is_hot = context.needs_redis = True
             return await route.handler(self.gateway, context, rest)
         except errors.CeleriacError as error:
             return failed(context, error)
@@ -122,6 +124,7 @@ class Guard:
             context.route = context.path if context.path in auth.OPEN_PATHS else auth.OPEN_PREFIX
         else:
             self._check_scope(context, auth.scope_for(context.path))
+            context.needs_redis = not self._scope  # a promotion outlives a pause of Redis
         if context.path.startswith(NEEDS_REDIS):
             self.gateway.pulse.check()
         if not context.has_body:
@@ -145,7 +148,9 @@ class Guard:
             )
         if self._keys:
             context.caller = self._keys.caller(context)
-            if self._rates:
+            if context.caller.name in self._rates:
+                gateway.pulse.check()
+                context.needs_redis = True
                 await self._rates.take(context.caller.name)
 
     def _check_scope(self, context: RequestContext, scope: str) -> None:
@@ -188,6 +193,7 @@ class _Reply:
             self.started = True
             self.status = message["status"]
             self._context.body_is_read = True  # whatever may still come is not waited for
+            self._context.needs_redis = False
             headers = list(message.get("headers", ()))
             headers.append((b"x-request-id", self._context.id.encode("ascii")))
             message["headers"] = headers

@@ -26,6 +26,12 @@ class HotRoute(NamedTuple):
     method: str = "POST"
 
 
+def check_method(route: HotRoute, method: str) -> None:
+    """Raises MethodNotAllowed."""
+    if route.method != method:
+        raise MethodNotAllowed(f"{route.template} takes {route.method} only", route.method)
+
+
 class HotRouter:
     """Finds the hot route of a request."""
 
@@ -33,18 +39,8 @@ class HotRouter:
         self._exact = {route.prefix: route for route in routes if not route.suffix}
         self._open = [route for route in routes if route.suffix]
 
-    def find(self, method: str, path: str) -> tuple[HotRoute, str] | None:
-        """The route and the variable part of its path; None if it is no hot one.
-
-        Raises MethodNotAllowed.
-        """
-        found = self._match(path)
-        if found is not None and found[0].method != method:
-            allow = found[0].method
-            raise MethodNotAllowed(f"{found[0].template} takes {allow} only", allow)
-        return found
-
-    def _match(self, path: str) -> tuple[HotRoute, str] | None:
+    def find(self, path: str) -> tuple[HotRoute, str] | None:
+        """The route and the variable part of its path; None if it is no hot one."""
         exact = self._exact.get(path)
         if exact is not None:
             return exact, ""

@@ -55,13 +55,13 @@ class Rates:
             for name, key in settings.keys.items() if key.rate_per_s is not None
         }  # fmt: skip
 
-    def __bool__(self) -> bool:
-        return bool(self._buckets)
+    def __contains__(self, key: str) -> bool:
+        return key in self._buckets
 
     async def take(self, key: str) -> None:
-        """Use up one request of a key. Raises RateLimited, and BrokerError."""
-        bucket = self._buckets.get(key)
-        if bucket is not None and not bucket.take():
+        """Use up one request of a limited key. Raises RateLimited, and BrokerError."""
+        bucket = self._buckets[key]
+        if not bucket.take():
             await bucket.refill()
 
 

@@ -168,6 +168,7 @@ async def _described(
     routes = gateway.client.routes
     found = routes.described(ref)
     if found is None:
+        gateway.pulse.check()
         catalogue = await asyncio.to_thread(routes.catalogue, timeout_s)
         version = catalogue.resolve(ModelRef.parse(ref))
         return catalogue.models[ModelRef.parse(ref).name], version
@@ -176,6 +177,7 @@ async def _described(
 
 async def _catalogue(request: Request) -> Catalogue:
     gateway, context = _shared(request)
+    gateway.pulse.check()
     return await asyncio.to_thread(gateway.client.routes.catalogue, context.left_s())
 
 
@@ -228,6 +230,7 @@ async def model_ready(request: Request, model: str) -> dict[str, Any]:
     gateway, _ = _shared(request)
     info, found = await _asked(request, model)
     is_champion = _version(request) in ("", CHAMPION)
+    gateway.pulse.check()
     await check_served(gateway.redis, found.device, info.name, champion=is_champion)
     return {"name": info.name, "ready": True}
 

@@ -150,8 +150,10 @@ class Answer(NamedTuple):
 class Http:
     """A plain HTTP client of one gateway, for one thread: a new connection for each request."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, key: str = "") -> None:
+        """``key``: of requests that bring none."""
         self.port = port
+        self.key = key
 
     def __call__(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
@@ -160,7 +162,10 @@ class Http:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             data = body if body is None or isinstance(body, bytes) else json.dumps(body)
-            connection.request(method, path, data, headers or {})
+            named = {name.lower(): value for name, value in (headers or {}).items()}
+            if self.key:
+                named.setdefault("x-api-key", self.key)
+            connection.request(method, path, data, named)
             answer = connection.getresponse()
             named = {name.lower(): value for name, value in answer.getheaders()}
             return Answer(answer.status, named, answer.read())
@@ -178,7 +183,7 @@ class Http:
 class RunningGateway:
     """A gateway of this process: an event loop and uvicorn in a thread of their own."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, key: str = "") -> None:
         self.settings = settings
         self.client = GatewayClient(settings=gateway_server.impatient(settings))
         self.apps = build(settings, self.client)
@@ -187,8 +192,8 @@ class RunningGateway:
         self._socket = gateway_server.listen("127.0.0.1", settings.gateway.port, "PORT")
         self._admin_socket = gateway_server.listen("127.0.0.1", 0, "ADMIN_PORT")
         self.port = int(self._socket.getsockname()[1])
-        self.http = Http(self.port)
-        self.admin = Http(int(self._admin_socket.getsockname()[1]))
+        self.http = Http(self.port, key)
+        self.admin = Http(int(self._admin_socket.getsockname()[1]), key)
         self._server = gateway_server.uvicorn_server(self.apps.public, settings, lifespan="on")
         self._admin_server = gateway_server.uvicorn_server(self.apps.admin, settings)
         self._thread = threading.Thread(target=self._run, name="gateway")

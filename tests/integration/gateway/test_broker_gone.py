@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,12 @@ from celeriac.registry.store import Registry
 from celeriac.settings import (
     BrokerSettings,
     GatewaySettings,
+    KeySettings,
     ModelsSettings,
     Settings,
     StackSettings,
 )
+from producer.gateway.keys import digest_of
 from tests.conftest import Worker
 from tests.integration.gateway.conftest import Answer, RunningGateway
 from workers.valkey import EmbeddedServer, free_port
@@ -129,6 +132,23 @@ def check_refused(gateway: RunningGateway) -> None:
     assert gateway.http.get("/v2/health/ready").status == 503
 
 
+def asked_meanwhile(gateway: RunningGateway) -> list[tuple[str, Callable[[], Answer]]]:
+    """Requests of every kind that asks Redis by itself."""
+    http = gateway.http
+    body = {"model": "idle", "item": 1}
+    return [
+        ("wait", lambda: http.get("/v1/predictions/waits", Prefer="wait=10")),
+        ("put", lambda: http("PUT", "/v1/predictions/new", body)),
+        ("submit", lambda: http.post(IDLE, ITEM, Prefer="respond-async")),
+        ("jobs", lambda: http.get("/v1/jobs")),
+        ("models", lambda: http.get("/v1/models")),
+        ("index", lambda: http.post("/v2/repository/index")),
+        ("ready", lambda: http.get("/v2/models/echo/ready")),
+        ("limited", lambda: http.post(ECHO, ITEM, X_Api_Key="a limited key")),
+        ("limited, too", lambda: http.post(ECHO, ITEM, X_Api_Key="a limited key")),
+    ]
+
+
 def check_well(gateway: RunningGateway) -> None:
     wait_for(lambda: gateway.http.get("/health/ready").status == 200, 5)
     wait_for(lambda: gateway.http.post(ECHO, ITEM).status == 200, 15)
@@ -158,6 +178,38 @@ def test_redis_hangs_and_goes_on(outage: Outage, gateway: RunningGateway) -> Non
     finally:
         outage.signal(signal.SIGCONT)
     check_well(gateway)
+
+
+def test_what_waits_while_redis_begins_to_hang_is_refused_within_a_second(
+    outage: Outage, worker: Worker
+) -> None:
+    keys = {
+        "limited": KeySettings(sha256=digest_of("a limited key"), rate_per_s=0.1, burst=1),
+        "open": KeySettings(sha256=digest_of("a key"), scopes=("infer", "batch", "admin")),
+    }
+    limits = outage.settings.gateway.model_copy(update={"keys": keys})
+    running = RunningGateway(outage.settings.model_copy(update={"gateway": limits}), key="a key")
+    running.start()
+    try:
+        wait_for(lambda: running.http.post(ECHO, ITEM).status == 200, 40)
+        entered = running.http("PUT", "/v1/predictions/waits", {"model": "idle", "item": 1})
+        assert entered.status == 202
+        asked = asked_meanwhile(running)
+        with ThreadPoolExecutor(len(asked)) as pool:
+            outage.signal(signal.SIGSTOP)
+            try:
+                found = [(name, pool.submit(timed, ask)) for name, ask in asked]
+                answers = [(name, *future.result(30)) for name, future in found]
+                assert running.admin.get("/metrics").status == 200
+            finally:
+                outage.signal(signal.SIGCONT)
+        for name, answer, took_s in answers:
+            assert answer.status == 503, (name, answer)
+            assert answer.headers["retry-after"] == "1", name
+            assert took_s < 1.3, (name, took_s)  # a second, and what a busy machine takes
+        check_well(running)
+    finally:
+        running.stop()
 
 
 def test_a_gateway_that_starts_without_redis(outage: Outage, worker: Worker) -> None:

@@ -7,6 +7,7 @@ import http.client
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -70,6 +71,54 @@ def test_what_is_counted(gateway: RunningGateway) -> None:
     # How many depends on which gateway of this process was made last.
     assert "celeriac_gateway_requests_in_flight " in text()
     assert 'celeriac_gateway_request_seconds_count{route="/v1/models/{model}/predict"}' in text()
+
+
+def test_requests_under_way_are_counted(start_process: Start) -> None:
+    process = start_process(access_log=False)
+
+    def under_way() -> float:
+        """Without the request that asks."""
+        text = process.admin.get("/metrics").body.decode()
+        found = re.search(r"^celeriac_gateway_requests_in_flight ([\d.e+]+)$", text, re.MULTILINE)
+        assert found is not None
+        return float(found[1]) - 1
+
+    assert under_way() == 0
+    head = b"POST /v1/models/echo/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+    waiting = [
+        socket.create_connection(("127.0.0.1", process.http.port)) for _ in range(3)
+    ]
+    for connection in waiting:
+        connection.sendall(head)
+    wait_until(lambda: under_way() == 3)
+    for connection in waiting:
+        connection.close()
+    wait_until(lambda: under_way() == 0)
+
+
+def wait_until(holds: Callable[[], bool], timeout_s: float = 10) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_method_that_a_hot_path_does_not_take_has_its_route_in_log_and_metrics(
+    start_process: Start,
+) -> None:
+    process = start_process(access_log=True)
+    for path in ("/v1/models/echo/predict", "/v2/models/echo/infer", "/classify"):
+        answer = process.http.get(path)
+        assert (answer.status, answer.headers["allow"]) == (405, "POST")
+    assert process.http("PUT", "/v1/models", b"").status == 405
+    text = process.admin.get("/metrics").body.decode()
+    for method, route in (
+        ("GET", "/v1/models/{model}/predict"), ("GET", "/classify"),
+        ("GET", "/v2/models/{model}[/versions/{version}]/infer"), ("PUT", "/v1/models"),
+    ):
+        labels = f'method="{method}",route="{route}",status="405"'
+        assert f"celeriac_gateway_requests_total{{{labels}}} 1.0" in text
+        assert f"method={method} route={route} status=405" in process.text
 
 
 def test_a_request_has_one_id_in_both_logs(
