@@ -59,6 +59,30 @@ def concat(parts: Sequence[Output]) -> Output:
     )
 
 
+def from_logits(
+    logits: np.ndarray[Any, Any], labels: list[Any]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Labels, and probabilities ``(n, labels)``, from logits.
+
+    Logits are ``(n, labels)``; for two labels also ``(n,)`` or ``(n, 1)``, of the second. Raises
+    ValueError if they have another shape.
+    """
+    import numpy as np
+
+    logits = logits.astype(np.float64)
+    if len(labels) == 2 and (logits.ndim == 1 or logits.shape[1] == 1):
+        positive = logits.reshape(-1)
+        logits = np.column_stack([np.zeros_like(positive), positive])  # softmax of it is sigmoid
+    if logits.ndim != 2 or logits.shape[1] != len(labels):
+        raise ValueError(f"the model gave shape {logits.shape} for {len(labels)} labels")
+    with np.errstate(invalid="ignore", over="ignore"):
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = powers / powers.sum(axis=1, keepdims=True)
+    names = np.empty(len(labels), dtype=object)
+    names[:] = labels
+    return names[logits.argmax(axis=1)], probabilities
+
+
 # --- one dict per item ---------------------------------------------------------------------------
 
 

@@ -66,6 +66,8 @@ class ModelsSettings(Section):
     """Types beyond scikit-learn's, numpy's and scipy's own that a skops file may hold."""
     architectures: tuple[str, ...] = ("celeriac.runtimes.architectures",)
     """Module prefixes that a torch architecture (``package.module:Class``) may come from."""
+    runtimes: tuple[str, ...] = ()
+    """Modules with runtimes for formats of others, as ``shop.models.booster_runtime``."""
     check_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     """Longest check of a version (load and golden examples) before a promotion."""
     keep_versions: Annotated[int, Field(ge=0, le=10_000)] = 0

@@ -153,6 +153,20 @@ class Serving(_Record):
     """How long a batch that is not full may wait for more items."""
 
 
+class Profile(_Record):
+    """What a batch of ``n`` items costs: about ``fixed_s + item_s * n`` seconds, as measured."""
+
+    device: Literal["cpu", "gpu"] = "cpu"
+    threads: Annotated[int, Field(ge=1)] = 1
+    """Of the model's library, in the process that was measured."""
+    machine: str = ""
+    """The processor, and how many of its cores could be used."""
+    fixed_s: Annotated[float, Field(ge=0)]
+    item_s: Annotated[float, Field(ge=0)]
+    batch_sizes: tuple[int, ...] = ()
+    """What was measured."""
+
+
 class ModelDraft(_Record):
     """What is known of a version before the registry gives it a number."""
 
@@ -163,6 +177,11 @@ class ModelDraft(_Record):
     device: Literal["cpu", "gpu"] = "cpu"
     serving: Serving = Serving()
     architecture: Architecture | None = None
+    recipe: dict[str, Any] = {}
+    """How its runtime runs it, where there is a choice: precision, layout, a faster path."""
+    parent: str = ""
+    """``NAME@VERSION`` that this one is a faster form of."""
+    profile: tuple[Profile, ...] = ()
     frameworks: dict[str, str] = {}
     """Versions of the libraries that wrote it, as ``{"scikit-learn": "1.9.1"}``."""
     metrics: dict[str, float] = {}

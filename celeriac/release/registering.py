@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +47,9 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
 ) -> ModelVersion:
     """Write a model into the registry as its next version. It serves once it is promoted.
 
-    ``model`` is a fitted scikit-learn estimator or pipeline, a torch Module, or ``"echo"``.
+    ``model`` is a fitted scikit-learn estimator or pipeline, a torch Module, an ONNX model
+    (the path of its file, its bytes, or an ``OnnxFile``), ``"echo"``, or what a runtime of
+    ``[models] runtimes`` takes.
     ``examples`` are inputs as the model takes them: a list of texts, a pandas frame, or an array
     whose first axis counts them. The input schema is inferred from them, and ``golden`` of them
     are kept with their answers: whoever promotes the version reproduces them first.
@@ -62,6 +63,7 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
     check_model_name(name)
     settings = get_settings()
     registry = registry or Registry(settings.models.root)
+    model = _opened(model)
     form = format_of(model)
     if form == "torch":
         model = copy.deepcopy(model)  # evaluation mode is ours, not the caller's
@@ -72,11 +74,11 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
     def write(folder: Path) -> ModelDraft:
         saved: Saved = module.save(model, folder, architecture=architecture)
         output = _output_of(saved, kind, labels)
-        found = _try(module.wrap(model, output), samples)
+        found = _try(module.wrap(model, output, samples.schema), samples)
         output = _with_outputs(output, found.values)
         draft = ModelDraft(
             format=form, input=samples.schema, output=output, device=device,
-            architecture=architecture, frameworks=saved.frameworks,
+            architecture=architecture, frameworks=saved.frameworks, recipe=saved.recipe,
             metrics={key: float(value) for key, value in (metrics or {}).items()},
             description=description, serving=serving or Serving(),
         )
@@ -88,19 +90,23 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
     return registry.add(name, write)
 
 
+def _opened(model: Any) -> Any:
+    """An ONNX model may be given as the path of its file, or as its bytes."""
+    if isinstance(model, Path):
+        return runtimes.runtime("onnx").read(model)
+    if isinstance(model, (bytes, bytearray)):
+        return runtimes.runtime("onnx").OnnxFile(data=bytes(model))
+    return model
+
+
 def format_of(model: Any) -> str:
     """The format for an object in memory. Raises RegistryError if there is none."""
-    if isinstance(model, str) and model == "echo":
-        return "echo"
-    for package, kind, form in (
-        ("torch.nn", "Module", "torch"), ("sklearn.base", "BaseEstimator", "sklearn"),
-    ):
-        module = sys.modules.get(package)  # whoever holds such an object has imported it
-        if module is not None and isinstance(model, getattr(module, kind)):
+    for form in runtimes.formats():
+        if runtimes.runtime(form).takes(model):
             return form
     raise errors.RegistryError(
         f"a {type(model).__name__} cannot be registered; "
-        "give a scikit-learn estimator, a torch Module, or 'echo'"
+        "give a scikit-learn estimator, a torch Module, the path of an .onnx file, or 'echo'"
     )
 
 
@@ -112,8 +118,10 @@ def _samples(
         schema = schema or InputSchema(kind="any")
     if schema is not None:
         return _as_given(as_items(examples, count=count, schema=schema))
-    if form == "torch":
-        return as_samples(examples, count=count, text_column=text_column, dtype="float32")
+    dtype_of = getattr(runtimes.runtime(form), "dtype_of", None)
+    dtype = None if dtype_of is None else dtype_of(model)
+    if dtype is not None:
+        return as_samples(examples, count=count, text_column=text_column, dtype=dtype)
     names = getattr(model, "feature_names_in_", None)
     return as_samples(
         examples, count=count, text_column=text_column,

@@ -1,12 +1,16 @@
 """Runtimes: one small module for each model format, behind one small interface.
 
-A runtime module has the name of its format and three functions::
+A runtime module has the name of its format and four functions::
 
+    def takes(model) -> bool
     def save(model, folder: Path, *, architecture: Architecture | None) -> Saved
     def load(folder: Path, version: ModelVersion, options: LoadOptions) -> Model
-    def wrap(model, output: OutputSchema) -> Model
+    def wrap(model, output: OutputSchema, input: InputSchema) -> Model
 
-``wrap`` makes a Model of an object in memory; ``load`` reads the object from files and wraps it.
+``takes`` is true of objects in memory that it can save; ``wrap`` makes a Model of one of them, and
+``load`` does so from files. It may also have ``dtype_of(model)``, which says what the model wants
+numbers in ("float32", "float64", or None: as they come), and, for ``celeriac models register``,
+``SUFFIX`` and ``read(path, options)``, which gives the object in a file.
 Runtimes do not know each other, and each imports its library only inside these functions.
 """
 
@@ -24,11 +28,11 @@ from celeriac import errors
 from celeriac.logs import get_logger
 from celeriac.outputs import Output
 from celeriac.registry.manifest import Architecture, ModelVersion, OutputSchema
-from celeriac.settings import Settings
+from celeriac.settings import Settings, get_settings
 
 log = get_logger(__name__)
 
-FORMATS = ("sklearn", "torch", "echo")
+FORMATS = ("sklearn", "torch", "onnx", "echo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,8 @@ class Saved:
     output: OutputSchema | None = None
     """What the model says of its own answers, if it can tell."""
     frameworks: dict[str, str] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """How to run it; ``load`` finds it in the version's own ``recipe``."""
 
 
 class Model(Protocol):
@@ -82,13 +88,35 @@ class Model(Protocol):
 def runtime(format: str) -> ModuleType:
     """The module of a format.
 
-    Raises RuntimeMissing if there is none.
+    Raises RuntimeMissing if there is none, or if it cannot be imported.
     """
-    if format not in FORMATS:
+    if format in FORMATS:
+        return importlib.import_module(f"celeriac.runtimes.{format}")
+    name = _others().get(format)
+    if name is None:
         raise errors.RuntimeMissing(
-            f"no runtime for the format {format!r}; this release has {', '.join(FORMATS)}"
+            f"no runtime for the format {format!r}; here are {', '.join(formats())}. "
+            "[models] runtimes in celeriac.toml names modules of others"
         )
-    return importlib.import_module(f"celeriac.runtimes.{format}")
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise errors.RuntimeMissing(
+            f"the runtime {name} ([models] runtimes) cannot be imported: {errors.told(error)}"
+        ) from error
+
+
+def formats() -> tuple[str, ...]:
+    """All formats that can be loaded here."""
+    return (*FORMATS, *_others())
+
+
+def _others() -> dict[str, str]:
+    """Modules of ``[models] runtimes`` by their format: the last part of the name."""
+    return {
+        name.rpartition(".")[2].removesuffix("_runtime"): name
+        for name in get_settings().models.runtimes
+    }
 
 
 def load(folder: Path, version: ModelVersion, options: LoadOptions) -> Model:
@@ -143,6 +171,6 @@ def _note_mismatch(version: ModelVersion) -> None:
 
 
 __all__ = [
-    "FORMATS", "Architecture", "LoadOptions", "Model", "Output", "Saved", "frameworks", "library",
-    "load", "runtime",
+    "FORMATS", "Architecture", "LoadOptions", "Model", "Output", "Saved", "formats", "frameworks",
+    "library", "load", "runtime",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from celeriac.registry.manifest import Architecture, ModelVersion, OutputSchema
+from celeriac.registry.manifest import Architecture, InputSchema, ModelVersion, OutputSchema
 from celeriac.runtimes import LoadOptions, Output, Saved
 
 
@@ -19,6 +19,11 @@ class EchoModel:
         return Output(values=list(inputs))
 
 
+def takes(model: Any) -> bool:
+    """True of the word ``"echo"``."""
+    return isinstance(model, str) and model == "echo"
+
+
 def save(_model: Any, _folder: Path, *, architecture: Architecture | None) -> Saved:  # noqa: ARG001
     """There is nothing to save."""
     return Saved(files=(), output=OutputSchema(kind="any"))
@@ -29,6 +34,6 @@ def load(_folder: Path, _version: ModelVersion, _options: LoadOptions) -> EchoMo
     return EchoModel()
 
 
-def wrap(_model: Any, _output: OutputSchema) -> EchoModel:
+def wrap(_model: Any, _output: OutputSchema, _input: InputSchema) -> EchoModel:
     """There is nothing to wrap."""
     return EchoModel()

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from celeriac import errors
-from celeriac.registry.manifest import Architecture, ModelVersion, OutputSchema
+from celeriac.registry.manifest import Architecture, InputSchema, ModelVersion, OutputSchema
 from celeriac.runtimes import LoadOptions, Output, Saved, frameworks, library
 
 FILE = "model.skops"
+SUFFIX = ".skops"
 PIP = "scikit-learn 'skops>=0.13'"
 
 TRUSTED = (
@@ -88,6 +89,12 @@ class SklearnModel:
         return Output(values=values, probabilities=probabilities)
 
 
+def takes(model: Any) -> bool:
+    """True of an estimator. Whoever holds one has imported scikit-learn."""
+    base = sys.modules.get("sklearn.base")
+    return base is not None and isinstance(model, base.BaseEstimator)
+
+
 def save(model: Any, folder: Path, *, architecture: Architecture | None) -> Saved:
     """Write a fitted estimator. Raises RegistryError if its kind is not known."""
     if architecture is not None:
@@ -108,7 +115,7 @@ def load(folder: Path, version: ModelVersion, options: LoadOptions) -> SklearnMo
     return SklearnModel(estimator, version.output)
 
 
-def wrap(model: Any, output: OutputSchema) -> SklearnModel:
+def wrap(model: Any, output: OutputSchema, _input: InputSchema) -> SklearnModel:
     """A Model of an estimator in memory."""
     return SklearnModel(model, output)
 

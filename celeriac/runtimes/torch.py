@@ -11,16 +11,19 @@ Regressor: ``(n,)`` or ``(n, outputs)``.
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from celeriac import errors
-from celeriac.registry.manifest import Architecture, ModelVersion, OutputSchema
+from celeriac.outputs import from_logits
+from celeriac.registry.manifest import Architecture, InputSchema, ModelVersion, OutputSchema
 from celeriac.runtimes import LoadOptions, Output, Saved, frameworks, library
 
 FILE = "model.safetensors"
+SUFFIX = ".safetensors"
 PIP = "'torch>=2.10' safetensors"
 
 _SLICE_ROWS = 1_024
@@ -74,13 +77,24 @@ class TorchModel:
         labels = self._output.labels if several else (self._output.labels,)
         if len(columns) != len(labels):
             raise ValueError(f"the network gave {len(columns)} outputs, not {len(labels)}")
-        pairs = [_choose(logits, list(of)) for logits, of in zip(columns, labels, strict=True)]
+        pairs = [from_logits(logits, list(of)) for logits, of in zip(columns, labels, strict=True)]
         if not several:
             return Output(values=pairs[0][0], probabilities=pairs[0][1])
         return Output(
             values=np.column_stack([values for values, _ in pairs]).astype(object),
             probabilities=[probabilities for _, probabilities in pairs],
         )
+
+
+def takes(model: Any) -> bool:
+    """True of a Module. Whoever holds one has imported torch."""
+    nn = sys.modules.get("torch.nn")
+    return nn is not None and isinstance(model, nn.Module)
+
+
+def dtype_of(_model: Any) -> str:
+    """What networks are given."""
+    return "float32"
 
 
 def save(model: Any, folder: Path, *, architecture: Architecture | None) -> Saved:
@@ -98,7 +112,7 @@ def load(folder: Path, version: ModelVersion, options: LoadOptions) -> TorchMode
     return TorchModel(module, version.output)
 
 
-def wrap(model: Any, output: OutputSchema) -> TorchModel:
+def wrap(model: Any, output: OutputSchema, _input: InputSchema) -> TorchModel:
     """A Model of a live network, which it puts into evaluation mode."""
     return TorchModel(model, output)
 
@@ -186,21 +200,3 @@ def _build(architecture: Architecture) -> Any:
         raise errors.RegistryError(
             f"{architecture.path} does not take its arguments: {errors.told(error)}"
         ) from error
-
-
-def _choose(
-    logits: np.ndarray[Any, Any], labels: list[Any]
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Labels and probabilities from logits."""
-    logits = logits.astype(np.float64)
-    if len(labels) == 2 and (logits.ndim == 1 or logits.shape[1] == 1):
-        positive = logits.reshape(-1)
-        logits = np.column_stack([np.zeros_like(positive), positive])  # softmax of it is sigmoid
-    if logits.ndim != 2 or logits.shape[1] != len(labels):
-        raise ValueError(f"the network gave shape {logits.shape} for {len(labels)} labels")
-    with np.errstate(invalid="ignore", over="ignore"):
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = powers / powers.sum(axis=1, keepdims=True)
-    names = np.empty(len(labels), dtype=object)
-    names[:] = labels
-    return names[logits.argmax(axis=1)], probabilities

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.ensemble import (
     HistGradientBoostingRegressor,
@@ -24,19 +25,25 @@ from sklearn.ensemble import (
     RandomForestClassifier,
 )
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from celeriac import errors, release
 from celeriac.inputs import collate
 from celeriac.messages import decode_item, encode_item
+from celeriac.optimize import convert
 from celeriac.outputs import answer_columns
 from celeriac.registry.manifest import InputSchema, Pixels
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
+from celeriac.runtimes.sklearn import describe
+from celeriac.samples import as_samples
 from celeriac.scoring import Scorer, same_answer
+from celeriac.settings import get_settings
+from demo.linear_runtime import Linear
 
 TEXTS = ["good coffee", "stale tea", "the best I had", "never again", "fine", "too sweet"] * 4
 GOOD = ["great", "other"] * 12
@@ -52,6 +59,8 @@ class Case:
     input: InputSchema | None = None
     raw: Any = None
     """The examples as the model itself takes them, where it does not take items."""
+    origin: Any = None
+    """The model that this one was converted from, which says what is right."""
 
 
 def _text() -> Case:
@@ -141,6 +150,66 @@ def _network_regressor() -> Case:
     return Case(MLP(64, 3, hidden=[8]), x, [float("inf")] * 64)
 
 
+def _mixed_frame() -> pd.DataFrame:
+    ages = np.r_[np.arange(39.0), np.nan]
+    return pd.DataFrame({"city": ["Bern", "Cairo", "Lima", "Oslo"] * 10, "age": ages,
+                         "visits": np.arange(40) % 7, "member": [True, False] * 20})
+
+
+def _mixed_pipeline() -> Case:
+    frame = _mixed_frame()
+    columns = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), ["city"]),
+        (SimpleImputer(), ["age", "visits"]), remainder="passthrough",
+    )
+    model = make_pipeline(columns, RandomForestClassifier(5, random_state=1))
+    return Case(model.fit(frame, ["no", "yes"] * 20), frame, {"city": 1})
+
+
+def _converted(case: Case, input: InputSchema | None = None) -> Case:
+    """The same model as an ONNX graph."""
+    schema = input or as_samples(case.examples, count=1).schema
+    graph = convert.from_sklearn(case.model, schema, describe(case.model))
+    return replace(case, model=graph, origin=case.model)
+
+
+def _onnx_frame() -> Case:
+    frame = _mixed_frame().drop(columns=["member", "age"])
+    columns = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), ["city"]), (StandardScaler(), ["visits"]),
+    )
+    model = make_pipeline(columns, LogisticRegression()).fit(frame, ["no", "yes"] * 20)
+    return _converted(Case(model, frame, {"city": 1}))
+
+
+def _onnx_text() -> Case:
+    model = make_pipeline(
+        TfidfVectorizer(token_pattern="[a-zA-Z]+"), LogisticRegression()
+    ).fit(TEXTS, GOOD)
+    return _converted(Case(model, TEXTS, 7))
+
+
+def _onnx_network(case: Case, schema: InputSchema) -> Case:
+    return replace(case, model=convert.from_torch(case.model.eval(), schema), origin=case.model)
+
+
+def _onnx_pictures() -> Case:
+    case = _pictures()
+    assert case.input is not None
+    return _onnx_network(case, case.input)
+
+
+def _onnx_cnn() -> Case:
+    return _onnx_network(_cnn(), InputSchema(kind="array", shape=(8, 8), dtype="float32"))
+
+
+def _linear() -> Case:
+    x, y = _digits()
+    fitted = LogisticRegression(max_iter=50).fit(x / 16, y > 4)
+    weights = np.column_stack([-fitted.coef_[0], fitted.coef_[0]]) / 32
+    return Case(Linear(weights, np.zeros(2), ["low", "high"]), x, None)
+
+
 def _echo() -> Case:
     return Case("echo", [{"a": [1, "x", None]}, "text", 3.5, [True]], {"$array": "!", "dtype": 1})
 
@@ -157,8 +226,27 @@ CASES: dict[str, Callable[[], Case]] = {
     "torch classifier of image files": _pictures,
     "torch yes or no": _yes_no,
     "torch three regressions": _network_regressor,
+    "sklearn pipeline of texts and numbers": _mixed_pipeline,
+    "onnx text classifier": _onnx_text,
+    "onnx forest on arrays": lambda: _converted(_forest()),
+    "onnx two regressions": lambda: _converted(_two_numbers()),
+    "onnx outlier detector": lambda: _converted(_outliers()),
+    "onnx pipeline of texts and numbers": _onnx_frame,
+    "onnx image classifier": _onnx_cnn,
+    "onnx classifier of image files": _onnx_pictures,
+    "a runtime of one's own": _linear,
     "echo": _echo,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _a_runtime_of_ones_own() -> Iterator[None]:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("CELERIAC_MODELS_RUNTIMES", "demo.linear_runtime")
+    get_settings.cache_clear()
+    yield
+    patch.undo()
+    get_settings.cache_clear()
 
 
 @dataclass
@@ -194,6 +282,8 @@ def test_batch_equals_single_items_in_order(subject: Subject) -> None:
 
 def test_answers_are_those_of_the_model_itself(subject: Subject) -> None:
     examples = subject.case.examples
+    if isinstance(examples, pd.DataFrame):
+        examples = examples.astype(object).where(examples.notna(), None)
     rows = examples.to_dict("records") if isinstance(examples, pd.DataFrame) else list(examples)
     found = subject.scorer.score([encode_item(row) for row in rows])
     plain = [answer["label"] if "label" in answer else answer["value"] for answer in found]
@@ -203,13 +293,16 @@ def test_answers_are_those_of_the_model_itself(subject: Subject) -> None:
 
 def _own_answers(case: Case) -> list[Any]:
     """What the model says with nothing of ours around it."""
-    if isinstance(case.model, str):
+    model = case.model if case.origin is None else case.origin
+    if isinstance(model, str):
         return list(case.examples)
-    if hasattr(case.model, "predict"):
-        return np.asarray(case.model.predict(case.examples)).tolist()
+    if isinstance(model, Linear):
+        return [model.labels[n] for n in (case.examples @ model.weights).argmax(axis=1)]
+    if hasattr(model, "predict"):
+        return np.asarray(model.predict(case.examples)).tolist()
     with torch.inference_mode():
         raw = case.examples if case.raw is None else case.raw
-        values = case.model.eval()(torch.tensor(raw, dtype=torch.float32))
+        values = model.eval()(torch.tensor(raw, dtype=torch.float32))
     if case.labels is None:
         return values.tolist()
     chosen = values.argmax(1) if values.shape[1] > 1 else values[:, 0] > 0

@@ -25,10 +25,10 @@ def register_model(
     name: Annotated[str, typer.Argument(help="Name of the model, as in `reviews`.")],
     source: Annotated[
         Path | None,
-        typer.Argument(help="A .skops or .safetensors file, or a folder that holds one."),
+        typer.Argument(help="A .skops, .safetensors or .onnx file, or a folder of one."),
     ] = None,
     format: Annotated[
-        Literal["sklearn", "torch", "echo"] | None, typer.Option(help="Told by the file's name.")
+        str | None, typer.Option(help="sklearn, torch, onnx, echo ... Told by the file's name.")
     ] = None,
     examples: Annotated[
         Path | None,
@@ -40,7 +40,7 @@ def register_model(
     architecture: Annotated[str | None, typer.Option(help="torch: package.module:Class.")] = None,
     arguments: Annotated[str, typer.Option(help="torch: arguments of the class, as JSON.")] = "{}",
     labels: Annotated[
-        str | None, typer.Option(help="torch classifier: its labels in order, as a,b,c.")
+        str | None, typer.Option(help="Classifier that has none itself: in order, as a,b,c.")
     ] = None,
     metric: Annotated[list[str] | None, typer.Option(help="As accuracy=0.93.")] = None,
     text_column: Annotated[str, typer.Option(help="Column of a text model.")] = "text",
@@ -102,16 +102,22 @@ def _registry() -> Registry:
     return Registry(get_settings().models.root)
 
 
-_FORMATS = {".skops": "sklearn", ".safetensors": "torch"}
+def _suffixes() -> dict[str, str]:
+    """Formats by the ends of their files' names."""
+    from celeriac import runtimes
+
+    modules = {form: runtimes.runtime(form) for form in runtimes.formats()}
+    return {module.SUFFIX: form for form, module in modules.items() if hasattr(module, "SUFFIX")}
 
 
 def _format_of(source: Path | None) -> str:
     if source is None:
         raise errors.RequestError("name a model file, or --format echo")
-    form = _FORMATS.get(_model_file(source).suffix)
+    suffixes = _suffixes()
+    form = suffixes.get(_model_file(source).suffix)
     if form is None:
         raise errors.RequestError(
-            f"{source}: a model file ends in .skops or .safetensors; "
+            f"{source}: a model file ends in {', '.join(suffixes)}; "
             "pickle and joblib files are never loaded"
         )
     return form
@@ -122,10 +128,11 @@ def _model_file(source: Path) -> Path:
         raise errors.RequestError(f"{source}: no such file")
     if not source.is_dir():
         return source
-    found = [path for path in sorted(source.iterdir()) if path.suffix in _FORMATS]
+    suffixes = _suffixes()
+    found = [path for path in sorted(source.iterdir()) if path.suffix in suffixes]
     if len(found) != 1:
         raise errors.RequestError(
-            f"{source}: the folder holds {len(found)} model files (.skops, .safetensors); name one"
+            f"{source}: the folder holds {len(found)} model files ({', '.join(suffixes)}); name one"
         )
     return found[0]
 

@@ -1,0 +1,1 @@
+"""Faster forms of a model: planned, built, measured, compared, and registered if they are right."""

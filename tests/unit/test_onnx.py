@@ -1,0 +1,204 @@
+"""ONNX files: what is registered, and what is refused before any library sees it."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from celeriac import errors, release
+from celeriac.optimize import convert
+from celeriac.registry.manifest import InputSchema
+from celeriac.registry.store import Registry
+from celeriac.runtimes import LoadOptions, onnx as onnx_runtime
+from celeriac.runtimes.onnx import OnnxFile
+from celeriac.runtimes.sklearn import describe
+from celeriac.scoring import Scorer
+
+WEIGHTS = np.array([[1.0, -1.0], [0.5, 2.0], [0.0, 1.0]], dtype=np.float32)
+ROWS = np.array([[1, 2, 3], [3, 1, 0], [0, 0, 1], [5, 1, 1]], dtype=np.float32)
+
+
+def model(
+    *, last: str = "", domain: str = "", batch: Any = "n", external: str = "", opset: int = 17
+) -> onnx.ModelProto:
+    """``x @ WEIGHTS``, and perhaps one operator more."""
+    weights = numpy_helper.from_array(WEIGHTS, "weights")
+    if external:
+        onnx.external_data_helper.set_external_data(weights, external, offset=0, length=24)
+        weights.ClearField("raw_data")
+        weights.data_location = TensorProto.EXTERNAL
+    nodes = [helper.make_node("MatMul", ["x", "weights"], ["product" if last else "y"])]
+    if last:
+        nodes.append(helper.make_node(last, ["product"], ["y"], domain=domain))
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 2])], [weights],
+    )
+    imports = [helper.make_opsetid("", opset)]
+    imports += [helper.make_opsetid(domain, 1)] if domain else []
+    return helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "models")
+
+
+def register(registry: Registry, given: Any, **more: Any) -> Scorer:
+    version = release.register("m", given, examples=ROWS, registry=registry, **more)
+    return Scorer.load(registry, "m", version.version, LoadOptions())
+
+
+def test_a_path_or_bytes_of_logits(registry: Registry, tmp_path: Path) -> None:
+    data = model().SerializeToString()
+    (tmp_path / "any.onnx").write_bytes(data)
+    for given in (tmp_path / "any.onnx", data):
+        scorer = register(registry, given, labels=["no", "yes"])
+        assert scorer.manifest.recipe == {"scores": "logits"}
+        answer = scorer.score([[1.0, 2.0, 3.0]])[0]
+        assert answer["label"] == "yes"
+        assert answer["probability"] == pytest.approx(1 / (1 + np.exp(2 - 6)), abs=1e-6)
+
+
+def test_probabilities_are_known_by_the_last_operator(registry: Registry) -> None:
+    scorer = register(registry, model(last="Softmax").SerializeToString(), labels=[0, 1])
+    assert scorer.manifest.recipe == {"scores": "probabilities"}
+    answer = scorer.score([[1.0, 2.0, 3.0]])[0]
+    assert answer["probability"] == pytest.approx(1 / (1 + np.exp(2 - 6)), abs=1e-6)
+
+
+def test_scores_that_are_no_probabilities_are_noticed(registry: Registry) -> None:
+    file = OnnxFile(data=model().SerializeToString(), scores="probabilities")
+    with pytest.raises(errors.RegistryError, match="scores are no probabilities"):
+        register(registry, file, labels=[0, 1])
+
+
+def test_without_labels_it_answers_with_numbers(registry: Registry) -> None:
+    assert register(registry, model().SerializeToString()).score([[1.0, 2.0, 3.0]])[0]["value"] == [
+        2.0, 6.0
+    ]
+
+
+def test_its_own_labels_are_found_in_the_file(registry: Registry) -> None:
+    x, y = load_digits(return_X_y=True)
+    names = np.array(["even", "odd"])[y[:200] % 2]
+    fitted = LogisticRegression(max_iter=30).fit(x[:200] / 16, names)
+    schema = InputSchema(kind="array", shape=(64,), dtype="float32")
+    data = convert.from_sklearn(fitted, schema, describe(fitted)).data
+    version = release.register("d", data, examples=x[:5] / 16, registry=registry)
+    assert version.output.labels == ("even", "odd")
+    assert version.output.probabilities
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def refused(data: bytes, kind: type[errors.CeleriacError], match: str, registry: Registry) -> None:
+    with pytest.raises(kind, match=match):
+        release.register("m", data, examples=ROWS, registry=registry)
+    assert registry.names() == []
+
+
+def test_foreign_operators(registry: Registry) -> None:
+    data = model(last="Steal", domain="evil.ops").SerializeToString()
+    refused(data, errors.UntrustedModel, r"evil\.ops\.Steal.*never loaded", registry)
+    data = model(last="PyOp", domain="com.microsoft").SerializeToString()
+    refused(data, errors.UntrustedModel, "PyOp", registry)
+
+
+@pytest.mark.parametrize("place", ["../secret.bin", "/etc/passwd", "a/../../b", "", "model.onnx"])
+def test_weights_outside_the_folder(registry: Registry, tmp_path: Path, place: str) -> None:
+    path = tmp_path / "in" / "some.onnx"
+    path.parent.mkdir()
+    path.write_bytes(model(external=place or "x").SerializeToString().replace(
+        b"\x12\x01x", b"\x12\x01/" if not place else b"\x12\x01x"))
+    with pytest.raises(errors.RegistryError, match=r"outside its folder|not a file in its folder"):
+        release.register("m", path, examples=ROWS, registry=registry)
+
+
+def test_a_link_to_weights_outside_the_folder(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "secret.bin").write_bytes(WEIGHTS.tobytes())
+    path = tmp_path / "in" / "some.onnx"
+    path.parent.mkdir()
+    path.write_bytes(model(external="w.bin").SerializeToString())
+    (path.parent / "w.bin").symlink_to(tmp_path / "secret.bin")
+    with pytest.raises(errors.RegistryError, match="not a file in its folder"):
+        release.register("m", path, examples=ROWS, registry=registry)
+
+
+def test_weights_beside_it_go_with_it(registry: Registry, tmp_path: Path) -> None:
+    path = tmp_path / "some.onnx"
+    path.write_bytes(model(external="w.bin").SerializeToString())
+    (tmp_path / "w.bin").write_bytes(WEIGHTS.tobytes())
+    scorer = register(registry, path, labels=["no", "yes"])
+    assert [file.path for file in scorer.manifest.files] == ["model.onnx", "w.bin"]
+    assert scorer.score([[1.0, 2.0, 3.0]])[0]["label"] == "yes"
+
+
+def test_what_is_no_onnx_file(registry: Registry) -> None:
+    whole = model().SerializeToString()
+    x = pickle.dumps({"a": [1, 2, 3]})
+    for data in (b"", x, whole[:-3], whole[: len(whole) // 2], b"\x08\x08", b"PK\x03\x04" * 40):
+        refused(data, errors.RegistryError, "damaged, or no ONNX file", registry)
+
+
+def test_a_damaged_graph_is_refused_by_the_library(registry: Registry) -> None:
+    proto = model()
+    proto.graph.initializer[0].raw_data = b"short"
+    refused(proto.SerializeToString(), errors.RegistryError, "ONNX Runtime cannot load", registry)
+
+
+def test_a_fixed_batch(registry: Registry) -> None:
+    refused(model(batch=1).SerializeToString(), errors.RegistryError,
+            "batches of exactly 1; export", registry)
+
+
+def test_too_large_for_the_format(monkeypatch: pytest.MonkeyPatch, registry: Registry) -> None:
+    monkeypatch.setattr(onnx_runtime, "MOST_BYTES", 100)
+    refused(model().SerializeToString(), errors.RegistryError, "at most 100", registry)
+
+
+def test_texts_where_it_takes_numbers(registry: Registry) -> None:
+    with pytest.raises(errors.RegistryError):
+        release.register("m", model().SerializeToString(), examples=["a", "b"], registry=registry)
+
+
+def test_a_gpu_that_is_not_there(registry: Registry) -> None:
+    version = release.register("m", model().SerializeToString(), examples=ROWS, registry=registry)
+    with pytest.raises(errors.RegistryError, match="onnxruntime-gpu"):
+        Scorer.load(registry, "m", version.version, LoadOptions(device="cuda"))
+
+
+def test_millions_of_numbers_are_skipped_quickly() -> None:
+    import time
+
+    node = helper.make_node(
+        "TreeEnsembleClassifier", ["x"], ["y"], domain="ai.onnx.ml",
+        nodes_values=[0.5] * 500_000, nodes_featureids=list(range(500_000)),
+        classlabels_int64s=[4, -7],
+    )
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])
+    data = helper.make_model(helper.make_graph([node], "g", [value], [value])).SerializeToString()
+    started = time.perf_counter()
+    assert onnx_runtime.check(data).labels == (4, -7)
+    assert time.perf_counter() - started < 1.0
+
+
+def test_the_producer_half_never_imports_it() -> None:
+    code = (
+        "import sys, producer, producer.cli.main, producer.gateway; "
+        "names = {name.partition('.')[0] for name in sys.modules}; "
+        "print(sorted(names & {'onnxruntime', 'onnx', 'skl2onnx'}))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
