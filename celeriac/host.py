@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 from celeriac import errors, metrics
 from celeriac.logs import get_logger
+from celeriac.memory import give_back
 from celeriac.messages import CHAMPION, ModelRef
 from celeriac.registry.catalogue import Catalogue, ModelInfo
 from celeriac.registry.store import Registry
@@ -18,7 +22,17 @@ from celeriac.settings import Settings, get_settings
 log = get_logger(__name__)
 
 MAX_UNALIASED = 4
-"""Loaded versions that no alias names (pinned by a request or a job), at most."""
+"""Loaded versions that do not serve as champion (pinned by a request or a job), at most."""
+IDLE_S = 60.0
+"""So long after its last use such a version is dropped. The champion before a promotion is one, so
+that what is under way ends, and a rollback soon after needs no load."""
+FAILED_S = 5.0
+"""A version that could not be loaded is not tried again before."""
+LOAD_WAIT_S = 600.0
+"""Longest wait for another thread that loads the same version."""
+
+Key = tuple[str, int]
+"""A model's name and version."""
 
 
 class ModelHost:
@@ -28,12 +42,22 @@ class ModelHost:
     version that cannot be loaded never takes the place of one that serves.
     """
 
-    def __init__(self, registry: Registry, options: LoadOptions, *, device: str = "cpu") -> None:
+    def __init__(
+        self, registry: Registry, options: LoadOptions, *, device: str = "cpu",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.registry = registry
         self.device = device
         self._options = options
-        self._loaded: OrderedDict[tuple[str, int], Scorer] = OrderedDict()
+        self._clock = clock
+        self._loaded: OrderedDict[Key, Scorer] = OrderedDict()
+        self._used_s: dict[Key, float] = {}
+        """Last use of what is loaded."""
+        self._loading: dict[Key, Future[Scorer]] = {}
+        self._failed: dict[Key, tuple[float, errors.CeleriacError]] = {}
+        self._loader: threading.Thread | None = None
         self._serving: dict[str, int] = {}
+        self._kept_back: dict[str, tuple[int, str]] = {}
         self._catalogue = Catalogue(models=registry.infos())
         self._lock = threading.RLock()
 
@@ -61,27 +85,36 @@ class ModelHost:
         with self._lock:
             return dict(self._serving)
 
+    def kept_back(self) -> dict[str, tuple[int, str]]:
+        """Champions that could not be loaded, by model, each with the reason."""
+        with self._lock:
+            return dict(self._kept_back)
+
     def refresh(self) -> None:
         """Read the registry again; load and warm new champions, then let the old ones go.
 
         A new model is among :meth:`models` once it is loaded: nobody waits for it in a request.
         """
         catalogue = Catalogue(models=self.registry.infos())
-        for name, model in catalogue.models.items():
-            champion = model.aliases.get(CHAMPION)
-            if champion is not None and self._is_ours(model):
-                self._take_over(name, champion)
+        ours = {
+            name: champion for name, model in catalogue.models.items()
+            if (champion := self._champion_of(model)) is not None
+        }
+        for name, champion in ours.items():
+            self._take_over(name, champion)
         self._catalogue = catalogue
         with self._lock:
-            for name in self._serving.keys() - catalogue.models.keys():
+            for name in self._serving.keys() - ours.keys():
                 del self._serving[name]
-            self._trim()
+                metrics.forget_version(name)
+            for name in self._kept_back.keys() - ours.keys():
+                del self._kept_back[name]
+        self.tidy()
 
-    def resolve(self, text: str) -> tuple[str, int]:
-        """``(name, version)`` that a reference means here.
+    def resolve(self, text: str) -> Key:
+        """Name and version of a reference. Raises ModelNotFound or VersionNotFound.
 
-        Raises RequestError, ModelNotFound or VersionNotFound. A champion is the one that serves:
-        the old one, if the new one could not be loaded.
+        The champion is the one that serves: the old one, if the new one could not be loaded.
         """
         ref = ModelRef.parse(text)
         if ref.alias == CHAMPION:
@@ -95,6 +128,22 @@ class ModelHost:
             # Registered since the last refresh, perhaps.
             return ref.name, Catalogue(models=self.registry.infos()).resolve(ref).version
 
+    def is_ready(self, name: str, version: int) -> bool:
+        """True if :meth:`scorer` answers at once; if not, a thread begins to load the version.
+
+        One that could not be loaded a moment ago is ready, too: to raise the reason.
+        """
+        key = (name, version)
+        with self._lock:
+            if key in self._loaded or self._failure(key) is not None:
+                return True
+            if key not in self._loading and not (self._loader and self._loader.is_alive()):
+                self._loader = threading.Thread(
+                    target=self._load_aside, args=key, name="loader", daemon=True
+                )
+                self._loader.start()
+            return False
+
     def scorer(self, name: str, version: int) -> Scorer:
         """The loaded version. Raises RegistryError (or a kind of it) if it cannot be loaded."""
         key = (name, version)
@@ -102,50 +151,125 @@ class ModelHost:
             scorer = self._loaded.get(key)
             if scorer is not None:
                 self._loaded.move_to_end(key)
+                self._used_s[key] = self._clock()
                 return scorer
-        loaded = self._load(name, version)  # outside the lock: other models go on answering
+            failure = self._failure(key)
+            if failure is not None:
+                raise type(failure)(failure.message)
+        return self._load(key)
+
+    def tidy(self) -> None:
+        """Let go of versions that do not serve and that nobody has used for a while."""
         with self._lock:
-            scorer = self._loaded.setdefault(key, loaded)
-            self._trim()
-            return scorer
+            now_s = self._clock()
+            serving = set(self._serving.items())
+            others = [key for key in self._loaded if key not in serving]
+            late = [key for key in others if now_s - self._used_s[key] > IDLE_S]
+            kept = [key for key in others if key not in late]
+            gone = late + kept[: max(0, len(kept) - MAX_UNALIASED)]
+            for key in gone:
+                del self._loaded[key], self._used_s[key]
+            self._failed = {
+                key: failure for key, failure in self._failed.items()
+                if now_s - failure[0] < FAILED_S
+            }
+        if gone:
+            log.info("versions let go", versions=[f"{name}@{number}" for name, number in gone])
+            give_back()
 
     def _is_ours(self, model: ModelInfo) -> bool:
         return any(version.device == self.device for version in model.versions.values())
 
+    def _champion_of(self, model: ModelInfo) -> int | None:
+        """The champion, if it is one for this device."""
+        champion = model.aliases.get(CHAMPION)
+        if champion is None:
+            return None
+        version = model.versions.get(champion)
+        if version is None:  # damaged: loading it says why
+            return champion if self._is_ours(model) else None
+        return champion if version.device == self.device else None
+
     def _take_over(self, name: str, version: int) -> None:
         with self._lock:
             if self._serving.get(name) == version:
+                self._kept_back.pop(name, None)
                 return
         try:
-            scorer = Scorer.load(self.registry, name, version, self._options)
+            self._load((name, version))
         except Exception as error:  # noqa: BLE001 - too little memory, say; the others go on
-            metrics.LOAD_FAILURES.labels(name).inc()
-            old = self._serving.get(name)
             reason = error.message if isinstance(error, errors.CeleriacError) else repr(error)
+            with self._lock:
+                self._kept_back[name] = (version, reason)
+                old = self._serving.get(name)
             log.warning(
                 "model not loaded", model=name, version=version, reason=reason, still_serving=old
             )
             return
         with self._lock:
-            self._loaded[name, version] = scorer
+            old_key = (name, self._serving.get(name, 0))
+            if old_key in self._loaded:
+                self._used_s[old_key] = self._clock()  # what is under way with it ends
             self._serving[name] = version
+            self._kept_back.pop(name, None)
         metrics.MODEL_VERSION.labels(name).set(version)
         log.info("model serves", model=name, version=version)
 
-    def _load(self, name: str, version: int) -> Scorer:
+    def _failure(self, key: Key) -> errors.CeleriacError | None:
+        """Why a version could not be loaded a moment ago."""
+        at_s, error = self._failed.get(key, (-FAILED_S, None))
+        return error if self._clock() - at_s < FAILED_S else None
+
+    def _load_aside(self, name: str, version: int) -> None:
         try:
-            scorer = Scorer.load(self.registry, name, version, self._options)
-        except errors.CeleriacError:
-            metrics.LOAD_FAILURES.labels(name).inc()
+            self._load((name, version))
+        except Exception as error:  # noqa: BLE001 - whoever asks next is told
+            log.warning("model not loaded", model=name, version=version, reason=str(error))
+
+    def _load(self, key: Key) -> Scorer:
+        """Load a version outside the lock; threads that want the same one wait for its load."""
+        with self._lock:
+            if key in self._loaded:
+                return self._loaded[key]
+            under_way = self._loading.get(key)
+            if under_way is None:
+                mine = self._loading[key] = Future()
+        if under_way is not None:
+            return _result(under_way, key)
+        try:
+            scorer = Scorer.load(self.registry, *key, self._options)
+        except BaseException as error:
+            self._end_load(key, mine, error)
             raise
-        log.info("model loaded", model=name, version=version)
+        with self._lock:
+            self._loaded[key] = scorer
+            self._used_s[key] = self._clock()
+            del self._loading[key]
+        mine.set_result(scorer)
+        log.info("model loaded", model=key[0], version=key[1])
+        self.tidy()
         return scorer
 
-    def _trim(self) -> None:
-        serving = {(name, version) for name, version in self._serving.items()}
-        others = [key for key in self._loaded if key not in serving]
-        for key in others[: max(0, len(others) - MAX_UNALIASED)]:
-            del self._loaded[key]
+    def _end_load(self, key: Key, future: Future[Scorer], error: BaseException) -> None:
+        metrics.LOAD_FAILURES.labels(key[0]).inc()
+        told = error if isinstance(error, errors.CeleriacError) else errors.WorkerError(
+            f"{key[0]}@{key[1]} could not be loaded: {errors.told(error)}"
+        )
+        with self._lock:
+            del self._loading[key]
+            self._failed[key] = (self._clock(), told)
+        future.set_exception(told)
+
+
+def _result(future: Future[Scorer], key: Key) -> Scorer:
+    try:
+        return future.result(LOAD_WAIT_S)
+    except TimeoutError:
+        raise errors.RegistryError(
+            f"{key[0]}@{key[1]} has been loading for {LOAD_WAIT_S:g} s"
+        ) from None
+    except errors.CeleriacError as error:
+        raise type(error)(error.message) from error
 
 
 _host: ModelHost | None = None

@@ -6,6 +6,9 @@ imported: ``workers/app.py`` does so.
 
 from __future__ import annotations
 
+import contextlib
+import os
+
 from prometheus_client import Counter, Gauge, Histogram, Summary
 
 BATCH_SECONDS = Summary(
@@ -119,3 +122,11 @@ NIGHTLY_WATCHED = Gauge(
 ALERTS = Counter(
     "celeriac_alerts_total", "Alerts by kind and by what became of them", ["kind", "outcome"]
 )
+
+
+def forget_version(model: str) -> None:
+    """No version of the model serves any more. (Processes that share their metrics keep the last
+    one: the library cannot take a label away from all of them.)"""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        with contextlib.suppress(KeyError):
+            MODEL_VERSION.remove(model)

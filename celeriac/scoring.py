@@ -45,8 +45,8 @@ class Scorer:
         Raises ModelNotFound, VersionNotFound, or RegistryError and its kinds.
         """
         with passes.under_way(name, version, 0):
-            manifest = registry.verify(name, version)
             folder = registry.folder(name, version)
+            manifest = registry.verify(name, version)
             scorer = cls(manifest, runtimes.load(folder, manifest, options), limits_of(options))
             scorer.score([example.item for example in manifest.golden])
             return scorer

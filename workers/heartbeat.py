@@ -30,6 +30,8 @@ log = get_logger(__name__)
 BEAT_S = 4.0
 FOLLOW_S = 1.0
 """How often the generation of the catalogue is looked at."""
+RETRY_S = 30.0
+"""A champion that could not be loaded is tried again so often."""
 
 
 class Heartbeat:
@@ -43,6 +45,7 @@ class Heartbeat:
         self._client = client
         self._host = host
         self._generation: int | None = None
+        self._refreshed_s = 0.0
         self._started_at = time.time()
         gpu = pinned(os.environ)
         self._gpu = None if gpu is None else asdict(gpu)
@@ -69,6 +72,8 @@ class Heartbeat:
             "metrics_port": getattr(self._worker, "celeriac_metrics_port", None),
             "serving": self._host.serving() if self._host else {},
             "loaded": self._host.loaded() if self._host else {},
+            "kept_back": self._host.kept_back() if self._host else {},
+            "device": self.role.device if self._host else None,
         }
 
     def _count_lanes(self) -> int:
@@ -85,11 +90,13 @@ class Heartbeat:
         """Refresh the host if the catalogue has changed since the last look."""
         if self._host is None:
             return
-        generation = fetch_generation(self._client)
-        if generation != self._generation:
+        generation, now_s = fetch_generation(self._client), time.monotonic()
+        is_due = bool(self._host.kept_back()) and now_s - self._refreshed_s > RETRY_S
+        if generation != self._generation or is_due:
             self._host.refresh()
-            self._generation = generation
+            self._generation, self._refreshed_s = generation, now_s
             self.beat()
+        self._host.tidy()
 
     def farewell(self) -> None:
         """Remove the key: this worker leaves by its own will."""

@@ -46,6 +46,10 @@ RETRY_S = 0.5
 MAX_SKEW_MS = 1_000.0
 """A sender whose clock is farther ahead is counted, and named once in the log."""
 _MAX_SKEWED = 1_000
+PARKED_ITEMS = 256
+"""Items of one model that may wait for a version to be loaded; what comes beyond is refused."""
+PARKED_WAIT_S = 0.05
+"""Longest wait for a message while some do."""
 
 
 class Lane:
@@ -77,6 +81,8 @@ class Lane:
         self._queues = Queues()
         self._catalogue: Catalogue | None = None
         self._buffer = Buffer()
+        self._parked = Buffer()
+        """What waits for its version to be loaded, by a thread: all others go on."""
         self._outbox = Outbox()
         self._recent = Recent()
         self._turns: policy.Turns[Target] = policy.Turns()
@@ -107,8 +113,9 @@ class Lane:
         """One turn; returns the number of messages that it answered."""
         if self.host.catalogue is not self._catalogue:
             self._follow()
+        self._unpark()
         if not self._buffer.lines and not self._outbox:
-            self._wait(POP_WAIT_S)
+            self._wait(PARKED_WAIT_S if self._parked else POP_WAIT_S)
         answered = self._turn()
         if self._outbox:
             self._exchange()
@@ -125,7 +132,7 @@ class Lane:
         batch, self._batch = self._batch, None
         given = 0
         with self.client.pipeline(transaction=False) as pipe:
-            for model, received in self._buffer.empty():
+            for model, received in (*self._parked.empty(), *self._buffer.empty()):
                 self._return(pipe, model, received)
                 given += len(received)
             if batch is not None:
@@ -145,7 +152,7 @@ class Lane:
             if left_s <= 0 or self._next_seconds() > left_s:
                 break
             self._guarded(self._drain_turn)
-        if self._buffer.lines:
+        if self._buffer.lines or self._parked:
             self._guarded(self._give_back_rest)
 
     def _drain_turn(self) -> None:
@@ -175,7 +182,8 @@ class Lane:
 
     def _turn(self) -> int:
         """Choose, score, exchange; then count, off the callers' path."""
-        expired = self._buffer.drop_expired(self._now_ms())
+        now_ms = self._now_ms()
+        expired = self._buffer.drop_expired(now_ms) + self._parked.drop_expired(now_ms)
         if expired:
             metrics.EXPIRED.labels("forming").inc(expired)
         choice = self._choose()
@@ -329,7 +337,7 @@ class Lane:
         if one.deadline_ms < now_ms:
             metrics.EXPIRED.labels("receipt").inc(one.count)
             return
-        if one.key in self._buffer:
+        if one.key in self._buffer or one.key in self._parked:
             metrics.DUPLICATES.inc()
             return
         known = self._recent.get(one.key)
@@ -343,7 +351,26 @@ class Lane:
         except errors.CeleriacError as error:
             self._fail(one, error)
             return
-        self._buffer.add(target, one)
+        if self.host.is_ready(*target):
+            self._buffer.add(target, one)
+        else:
+            self._park(target, one)
+
+    def _park(self, target: Target, one: Received) -> None:
+        model, version = target
+        if self._parked.items(model) + one.count <= PARKED_ITEMS:
+            self._parked.add(target, one)
+            return
+        self._fail(one, errors.Overloaded(
+            f"{model}@{version} is being loaded, and enough wait for it; try again in 1 s",
+            retry_after_s=1.0,
+        ))
+
+    def _unpark(self) -> None:
+        for target in [*self._parked.lines] if self._parked else ():
+            if self.host.is_ready(*target):
+                for one in self._parked.take_all(target):
+                    self._buffer.add(target, one)
 
     def _fail(self, one: Received, error: errors.CeleriacError) -> None:
         metrics.LANE_ERRORS.labels("request").inc()
@@ -404,7 +431,7 @@ class Lane:
         metrics.REFUSED.labels(queue.model, "lane").inc(items)
 
     def _knows(self, key: tuple[str, str]) -> bool:
-        return key in self._buffer or self._recent.get(key) is not None
+        return key in self._buffer or key in self._parked or self._recent.get(key) is not None
 
     def _show(self, raw: bytes, reply: Reply, now_ms: float) -> bool:
         message = read_message(raw, now_ms)

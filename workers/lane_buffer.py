@@ -48,6 +48,14 @@ class Buffer:
         self._forget(target, taken)
         return taken
 
+    def take_all(self, target: Target) -> list[Received]:
+        """Take a whole line."""
+        line = self.lines[target]
+        taken = list(line)
+        line.clear()
+        self._forget(target, taken)
+        return taken
+
     def drop_expired(self, now_ms: float) -> int:
         """Drop what nobody waits for any more; returns the number of its items."""
         if now_ms <= self._earliest_ms:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import pytest
 
 from celeriac import errors
-from celeriac.host import MAX_UNALIASED, ModelHost
+from celeriac.host import FAILED_S, IDLE_S, MAX_UNALIASED, ModelHost
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
@@ -151,3 +153,102 @@ def test_models_of_another_device_are_not_ours(host: ModelHost, registry: Regist
     host.refresh()
     assert host.models() == ["echo"]
     assert "big" not in host.loaded()
+
+
+def test_a_version_is_loaded_aside_and_only_once(
+    host: ModelHost, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = add(registry)
+    load, go, loads = Scorer.load, threading.Event(), []
+
+    def slow(*args: Any) -> Scorer:
+        loads.append(args[2])
+        assert go.wait(20)
+        return load(*args)
+
+    monkeypatch.setattr(Scorer, "load", slow)
+    assert not host.is_ready("echo", version)
+    assert not host.is_ready("echo", version)
+    assert host.scorer("echo", 1).version == 1  # the others go on
+    found: list[Scorer] = []
+    waiting = threading.Thread(target=lambda: found.append(host.scorer("echo", version)))
+    waiting.start()
+    go.set()
+    waiting.join(20)
+    assert [scorer.version for scorer in found] == [version]
+    assert host.is_ready("echo", version)
+    assert loads == [version]
+
+
+def test_a_version_that_fails_is_ready_to_say_why_and_is_tried_again_later(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    host = ModelHost(registry, LoadOptions(), clock=lambda: clock[0])
+    version = add(registry)
+    load, loads = Scorer.load, []
+
+    def fragile(*args: Any) -> Scorer:
+        loads.append(args[2])
+        if len(loads) == 1:
+            raise MemoryError
+        return load(*args)
+
+    monkeypatch.setattr(Scorer, "load", fragile)
+    assert not host.is_ready("echo", version)
+    deadline = time.monotonic() + 20
+    while not host.is_ready("echo", version):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(errors.WorkerError, match=r"echo@2 could not be loaded: MemoryError"):
+        host.scorer("echo", version)
+    assert len(loads) == 1
+    clock[0] += FAILED_S
+    assert host.scorer("echo", version).version == version
+
+
+def test_what_does_not_serve_goes_when_it_is_idle(registry: Registry) -> None:
+    clock = [100.0]
+    host = ModelHost(registry, LoadOptions(), clock=lambda: clock[0])
+    host.refresh()
+    promote(registry, add(registry))
+    clock[0] += 10 * IDLE_S
+    host.refresh()
+    assert host.loaded() == {"echo": [1, 2]}  # what is under way with it ends
+    clock[0] += IDLE_S - 1
+    host.scorer("echo", 1)
+    clock[0] += IDLE_S - 1
+    host.tidy()
+    assert host.loaded() == {"echo": [1, 2]}
+    clock[0] += 2
+    host.tidy()
+    assert host.loaded() == {"echo": [2]}
+
+
+def test_a_champion_that_is_kept_back_is_told_with_the_reason(
+    host: ModelHost, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Scorer.load
+    monkeypatch.setattr(Scorer, "load", lambda *args: 1 / 0)
+    promote(registry, add(registry))
+    host.refresh()
+    assert host.serving() == {"echo": 1}
+    version, reason = host.kept_back()["echo"]
+    assert version == 2
+    assert "ZeroDivisionError" in reason
+    monkeypatch.setattr(Scorer, "load", load)
+    host.refresh()
+    assert host.serving() == {"echo": 2}
+    assert host.kept_back() == {}
+
+
+def test_a_champion_for_another_device_is_neither_loaded_nor_hides_the_pinned_ones(
+    host: ModelHost, registry: Registry
+) -> None:
+    version = add(registry, device="gpu")
+    promote(registry, version)
+    host.refresh()
+    assert host.serving() == {}
+    assert version not in host.loaded()["echo"]
+    assert host.models() == ["echo"]  # its CPU versions can be asked for
+    assert host.resolve("echo@1") == ("echo", 1)

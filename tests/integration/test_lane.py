@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,8 +27,9 @@ from celeriac.messages import (
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
+from celeriac.scoring import Scorer
 from celeriac.settings import Settings
-from workers.lane import Lane
+from workers.lane import PARKED_ITEMS, Lane
 from workers.lane_events import NoEvents
 from workers.lane_queues import FIRST_POP
 
@@ -237,3 +239,84 @@ def test_draining_answers_everything_that_was_popped(
     answered = len(replies(redis_client))
     left = redis_client.llen(realtime_queue("cpu", "echo"))
     assert answered + left == 200
+
+
+class SlowLoad:
+    """Versions are loaded when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go = threading.Event()
+        load = Scorer.load
+
+        def slow(*args: Any) -> Scorer:
+            assert self.go.wait(20)
+            return load(*args)
+
+        monkeypatch.setattr(Scorer, "load", slow)
+
+
+def turn_until(lane: Lane, client: redis.Redis, id: str) -> Reply:
+    deadline = time.monotonic() + 20
+    while id not in replies(client):
+        assert time.monotonic() < deadline
+        lane.step()
+    return replies(client)[id]
+
+
+def test_others_go_on_while_a_pinned_version_is_loaded(
+    lane: Lane, redis_client: redis.Redis, host: ModelHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.registry.add("echo", lambda folder: host.registry.get("echo", 1))
+    host.refresh()
+    slow = SlowLoad(monkeypatch)
+    push(redis_client, envelope("pinned", ["p"], model="echo@2"))
+    push(redis_client, envelope("late", ["p"], model="echo@2",
+                                deadline_ms=int(time.time() * 1000) + 300))
+    push(redis_client, envelope("pinned", ["p"], model="echo@2"))  # sent again
+    push(redis_client, envelope("champion", ["c"]))
+    turn_until(lane, redis_client, "champion")
+    time.sleep(0.3)
+    for number in range(3):
+        push(redis_client, envelope(f"more-{number}", [number]))
+        turn_until(lane, redis_client, f"more-{number}")
+    assert "pinned" not in replies(redis_client)
+    slow.go.set()
+    answers = turn_until(lane, redis_client, "pinned").answers
+    assert answers == [{"model": "echo", "version": 2, "value": "p"}]
+    assert "late" not in replies(redis_client)
+
+
+def test_while_a_version_is_loaded_not_too_many_wait_for_it(
+    lane: Lane, redis_client: redis.Redis, host: ModelHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.registry.add("echo", lambda folder: host.registry.get("echo", 1))
+    host.refresh()
+    slow = SlowLoad(monkeypatch)
+    push(redis_client, envelope("many", ["p"] * PARKED_ITEMS, model="echo@2"))
+    push(redis_client, envelope("more", ["p"], model="echo@2"))
+    error = turn_until(lane, redis_client, "more").error
+    assert error is not None
+    assert (error["code"], error["retry_after_s"]) == ("overloaded", 1.0)
+    lane.stop()
+    assert lane.give_back() == 1
+    assert redis_client.llen(realtime_queue("cpu", "echo")) == 1
+    slow.go.set()
+
+
+def test_a_pinned_version_that_cannot_be_loaded_is_an_error_with_its_reason(
+    lane: Lane, redis_client: redis.Redis, host: ModelHost
+) -> None:
+    def write(folder: Path) -> ModelDraft:
+        (folder / "weights").write_bytes(b"w")
+        return host.registry.get("echo", 1)
+
+    host.registry.add("echo", write)
+    host.refresh()
+    path = host.registry.folder("echo", 2) / "weights"
+    path.chmod(0o644)
+    path.write_bytes(b"v")
+    push(redis_client, envelope("pinned", ["p"], model="echo@2"))
+    error = turn_until(lane, redis_client, "pinned").error
+    assert error is not None
+    assert error["code"] == "model_corrupt"
+    assert "echo@2: weights was changed" in error["message"]
