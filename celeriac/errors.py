@@ -25,6 +25,7 @@ CeleriacError
 ├── Overloaded                   overloaded            too much waits already; try again later
 ├── Cancelled                    cancelled
 ├── WorkerError                  worker_failed         a worker failed outside the model
+│   └── DeviceLost               device_lost           its GPU needs a fresh process
 ├── RegistryError                registry_invalid      the model folder cannot be used
 │   ├── ModelCorrupt             model_corrupt         a file differs from its recorded digest
 │   ├── UntrustedModel           model_untrusted       it needs a type that is not trusted here
@@ -198,6 +199,12 @@ class WorkerError(CeleriacError):
     """A worker failed; its log has the reason."""
 
     code = "worker_failed"
+
+
+class DeviceLost(WorkerError):
+    """The worker's GPU cannot be used by its process any more."""
+
+    code = "device_lost"
 
 
 class RegistryError(CeleriacError):

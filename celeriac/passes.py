@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+
+from celeriac import errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,25 @@ def next_pass() -> None:
     current = _under_way.get(thread)
     if current is not None and current.items:
         _under_way[thread] = replace(current, started_s=time.monotonic())
+
+
+_lose: Callable[[Pass | None, str], None] | None = None
+
+
+def on_device_lost(handler: Callable[[Pass | None, str], None] | None) -> None:
+    """Have ``handler`` called with the pass and the reason when this process loses its GPU.
+
+    A worker's handler ends the process; without one, callers get DeviceLost.
+    """
+    global _lose
+    _lose = handler
+
+
+def device_lost(reason: str) -> errors.DeviceLost:
+    """The GPU cannot be used by this process any more, since its context is broken."""
+    if _lose is not None:
+        _lose(_under_way.get(threading.get_ident()), reason)
+    return errors.DeviceLost(f"this process has lost its GPU ({reason}); start another")
 
 
 def all_under_way() -> list[Pass]:

@@ -237,8 +237,8 @@ def _common_error(model: runtimes.Model, inputs: Any, count: int) -> errors.Cele
 
 def _pass_on(error: Exception) -> None:
     # A time limit of the task that we run in is not a failure of the model. It is known by its
-    # name, because the model half does not import Celery.
-    if type(error).__name__ == "SoftTimeLimitExceeded":
+    # name, because the model half does not import Celery. With a lost GPU all items fail.
+    if isinstance(error, errors.DeviceLost) or type(error).__name__ == "SoftTimeLimitExceeded":
         raise error
 
 

@@ -81,6 +81,9 @@ class GpuSettings(Section):
     devices: tuple[str, ...] = ()
     """UUIDs, or numbers in the order of the PCI bus, of those that ``CUDA_VISIBLE_DEVICES`` leaves.
     Unset: all of them."""
+    tf32: bool = False
+    """Networks in float32 multiply with a mantissa of 10 bits (TF32) where the GPU can: faster, and
+    answers differ in the third digit."""
 
 
 class RealtimeSettings(Section):

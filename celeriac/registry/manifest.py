@@ -151,6 +151,9 @@ class Serving(_Record):
     """Items of one forward pass, at most. None: ``[realtime] max_batch_items``."""
     max_wait_ms: Annotated[float, Field(ge=0, le=1_000)] = 0.0
     """How long a batch that is not full may wait for more items."""
+    precision: Literal["float32", "auto", "bfloat16", "float16"] = "float32"
+    """In which numbers a torch network computes (autocast), where its device has units for them;
+    elsewhere in float32. ``auto``: the best that the GPU has."""
 
 
 class Profile(_Record):

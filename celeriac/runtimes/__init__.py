@@ -45,17 +45,20 @@ class LoadOptions:
     """``cpu`` or ``cuda``."""
     threads: int = 1
     """Intra-op threads that the model may use."""
+    tf32: bool = False
+    """A GPU may multiply float32 with less precision."""
     max_item_bytes: int = 1_000_000
     max_image_pixels: int = 25_000_000
 
     @classmethod
     def of(cls, settings: Settings, *, device: str = "cpu", threads: int = 1) -> LoadOptions:
-        """What ``[models]`` and ``[realtime]`` allow."""
+        """What ``[models]``, ``[gpu]`` and ``[realtime]`` allow."""
         return cls(
             trusted_types=settings.models.trusted_types,
             architectures=settings.models.architectures,
             device=device,
             threads=threads,
+            tf32=settings.gpu.tf32,
             max_item_bytes=settings.realtime.max_item_bytes,
             max_image_pixels=settings.realtime.max_image_pixels,
         )

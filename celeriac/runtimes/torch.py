@@ -21,32 +21,28 @@ from celeriac import errors
 from celeriac.outputs import from_logits
 from celeriac.registry.manifest import Architecture, InputSchema, ModelVersion, OutputSchema
 from celeriac.runtimes import LoadOptions, Output, Saved, frameworks, library
+from celeriac.runtimes.torch_device import Engine, link_to
 
 FILE = "model.safetensors"
 SUFFIX = ".safetensors"
 PIP = "'torch>=2.10' safetensors"
 
-_SLICE_ROWS = 1_024
-"""Rows of one forward pass: activations of a whole chunk would not fit into memory."""
-
 
 class TorchModel:
     """A network in evaluation mode."""
 
-    def __init__(self, module: Any, output: OutputSchema) -> None:
-        self._torch = library("torch", pip=PIP)
-        self._module = module.eval()
-        self._output = output
+    def __init__(
+        self, module: Any, output: OutputSchema, *, precision: str = "float32", tf32: bool = False
+    ) -> None:
+        torch = library("torch", pip=PIP)
         first = next(iter(module.parameters()), None)
-        self._device = "cpu" if first is None else first.device
+        link = link_to(torch, "cpu" if first is None else first.device)
+        self._engine = Engine(module.eval(), link, precision=precision, tf32=tf32)
+        self._output = output
 
     def predict(self, inputs: Any) -> Output:
         """Forward passes over slices of ``inputs``, joined."""
-        parts = [
-            self._forward(inputs[start : start + _SLICE_ROWS])
-            for start in range(0, len(inputs), _SLICE_ROWS)
-        ]
-        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        columns = self._engine.run(inputs)
         if self._output.kind == "classifier":
             return self._classify(columns)
         if len(columns) > 1:
@@ -55,22 +51,6 @@ class TorchModel:
         if values.ndim == 2 and values.shape[1] == 1:
             values = values[:, 0]
         return Output(values=values)
-
-    def _forward(self, inputs: Any) -> tuple[np.ndarray[Any, Any], ...]:
-        torch = self._torch
-        if isinstance(inputs, np.ndarray):
-            inputs = torch.tensor(inputs, device=self._device)  # a copy: networks may write to it
-        try:
-            with torch.inference_mode():
-                result = self._module(inputs)
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(str(error)) from error
-        except RuntimeError as error:
-            if "can't allocate memory" in str(error):  # the CPU allocator has no type of its own
-                raise MemoryError(str(error)) from error
-            raise
-        tensors = result if isinstance(result, (tuple, list)) else (result,)
-        return tuple(tensor.float().cpu().numpy() for tensor in tensors)
 
     def _classify(self, columns: list[np.ndarray[Any, Any]]) -> Output:
         several = self._output.outputs > 1
@@ -109,7 +89,9 @@ def load(folder: Path, version: ModelVersion, options: LoadOptions) -> TorchMode
     if version.architecture is None:
         raise errors.ModelCorrupt("its model.json names no architecture")
     module = read(folder / FILE, version.architecture, options)
-    return TorchModel(module, version.output)
+    return TorchModel(
+        module, version.output, precision=version.serving.precision, tf32=options.tf32
+    )
 
 
 def wrap(model: Any, output: OutputSchema, _input: InputSchema) -> TorchModel:

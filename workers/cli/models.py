@@ -55,6 +55,10 @@ def register_model(
     max_wait_ms: Annotated[
         float, typer.Option(min=0, max=1_000, help="How long a batch may wait to fill.")
     ] = 0.0,
+    precision: Annotated[
+        Literal["float32", "auto", "bfloat16", "float16"],
+        typer.Option(help="torch: numbers of the forward pass; auto: the best that the GPU has."),
+    ] = "float32",
 ) -> None:
     """Register a model file as the next version of NAME."""
     from celeriac import release
@@ -71,7 +75,10 @@ def register_model(
         text_column=text_column,
         architecture=named if isinstance(named, Architecture) else None,
         description=description, device=device,
-        serving=Serving(cache=cache, max_batch_size=max_batch_size, max_wait_ms=max_wait_ms),
+        serving=Serving(
+            cache=cache, max_batch_size=max_batch_size, max_wait_ms=max_wait_ms,
+            precision=precision,
+        ),
     )
     typer.echo(f"{version.ref} is registered. Let it serve: celeriac models promote {version.ref}")
 
