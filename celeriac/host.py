@@ -48,6 +48,7 @@ class ModelHost:
     ) -> None:
         self.registry = registry
         self.device = device
+        self.threads = options.threads
         self._options = options
         self._clock = clock
         self._loaded: OrderedDict[Key, Scorer] = OrderedDict()

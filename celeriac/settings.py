@@ -97,6 +97,9 @@ class RealtimeSettings(Section):
     """One item on the wire, at most; larger data belongs into a dataset."""
     max_image_pixels: Annotated[int, Field(ge=1, le=1_000_000_000)] = 25_000_000
     """One image, at most; known from its header, before a pixel is decoded."""
+    threads: Annotated[int, Field(ge=0, le=1_024)] = 1
+    """Compute threads of a real-time worker's model; 0: as many as there are cores. Clients, the
+    gateway and Redis need cores too. ``celeriac optimize`` shows what more would bring."""
     max_batch_items: Annotated[int, Field(ge=1, le=4_096)] = 256
     """Items that one forward pass takes, at most."""
     submission_ttl_s: Annotated[int, Field(ge=60, le=2_592_000)] = 86_400

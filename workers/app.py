@@ -16,7 +16,9 @@ from workers import environment, roles
 
 try:
     get_settings()  # celeryconfig.py reads them too, where a typo would be a page of traceback
-    environment.prepare(roles.queues_in(sys.argv), roles.pool_in(sys.argv))
+    environment.prepare(
+        roles.queues_in(sys.argv), roles.pool_in(sys.argv), roles.concurrency_in(sys.argv)
+    )
 except CeleriacError as error:
     sys.stderr.write(f"celeriac: {error.message}\n")
     raise SystemExit(error.exit_code) from None

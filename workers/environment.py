@@ -7,32 +7,29 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from celery.utils.sysinfo import cpu_budget
+
 from celeriac import errors
 from celeriac.settings import get_settings
-from workers import devices, roles
+from workers import devices, roles, threads
 
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
-)
 MULTIPROC_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
-def prepare(queues: Sequence[str], pool: str | None) -> None:
+def prepare(queues: Sequence[str], pool: str | None, concurrency: str = "") -> None:
     """Set up this process as the worker that its command line asks for.
 
-    One compute thread for each process: the pool's processes share the cores among them, and the
-    lane's model shares them with the client and Redis. A prefork worker keeps its metrics in a
-    folder of its own, emptied at its start. A worker of a gpu role has one GPU, any other none.
-    Raises ConfigError, or NoGpu.
+    Each process has its share of the cores as compute threads (``workers/threads.py``). A prefork
+    worker keeps its metrics in a folder of its own, emptied at its start. A worker of a gpu role
+    has one GPU, any other none. Raises ConfigError, or NoGpu.
     """
     if not queues:
         return  # beat, Flower, inspect, or a program that imports the app
-    for variable in THREAD_VARIABLES:
-        os.environ.setdefault(variable, "1")
     try:
         role = roles.role_for(queues)
     except errors.ConfigError:
         return  # celeryd_init says so, in one line
+    _limit_threads(role, pool or role.pool, concurrency)
     if role.device == "gpu":
         devices.pin(os.environ, get_settings().gpu.devices)
     else:
@@ -48,6 +45,15 @@ def prepare(queues: Sequence[str], pool: str | None) -> None:
                 "name a folder that can be written in CELERIAC_STACK_STATE_DIR"
             ) from error
         share_metrics(folder)
+
+
+def _limit_threads(role: roles.Role, pool: str, concurrency: str) -> None:
+    cores = max(1, int(cpu_budget().count))
+    count = threads.processes(role, concurrency, pool, cores)
+    share = threads.share(
+        role, processes=count, cores=cores, realtime=get_settings().realtime.threads
+    )
+    threads.limit(os.environ, share)
 
 
 def share_metrics(folder: Path) -> None:

@@ -8,6 +8,7 @@ from celeriac.batching.cost import CostLine
 from celeriac.host import ModelHost
 from celeriac.messages import MAX_ENVELOPE_ITEMS
 from celeriac.registry.catalogue import Catalogue
+from celeriac.registry.profiles import fitting, this_machine
 from workers.lane_buffer import Target
 
 FIXED_SHARE = 0.25
@@ -63,7 +64,7 @@ class AllLimits:
             self._follow(self._host.catalogue)
         found = self._limits.get(target)
         if found is None:
-            found = self._limits[target] = self._read(target, CostLine())
+            found = self._limits[target] = self._read(target, self._guess(target))
         return found
 
     def _follow(self, catalogue: Catalogue) -> None:
@@ -73,6 +74,17 @@ class AllLimits:
             if target[0] in catalogue.models and target[1] in catalogue.models[target[0]].versions
         }
         self._limits = {target: self._read(target, old.cost) for target, old in known.items()}
+
+    def _guess(self, target: Target) -> CostLine:
+        """What a version's own profile says of its cost, until batches have run here."""
+        name, version = target
+        model = self._host.catalogue.models.get(name)
+        info = model.versions.get(version) if model else None
+        found = info and fitting(
+            info.profile, device=self._host.device, threads=self._host.threads,
+            machine=this_machine(),
+        )
+        return CostLine.of(found.fixed_s, found.item_s) if found else CostLine()
 
     def _read(self, target: Target, cost: CostLine) -> Limits:
         name, version = target

@@ -10,12 +10,12 @@ from typing import Any
 from celery import Celery, signals
 
 from celeriac import errors, logs
-from celeriac.host import get_host, make_host, set_host
+from celeriac.host import ModelHost, get_host, make_host, set_host
 from celeriac.messages import MAINTENANCE_QUEUE
 from celeriac.settings import get_settings
 from producer.broker import check_server, connect
 from tasks.models import publish_registry
-from workers import exporter, roles
+from workers import exporter, roles, threads
 from workers.heartbeat import HeartbeatStep
 from workers.lane_step import LaneStep
 from workers.lease import Lease
@@ -93,10 +93,10 @@ def _load_models(sender: Any, **_: Any) -> None:
     role: Role = sender.celeriac_role
     if roles.pool_in(sys.argv) is None:
         sender.pool_cls = role.pool
-    set_host(make_host(get_settings(), device=role.device))
+    set_host(_make_host(role))
     sender.celeriac_predicts = role.warm and not _is_prefork(sender.pool_cls)
-    if role.warm and role.start_method == "fork":
-        # A pool's children share these pages. It is safe: one compute thread, and no CUDA.
+    if role.warm and not (_is_prefork(sender.pool_cls) and _loads_its_own(role)):
+        # A pool's children share these pages.
         get_host().refresh()
     # Half a million objects of libraries and models live as long as the process: a full collection
     # would look at them all, and everybody who waits for an answer would wait for it.
@@ -124,11 +124,23 @@ def _configure_logging(
 
 
 def _start_child(**_: Any) -> None:
-    """A pool process: a forked one has its parent's models, a spawned one loads its own."""
+    """A pool process has its parent's models, unless it must load its own."""
     role = roles.role_for([os.environ[ROLE_VARIABLE]])
-    if role.start_method == "spawn":
-        set_host(make_host(get_settings(), device=role.device))
+    if role.warm and _loads_its_own(role):
+        set_host(_make_host(role))
         get_host().refresh()
+
+
+def _make_host(role: Role) -> ModelHost:
+    return make_host(
+        get_settings(), device=role.device, threads=threads.limited(os.environ)
+    )
+
+
+def _loads_its_own(role: Role) -> bool:
+    """True if a pool process cannot use its parent's models: neither CUDA nor the threads of a
+    library survive a fork."""
+    return role.start_method == "spawn" or threads.limited(os.environ) > 1
 
 
 def _end_child(pid: int | None = None, **_: Any) -> None:

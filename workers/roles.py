@@ -126,6 +126,11 @@ def pool_in(argv: Sequence[str]) -> str | None:
     return _option(argv, "-P", "--pool") or None
 
 
+def concurrency_in(argv: Sequence[str]) -> str:
+    """The number of processes that a ``celery worker`` command line asks for; "" if none."""
+    return _option(argv, "-c", "--concurrency")
+
+
 def _option(argv: Sequence[str], short: str, long: str) -> str:
     if "worker" not in argv:
         return ""

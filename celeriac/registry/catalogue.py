@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from celeriac.messages import CATALOGUE_KEY, GENERATION_KEY, ModelRef
-from celeriac.registry.manifest import InputSchema, ModelVersion, OutputSchema, Serving
+from celeriac.registry.manifest import InputSchema, ModelVersion, OutputSchema, Profile, Serving
 from celeriac.registry.reference import pick, unknown_model
 
 
@@ -28,6 +28,7 @@ class VersionInfo(_Record):
     input: InputSchema
     output: OutputSchema
     serving: Serving = Serving()
+    profile: tuple[Profile, ...] = ()
     created_at: str
     metrics: dict[str, float] = {}
     description: str = ""
