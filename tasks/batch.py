@@ -170,7 +170,7 @@ def finalize(self: Task, job_id: str, output: str, v: int = 1) -> None:  # noqa:
     """Check every part, write manifest.json and _SUCCESS."""
     check_contract(v)
     ledger = _ledger()
-    state = ledger.finalizing(job_id)
+    state = patiently(lambda: ledger.finalizing(job_id))
     if state not in (JobState.FINALIZING, None):  # it goes on, or has ended
         log.info("job needs no finaliser", state=state)
         return
@@ -180,12 +180,13 @@ def finalize(self: Task, job_id: str, output: str, v: int = 1) -> None:  # noqa:
         lambda: _still_finalizing(job_id), lease_s=reconciler.FINALIZER_S,
         timeout_s=FINALIZER_TIMEOUT_S,
     ):
-        manifest = finalizing.finalize(folder, datetime.now(UTC), ledger.dead(job_id))
+        given_up = patiently(lambda: ledger.dead(job_id))
+        manifest = finalizing.finalize(folder, datetime.now(UTC), given_up)
     dead = manifest.rows_dead
-    ledger.finish(
+    patiently(lambda: ledger.finish(
         job_id, JobState(manifest.state), rows_done=manifest.rows_in - dead,
         rows_failed=manifest.rows_failed - dead, rows_dead=dead,
-    )
+    ))
     log.info(
         "job finished", state=manifest.state, model=manifest.model,
         version=manifest.version, rows=manifest.rows_in, failed=manifest.rows_failed,

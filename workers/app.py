@@ -12,7 +12,7 @@ from celery import Celery
 
 from celeriac.errors import CeleriacError
 from celeriac.settings import get_settings
-from workers import environment, roles
+from workers import environment, roles, transport
 
 try:
     get_settings()  # celeryconfig.py reads them too, where a typo would be a page of traceback
@@ -23,6 +23,7 @@ except CeleriacError as error:
     sys.stderr.write(f"celeriac: {error.message}\n")
     raise SystemExit(error.exit_code) from None
 
+transport.install()
 app = Celery("celeriac")
 app.config_from_object("celeryconfig")
 

@@ -1,9 +1,13 @@
-"""Keep the un-acked messages of a live worker from being delivered again.
+"""Keep the un-acked messages of a live worker from being delivered again, or from being forgotten.
 
 Celery on Redis restores an un-acked message when its visibility timeout ends, whether its worker
 lives or not: a task with a countdown, or one that runs long, would be delivered twice. Refreshing
 the score of what this worker holds turns the timeout into a lease: it can be short, so that the
 work of a killed worker is found within seconds.
+
+When the connection is lost, Celery drops every task that no process of its pool has begun, and
+leaves its message to that timeout. This worker knows better: as soon as it is connected again it
+gives those messages back, and goes on refreshing those of the tasks that still run.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import time
 from typing import Any
 
 from celery import bootsteps
+from celery.worker.state import active_requests
 from redis.exceptions import RedisError
 
 from celeriac.logs import get_logger
@@ -27,23 +32,46 @@ class Lease(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
         self._timer: Any = None
+        self._lost: list[Any] = []
+        """kombu's books (QoS) of connections that were lost with messages in hand."""
 
     def start(self, parent: Any) -> None:
         options = parent.app.conf.broker_transport_options
         lease_s = float(options.get("visibility_timeout", 3_600))
-        self._timer = parent.timer.call_repeatedly(lease_s / 4, renew, (parent,))
+        give_back(parent, self._lost)
+        self._timer = parent.timer.call_repeatedly(lease_s / 4, self._renew, (parent,))
 
     def stop(self, parent: Any) -> None:
+        """The worker stops, or its connection was lost."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        qos = _qos(parent)
+        if qos is not None and qos not in self._lost:
+            self._lost.append(qos)
+
+    def _renew(self, parent: Any) -> None:
+        self._lost = [qos for qos in self._lost if held(qos)]
+        renew(parent, self._lost)
 
 
-def renew(consumer: Any) -> None:
-    """Refresh the score of every message that ``consumer`` holds and has not acked."""
-    task_consumer = consumer.task_consumer
-    qos = getattr(getattr(task_consumer, "channel", None), "qos", None)
-    tags = list(getattr(qos, "_delivered", ()))
+def give_back(consumer: Any, lost: list[Any]) -> None:
+    """Put back into their queues the messages of ``lost`` connections whose tasks do not run here.
+
+    A task that was begun, unknown to the main process, runs twice. Raises RedisError.
+    """
+    running = {request.message.delivery_tag for request in active_requests}
+    for qos in lost:
+        for tag in held(qos) - running:
+            _qos(consumer).restore_by_tag(tag)
+            qos._delivered.pop(tag)
+            log.info("message given back", tag=tag)
+
+
+def renew(consumer: Any, lost: list[Any]) -> None:
+    """Refresh the score of every message that ``consumer`` holds, also of ``lost`` connections."""
+    qos = _qos(consumer)
+    tags = set().union(*(held(one) for one in (qos, *lost) if one is not None))
     if qos is None or not tags:
         return
     try:
@@ -51,3 +79,12 @@ def renew(consumer: Any) -> None:
             client.zadd(qos.unacked_index_key, dict.fromkeys(tags, time.time()), xx=True)
     except (RedisError, OSError) as error:  # the main loop notices and reconnects
         log.warning("lease not renewed", messages=len(tags), reason=str(error))
+
+
+def held(qos: Any) -> set[str]:
+    """The tags of the messages that were delivered and not acked."""
+    return set(qos._delivered) - set(qos._dirty)
+
+
+def _qos(consumer: Any) -> Any:
+    return getattr(getattr(consumer.task_consumer, "channel", None), "qos", None)
