@@ -15,7 +15,7 @@ import typer
 import producer
 from celeriac import __version__, errors
 
-PRODUCER_COMMANDS = ("predict", "batch", "nightly", "models", "gateway")
+PRODUCER_COMMANDS = ("predict", "batch", "nightly", "models", "gateway", "advise")
 """Modules of ``producer.cli``; each has ``register(app)``."""
 
 

@@ -22,6 +22,7 @@ from producer.gateway import (
     pages,
     predict,
     predictions,
+    recommendation,
 )
 from producer.gateway.access import GONE, AccessLog
 from producer.gateway.auth import Keys
@@ -36,6 +37,7 @@ from producer.gateway.rates import Rates
 HOT_ROUTES = [*predict.ROUTES, *oip.ROUTES]
 COLD_ROUTERS = [
     predictions.router, jobs.router, models.router, health.router, oip.router, admin.router,
+    recommendation.router,
 ]  # fmt: skip
 ADMIN_ROUTERS = [health.router, models.admin_router, admin.router]
 

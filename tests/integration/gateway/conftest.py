@@ -28,7 +28,14 @@ from sklearn.preprocessing import OneHotEncoder
 
 from celeriac import release
 from celeriac.registry import catalogue
-from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema, Pixels, Serving
+from celeriac.registry.manifest import (
+    InputSchema,
+    ModelDraft,
+    OutputSchema,
+    Pixels,
+    Profile,
+    Serving,
+)
 from celeriac.registry.store import Registry
 from celeriac.runtimes.architectures import DigitCNN
 from celeriac.settings import (
@@ -73,7 +80,8 @@ def gateway_settings(
 
 @pytest.fixture(scope="session")
 def gateway_registry(gateway_settings: Settings) -> Registry:
-    """``echo`` (any item), ``idle`` (the same, for a GPU, so that nobody takes its items),
+    """``echo`` (any item), ``idle`` (the same, for a GPU, so that nobody takes its items; it
+    was measured),
     ``reviews`` (text, cached), ``table``, ``overflow`` (infinity from 1e9 on), ``rent`` (a table of
     named columns), ``digits`` (an array), and ``pixels`` (an image, torch): the others are
     scikit-learn's."""
@@ -82,6 +90,8 @@ def gateway_registry(gateway_settings: Settings) -> Registry:
         draft = ModelDraft(
             format="echo", input=InputSchema(kind="any"), output=OutputSchema(kind="any"),
             device=device,
+            profile=(Profile(device="gpu", fixed_s=0.004, item_s=0.0001, machine="a test"),)
+            if device == "gpu" else (),
         )
         registry.add(name, lambda folder, draft=draft: draft)
     reviews = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(TEXTS, LABELS)
@@ -196,7 +206,7 @@ class RunningGateway:
         self.admin = Http(int(self._admin_socket.getsockname()[1]), key)
         self._server = gateway_server.uvicorn_server(self.apps.public, settings, lifespan="on")
         self._admin_server = gateway_server.uvicorn_server(self.apps.admin, settings)
-        self._thread = threading.Thread(target=self._run, name="gateway")
+        self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
 
     def start(self) -> RunningGateway:
         self._thread.start()

@@ -1,0 +1,121 @@
+"""``celeriac advise``: batch, mini-batch or real time?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from celeriac.advisor.advice import Advice, advise
+from celeriac.advisor.requirement import Profile, Requirement
+from celeriac.messages import ModelRef
+from celeriac.registry.catalogue import fetch
+from celeriac.settings import get_settings
+from producer.advice import as_data, cores_here, profile_of
+from producer.broker import Broker
+
+
+class Frequency(StrEnum):
+    """How often new answers are wanted."""
+
+    CONTINUOUS = "continuous"
+    HOURLY = "hourly"
+    DAILY = "daily"
+
+
+def register(main: typer.Typer) -> None:
+    """Add ``celeriac advise``."""
+    main.command("advise")(command)
+
+
+def command(
+    latency_ms: Annotated[float, typer.Option(help="How long an answer may take.")],
+    volume: Annotated[int, typer.Option(help="Items a day.")],
+    update_frequency: Annotated[Frequency, typer.Option(help="How often answers are wanted.")],
+    model: Annotated[
+        str | None, typer.Option(help="A measured model: NAME, NAME@VERSION or NAME@ALIAS.")
+    ] = None,
+    peak_per_s: Annotated[
+        float | None, typer.Option(help="Items in the busiest second. Default: 5 x the mean.")
+    ] = None,
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="Cores for batch jobs. Default: this machine's.")
+    ] = None,
+    core_hour_cost: Annotated[
+        float | None, typer.Option(min=0, help="What an hour of a core costs, for a cost.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Advise real time, mini-batch or batch, with reasons; and figures for a measured model."""
+    wanted = Requirement(
+        latency_ms=latency_ms, volume=volume, update_frequency=update_frequency.value,
+        peak_per_s=peak_per_s,
+    )
+    profile = _profile(model) if model else None
+    advice = advise(wanted, profile, cores=cores or cores_here())
+    if as_json:
+        sys.stdout.write(json.dumps(as_data(advice, profile, core_hour_cost), indent=2) + "\n")
+    else:
+        _print(advice, profile, as_data(advice, profile, core_hour_cost)["ways"])
+
+
+def _profile(model: str) -> Profile:
+    settings = get_settings()
+    broker = Broker(settings)
+    try:
+        version = fetch(broker.redis).resolve(ModelRef.parse(model))
+    finally:
+        broker.close()
+    return profile_of(
+        ModelRef.parse(model).name, version, settings.realtime.max_batch_items
+    )
+
+
+def _print(advice: Advice, profile: Profile | None, ways: dict[str, dict[str, Any]]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    console.print(advice.headline, style="bold")
+    for reason in advice.reasons:
+        console.print(f"- {reason}")
+    if advice.missing:
+        console.print("\nWhat would decide:")
+        for one in advice.missing:
+            console.print(f"- {one}")
+    if ways:
+        console.print()
+        console.print(_table(ways))
+    if profile is not None and profile.measured_on:
+        console.print(f"\nMeasured on {profile.measured_on}.", style="dim")
+
+
+def _table(ways: dict[str, dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for heading in ("CORES", "BUSY", "p50", "p99", "JOB", "IN TIME", "CORE-H/M", "COST/M"):
+        table.add_column(heading, justify="right")
+    for name, way in ways.items():
+        cost = way["cost_per_million"]
+        table.add_row(
+            name.replace("_", " "), f"{way['processes']:,}",
+            f"{way['utilisation']:.0%}" if "utilisation" in way else "-",
+            _ms(way.get("p50_ms")), _ms(way.get("p99_ms")), _s(way.get("duration_s")),
+            "yes" if way["met"] else "no", f"{way['core_hours_per_million']:,.3g}",
+            "-" if cost is None else f"{cost:,.3g}",
+        )
+    return table
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.3g} ms"
+
+
+def _s(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.1f} s" if value < 120 else f"{value / 60:,.1f} min"

@@ -1,0 +1,63 @@
+"""Batch, mini-batch or real time? The adviser over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel
+
+from celeriac.advisor.advice import Advice, Choice, advise
+from celeriac.advisor.requirement import Profile, Requirement
+from celeriac.messages import ModelRef
+from producer.advice import as_data, cores_here, profile_of
+from producer.gateway.context import Gateway, RequestContext
+
+router = APIRouter(prefix="/v1/recommendation", tags=["models"])
+
+
+class Recommendation(BaseModel):
+    """What to do, and why."""
+
+    recommendation: str
+    choices: list[Choice]
+    """The best first; several where what is known does not decide."""
+    reasons: list[str]
+    missing: list[str]
+    """What would decide."""
+    can_be_met: bool | None
+    """Null without a model."""
+    measured_on: str | None
+    ways: dict[str, dict[str, Any]]
+    """Figures of each way, with a model."""
+
+
+@router.get("", summary="Real time, mini-batch or batch? With figures for a measured model")
+async def recommend(  # noqa: PLR0913, PLR0917 - the parameters of the query
+    request: Request,
+    latency_ms: Annotated[float, Query(gt=0, le=2_592_000_000, example=50)],
+    volume: Annotated[int, Query(ge=1, le=10**12, description="Items a day", example=10_000)],
+    update_frequency: Literal["continuous", "hourly", "daily"],
+    model: Annotated[str | None, Query(max_length=200)] = None,
+    peak_per_s: Annotated[float | None, Query(gt=0, le=1e9)] = None,
+    cores: Annotated[int | None, Query(ge=1, le=100_000)] = None,
+    core_hour_cost: Annotated[float | None, Query(ge=0, le=1e9)] = None,
+) -> Recommendation:
+    wanted = Requirement(
+        latency_ms=latency_ms, volume=volume, update_frequency=update_frequency,
+        peak_per_s=peak_per_s,
+    )
+    gateway: Gateway = request.app.state.gateway
+    context: RequestContext = request.scope["celeriac"]
+    profile = await asyncio.to_thread(_profile, gateway, context, model) if model else None
+    advice: Advice = await asyncio.to_thread(
+        lambda: advise(wanted, profile, cores=cores or cores_here())
+    )
+    return Recommendation.model_validate(as_data(advice, profile, core_hour_cost))
+
+
+def _profile(gateway: Gateway, context: RequestContext, model: str) -> Profile:
+    ref = ModelRef.parse(model)
+    version = gateway.client.routes.catalogue(context.left_s()).resolve(ref)
+    return profile_of(ref.name, version, gateway.settings.realtime.max_batch_items)
