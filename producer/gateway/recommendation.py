@@ -36,8 +36,8 @@ class Recommendation(BaseModel):
 @router.get("", summary="Real time, mini-batch or batch? With figures for a measured model")
 async def recommend(  # noqa: PLR0913, PLR0917 - the parameters of the query
     request: Request,
-    latency_ms: Annotated[float, Query(gt=0, le=2_592_000_000, example=50)],
-    volume: Annotated[int, Query(ge=1, le=10**12, description="Items a day", example=10_000)],
+    latency_ms: Annotated[float, Query(gt=0, le=2_592_000_000, examples=[50])],
+    volume: Annotated[int, Query(ge=1, le=10**12, description="Items a day", examples=[10_000])],
     update_frequency: Literal["continuous", "hourly", "daily"],
     model: Annotated[str | None, Query(max_length=200)] = None,
     peak_per_s: Annotated[float | None, Query(gt=0, le=1e9)] = None,
