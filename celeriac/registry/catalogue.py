@@ -30,7 +30,6 @@ class VersionInfo(_Record):
     serving: Serving = Serving()
     profile: tuple[Profile, ...] = ()
     created_at: str
-    profile: tuple[Profile, ...] = ()
     metrics: dict[str, float] = {}
     description: str = ""
 
