@@ -134,3 +134,16 @@ def size_of(data: bytes) -> tuple[int, int] | None:
     except Exception:  # noqa: BLE001 - a stranger's bytes
         return None
     return width, height
+
+
+def pixels_of(values: Any, schema: InputSchema) -> Any:
+    """Pixels of 0 to 255, ``(n, height, width, channels)``, of arrays that a model is given."""
+    import numpy as np
+
+    scale, offset = _factors(schema)
+    values = values.astype(np.float64)
+    pixels = (values if offset is None else values - offset) / scale
+    if len(schema.shape) == 2:
+        return pixels[..., None]
+    first = schema.pixels is not None and schema.pixels.channels == "first"
+    return np.moveaxis(pixels, 1, -1) if first else pixels

@@ -33,7 +33,7 @@ class Scorer:
         self, manifest: ModelVersion, model: runtimes.Model, limits: Limits | None = None
     ) -> None:
         self.manifest = manifest
-        self._limits = limits
+        self.limits = limits
         self._model = model
 
     @classmethod
@@ -92,7 +92,7 @@ class Scorer:
 
         Each entry is a prediction, or ``{"error": {"code", "message"}}`` for that item alone.
         """
-        collated = collate(items, self.manifest.input, self._limits)
+        collated = collate(items, self.manifest.input, self.limits)
         output, kept, failed = isolate(self._model, collated.inputs, len(collated.index))
         result: list[dict[str, Any]] = [{} for _ in items]
         for position, error in collated.errors.items():
@@ -126,7 +126,7 @@ class Scorer:
 
     def _score_rows(self, table: Any, text_column: str | None) -> TableAnswers:
         collated = collate_table(
-            table, self.manifest.input, text_column=text_column, limits=self._limits
+            table, self.manifest.input, text_column=text_column, limits=self.limits
         )
         output, kept, failed = isolate(self._model, collated.inputs, len(collated.index))
         bad = dict(collated.errors)

@@ -78,6 +78,11 @@ class FeatureProfile(_Record):
         return self.counts[-1]
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """Smallest and largest finite number of the reference. Raises IndexError if it has none."""
+        return self.edges[min(1, len(self.edges) - 1)], self.edges[-1]
+
+    @property
     def bins(self) -> int:
         """How many there are, that of nulls included."""
         return len(self.counts)

@@ -44,6 +44,8 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
     device: Literal["cpu", "gpu"] = "cpu",
     serving: Serving | None = None,
     golden: int = 8,
+    reference: Any = None,
+    reference_labels: Sequence[Any] | None = None,
 ) -> ModelVersion:
     """Write a model into the registry as its next version. It serves once it is promoted.
 
@@ -56,6 +58,11 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
     ``labels`` names the outputs of a torch classifier, in order (of several outputs: one list for
     each); without it a Module is a regressor. ``serving`` says whether answers are cached, and how
     single items are gathered into batches. ``registry`` is the configured one by default.
+
+    ``reference`` is what drift is measured against: training or held-out inputs of the same form
+    as ``examples``, thousands if there are, in the order in which they came. Without it, examples
+    serve if there are a hundred. ``reference_labels``: the truth of each, None where it is not
+    known or the model was trained on it; drift reports then say whether answers became worse.
 
     Raises RegistryError if the model cannot be saved, does not answer its examples, or answers
     differently when it is read back; then nothing is registered.
@@ -85,6 +92,7 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
         expected = answers(found, output, name, 1)
         reread = _reread(name, folder, draft, LoadOptions.of(settings))
         golden = _golden(name, samples.items, expected, reread.score(samples.items))
+        _write_profile(folder, reread, examples, reference, reference_labels)
         return draft.model_copy(update={"golden": golden})
 
     return registry.add(name, write)
@@ -166,6 +174,27 @@ def _output_of(
     return OutputSchema(
         kind="classifier", labels=given, outputs=len(given) if several else 1, probabilities=True
     )
+
+
+def _write_profile(
+    folder: Path, scorer: Scorer, examples: Any, reference: Any, truth: Sequence[Any] | None
+) -> None:
+    """``profile.json``, if there is something to make it of. Raises RegistryError."""
+    from celeriac.drift.profile import PROFILE_NAME
+    from celeriac.drift.reference import LEAST_ROWS
+    from celeriac.drift.registering import profile_of
+
+    schema = scorer.manifest.input
+    if reference is None and truth is not None:
+        raise errors.RegistryError("reference_labels are the truth of a reference: give it, too")
+    if schema.kind == "any" or (reference is None and len(examples) < LEAST_ROWS):
+        return
+    profile = profile_of(
+        examples if reference is None else reference, schema, scorer.manifest.output,
+        scorer.score_table, truth=truth, limits=scorer.limits,
+        source="examples" if reference is None else "reference",
+    )
+    (folder / PROFILE_NAME).write_bytes(profile.dump())
 
 
 def _plain_labels(labels: Any) -> tuple[Any, ...]:

@@ -52,10 +52,10 @@ class Plot:
 
 def bars(  # noqa: PLR0913 - a plot and its words
     values: Sequence[float], titles: Sequence[str], *, top: str, left: str, right: str,
-    marked: Sequence[bool] = (),
+    marked: Sequence[bool] = (), most: float | None = None,
 ) -> Plot:
-    """A bar for each value, from 0 to the largest."""
-    most = max(values, default=0.0)
+    """A bar for each value, from 0 to the largest, or to ``most``."""
+    most = max(values, default=0.0) if most is None else most
     step = WIDTH / max(len(values), 1)
     gap = min(step * 0.15, 2.0)
     drawn = tuple(
@@ -92,6 +92,37 @@ def of_profile(found: ColumnProfile) -> Plot | None:
     whole = edges[0] % 1 == edges[-1] % 1 == 0.5  # a bin for each whole number
     half = 0.5 if whole else 0.0
     return of_histogram(found.histogram, number(edges[0] + half), number(edges[-1] - half))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two sets of bars on one axis: the second one as an outline over the first."""
+
+    plot: Plot
+    outline: str
+    """Path of the outline."""
+
+
+def pair(  # noqa: PLR0913 - two sets of bars and their words
+    values: Sequence[float], outlined: Sequence[float], titles: Sequence[str], *, top: str,
+    left: str, right: str, marked: bool = False,
+) -> Pair:
+    """Bars for ``values``, and the outline of ``outlined`` on the same scale."""
+    most = max(*values, *outlined, 0.0)
+    drawn = bars(
+        values, titles, top=top, left=left, right=right, marked=[marked] * len(values), most=most
+    )
+    return Pair(drawn, steps(outlined, most))
+
+
+def steps(values: Sequence[float], most: float) -> str:
+    """A line that runs level over each of as many bars as there are values, as a path."""
+    step = WIDTH / max(len(values), 1)
+    heights = [min(1.0, value / most) * HEIGHT if most > 0 else 0.0 for value in values]
+    return "".join(
+        f"{'L' if at else 'M'}{at * step:.1f} {HEIGHT - height:.1f}h{step:.1f}"
+        for at, height in enumerate(heights)
+    )
 
 
 def number(value: float) -> str:

@@ -1,0 +1,111 @@
+"""What is wrong with a feature without any distribution: missing, of another type, empty, new."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from scipy.special import bdtrc
+
+from celeriac.drift import bins
+from celeriac.drift.features import Feature
+from celeriac.drift.profile import FeatureProfile
+from celeriac.drift.records import Finding
+from celeriac.reports.charts import number, share
+
+Array = np.ndarray[Any, Any]
+LEAST_RISE = 0.05
+"""Of the share of nulls, or of unseen values."""
+CHANCE = 1e-4
+FAR = 3.0
+"""Ranges of the reference beyond its ends."""
+LEAST_CONSTANT = 100
+
+
+def of_feature(feature: FeatureProfile, one: Feature | None, counts: Array) -> list[Finding]:
+    """``bad``: the data are broken; ``look``: odd, and perhaps right. ``counts``: of its bins."""
+    if one is None:
+        return [Finding(level="bad", what=feature.name, text="is missing")]
+    if not len(one.values):
+        return []
+    is_other = bins.is_number(one.values) != (feature.kind == "number")
+    if is_other and _any_present(one.values):
+        words = {"number": "numbers", "category": "texts"}
+        now = words["number" if bins.is_number(one.values) else "category"]
+        text = f"has changed its type: the reference holds {words[feature.kind]}, now it is {now}"
+        return [Finding(level="bad", what=feature.name, text=text)]
+    return [
+        *_of_nulls(feature, counts), *_of_new_values(feature, counts),
+        *_of_one_value(feature, counts), *([] if is_other else _of_range(feature, one.values)),
+    ]
+
+
+def _any_present(values: Array) -> bool:
+    if bins.is_number(values):
+        return not np.isnan(values).all()
+    return any(value is not None for value in values.tolist())
+
+
+def _of_nulls(feature: FeatureProfile, counts: Array) -> Iterator[Finding]:
+    nulls, rows = int(counts[-1]), int(counts.sum())
+    before = feature.nulls / max(feature.rows, 1)
+    if _has_risen(feature, nulls, rows, feature.nulls):
+        now = "every value is null" if nulls == rows else f"{share(nulls, rows)} are null"
+        text = f"{now}; in the reference {share(before, 1) if before else 'none was'}"
+        yield Finding(level="bad", what=feature.name, text=text)
+    elif _has_fallen(feature, nulls, rows):
+        now = share(nulls, rows) if nulls else "no value"
+        text = f"{now} is null; in the reference {share(before, 1)}"
+        yield Finding(level="look", what=feature.name, text=text)
+
+
+def _of_new_values(feature: FeatureProfile, counts: Array) -> Iterator[Finding]:
+    if feature.kind != "category":
+        return
+    unseen, rows = int(counts[-2]), int(counts[:-1].sum())
+    if _has_risen(feature, unseen, rows, feature.counts[-2]):
+        text = f"{share(unseen, rows)} of its values were never seen in the reference"
+        yield Finding(level="bad", what=feature.name, text=text)
+
+
+def _of_one_value(feature: FeatureProfile, counts: Array) -> Iterator[Finding]:
+    values = counts[:-1]
+    rows = int(values.sum())
+    biggest = max(feature.counts[:-1], default=0) / max(feature.rows - feature.nulls, 1)
+    is_one = int((values > 0).sum()) == 1 and rows >= LEAST_CONSTANT
+    if is_one and biggest < 0.9 and int((np.asarray(feature.counts[:-1]) > 0).sum()) > 2:
+        text = f"all {rows:,} values are alike; in the reference they differ"
+        yield Finding(level="bad", what=feature.name, text=text)
+
+
+def _of_range(feature: FeatureProfile, values: Array) -> Iterator[Finding]:
+    if feature.kind != "number" or len(feature.edges) < 2:
+        return
+    low, high = feature.ends
+    reach = FAR * (high - low)
+    with np.errstate(invalid="ignore", over="ignore"):
+        far = values[(values > high + reach) | (values < low - reach)]
+    if not len(far):
+        return
+    worst = float(far[np.abs(far).argmax()])
+    some = "one value lies" if len(far) == 1 else f"{len(far):,} values lie"
+    text = (
+        f"{some} far outside of the reference ({number(low)} to {number(high)}): {number(worst)}"
+    )
+    yield Finding(level="look", what=feature.name, text=text)
+
+
+def _has_risen(feature: FeatureProfile, found: int, rows: int, before: int) -> bool:
+    """More than chance and a little give."""
+    if not rows or found / rows - before / max(feature.rows, 1) < LEAST_RISE:
+        return False
+    expected = (before + 1) / (feature.rows + 2)
+    tau = feature.autocorrelation_rows
+    alone, trials = max(1, round(found / tau)), max(1, round(rows / tau))
+    return float(bdtrc(alone - 1, trials, expected)) < CHANCE
+
+
+def _has_fallen(feature: FeatureProfile, found: int, rows: int) -> bool:
+    before = feature.nulls / max(feature.rows, 1)
+    return rows >= LEAST_CONSTANT and before - found / rows >= max(0.2, before / 2)

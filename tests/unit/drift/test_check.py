@@ -1,0 +1,264 @@
+"""A dataset beside a profile: what is drift, what is broken, and what cannot be said."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+from scipy.signal import lfilter
+
+from celeriac.drift.check import CheckRule, Current, check, no_profile
+from celeriac.drift.features import Feature, Features
+from celeriac.drift.profile import Performance, ReferenceProfile
+from celeriac.drift.records import DriftReport, FeatureDrift
+from celeriac.drift.reference import make_profile
+from celeriac.drift.report import headline, render
+
+NOW = datetime(2026, 11, 25, tzinfo=UTC)
+
+
+def numbers(rows: int = 3_000, seed: int = 0, mean: float = 0.0, std: float = 1.0) -> Feature:
+    return Feature(np.random.default_rng(seed).normal(mean, std, rows))
+
+
+def colours(rows: int = 3_000, seed: int = 0, p: tuple[float, ...] = (0.6, 0.3, 0.1)) -> Feature:
+    names = np.array(["red", "green", "blue"], dtype=object)
+    return Feature(np.random.default_rng(seed).choice(names, rows, p=p))
+
+
+def texts(*values: str | None) -> Feature:
+    return Feature(np.array([*values, None], dtype=object)[:-1])
+
+
+@pytest.fixture(scope="module")
+def profile() -> ReferenceProfile:
+    return make_profile({"size": numbers(), "colour": colours()})
+
+
+def compared(profile: ReferenceProfile, features: Features, **options: object) -> DriftReport:
+    current = Current(features=features, source="now.csv", **options)  # type: ignore[arg-type]
+    report = check(profile, current, model="m", version=1, now=NOW)
+    assert DriftReport.load(report.dump()) == report
+    assert render(report).startswith(b"<!doctype html>")
+    return report
+
+
+def one(report: DriftReport, name: str) -> FeatureDrift:
+    return next(feature for feature in report.features if feature.name == name)
+
+
+def test_the_same_distribution_is_stable(profile: ReferenceProfile) -> None:
+    report = compared(profile, {"size": numbers(seed=1), "colour": colours(seed=2)})
+    assert (report.state, report.findings) == ("stable", ())
+    assert report.multivariate is not None
+    assert report.multivariate.state == "stable"
+    assert headline(report) == "Nothing has changed that would matter."
+
+
+@pytest.mark.parametrize(
+    "shifted",
+    [numbers(seed=1, mean=0.5), numbers(seed=1, std=1.5), numbers(300, seed=1, mean=-1)],
+)
+def test_a_changed_number_drifts(profile: ReferenceProfile, shifted: Feature) -> None:
+    rows = len(shifted.values)
+    report = compared(profile, {"size": shifted, "colour": colours(rows, seed=2)})
+    assert report.state == "drift"
+    assert report.drifted == ["size"]
+    assert report.findings[0].what == "size"
+    assert one(report, "size").p_value < 0.01
+
+
+def test_another_shape_of_the_same_mean_and_spread_drifts(profile: ReferenceProfile) -> None:
+    chance = np.random.default_rng(5)
+    twin = chance.normal(0, 0.436, 3_000) + 0.9 * chance.choice([-1, 1], 3_000)
+    report = compared(profile, {"size": Feature(twin), "colour": colours(seed=2)})
+    assert report.drifted == ["size"]
+    assert "spread differently" in report.findings[0].text
+
+
+def test_other_shares_of_categories_drift(profile: ReferenceProfile) -> None:
+    report = compared(profile, {"size": numbers(seed=1), "colour": colours(p=(0.2, 0.7, 0.1))})
+    assert report.drifted == ["colour"]
+
+
+def test_a_tiny_difference_of_many_rows_is_significant_and_no_drift() -> None:
+    profile = make_profile({"size": numbers(100_000)})
+    report = compared(profile, {"size": numbers(1_000_000, seed=1, mean=0.05)})
+    assert one(report, "size").p_value < 1e-6
+    assert report.state == "stable"
+
+
+def test_what_goes_together_otherwise_is_seen_by_the_classifier() -> None:
+    chance = np.random.default_rng(3)
+    pair = chance.multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], 4_000)
+    reference = {"a": Feature(pair[:, 0]), "b": Feature(pair[:, 1]), "c": numbers(4_000)}
+    profile = make_profile(reference)
+    alone = chance.multivariate_normal([0, 0], [[1, -0.9], [-0.9, 1]], 4_000)
+    report = compared(profile, {
+        "a": Feature(alone[:, 0]), "b": Feature(alone[:, 1]), "c": numbers(4_000, seed=9),
+    })
+    assert report.drifted == []
+    assert report.state == "drift"
+    assert report.multivariate is not None
+    assert {name for name, _ in report.multivariate.features[:2]} == {"a", "b"}
+    assert "how they go together" in report.findings[0].text
+
+
+def test_neighbours_that_are_alike_do_not_make_drift() -> None:
+    found = []
+    for seed in range(8):
+        noise = np.random.default_rng(seed).normal(size=10_000)
+        walk = lfilter([1], [1, -0.99], noise)[2_000:]
+        profile = make_profile({"level": Feature(walk[:4_000])})
+        report = compared(profile, {"level": Feature(walk[4_000:])})
+        assert "short" in profile.warnings[0]
+        assert report.warnings == profile.warnings
+        found.append(report.state)
+    assert found.count("drift") <= 1
+
+
+# --- broken --------------------------------------------------------------------------------------
+
+
+def broken(report: DriftReport, name: str) -> str:
+    assert report.state == "broken"
+    assert one(report, name).state == "broken"
+    return next(finding.text for finding in report.findings if finding.what == name)
+
+
+def test_a_missing_column(profile: ReferenceProfile) -> None:
+    assert broken(compared(profile, {"colour": colours()}), "size") == "is missing"
+
+
+def test_a_changed_type(profile: ReferenceProfile) -> None:
+    words = texts(*["12 cm"] * 500)
+    report = compared(profile, {"size": words, "colour": colours(500)})
+    assert "changed its type" in broken(report, "size")
+    report = compared(profile, {"size": numbers(500), "colour": numbers(500)})
+    assert "changed its type" in broken(report, "colour")
+
+
+@pytest.mark.parametrize("empty", [np.full(30, np.nan), np.full(30, None, dtype=object)])
+def test_a_column_without_values(profile: ReferenceProfile, empty: np.ndarray) -> None:
+    report = compared(profile, {"size": Feature(empty), "colour": Feature(empty)})
+    assert "every value is null" in broken(report, "size")
+    assert "every value is null" in broken(report, "colour")
+
+
+def test_nulls_that_were_not_there(profile: ReferenceProfile) -> None:
+    values = numbers(1_000, seed=1).values.copy()
+    values[:150] = np.nan
+    report = compared(profile, {"size": Feature(values), "colour": colours(1_000)})
+    assert broken(report, "size") == "15 % are null; in the reference none was"
+
+
+def test_a_flood_of_new_categories(profile: ReferenceProfile) -> None:
+    flood = texts(*(f"id-{number}" for number in range(400)), *["red"] * 600)
+    report = compared(profile, {"size": numbers(1_000), "colour": flood})
+    assert "never seen" in broken(report, "colour")
+    assert len(report.dump()) < 20_000
+
+
+def test_a_constant(profile: ReferenceProfile) -> None:
+    report = compared(profile, {"size": Feature(np.full(500, 0.1)), "colour": colours(500)})
+    assert "alike" in broken(report, "size")
+
+
+def test_a_single_glitch_is_worth_a_look(profile: ReferenceProfile) -> None:
+    values = numbers(1_000, seed=1).values.copy()
+    values[7] = 1048.36
+    report = compared(profile, {"size": Feature(values), "colour": colours(1_000, seed=2)})
+    assert report.state == "stable"
+    assert report.findings[0].level == "look"
+    assert "1,048" in report.findings[0].text
+
+
+# --- not enough ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [0, 1, 20])
+def test_few_rows_say_nothing(profile: ReferenceProfile, rows: int) -> None:
+    report = compared(profile, {"size": numbers(rows, mean=3), "colour": colours(rows)})
+    assert report.state == "not_enough_data"
+    assert "not the same as no drift" in report.findings[-1].text
+
+
+def test_one_null_alone_is_not_broken() -> None:
+    values = numbers().values.copy()
+    values[::20] = np.nan
+    profile = make_profile({"size": Feature(values)})
+    report = compared(profile, {"size": Feature(np.array([np.nan]))})
+    assert report.state == "not_enough_data"
+
+
+def test_a_reference_of_one_row() -> None:
+    report = compared(make_profile({"size": numbers(1)}), {"size": numbers(1_000)})
+    assert one(report, "size").state == "not_enough_data"
+
+
+def test_a_constant_reference() -> None:
+    profile = make_profile({"size": Feature(np.full(1_000, 2.0))})
+    assert compared(profile, {"size": Feature(np.full(1_000, 2.0))}).state == "stable"
+    assert compared(profile, {"size": Feature(np.full(1_000, 2.5))}).drifted == ["size"]
+
+
+def test_no_profile() -> None:
+    report = no_profile(model="m", version=3, source="x.csv", rows=12, now=NOW)
+    assert "m@3 was registered without a reference" in report.findings[0].text
+    assert b"nothing to compare" in render(report)
+
+
+# --- truth ---------------------------------------------------------------------------------------
+
+
+def quality(value: float) -> Performance:
+    return Performance(measure="AUC", value=value, error=0.01, rows=2_000)
+
+
+def test_the_truth_tells_drift_from_worse_answers() -> None:
+    profile = make_profile({"size": numbers()}, performance=quality(0.8))
+    shifted = compared(profile, {"size": numbers(seed=1, mean=1)}, performance=quality(0.79))
+    assert shifted.state == "drift"
+    assert "did not fall" in " ".join(finding.text for finding in shifted.findings)
+    worse = compared(profile, {"size": numbers(seed=1)}, performance=quality(0.7))
+    assert (worse.state, worse.drifted) == ("worse", [])
+    assert "has fallen" in worse.findings[0].text
+
+
+# --- whatever comes ------------------------------------------------------------------------------
+
+ANY_NUMBERS = st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=80)
+ANY_TEXTS = st.lists(st.one_of(st.none(), st.text(max_size=8)), max_size=80)
+ANY_FEATURE = st.one_of(
+    ANY_NUMBERS.map(lambda values: Feature(np.array(values, dtype=float))),
+    ANY_TEXTS.map(lambda values: texts(*values)),
+)
+RULE = CheckRule(least_rows=5, stretches=4)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.sampled_from("abc"), ANY_FEATURE),
+       st.dictionaries(st.sampled_from("abc"), ANY_FEATURE), st.integers(1, 4))
+def test_nothing_crashes(reference: Features, current: Features, repeat: int) -> None:
+    reference = {name: Feature(np.tile(f.values, repeat)) for name, f in reference.items()}
+    rows = min((len(f.values) for f in reference.values()), default=0)
+    reference = {name: Feature(f.values[:rows]) for name, f in reference.items()}
+    rows = min((len(f.values) for f in current.values()), default=0)
+    current = {name: Feature(f.values[:rows]) for name, f in current.items()}
+    profile = make_profile(reference)
+    assert ReferenceProfile.load(profile.dump()) == profile
+    found = check(profile, Current(features=current, source="x"), model="m", version=1, now=NOW,
+                  rule=RULE)
+    assert DriftReport.load(found.dump()) == found
+    assert len(render(found)) < 1_000_000
+    assert {feature.name for feature in found.features} == set(reference)
+    for name in reference.keys() - current.keys():
+        assert one(found, name).state == "broken"
+
+
+def test_a_page_of_many_features_stays_small() -> None:
+    many = {f"{'a long name ' * 8}{number}": numbers(1_000, seed=number) for number in range(150)}
+    report = compared(make_profile(many), many)
+    assert len(render(report)) < 1_000_000

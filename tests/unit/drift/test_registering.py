@@ -1,0 +1,235 @@
+"""Profiles of every kind of input, and the features that they are compared by."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from PIL import Image
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from celeriac import errors, release
+from celeriac.drift import features
+from celeriac.drift.performance import auc, performance
+from celeriac.drift.profile import PROFILE_NAME, Known, ReferenceProfile, read_profile
+from celeriac.inputs import collate
+from celeriac.registry.manifest import Column, InputSchema, Pixels
+from celeriac.registry.store import Registry
+
+CHANCE = np.random.default_rng(0)
+FRAME = pd.DataFrame({"a": CHANCE.normal(size=300), "b": CHANCE.normal(size=300)})
+MODEL = LogisticRegression().fit(FRAME, FRAME["a"] > 0)
+WORDS = [f"word{number}" for number in range(30)]
+
+
+def profile(root: Path, model: object = MODEL, **options: object) -> ReferenceProfile | None:
+    registry = Registry(root)
+    version = release.register("m", model, registry=registry, **options)  # type: ignore[arg-type]
+    folder = registry.folder("m", version.version)
+    registry.verify("m", version.version)
+    found = read_profile(folder)
+    has_file = any(file.path == PROFILE_NAME for file in version.files)
+    assert has_file == (found is not None)
+    return found
+
+
+def test_a_reference_of_a_table(tmp_path: Path) -> None:
+    found = profile(tmp_path, examples=FRAME.head(10), reference=FRAME)
+    assert found is not None
+    assert (found.source, found.rows) == ("reference", 300)
+    kinds = {feature.name: (feature.kind, feature.role) for feature in found.features}
+    assert kinds == {
+        "a": ("number", "input"), "b": ("number", "input"),
+        "prediction": ("category", "answer"), "probability": ("number", "answer"),
+    }
+    assert found.performance is None
+    assert found.coded is not None
+    assert found.coded.matrix().shape == (300, 2)
+
+
+def test_examples_serve_if_there_are_many(tmp_path: Path) -> None:
+    assert profile(tmp_path, examples=FRAME.head(99)) is None
+    found = profile(tmp_path, examples=FRAME)
+    assert found is not None
+    assert found.source == "examples"
+
+
+def test_the_truth_is_kept_as_one_figure(tmp_path: Path) -> None:
+    truth = [None] * 100 + (FRAME["a"] > 0).tolist()[100:]
+    found = profile(tmp_path, examples=FRAME.head(10), reference=FRAME, reference_labels=truth)
+    assert found is not None
+    assert found.performance is not None
+    assert (found.performance.measure, found.performance.rows) == ("AUC", 200)
+    assert found.performance.value > 0.99
+
+
+def test_a_regressor(tmp_path: Path) -> None:
+    model = LinearRegression().fit(FRAME, FRAME["a"] * 2)
+    found = profile(
+        tmp_path, model, examples=FRAME.head(5), reference=FRAME,
+        reference_labels=FRAME["a"] * 2 + 1,
+    )
+    assert found is not None
+    assert found.by_name["prediction"].kind == "number"
+    assert found.performance is not None
+    assert found.performance.measure == "mean absolute error"
+    assert found.performance.value == pytest.approx(1.0)
+
+
+def test_a_reference_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    for wrong, options in (
+        (FRAME[["a"]], {}), (FRAME.astype(str), {}), (FRAME, {"reference_labels": [1, 2]}),
+        (None, {"reference_labels": [1, 2]}), (object, {}),
+    ):
+        with pytest.raises(errors.RegistryError):
+            release.register(
+                "m", MODEL, registry=Registry(tmp_path), examples=FRAME.head(5), reference=wrong,
+                **options,
+            )
+    assert Registry(tmp_path).names() == []
+
+
+def reviews(rows: int, words: list[str], seed: int = 0) -> list[str]:
+    chance = np.random.default_rng(seed)
+    return [" ".join(chance.choice(words, chance.integers(3, 9))) for _ in range(rows)]
+
+
+def test_a_reference_of_texts(tmp_path: Path) -> None:
+    texts = reviews(200, WORDS)
+    model = make_pipeline(CountVectorizer(), LogisticRegression())
+    model.fit(texts, np.arange(200) % 2)
+    found = profile(
+        tmp_path, model, examples=texts[:5], reference=texts, text_column="review"
+    )
+    assert found is not None
+    assert set(found.by_name) == {
+        "review.characters", "review.new_words", "prediction", "probability"
+    }
+    assert "word1" not in found.dump().decode()  # nobody's words
+    schema = InputSchema(kind="text", columns=(Column(name="review", dtype="text"),))
+    others = [*reviews(5, ["entirely", "different"]), None, ""]
+    table = pa.table({"body": pa.array(others)})
+    now = features.of_table(found, table, schema, text_column="body")
+    assert now["review.new_words"].values[:5].tolist() == [1] * 5
+    assert np.isnan(now["review.new_words"].values[5:]).all()
+    assert now["review.characters"].values[6] == 0
+    same = features.of_inputs(found, others[:5], schema)
+    for name, feature in same.items():
+        np.testing.assert_array_equal(feature.values, now[name].values[:5])
+
+
+def test_new_words_are_expected_as_often_as_they_come() -> None:
+    """A reference of 400 texts, and 400 more of the same language."""
+    chance = np.random.default_rng(1)
+    ranks = chance.zipf(1.5, size=(800, 20))
+    texts = np.array([" ".join(f"w{rank}" for rank in row) for row in ranks], dtype=object)
+    schema = InputSchema(kind="text", columns=(Column(name="t", dtype="text"),))
+    before, kept = features.of_reference(pa.table({"t": pa.array(texts[:400])}), schema)
+    profile = ReferenceProfile(rows=400, rows_given=400, features=(), texts=kept)
+    now = features.of_table(profile, pa.table({"t": pa.array(texts[400:])}), schema)
+    expected = before["t.new_words"].values.mean()
+    assert now["t.new_words"].values.mean() == pytest.approx(expected, rel=0.15)
+
+
+def png(brightness: int, side: int = 8) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((side, side, 3), brightness, dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("channels", ["last", "first"])
+def test_images(channels: str) -> None:
+    shape = (8, 8, 3) if channels == "last" else (3, 8, 8)
+    schema = InputSchema(
+        kind="image", shape=shape, dtype="float32",
+        pixels=Pixels(channels=channels, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)),  # type: ignore[arg-type]
+    )
+    reds = np.zeros((8, 8, 3), dtype=np.uint8)
+    reds[..., 0] = 255
+    file = io.BytesIO()
+    Image.fromarray(reds).save(file, "PNG")
+    items = [png(0), png(255, side=16), b"no image", file.getvalue()]
+    found, _ = features.of_reference(pa.table({"image": pa.array(items, pa.binary())}), schema)
+    shown = {name: feature.values.round(3).tolist() for name, feature in found.items()}
+    nan = pytest.approx(float("nan"), nan_ok=True)
+    assert shown["image.brightness"] == [0, 1, nan, pytest.approx(1 / 3, abs=1e-3)]
+    assert shown["image.colour"] == [0, 0, nan, 1]
+    assert shown["image.warmth"] == [0, 0, nan, 1]
+    assert shown["image.width"] == [8, 16, nan, 8]
+    inputs = collate([items[0], items[1], items[3]], schema).inputs
+    profile = ReferenceProfile(rows=0, rows_given=0, features=())
+    same = features.of_inputs(profile, inputs, schema)
+    assert same["image.brightness"].values.round(3).tolist() == [0, 1, 0.333]
+
+
+def test_arrays_small_and_large() -> None:
+    small = InputSchema(kind="array", shape=(2, 2))
+    table = pa.table({f"x{number}": [1.0, 2.0] for number in range(4)})
+    found, _ = features.of_reference(table, small)
+    assert set(found) == {"x0", "x1", "x2", "x3"}
+    large = InputSchema(kind="array", shape=(10, 10))
+    table = pa.table({f"x{number}": [1.0, float(number)] for number in range(100)})
+    found, _ = features.of_reference(table, large)
+    assert found["array.mean"].values.tolist() == [1, 49.5]
+    profile = ReferenceProfile(rows=0, rows_given=0, features=())
+    inputs = np.stack([np.ones((10, 10)), np.arange(100.0).reshape(10, 10)])
+    again = features.of_inputs(profile, inputs, large)
+    assert again["array.mean"].values.tolist() == [1, 49.5]
+
+
+def test_columns_of_a_table_are_numbers_categories_or_texts() -> None:
+    schema = InputSchema(kind="table", frame=True, columns=tuple(
+        Column(name=name, dtype=dtype)  # type: ignore[arg-type]
+        for name, dtype in (("n", "float"), ("flag", "bool"), ("c", "text"), ("note", "text"))
+    ))
+    rows = 60
+    table = pa.table({
+        "n": [1.0, None] * 30, "flag": [True, False] * 30, "c": ["x", "y"] * 30,
+        "note": [f"this is note number {number}" for number in range(rows)],
+        "unused": list(range(rows)),
+    })
+    found, texts = features.of_reference(table, schema)
+    assert set(found) == {"n", "flag", "c", "note.characters", "note.new_words"}
+    assert [text.column for text in texts] == ["note"]
+    assert found["flag"].values.tolist()[:2] == ["true", "false"]
+    profile = ReferenceProfile(rows=rows, rows_given=rows, features=(), texts=texts)
+    inputs = collate(table.drop_columns("unused").to_pylist()[:4], schema).inputs
+    assert set(features.of_inputs(profile, inputs, schema)) == set(found)
+
+
+def test_an_input_with_the_name_of_an_answer_keeps_apart() -> None:
+    one = features.Feature(np.zeros(2))
+    assert set(features.merged({"prediction": one, "a": one}, {"prediction": one})) == {
+        "input.prediction", "a", "prediction"
+    }
+
+
+def test_a_damaged_profile_says_so(tmp_path: Path) -> None:
+    (tmp_path / PROFILE_NAME).write_bytes(b'{"contract": 2}')
+    with pytest.raises(errors.RegistryError, match="damaged or of another release"):
+        read_profile(tmp_path)
+    with pytest.raises(errors.RegistryError, match="damaged"):
+        Known.read("////")
+
+
+def test_auc_by_hand_and_with_ties() -> None:
+    assert auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])) == 0.75
+    assert auc(np.array([0.5, 0.5]), np.array([False, True])) == 0.5
+
+
+def test_performance_of_odd_truths() -> None:
+    said = features.Feature(np.array(["1", "0", None], dtype=object), role="answer")
+    numbers = features.Feature(np.array([1.0, 0.0, np.nan]), role="answer")
+    for given in (said, numbers):
+        found = performance({"prediction": given}, [1, 1, 1], (0, 1))
+        assert found is not None
+        assert (found.measure, found.value, found.rows) == ("accuracy", 0.5, 2)
+    assert performance({"prediction": said}, [None] * 3, (0, 1)) is None
+    assert performance({}, [1], (0, 1)) is None
+    assert performance({"prediction": said}, [1], (0, 1)) is None
