@@ -68,8 +68,13 @@ class ModelsSettings(Section):
     """Module prefixes that a torch architecture (``package.module:Class``) may come from."""
     runtimes: tuple[str, ...] = ()
     """Modules with runtimes for formats of others, as ``shop.models.booster_runtime``."""
-    check_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
-    """Longest check of a version (load and golden examples) before a promotion."""
+    check_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 25.0
+    """Longest check of a version (load, golden examples, latency) before a promotion."""
+    max_slowdown: Annotated[float, Field(ge=1, le=1e6)] = 2.0
+    """So many times as long as with the champion may an item, or a batch, take with a version that
+    is to be promoted."""
+    load_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    """Longest load of a version in a real-time worker; then its process ends."""
     keep_versions: Annotated[int, Field(ge=0, le=10_000)] = 0
     """So many of the newest versions of each model are kept; older ones that no alias and no work
     names are deleted each hour. 0: nothing is deleted by itself."""

@@ -126,11 +126,12 @@ class AsyncClient:
         return await asyncio.to_thread(self._client.models)
 
     async def promote(
-        self, ref: str, why: str = "", *, timeout_s: float | None = None, who: str = ""
+        self, ref: str, why: str = "", *, timeout_s: float | None = None, who: str = "",
+        force: bool = False,
     ) -> dict[str, Any]:
         """As :meth:`Client.promote`."""
         return await asyncio.to_thread(
-            self._client.promote, ref, why, timeout_s=timeout_s, who=who
+            self._client.promote, ref, why, timeout_s=timeout_s, who=who, force=force
         )
 
     async def rollback(

@@ -193,17 +193,20 @@ class Client:
         return dict(self.realtime.routes.catalogue(self.timeout_s).models)
 
     def promote(
-        self, ref: str, why: str = "", *, timeout_s: float | None = None, who: str = ""
+        self, ref: str, why: str = "", *, timeout_s: float | None = None, who: str = "",
+        force: bool = False,
     ) -> dict[str, Any]:
         """Make a version (``NAME@VERSION``) its model's champion, after its checks on a worker.
 
         Returns what changed. Raises PromotionRefused, ModelNotFound, VersionNotFound, and
         DeadlineExceeded when no maintenance worker answers within ``timeout_s`` (default: the
         longest check, ``[models] check_timeout_s``, and 15 s). ``who`` asks, for the model's
-        history: by default this user.
+        history: by default this user. ``force``: also if it is slower than the champion by more
+        than ``[models] max_slowdown``.
         """
         ModelRef.parse(ref)
-        return self._maintain(MODELS_PROMOTE, {"ref": ref}, why, timeout_s, who)
+        kwargs = {"ref": ref, "force": True} if force else {"ref": ref}
+        return self._maintain(MODELS_PROMOTE, kwargs, why, timeout_s, who)
 
     def rollback(
         self, name: str, why: str = "", *, timeout_s: float | None = None, who: str = ""

@@ -131,7 +131,8 @@ class FakeClient:
         return dict(self._catalogue.models)
 
     def promote(
-        self, ref: str, why: str = "", *, timeout_s: float | None = None, who: str = ""
+        self, ref: str, why: str = "", *, timeout_s: float | None = None, who: str = "",
+        force: bool = False,
     ) -> dict[str, Any]:
         self.calls.append(FakeCall("promote", ref, ()))
         version = self._catalogue.resolve(ModelRef.parse(ref)).version

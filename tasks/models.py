@@ -41,14 +41,18 @@ def publish_registry(client: Any) -> int:
 
 
 @shared_task(name=MODELS_PROMOTE, base=CeleriacTask, bind=True)
-def promote(self: Task, ref: str, who: str = "", why: str = "") -> dict[str, Any]:
+def promote(
+    self: Task, ref: str, who: str = "", why: str = "", force: bool = False
+) -> dict[str, Any]:
     """Verify and check a version in a process of its own, then make it the champion.
+
+    ``force``: also if it is slower than the champion by more than the settings allow.
 
     Raises PromotionRefused (the old version goes on serving), ModelCorrupt, ModelNotFound,
     VersionNotFound.
     """
     result = release.promote(
-        _registry(), ModelRef.parse(ref), settings=get_settings(), who=who, why=why
+        _registry(), ModelRef.parse(ref), settings=get_settings(), who=who, why=why, force=force
     )
     publish_registry(self.backend.client)
     return result

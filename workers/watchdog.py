@@ -122,7 +122,7 @@ class WatchdogStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, parent: Any) -> None:
         settings = get_settings()
         self._watchdog = Watchdog(
-            settings.realtime.hang_timeout_s, settings.models.check_timeout_s
+            settings.realtime.hang_timeout_s, settings.models.load_timeout_s
         )
         self._watchdog.start()
 

@@ -8,38 +8,78 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from celeriac import errors
-from celeriac.messages import ModelRef
+from celeriac.messages import CHAMPION, ModelRef
 from celeriac.registry.manifest import ModelVersion
 from celeriac.registry.store import Registry
+from celeriac.release.latency import Latency, too_slow
 from celeriac.runtimes import LoadOptions
 from celeriac.settings import Settings
 
 
-def check(
-    registry: Registry, ref: ModelRef | str, settings: Settings, timeout_s: float | None = None
-) -> ModelVersion:
-    """Verify, load and try a version in a process of its own.
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A version that has passed."""
 
-    ``timeout_s`` is ``[models] check_timeout_s`` by default. Raises ModelCorrupt, UntrustedModel,
+    manifest: ModelVersion
+    latency: Latency | None
+    """Measured beside the champion's; None: it has no golden items to be measured with, or runs on
+    a device that is not here."""
+    champion: Latency | None
+    """None: there is no other champion, or it could not be measured."""
+
+
+def check(
+    registry: Registry, ref: ModelRef | str, settings: Settings, *,
+    timeout_s: float | None = None, slower: bool = False,
+) -> Checked:
+    """Verify, load and try a version in a process of its own, and measure it beside the champion.
+
+    ``timeout_s`` is ``[models] check_timeout_s`` by default; ``slower``: it may be slower than the
+    champion by more than ``[models] max_slowdown``. Raises ModelCorrupt, UntrustedModel,
     RuntimeMissing, or PromotionRefused: also if the process crashes or does not end in time.
     """
     ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
     version = registry.resolve(ref)
     manifest = registry.verify(ref.name, version)
-    options = LoadOptions.of(settings)
+    champion = registry.aliases(ref.name).read().get(CHAMPION)
+    wanted = {
+        "options": asdict(LoadOptions.of(settings)), "factor": settings.models.max_slowdown,
+        "champion": champion if champion != version else None,
+    }
     timeout_s = settings.models.check_timeout_s if timeout_s is None else timeout_s
     command = [
         sys.executable, "-m", "celeriac.release",
         str(registry.root.absolute()), ref.name, str(version),
     ]
-    result = _run(command, json.dumps(asdict(options)), timeout_s, manifest.ref)
+    result = _run(command, json.dumps(wanted), timeout_s, manifest.ref)
     if result.get("error"):
         raise errors.from_wire(result["error"])
-    return manifest
+    checked = Checked(
+        manifest=manifest, latency=_latency(result.get("latency")),
+        champion=_latency(result.get("champion")),
+    )
+    if not slower:
+        _check_latency(checked, settings.models.max_slowdown)
+    return checked
+
+
+def _check_latency(checked: Checked, factor: float) -> None:
+    if checked.latency is None or checked.champion is None:
+        return
+    found = too_slow(checked.latency, checked.champion, factor)
+    if found:
+        raise errors.PromotionRefused(
+            f"{checked.manifest.ref} is slower than the champion by more than {factor:g} times: "
+            f"{found}; --force promotes it all the same, [models] max_slowdown sets the factor"
+        )
+
+
+def _latency(found: dict[str, Any] | None) -> Latency | None:
+    return Latency(**found) if found else None
 
 
 def _run(command: list[str], options: str, timeout_s: float, ref: str) -> dict[str, Any]:

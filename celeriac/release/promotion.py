@@ -12,12 +12,17 @@ from celeriac.release.checking import check
 from celeriac.settings import Settings
 
 
-def promote(
-    registry: Registry, ref: ModelRef | str, *, settings: Settings, who: str, why: str = ""
+def promote(  # noqa: PLR0913 - a promotion, and what its history says
+    registry: Registry, ref: ModelRef | str, *, settings: Settings, who: str, why: str = "",
+    force: bool = False,
 ) -> dict[str, Any]:
-    """Make a version the champion, after its files verify and its golden examples reproduce.
+    """Make a version the champion, after its checks in a process of its own.
 
-    Returns ``{"model", "version", "previous", "changed"}``. Raises ModelNotFound,
+    Its files verify, it loads, its golden examples reproduce, and it is not slower than the
+    champion by more than ``[models] max_slowdown``, unless ``force`` says that it may be.
+
+    Returns ``{"model", "version", "previous", "changed", "latency", "champion_latency"}``; the
+    latencies are ``{"one_ms", "batch_ms", "batch_items"}`` or None. Raises ModelNotFound,
     VersionNotFound, ModelCorrupt, UntrustedModel, RuntimeMissing or PromotionRefused; then nothing
     has changed.
     """
@@ -30,11 +35,13 @@ def promote(
     version = registry.resolve(ref)
     aliases = registry.aliases(ref.name)
     champion = aliases.read().get(CHAMPION)
-    check(registry, ModelRef(name=ref.name, version=version), settings)
-    changed = aliases.promote(version, expected=champion, who=who, why=why)
+    checked = check(registry, ModelRef(name=ref.name, version=version), settings, slower=force)
+    latency = checked.latency.figures() if checked.latency else None
+    changed = aliases.promote(version, expected=champion, who=who, why=why, metrics=latency)
     return {
         "model": ref.name, "version": version, "changed": changed,
-        "previous": aliases.read().get(PREVIOUS),
+        "previous": aliases.read().get(PREVIOUS), "latency": latency,
+        "champion_latency": checked.champion.figures() if checked.champion else None,
     }
 
 

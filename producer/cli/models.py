@@ -26,13 +26,18 @@ from celeriac.registry.manifest import InputSchema, OutputSchema, Serving
 from celeriac.settings import get_settings
 from producer.broker import Broker, broker_error
 from producer.client import Client, who
+from producer.serving import read_serving, wait_served
 
 app = typer.Typer(help="List, show, promote and roll back models.", no_args_is_help=True)
 
-Local = Callable[[str, str, str, str], dict[str, Any]]
-"""Takes ``promote`` or ``rollback``, the model, who and why; works on the registry folder."""
+Local = Callable[[str, str, str, str, bool], dict[str, Any]]
+"""Takes ``promote`` or ``rollback``, the model, who, why and whether a slower version may come;
+works on the registry folder."""
 
 _local: Local | None = None
+
+WAIT_S = 10.0
+"""How long a promotion waits for the workers to follow."""
 
 _LOCAL_HINT = "in a checkout, --local works on the registry folder itself"
 
@@ -86,15 +91,24 @@ def promote(
     local: Annotated[
         bool, typer.Option("--local", help="Work on the registry folder, without Redis.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also if it is slower than the champion.")
+    ] = False,
+    wait: Annotated[
+        float, typer.Option(min=0, max=600, help="Seconds until all workers serve it, at most.")
+    ] = WAIT_S,
 ) -> None:
     """Check a version and let it serve."""
     ref = ModelRef.parse(model)
-    result = _run("promote", str(ref), why, local)
+    result = _run("promote", str(ref), why, local, force)
     if not result["changed"]:
         typer.echo(f"{result['model']}@{result['version']} serves already")
         return
     before = f"; before it: {result['previous']}" if result["previous"] else ""
     typer.echo(f"{result['model']}@{result['version']} is promoted{before}")
+    tell_latency(result)
+    if not local:
+        _tell_spread(result, wait)
 
 
 @app.command()
@@ -104,26 +118,87 @@ def rollback(
     local: Annotated[
         bool, typer.Option("--local", help="Work on the registry folder, without Redis.")
     ] = False,
+    wait: Annotated[
+        float, typer.Option(min=0, max=600, help="Seconds until all workers serve it, at most.")
+    ] = WAIT_S,
 ) -> None:
     """Let the version before the last promotion serve again."""
     result = _run("rollback", check_model_name(model), why, local)
     typer.echo(f"{result['model']}@{result['version']} serves again, instead of {result['from']}")
-
-
-def _run(action: str, model: str, why: str, local: bool) -> dict[str, Any]:
     if not local:
-        return _through_queue(action, model, why)
+        _tell_spread(result, wait)
+
+
+@app.command()
+def status(model: Annotated[str, typer.Argument(help="NAME.")]) -> None:
+    """Which worker serves which version of a model."""
+    from rich.table import Table
+
+    version = _catalogue().resolve(ModelRef.parse(check_model_name(model)))
+    broker = Broker(get_settings())
+    try:
+        workers = read_serving(broker.redis, model, version.device)
+    except redis.RedisError as error:
+        raise broker_error(error, broker.url) from error
+    finally:
+        broker.close()
+    typer.echo(f"The champion is {model}@{version.version}.")
+    if not workers:
+        typer.echo(f"No worker that serves single items on the {version.device} is up.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("WORKER", "ROLE", "SERVES", "NOTE"):
+        table.add_column(heading, overflow="fold")
+    for worker in workers:
+        serves = str(worker.version) if worker.version else "-"
+        table.add_row(worker.hostname, worker.role, serves, worker.kept_back)
+    _print(table)
+
+
+def tell_latency(result: dict[str, Any]) -> None:
+    """What was measured of a version, beside the champion if there is another."""
+    new, old = result.get("latency"), result.get("champion_latency")
+    if not new:
+        return
+    beside = ""
+    if old:
+        beside = f"; with the champion before {old['one_ms']:.3g} ms, {old['batch_ms']:.3g} ms"
+    typer.echo(
+        f"one item takes {new['one_ms']:.3g} ms, a batch of {new['batch_items']:.0f} "
+        f"{new['batch_ms']:.3g} ms{beside}"
+    )
+
+
+def _tell_spread(result: dict[str, Any], wait_s: float) -> None:
+    name, version = result["model"], result["version"]
+    broker = Broker(get_settings())
+    try:
+        info = fetch(broker.redis).models[name].versions[version]
+        spread = wait_served(broker.redis, name, version, info.device, wait_s)
+    except (redis.RedisError, KeyError) as error:
+        typer.echo(f"not known which workers serve it: {error}")
+    else:
+        typer.echo(spread.told())
+    finally:
+        broker.close()
+
+
+def _run(action: str, model: str, why: str, local: bool, force: bool = False) -> dict[str, Any]:
+    if not local:
+        return _through_queue(action, model, why, force)
     if _local is None:
         raise errors.RequestError(
             "--local works where the registry is: in a checkout of the repository"
         )
-    return _local(action, model, who(), why)
+    return _local(action, model, who(), why, force)
 
 
-def _through_queue(action: str, model: str, why: str) -> dict[str, Any]:
+def _through_queue(action: str, model: str, why: str, force: bool) -> dict[str, Any]:
     with Client() as client:
         _require_maintenance(client.broker)
-        return client.promote(model, why) if action == "promote" else client.rollback(model, why)
+        if action == "promote":
+            return client.promote(model, why, force=force)
+        return client.rollback(model, why)
 
 
 def _require_maintenance(broker: Broker) -> None:

@@ -7,15 +7,19 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+import redis
+
 from celeriac.messages import ModelRef
 from celeriac.registry.catalogue import VersionInfo
 from producer import orders
 from producer.aio import AsyncClient
+from producer.broker import broker_error
 from producer.calls import Call
 from producer.client import check_expiry
 from producer.handles import AsyncPredictionHandle, find, submit
 from producer.jobs import JobHandle, JobStatus, status_of
 from producer.orders import Order, Placed
+from producer.serving import Serving, read_serving
 
 
 class GatewayClient(AsyncClient):
@@ -59,6 +63,14 @@ class GatewayClient(AsyncClient):
         """What ``ref`` means now. Raises ModelNotFound, VersionNotFound."""
         found = await asyncio.to_thread(self.routes.catalogue, timeout_s)
         return found.resolve(ref)
+
+    async def serving(self, name: str, device: str) -> list[Serving]:
+        """The live workers that serve a model, or could. Raises BrokerError."""
+        broker = self._client.broker
+        try:
+            return await asyncio.to_thread(read_serving, broker.redis, name, device)
+        except redis.RedisError as error:
+            raise broker_error(error, broker.url) from error
 
     async def order_job(
         self, job_id: str, order: Order, version: VersionInfo, digest: str

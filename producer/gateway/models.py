@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -10,8 +11,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-from celeriac.messages import CHAMPION
-from celeriac.registry.catalogue import ModelInfo, VersionInfo
+from celeriac.messages import CHAMPION, ModelRef, check_model_name
+from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo
 from celeriac.registry.reference import unknown_model
 from producer.client import who
 from producer.gateway import body
@@ -37,11 +38,30 @@ class Models(BaseModel):
     models: list[Model]
 
 
+class Worker(BaseModel):
+    """A worker that serves a model, or could."""
+
+    hostname: str
+    role: str
+    version: int | None
+    """The version that answers there when none is named; null: none yet."""
+    kept_back: str
+    """Why a newer champion could not be loaded; empty if none was."""
+
+
+class Workers(BaseModel):
+    """Which worker serves which version."""
+
+    champion: int
+    workers: list[Worker]
+
+
 class Promotion(msgspec.Struct, forbid_unknown_fields=True):
-    """``{"version": 3, "why"?}``"""
+    """``{"version": 3, "why"?, "force"?}``; ``force``: also if it is slower than the champion"""
 
     version: int
     why: str = ""
+    force: bool = False
 
 
 class Rollback(msgspec.Struct, forbid_unknown_fields=True):
@@ -89,7 +109,7 @@ async def promote(name: str, request: Request) -> Response:
     gateway, context = _of(request)
     wanted = body.decode(gateway, await body.read(gateway, context), _promotion)
     done = await gateway.client.promote(
-        f"{name}@{wanted.version}", wanted.why, who=_who(context.caller)
+        f"{name}@{wanted.version}", wanted.why, who=_who(context.caller), force=wanted.force
     )
     return _json(done)
 
@@ -106,6 +126,21 @@ async def rollback(name: str, request: Request) -> Response:
     wanted = body.decode(gateway, data, _rollback) if data else Rollback()
     done = await gateway.client.rollback(name, wanted.why, who=_who(context.caller))
     return _json(done)
+
+
+@admin_router.get(
+    "/{name}/workers", summary="Which worker serves which version of a model",
+    responses={404: {"description": "There is no such model, or none of it is promoted"}},
+)
+async def workers(name: str, request: Request) -> Workers:
+    gateway, _ = _of(request)
+    version = Catalogue(models=await _catalogue(request)).resolve(
+        ModelRef.parse(check_model_name(name))
+    )
+    found = await gateway.client.serving(name, version.device)
+    return Workers(
+        champion=version.version, workers=[Worker(**asdict(worker)) for worker in found]
+    )
 
 
 async def _catalogue(request: Request) -> dict[str, ModelInfo]:

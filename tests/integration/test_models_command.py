@@ -58,8 +58,19 @@ def test_register_promote_list_show_and_roll_back(
     assert "--local" in refused.stderr
 
     start_worker("maintenance")
-    assert "reviews@1 is promoted" in run("promote", "reviews@1").stdout
-    assert "reviews@2 is promoted; before it: 1" in run("promote", "reviews@2").stdout
+    first = run("promote", "reviews@1").stdout
+    assert "reviews@1 is promoted" in first
+    assert "no worker that could serve it is up" in first
+    worker = start_worker("realtime.cpu")
+    second = run("promote", "reviews@2").stdout
+    assert "reviews@2 is promoted; before it: 1" in second
+    assert "served by 1 of 1 workers after" in second
+    assert "with the champion before" in second
+    serves = run("status", "reviews").stdout.splitlines()
+    assert serves[0] == "The champion is reviews@2."
+    assert serves[2].split() == [worker.hostname, "realtime.cpu", "2"]
+    measured = Registry(settings.models.root).aliases("reviews").history()[-2].metrics
+    assert measured["batch_items"] == 32
     listed = run("list").stdout.splitlines()[1].split()
     assert listed[:5] == ["reviews", "2", "1,", "2", "anything"]
     assert listed[-1] == "accuracy=0.875"
@@ -70,7 +81,9 @@ def test_register_promote_list_show_and_roll_back(
     assert "answers are not cached; batches as large as the settings allow" in (
         run("show", "reviews@2").stdout
     )
-    assert "reviews@1 serves again, instead of 2" in run("rollback", "reviews").stdout
+    back = run("rollback", "reviews").stdout
+    assert "reviews@1 serves again, instead of 2" in back
+    assert "served by 1 of 1 workers after" in back
     assert "has no version 9; it has: 1, 2" in run("promote", "reviews@9", code=1).stderr
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -50,9 +51,15 @@ def test_promote_and_roll_back(registry: Registry, plain: Settings) -> None:
     for _ in range(2):
         release.register("m", "echo", examples=["a"], registry=registry)
     first = release.promote(registry, "m@1", settings=plain, who="ann")
-    assert first == {"model": "m", "version": 1, "changed": True, "previous": None}
+    latency = first.pop("latency")
+    assert set(latency) == {"one_ms", "batch_ms", "batch_items"}
+    assert first == {
+        "model": "m", "version": 1, "changed": True, "previous": None, "champion_latency": None,
+    }
     second = release.promote(registry, "m@2", settings=plain, who="ann", why="newer")
     assert second["previous"] == 1
+    assert second["champion_latency"]["batch_items"] == 1 + 31
+    assert registry.aliases("m").history()[0].metrics == latency
     back = release.rollback(registry, "m", who="eve", why="slow")
     assert back == {"model": "m", "version": 1, "from": 2}
     with pytest.raises(errors.PromotionRefused, match="no previous champion"):
@@ -90,6 +97,57 @@ def test_a_changed_byte_is_refused(registry: Registry, plain: Settings) -> None:
     with pytest.raises(errors.ModelCorrupt, match=r"m@1: model.skops was changed"):
         release.promote(registry, "m@1", settings=plain, who="ann")
     assert registry.aliases("m").read() == {}
+
+
+class Lag(nn.Module):
+    """Takes its time for each forward pass."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.arguments = {"seconds": seconds}
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.arguments["seconds"])
+        result: torch.Tensor = self.layer(rows)
+        return result
+
+
+def test_a_version_that_is_much_slower_is_refused_unless_it_is_forced(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(models=ModelsSettings(
+        root=registry.root, architectures=(Lag.__module__,), max_slowdown=2.0
+    ))
+    monkeypatch.setattr("celeriac.release.registering.get_settings", lambda: settings)
+    for seconds in (0.01, 0.012, 0.05):
+        release.register("m", Lag(seconds), examples=X, registry=registry)
+    release.promote(registry, "m@1", settings=settings, who="ann")
+    release.promote(registry, "m@2", settings=settings, who="ann")  # a little slower will do
+    with pytest.raises(errors.PromotionRefused, match=(
+        r"m@3 is slower than the champion by more than 2 times: one item takes 5\d(\.\d)? ms, and "
+        r"1\d(\.\d)? ms with the champion; a batch of 32 .*--force"
+    )):
+        release.promote(registry, "m@3", settings=settings, who="ann")
+    assert registry.aliases("m").read() == {"champion": 2, "previous": 1}
+    done = release.promote(registry, "m@3", settings=settings, who="ann", force=True)
+    assert done["latency"]["one_ms"] > 4 * done["champion_latency"]["one_ms"]
+    quick = release.promote(registry, "m@1", settings=settings, who="ann")
+    assert quick["changed"]
+
+
+def test_a_champion_that_cannot_be_loaded_keeps_no_other_from_coming(
+    registry: Registry, plain: Settings
+) -> None:
+    for _ in range(2):
+        register(registry)
+    release.promote(registry, "m@1", settings=plain, who="ann")
+    path = registry.folder("m", 1) / "model.skops"
+    path.chmod(0o644)
+    path.write_bytes(b"")
+    done = release.promote(registry, "m@2", settings=plain, who="ann")
+    assert done["changed"]
+    assert done["champion_latency"] is None
 
 
 _CODE = """

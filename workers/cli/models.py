@@ -12,7 +12,7 @@ from celeriac import errors
 from celeriac.messages import ModelRef
 from celeriac.registry.store import Registry
 from celeriac.settings import get_settings
-from producer.cli.models import app, offer_local
+from producer.cli.models import app, offer_local, tell_latency
 
 
 def register(_main: typer.Typer) -> None:
@@ -90,18 +90,25 @@ def check(
     """Verify a version's files, load it and try its golden examples, in a process of its own."""
     from celeriac import release
 
-    version = release.check(_registry(), ModelRef.parse(model), get_settings())
+    checked = release.check(_registry(), ModelRef.parse(model), get_settings())
+    version = checked.manifest
     typer.echo(
         f"{version.ref}: {len(version.files)} files verified, "
         f"{len(version.golden)} golden examples reproduced"
     )
+    tell_latency({
+        "latency": checked.latency.figures() if checked.latency else None,
+        "champion_latency": checked.champion.figures() if checked.champion else None,
+    })
 
 
-def _on_folder(action: str, model: str, who: str, why: str) -> dict[str, Any]:
+def _on_folder(action: str, model: str, who: str, why: str, force: bool) -> dict[str, Any]:
     from celeriac import release
 
     if action == "promote":
-        return release.promote(_registry(), model, settings=get_settings(), who=who, why=why)
+        return release.promote(
+            _registry(), model, settings=get_settings(), who=who, why=why, force=force
+        )
     return release.rollback(_registry(), model, who=who, why=why)
 
 

@@ -516,10 +516,22 @@ def test_promote_and_roll_back(stack: JobsStack, gateway_registry: Any) -> None:
     _await(
         lambda: stack.ask("GET", "/v1/models/table").json["champion"] == second.version, lambda: ""
     )
+    _await(
+        lambda: {one["version"] for one in _workers_of(stack)} == {second.version},
+        lambda: str(_workers_of(stack)),
+    )
     back = admin.post("/v1/models/table/rollback", {"why": "worse"}, **operator)
     assert back.status == 200, back.body
     refused = admin.post("/v1/models/table/rollback", **operator)
     assert (refused.status, refused.json["error"]["code"]) == (409, "promotion_refused")
+
+
+def _workers_of(stack: JobsStack) -> list[dict[str, Any]]:
+    found = stack.gateway.admin.get("/v1/models/table/workers", X_API_Key=KEYS["operator"])
+    assert found.status == 200, found.body
+    workers: list[dict[str, Any]] = found.json["workers"]
+    assert all(set(one) == {"hostname", "role", "version", "kept_back"} for one in workers)
+    return workers
 
 
 def _copy_of(registry: Any, name: str) -> Callable[[Path], Any]:

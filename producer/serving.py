@@ -1,0 +1,103 @@
+"""Which worker serves which version of a model: what the workers' heartbeats say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from celeriac.messages import worker_key
+
+LOOK_S = 0.1
+"""Between two looks while a version spreads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """One worker that serves a model, or could."""
+
+    hostname: str
+    role: str
+    version: int | None
+    """The version that answers there as champion; None: none yet."""
+    kept_back: str = ""
+    """Why a newer champion could not be loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How far a version has come."""
+
+    workers: list[Serving]
+    version: int
+    seconds: float
+
+    @property
+    def serve(self) -> list[Serving]:
+        """Those that serve it."""
+        return [worker for worker in self.workers if worker.version == self.version]
+
+    @property
+    def is_complete(self) -> bool:
+        """True if all serve it, and there is one."""
+        return bool(self.workers) and len(self.serve) == len(self.workers)
+
+    def told(self) -> str:
+        """One sentence."""
+        if not self.workers:
+            return "no worker that could serve it is up; it serves when one starts"
+        done = f"served by {len(self.serve)} of {len(self.workers)} workers"
+        late = [
+            f"{worker.hostname} {_still(worker)}" for worker in self.workers
+            if worker.version != self.version
+        ]
+        return f"{done} after {self.seconds:.1f} s" + "".join(f"; {one}" for one in late)
+
+
+def read_serving(client: Any, name: str, device: str) -> list[Serving]:
+    """The live workers of ``device`` that answer single items, and what they serve of a model.
+
+    Through a redis-py client; may raise redis.RedisError.
+    """
+    keys = list(client.scan_iter(match=worker_key("*"), count=1_000))
+    lives: Iterable[Any] = client.mget(keys) if keys else []
+    said = [msgspec.json.decode(life) for life in lives if life]
+    found = [
+        _serving(worker, name) for worker in said
+        if worker.get("device") == device or name in (worker.get("serving") or {})
+    ]
+    return sorted(found, key=lambda worker: worker.hostname)
+
+
+def wait_served(  # noqa: PLR0913 - what is waited for, and two clocks
+    client: Any, name: str, version: int, device: str, timeout_s: float, *,
+    clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
+) -> Spread:
+    """Wait until every worker serves ``version``, or says why it does not; or ``timeout_s``."""
+    began_s = clock()
+    while True:
+        workers = read_serving(client, name, device)
+        spread = Spread(workers=workers, version=version, seconds=clock() - began_s)
+        if _is_settled(workers, version) or spread.seconds >= timeout_s:
+            return spread
+        sleep(LOOK_S)
+
+
+def _is_settled(workers: Sequence[Serving], version: int) -> bool:
+    return all(worker.version == version or worker.kept_back for worker in workers)
+
+
+def _serving(said: dict[str, Any], name: str) -> Serving:
+    _, reason = (said.get("kept_back") or {}).get(name) or (0, "")
+    return Serving(
+        hostname=said["hostname"], role=said["role"], kept_back=reason,
+        version=(said.get("serving") or {}).get(name),
+    )
+
+
+def _still(worker: Serving) -> str:
+    serves = f"serves {worker.version}" if worker.version else "serves none yet"
+    return f"{serves}{': ' if worker.kept_back else ''}{worker.kept_back}"
