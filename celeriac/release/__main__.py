@@ -6,8 +6,6 @@ result leaves as JSON on stdout.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,27 +14,21 @@ from typing import Any
 
 from celeriac import errors
 from celeriac.registry.store import Registry
+from celeriac.release.aside import answer_with
 from celeriac.release.latency import compare, measure
 from celeriac.runtimes import LoadOptions
 from celeriac.scoring import Scorer
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The checking process. Whatever a library prints goes to stderr."""
+    """The checking process."""
     root, name, version = arguments
-    with os.fdopen(os.dup(1), "w") as result:
-        os.dup2(2, 1)
-        try:
-            answer = _check(Registry(Path(root)), name, int(version), json.load(sys.stdin))
-        except errors.CeleriacError as error:
-            answer = {"error": error.to_wire()}
-        except Exception as error:  # noqa: BLE001 - whatever a model's code raises
-            refused = errors.PromotionRefused(
-                f"{name}@{version}: checking it raised {errors.told(error)}"
-            )
-            answer = {"error": refused.to_wire()}
-        result.write(json.dumps(answer) + "\n")
-    return 0
+    return answer_with(
+        lambda wanted: _check(Registry(Path(root)), name, int(version), wanted),
+        told=lambda error: errors.PromotionRefused(
+            f"{name}@{version}: checking it raised {errors.told(error)}"
+        ),
+    )
 
 
 def _check(registry: Registry, name: str, version: int, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +9,7 @@ from celeriac import errors
 from celeriac.messages import CHAMPION, ModelRef
 from celeriac.registry.manifest import ModelVersion
 from celeriac.registry.store import Registry
+from celeriac.release.aside import run_aside
 from celeriac.release.latency import Latency, too_slow
 from celeriac.runtimes import LoadOptions
 from celeriac.settings import Settings
@@ -51,13 +46,13 @@ def check(
         "champion": champion if champion != version else None,
     }
     timeout_s = settings.models.check_timeout_s if timeout_s is None else timeout_s
-    command = [
-        sys.executable, "-m", "celeriac.release",
-        str(registry.root.absolute()), ref.name, str(version),
-    ]
-    result = _run(command, json.dumps(wanted), timeout_s, manifest.ref)
-    if result.get("error"):
-        raise errors.from_wire(result["error"])
+    result = run_aside(
+        "celeriac.release", [str(registry.root.absolute()), ref.name, str(version)], wanted,
+        timeout_s=timeout_s, kind=errors.PromotionRefused,
+        what=f"{manifest.ref}: the process that checked it",
+        late=f"{manifest.ref}: loading it and answering its golden examples took longer than "
+        f"{timeout_s:g} s ([models] check_timeout_s)",
+    )
     checked = Checked(
         manifest=manifest, latency=_latency(result.get("latency")),
         champion=_latency(result.get("champion")),
@@ -80,48 +75,3 @@ def _check_latency(checked: Checked, factor: float) -> None:
 
 def _latency(found: dict[str, Any] | None) -> Latency | None:
     return Latency(**found) if found else None
-
-
-def _run(command: list[str], options: str, timeout_s: float, ref: str) -> dict[str, Any]:
-    process = subprocess.Popen(  # noqa: S603 - our own command
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(options, timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        raise errors.PromotionRefused(
-            f"{ref}: loading it and answering its golden examples took longer than {timeout_s:g} s "
-            "([models] check_timeout_s)"
-        ) from None
-    finally:
-        _end(process)
-    try:
-        result: dict[str, Any] = json.loads(out.strip().rpartition("\n")[2])
-        return result
-    except ValueError:
-        code = process.returncode
-        how = f"was ended by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
-        last = errors.without_paths(err.strip().rpartition("\n")[2])
-        raise errors.PromotionRefused(
-            f"{ref}: the process that checked it {how}{': ' if last else ''}{last}"
-        ) from None
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End the process with everything that it started."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        if pipe is not None:
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -104,14 +104,13 @@ def read(path: Path, architecture: Architecture, options: LoadOptions) -> Any:
 
     Raises UntrustedModel, RuntimeMissing or RegistryError.
     """
-    _check_allowed(architecture.path, options)
+    _check_allowed(architecture.path, options)  # before a library is loaded
     torch = library("torch", pip=PIP)
     weights = library("safetensors.torch", pip=PIP)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise errors.RegistryError("this process has no CUDA device; run it on a cpu role")
     torch.set_num_threads(max(1, options.threads))
-    with torch.random.fork_rng(devices=[]):  # initial weights must not move the caller's generator
-        module = _build(architecture)
+    module = build(architecture, options)
     try:
         weights.load_model(module, str(path), strict=True)
     except Exception as error:
@@ -121,6 +120,17 @@ def read(path: Path, architecture: Architecture, options: LoadOptions) -> Any:
             f"{errors.without_paths(text)}"
         ) from error
     return module.to(options.device).eval()
+
+
+def build(architecture: Architecture, options: LoadOptions) -> Any:
+    """The network of ``architecture``, its weights as they are at first.
+
+    Raises UntrustedModel, RuntimeMissing or RegistryError.
+    """
+    _check_allowed(architecture.path, options)
+    torch = library("torch", pip=PIP)
+    with torch.random.fork_rng(devices=[]):  # initial weights must not move the caller's generator
+        return _build(architecture)
 
 
 def architecture_of(model: Any) -> Architecture:

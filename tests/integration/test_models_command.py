@@ -123,7 +123,7 @@ def test_bad_input_gets_one_clear_line(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "schema.json").write_text('{"kind": "image", "shape": [8]}')
     for words, says in (
-        (["register", "m", "model.pkl"], "pickle and joblib files are never loaded"),
+        (["register", "m", "model.pkl"], "are for `celeriac models import`"),
         (["register", "m", "nothing.skops"], "no such file"),
         (["register", "m", "empty"], "holds 0 model files"),
         (["register", "m", "net.safetensors"], "--architecture"),

@@ -6,7 +6,9 @@ import importlib
 
 import typer
 
-COMMANDS: tuple[str, ...] = ("up", "down", "status", "worker", "models", "aliases", "collect")
+COMMANDS: tuple[str, ...] = (
+    "up", "down", "status", "worker", "models", "aliases", "collect", "importing",
+)
 """Modules of ``workers.cli``; each has ``register(app)``."""
 
 

@@ -63,6 +63,7 @@ def register_model(
     """Register a model file as the next version of NAME."""
     from celeriac import release
     from celeriac.registry.manifest import Architecture, Serving
+    from celeriac.release.examples import read_examples, read_schema
 
     form = format or _format_of(source)
     named = _architecture(architecture, arguments) if form == "torch" else None
@@ -70,8 +71,8 @@ def register_model(
     version = release.register(
         name, model,
         examples=["hello"] if form == "echo" and examples is None
-        else _read_examples(examples, text_column, model),
-        input=_read_schema(input), labels=_labels(labels), metrics=_metrics(metric or []),
+        else read_examples(examples, text_column, model),
+        input=read_schema(input), labels=read_labels(labels), metrics=read_metrics(metric or []),
         text_column=text_column,
         architecture=named if isinstance(named, Architecture) else None,
         description=description, device=device,
@@ -132,7 +133,7 @@ def _format_of(source: Path | None) -> str:
     if form is None:
         raise errors.RequestError(
             f"{source}: a model file ends in {', '.join(suffixes)}; "
-            "pickle and joblib files are never loaded"
+            "pickle, joblib and .pt files are for `celeriac models import`"
         )
     return form
 
@@ -185,7 +186,7 @@ def _read_model(form: str, source: Path | None, architecture: Any) -> Any:
     return module.read(file, options)
 
 
-def _labels(text: str | None) -> list[Any] | None:
+def read_labels(text: str | None) -> list[Any] | None:
     """``0,1,2`` are whole numbers if all of them are."""
     if text is None:
         return None
@@ -197,7 +198,8 @@ def _is_whole(text: str) -> bool:
     return text.removeprefix("-").isdecimal() and text.isascii()
 
 
-def _metrics(pairs: list[str]) -> dict[str, float]:
+def read_metrics(pairs: list[str]) -> dict[str, float]:
+    """From ``NAME=NUMBER``. Raises RequestError."""
     metrics = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
@@ -206,87 +208,3 @@ def _metrics(pairs: list[str]) -> dict[str, float]:
         except ValueError:
             raise errors.RequestError(f"--metric {pair}: want NAME=NUMBER") from None
     return metrics
-
-
-def _read_examples(path: Path | None, text_column: str, model: Any) -> Any:
-    if path is None:
-        raise errors.RequestError("give --examples FILE: inputs tell what the model takes")
-    if path.is_dir():
-        return _read_images(path)
-    if not path.is_file():
-        raise errors.RequestError(f"{path}: no such file")
-    try:
-        return _READERS[path.suffix](path, text_column, model)
-    except KeyError:
-        raise errors.RequestError(
-            f"{path}: examples are .csv, .jsonl or .npy, or a folder of images"
-        ) from None
-    except (ValueError, OSError) as error:
-        raise errors.RequestError(f"{path}: cannot be read: {error}") from error
-
-
-_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-
-
-def _read_images(folder: Path) -> list[bytes]:
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _IMAGES]
-    if not files:
-        raise errors.RequestError(f"{folder}: the folder holds no image ({', '.join(_IMAGES)})")
-    return [path.read_bytes() for path in files[:_MOST_IMAGES]]
-
-
-_MOST_IMAGES = 100
-"""A few of them become golden examples."""
-
-
-def _read_schema(path: Path | None) -> Any:
-    from pydantic import ValidationError
-
-    from celeriac.registry.manifest import InputSchema
-
-    if path is None:
-        return None
-    try:
-        return InputSchema.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise errors.RequestError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise errors.RequestError(
-            f"{path}: is no input schema: {where}{': ' if where else ''}{first['msg']}"
-        ) from error
-
-
-def _read_csv(path: Path, text_column: str, model: Any) -> Any:
-    import pandas as pd
-
-    frame = pd.read_csv(path)
-    names = getattr(model, "feature_names_in_", None)
-    if names is not None:
-        missing = [str(name) for name in names if name not in frame.columns]
-        if missing:
-            raise errors.RequestError(f"{path}: lacks the model's columns {', '.join(missing)}")
-        return frame[list(names)]
-    if text_column in frame.columns:
-        return frame[text_column].dropna().astype(str).tolist()
-    return frame.to_numpy()
-
-
-def _read_jsonl(path: Path, _text_column: str, _model: Any) -> Any:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            rows += [json.loads(line)] if line.strip() else []
-        except ValueError as error:
-            raise ValueError(f"line {number} is not JSON: {error}") from error
-    return rows
-
-
-def _read_npy(path: Path, _text_column: str, _model: Any) -> Any:
-    import numpy as np
-
-    return np.load(path, allow_pickle=False)
-
-
-_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".npy": _read_npy}

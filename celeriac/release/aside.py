@@ -1,0 +1,90 @@
+"""Run code that may hang, crash or eat memory in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from celeriac import errors
+
+
+def run_aside(  # noqa: PLR0913 - a process, and what is said when it fails
+    module: str, arguments: Sequence[str], wanted: Mapping[str, Any], *,
+    timeout_s: float, late: str, what: str,
+    kind: Callable[[str], errors.CeleriacError], env: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What ``python -m module`` answers to ``wanted``; both are JSON, on its stdin and stdout.
+
+    Raises the error that it answers with, or one of ``kind``: ``late`` if it does not end in time
+    (then it is killed with everything that it started), or how ``what`` ended.
+    """
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, errors="replace", start_new_session=True,
+        env={**os.environ, **env} if env else None,
+    )
+    try:
+        out, err = process.communicate(json.dumps(wanted), timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise kind(late) from None
+    finally:
+        _end(process)
+    try:
+        result: dict[str, Any] = json.loads(out.strip().rpartition("\n")[2])
+    except ValueError:
+        raise kind(f"{what} {_ended(process.returncode, err)}") from None
+    if result.get("error"):
+        raise errors.from_wire(result["error"])
+    return result
+
+
+def answer_with(
+    work: Callable[[dict[str, Any]], dict[str, Any]], *,
+    told: Callable[[BaseException], errors.CeleriacError],
+) -> int:
+    """In that process: answer what stdin asks for. What a library prints goes to stderr.
+
+    ``told`` makes an error of ours of any other.
+    """
+    with os.fdopen(os.dup(1), "w") as result:
+        os.dup2(2, 1)
+        try:
+            answer = work(json.load(sys.stdin))
+        except errors.CeleriacError as error:
+            answer = {"error": error.to_wire()}
+        except Exception as error:  # noqa: BLE001 - whatever a model's code raises
+            answer = {"error": told(error).to_wire()}
+        result.write(json.dumps(answer) + "\n")
+    return 0
+
+
+def _ended(code: int, err: str) -> str:
+    how = f"was ended by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
+    last = errors.without_paths(err.strip().rpartition("\n")[2])
+    return f"{how}{': ' if last else ''}{last}"
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the process with everything that it started."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
