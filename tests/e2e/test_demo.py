@@ -112,9 +112,10 @@ def commands(page: Path) -> list[tuple[int, list[str]]]:
 
 
 def settings_of(page: Path) -> str:
-    """The nights that a page tells its reader to write into ``celeriac.toml``."""
+    """The nights and the registry that a page has its reader write into ``celeriac.toml``."""
     blocks = re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.M | re.S)
-    return "\n".join(block for block in blocks if block.startswith("[nightly."))
+    wanted = ("[nightly.", "[models]\nroot")
+    return "\n".join(block for block in blocks if block.startswith(wanted))
 
 
 @pytest.mark.timeout(400)

@@ -1,0 +1,246 @@
+"""Whatever is wrong with a version: refused within 30 s with the reason, nothing of it is executed,
+and the old version answers every request meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import skops.io
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.linear_model import LinearRegression
+
+from celeriac import errors, release
+from celeriac.registry.manifest import Architecture, ModelDraft
+from celeriac.registry.store import Registry
+from celeriac.runtimes.architectures import MLP
+from tests.integration.models.conftest import ITEM, ROWS, Callers, Life
+
+pytestmark = [pytest.mark.uncounted, pytest.mark.timeout(180)]
+
+REFUSED_S = 30.0
+
+
+class Canary:
+    """Whoever unpickles it leaves a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.path}",)
+
+
+class Homemade(RegressorMixin, BaseEstimator):
+    """A type that nobody trusts."""
+
+    def fit(self, x: Any, y: Any) -> Homemade:
+        self.is_fitted_ = True
+        return self
+
+    def predict(self, x: Any) -> Any:
+        return np.zeros(len(x))
+
+
+class World(NamedTuple):
+    """What makes a bad version."""
+
+    life: Life
+    networks: Any
+    canary: Path
+
+    @property
+    def registry(self) -> Registry:
+        return self.life.registry
+
+    def good(self, model: Any = None) -> int:
+        model = model or LinearRegression().fit(ROWS, ROWS[:, 0])
+        return release.register("m", model, examples=ROWS, registry=self.registry).version
+
+    def crafted(self, files: dict[str, bytes], **changes: Any) -> int:
+        """A version whose digests are right, and whose files are whatever they are."""
+        template = self.registry.get("m", 1)
+        draft = ModelDraft(**{
+            **{name: getattr(template, name) for name in ModelDraft.model_fields}, **changes,
+        })
+
+        def write(folder: Path) -> ModelDraft:
+            for name, data in files.items():
+                (folder / name).write_bytes(data)
+            return draft
+
+        return self.registry.add("m", write).version
+
+    def path(self, version: int, name: str) -> Path:
+        path = self.registry.folder("m", version) / name
+        path.parent.chmod(0o755)
+        if path.exists():
+            path.chmod(0o644)
+        return path
+
+    def pickled(self) -> bytes:
+        return pickle.dumps(Canary(self.canary))
+
+
+def cut(world: World) -> int:
+    path = world.path(version := world.good(), "model.skops")
+    path.write_bytes(path.read_bytes()[:-100])
+    return version
+
+
+def one_byte(world: World) -> int:
+    path = world.path(version := world.good(), "model.skops")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    return version
+
+
+def one_file_more(world: World) -> int:
+    world.path(version := world.good(), "helper.py").write_text(f"open({str(world.canary)!r}, 'w')")
+    return version
+
+
+def another_format(world: World) -> int:
+    return world.crafted({"model.skops": b"\x89PNG\r\n\x1a\n" + bytes(100)})
+
+
+def pickle_as(name: str, **changes: Any) -> Callable[[World], int]:
+    return lambda world: world.crafted({name: world.pickled()}, **changes)
+
+
+def zip_of_a_pickle(world: World) -> int:
+    path = world.life.settings.models.root.parent / "crafted.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("schema.json", json.dumps({
+            "__class__": "system", "__module__": "os", "__loader__": "FunctionNode",
+            "content": {"module_path": "os", "function": "system"}, "protocol": 2,
+        }))
+        archive.writestr("data.pkl", world.pickled())
+    return world.crafted({"model.skops": path.read_bytes()})
+
+
+def untrusted_type(world: World) -> int:
+    data = skops.io.dumps(Homemade().fit(ROWS, ROWS[:, 0]))
+    return world.crafted({"model.skops": data})
+
+
+NET = Architecture(
+    path="celeriac.runtimes.architectures:MLP", arguments={"inputs": 2, "outputs": 1}
+)
+
+
+def other_weights(world: World) -> int:
+    version = world.good(MLP(2, 1))
+    weights = (world.registry.folder("m", version) / "model.safetensors").read_bytes()
+    arguments = {"inputs": 2, "outputs": 1, "hidden": [32]}
+    return world.crafted(
+        {"model.safetensors": weights}, format="torch",
+        architecture=NET.model_copy(update={"arguments": arguments}),
+    )
+
+
+def foreign_code(world: World) -> int:
+    return world.crafted(
+        {"model.safetensors": b""}, format="torch",
+        architecture=Architecture(path="os:system", arguments={"command": f"touch {world.canary}"}),
+    )
+
+
+def other_golden(world: World) -> int:
+    version = world.good()
+    data = (world.registry.folder("m", version) / "model.skops").read_bytes()
+    golden = world.registry.get("m", 1).golden  # of another model
+    return world.crafted({"model.skops": data}, golden=golden)
+
+
+def damaged_manifest(world: World) -> int:
+    path = world.path(version := world.good(), "model.json")
+    path.write_text(path.read_text()[:50])
+    return version
+
+
+CASES: dict[str, tuple[Callable[[World], int], str, str]] = {
+    "a file that is cut": (cut, "model_corrupt", r"model.skops has \d+ bytes where \d+ were"),
+    "one bit": (one_byte, "model_corrupt", "its SHA-256 is not the recorded one"),
+    "a file more": (one_file_more, "model_corrupt", "helper.py does not belong to the version"),
+    "a manifest that is cut": (damaged_manifest, "model_corrupt", "model.json is damaged"),
+    "a picture": (another_format, "model_untrusted", "model.skops is not a skops file"),
+    "a pickle as skops": (
+        pickle_as("model.skops"), "model_untrusted", "pickle and joblib files are never loaded",
+    ),
+    "a pickle as safetensors": (
+        pickle_as("model.safetensors", format="torch", architecture=NET),
+        "registry_invalid", "does not hold the weights",
+    ),
+    "a pickle as onnx": (
+        pickle_as("model.onnx", format="onnx"), "", "model.onnx",
+    ),
+    "a zip with a function": (zip_of_a_pickle, "", "model.skops|not trusted"),
+    "a type that is not trusted": (untrusted_type, "model_untrusted", r"Homemade; .*trusted_types"),
+    "other weights": (other_weights, "registry_invalid", "does not hold the weights of"),
+    "code of others": (foreign_code, "model_untrusted", r"\[models\] architectures"),
+    "no such format": (
+        pickle_as("model.bin", format="mystery"), "runtime_missing", "no runtime for the format",
+    ),
+    "a load that hangs": (
+        lambda world: world.good(world.networks.Hangs()), "promotion_refused", "took longer than",
+    ),
+    "a load that dies": (
+        lambda world: world.good(world.networks.Dies()), "promotion_refused", "ended by SIGSEGV",
+    ),
+    "other answers": (other_golden, "promotion_refused", "golden example 1 of 8 should answer"),
+}
+
+
+@pytest.fixture(scope="module")
+def callers(life: Life) -> Iterator[Callers]:
+    """They ask for the champion all the time."""
+    with Callers(life.settings, "m", 2) as callers:
+        yield callers
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_refused_with_its_reason_and_the_old_version_serves(
+    life: Life, trusted_code: Any, callers: Callers, tmp_path: Path, case: str
+) -> None:
+    make, code, says = CASES[case]
+    canary = tmp_path / "canary"
+    version = make(World(life, trusted_code, canary))
+    aliases = life.registry.aliases("m").read()
+    began_s = time.monotonic()
+    with pytest.raises(errors.RegistryError, match=says) as refused:
+        life.client.promote(f"m@{version}", timeout_s=REFUSED_S)
+    assert time.monotonic() - began_s < REFUSED_S
+    assert refused.value.code == (code or refused.value.code)
+    assert f"m@{version}" in refused.value.message
+    assert "/" not in refused.value.message.replace("[models]", "")
+    assert life.registry.aliases("m").read() == aliases == {"champion": 1}
+    assert not canary.exists()
+    answer = life.client.predict("m", ITEM, timeout_s=20)
+    assert (answer.version, round(answer.value, 6)) == (1, 1.0)
+    assert callers.wrong == []
+    assert set(callers.versions) <= {1}
+
+
+@pytest.mark.parametrize("case", ["one bit", "a pickle as skops", "a type that is not trusted"])
+def test_whoever_asks_for_it_by_number_is_told_and_nobody_else_waits(
+    life: Life, trusted_code: Any, callers: Callers, tmp_path: Path, case: str
+) -> None:
+    make, code, says = CASES[case]
+    canary = tmp_path / "canary"
+    version = make(World(life, trusted_code, canary))
+    life.publish()
+    with pytest.raises(errors.RegistryError, match=says) as refused:
+        life.client.predict(f"m@{version}", ITEM, timeout_s=20)
+    assert refused.value.code == code
+    assert not canary.exists()
+    assert callers.wrong == []
