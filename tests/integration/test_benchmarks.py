@@ -136,3 +136,19 @@ def test_a_benchmark_is_found_by_its_name() -> None:
     )
     assert done.returncode == 2
     assert "benchmarks here: batch" in done.stderr
+
+
+def test_a_promotion_is_measured_until_every_worker_serves_it() -> None:
+    ran = subprocess.run(
+        [PYTHON, "-m", "benchmarks.subjects.swaps", "--megabytes", "1", "--workers", "1",
+         "--rounds", "1"],
+        cwd=ROOT, capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    found = json.loads(ran.stdout.splitlines()[-1])
+    assert (found["megabytes"], found["failed"]) == (1, 0)
+    assert found["requests"] > 10
+    (once,) = found["rounds"]
+    assert 0 < once["spread_s"] < 5
+    assert 0 < once["rollback_s"] < 5
+    assert 0 < once["command_s"] < 30
