@@ -127,10 +127,9 @@ def load(folder: Path, version: ModelVersion, options: LoadOptions) -> Model:
 
     Raises RegistryError, or one of its kinds, that names the version, whatever its code raises.
     """
-    module = runtime(version.format)
     _note_mismatch(version)
     try:
-        model: Model = module.load(folder, version, options)
+        model: Model = runtime(version.format).load(folder, version, options)
     except errors.CeleriacError as error:
         raise type(error)(f"{version.ref}: {error.message}") from error
     except Exception as error:
