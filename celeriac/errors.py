@@ -23,6 +23,7 @@ CeleriacError
 ├── DeadlineExceeded             deadline_exceeded     no answer within the time that was allowed
 │   └── Expired                  expired               its own time was over before it was answered
 ├── Overloaded                   overloaded            too much waits already; try again later
+├── NotServed                    not_served            no worker is there for it
 ├── Cancelled                    cancelled
 ├── WorkerError                  worker_failed         a worker failed outside the model
 │   └── DeviceLost               device_lost           its GPU needs a fresh process
@@ -187,6 +188,12 @@ class Overloaded(CeleriacError):
     def to_wire(self) -> dict[str, Any]:
         """``{"code", "message", "retry_after_s"}``."""
         return {**super().to_wire(), "retry_after_s": self.retry_after_s}
+
+
+class NotServed(CeleriacError):
+    """No worker is there that could answer."""
+
+    code = "not_served"
 
 
 class Cancelled(CeleriacError):

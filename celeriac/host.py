@@ -49,6 +49,8 @@ class ModelHost:
         self.registry = registry
         self.device = device
         self.threads = options.threads
+        self.adopts = False
+        """Answers for models of the GPU, too, because no GPU worker is there."""
         self._options = options
         self._clock = clock
         self._loaded: OrderedDict[Key, Scorer] = OrderedDict()
@@ -91,11 +93,15 @@ class ModelHost:
         with self._lock:
             return dict(self._kept_back)
 
-    def refresh(self) -> None:
+    def refresh(self, *, adopts: bool | None = None) -> None:
         """Read the registry again; load and warm new champions, then let the old ones go.
+
+        ``adopts``: from now on a host for the CPU also answers for models that ask for a GPU.
 
         A new model is among :meth:`models` once it is loaded: nobody waits for it in a request.
         """
+        if adopts is not None:
+            self.adopts = adopts
         catalogue = Catalogue(models=self.registry.infos())
         ours = {
             name: champion for name, model in catalogue.models.items()
@@ -128,6 +134,27 @@ class ModelHost:
         except errors.RequestError:
             # Registered since the last refresh, perhaps.
             return ref.name, Catalogue(models=self.registry.infos()).resolve(ref).version
+
+    def placed(self, text: str) -> tuple[Key, str]:
+        """As :meth:`resolve`, with the device whose workers answer for that version.
+
+        A sender may know of a promotion to another device sooner, or later, than this process: so
+        the registry is read again before another device than this one is named.
+        """
+        key = self.resolve(text)
+        if self._takes(self._device_of(self._catalogue, key)):
+            return key, self.device
+        fresh = Catalogue(models=self.registry.infos())
+        ref = ModelRef.parse(text)
+        found = fresh.resolve(ref)
+        return (ref.name, found.version), (
+            self.device if self._takes(found.device) else found.device
+        )
+
+    def _device_of(self, catalogue: Catalogue, key: Key) -> str:
+        model = catalogue.models.get(key[0])
+        version = model.versions.get(key[1]) if model else None
+        return version.device if version else self.device  # unknown or damaged: loading says why
 
     def is_ready(self, name: str, version: int) -> bool:
         """True if :meth:`scorer` answers at once; if not, a thread begins to load the version.
@@ -179,7 +206,10 @@ class ModelHost:
             give_back()
 
     def _is_ours(self, model: ModelInfo) -> bool:
-        return any(version.device == self.device for version in model.versions.values())
+        return any(self._takes(version.device) for version in model.versions.values())
+
+    def _takes(self, device: str) -> bool:
+        return device == self.device or (self.adopts and self.device == "cpu")
 
     def _champion_of(self, model: ModelInfo) -> int | None:
         """The champion, if it is one for this device."""
@@ -189,7 +219,7 @@ class ModelHost:
         version = model.versions.get(champion)
         if version is None:  # damaged: loading it says why
             return champion if self._is_ours(model) else None
-        return champion if version.device == self.device else None
+        return champion if self._takes(version.device) else None
 
     def _take_over(self, name: str, version: int) -> None:
         with self._lock:

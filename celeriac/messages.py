@@ -38,6 +38,11 @@ def realtime_queue(device: str, model: str) -> str:
     return f"realtime.{device}.{model}"
 
 
+def gpu_role(queue: str) -> str:
+    """``realtime.gpu`` for a queue of its lanes, otherwise nothing."""
+    return "realtime.gpu" if queue.startswith("realtime.gpu.") else ""
+
+
 def predict_queue(device: str) -> str:
     """The queue of ``celeriac.predict``."""
     return f"predict.{device}"
@@ -251,6 +256,16 @@ def lanes_key(device: str) -> str:
 
 
 WORKER_TTL_S = 15
+
+
+def seen_key(role: str) -> str:
+    """Says that a worker of a role (or of one model's queue) was heard of late. Expires
+    :data:`SEEN_S` after the last heartbeat."""
+    return f"celeriac:seen:{role}"
+
+
+SEEN_S = 60
+"""A role is absent when none of its workers was heard for so long: a restart is no absence."""
 
 
 def gateway_key(gateway_id: str) -> str:

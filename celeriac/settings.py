@@ -86,6 +86,9 @@ class GpuSettings(Section):
     devices: tuple[str, ...] = ()
     """UUIDs, or numbers in the order of the PCI bus, of those that ``CUDA_VISIBLE_DEVICES`` leaves.
     Unset: all of them."""
+    fallback: Literal["never", "when_absent"] = "never"
+    """``when_absent``: while no GPU worker has been heard of for a minute, models for the GPU are
+    answered by CPU workers. ``never``: then their items fail and their jobs wait."""
     tf32: bool = False
     """Networks in float32 multiply with a mantissa of 10 bits (TF32) where the GPU can: faster, and
     answers differ in the third digit."""

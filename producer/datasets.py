@@ -112,7 +112,7 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     _check_types(found, version.input, needs)
     _check_output(found, keeps, output_format)
     scoring = Scoring(
-        model=ref.name, version=version.version, device=version.device, needs=tuple(needs),
+        model=ref.name, version=version.version, device=version.batch_device, needs=tuple(needs),
         keeps=tuple(keeps), id_column=id_column, text_column=text_column,
         output_format=output_format, model_column=model_column, error_column=error_column,
         dedupe=dedupe, merge=merge,

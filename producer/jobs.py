@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import DeadChunk, JobEntry, JobState, Ledger
 from celeriac.jobs.manifest import read_manifest
 from celeriac.jobs.plan import DEFAULT_TENANT, ChunkRecord, JobPlan, check_job_id
+from celeriac.messages import batch_queue
+from celeriac.registry.placement import seen_of_late
 from producer import waves
 from producer.broker import Broker, broker_error
 from producer.waves import Job
@@ -76,6 +78,8 @@ class JobStatus:
     """Who sees the job over HTTP."""
     id_column: str = ""
     """The column that names its rows."""
+    waits_for: str = ""
+    """The role without a worker that it waits for, if it does."""
 
     @property
     def rows_ok(self) -> int:
@@ -145,7 +149,9 @@ class JobHandle:
         """Where the job stands now. Raises BrokerError, or JobNotFound if nothing knows it."""
         with redis_errors(self._broker):
             entry = self._ledger.entry(self.id)
-        return status_of(entry) if entry else _status_of_folder(self._folder)
+            if entry is None:
+                return _status_of_folder(self._folder)
+            return _unserved(self._broker, [entry])[0]
 
     def wait(
         self, timeout_s: float, on_progress: Callable[[JobStatus], None] | None = None
@@ -325,7 +331,7 @@ def poll_pause_s(waited_s: float) -> float:
 def list_jobs(broker: Broker, limit: int = 100) -> list[JobStatus]:
     """The newest jobs first."""
     with redis_errors(broker):
-        return [status_of(entry) for entry in _ledger(broker).entries(limit)]
+        return _unserved(broker, _ledger(broker).entries(limit))
 
 
 def publish_missing(  # noqa: PLR0913 - a job, and how it goes on
@@ -388,6 +394,21 @@ def status_of(entry: JobEntry) -> JobStatus:
         ended_at=_time(entry.ended_ms), expires_at=_time(entry.expires_ms),
         tenant=entry.tenant, id_column=entry.id_column,
     )
+
+
+def _unserved(broker: Broker, entries: Sequence[JobEntry]) -> list[JobStatus]:
+    """Their status; those that wait say so if no worker has been there for a minute."""
+    waiting = {
+        batch_queue(entry.device) for entry in entries
+        if entry.device and not entry.state.is_final and not entry.chunks_running
+    }
+    absent = waiting - seen_of_late(broker.redis, waiting)
+    return [
+        replace(status_of(entry), waits_for=queue)
+        if not entry.state.is_final and not entry.chunks_running
+        and (queue := batch_queue(entry.device)) in absent else status_of(entry)
+        for entry in entries
+    ]
 
 
 def _is_stopping(entry: JobEntry, now: datetime) -> bool:

@@ -69,11 +69,12 @@ def place(
     with redis_errors(broker):
         state, held = _ledger(broker).order(
             job_id, model=order.model.partition("@")[0], version=version.version,
-            device=version.device, source=order.source, output=order.output, tenant=order.tenant,
+            device=version.batch_device, source=order.source, output=order.output,
+            tenant=order.tenant,
             id_column=str(order.options.get("id_column") or ""), order=text, digest=digest,
         )
         if state is None:  # if this process ends before: the reconciler sends it
-            waves.publish_plan(broker.redis, job_id, version.device)
+            waves.publish_plan(broker.redis, job_id, version.batch_device)
     return Placed(state is None, state is None or held == digest)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import redis
 
 from celeriac import errors
+from celeriac.messages import gpu_role, seen_key
 from producer import resends, wire
 from producer.broker import Broker, broker_error
 from producer.calls import Call, settle_all
@@ -126,6 +127,7 @@ class Publisher:
             zip(queues, self._channel.exchange(*(("LINDEX", name, -1) for name in queues)),
                 strict=True)
         )  # fmt: skip
+        self._refuse_unserved(late)
         lost = [one for one in late if self._is_lost(one, oldest[one.queue], now_ms)]
         for envelope in lost[LOOK_ENVELOPES:]:
             envelope.look_ms = now_ms  # at the next look
@@ -138,6 +140,25 @@ class Publisher:
 
     def close(self) -> None:
         self._channel.close()
+
+    def _refuse_unserved(self, late: list[SentEnvelope]) -> None:
+        """Fail what waits for a GPU, where no worker has had one for a minute.
+
+        Workers of the CPU are a part of every installation: items for them wait for their start.
+        """
+        roles = {one.queue: gpu_role(one.queue) for one in late if gpu_role(one.queue)}
+        for queue, role in roles.items():
+            seen = self._channel.exchange(("EXISTS", seen_key(role), seen_key(queue)))[0]
+            if seen != 0:  # a worker, or an error
+                continue
+            error = errors.NotServed(
+                f"no worker serves {role}: start one (`celeriac worker {role}`), or let the CPU "
+                'stand in ([gpu] fallback = "when_absent")'
+            )
+            failed = [
+                (call, error) for one in late if one.queue == queue for call in one.calls
+            ]
+            self._counts.failed(error.code, settle_all(failed))
 
     def _withdraw(self, given_up: list[SentEnvelope]) -> None:
         """Take envelopes that nobody waits for any more out of their queues, if they still wait.

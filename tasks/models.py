@@ -21,7 +21,7 @@ from celeriac.messages import (
     MODELS_ROLLBACK,
     ModelRef,
 )
-from celeriac.registry import catalogue
+from celeriac.registry import catalogue, placement
 from celeriac.registry.store import Registry
 from celeriac.release.collecting import Spare, collect, find_spare
 from celeriac.release.pins import pinned
@@ -37,7 +37,9 @@ def _registry() -> Registry:
 
 def publish_registry(client: Any) -> int:
     """Publish the registry through a redis-py client; returns the generation."""
-    return catalogue.publish(client, _registry().infos())
+    seen = placement.seen_of_late(client, [f"{kind}.gpu" for kind in placement.KINDS])
+    fallen = placement.fallen_back(get_settings().gpu.fallback, seen)
+    return catalogue.publish(client, placement.place(_registry().infos(), fallen), fallen)
 
 
 @shared_task(name=MODELS_PROMOTE, base=CeleriacTask, bind=True)

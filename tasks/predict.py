@@ -20,6 +20,7 @@ from celeriac.messages import (
     Envelope,
     Reply,
     check_contract,
+    predict_queue,
     reply_key,
 )
 from celeriac.scoring import Scorer
@@ -81,7 +82,12 @@ def score(model: str, items: list[Any]) -> list[dict[str, Any]]:
     Raises RequestError (or a kind of it) for an unknown model, RegistryError if it cannot load.
     """
     host = get_host()
-    name, version = host.resolve(model)
+    (name, version), device = host.placed(model)
+    if device != host.device:
+        raise errors.RequestError(
+            f"{name}@{version} is for the {device.upper()}: send it to {predict_queue(device)}, "
+            f"not to {predict_queue(host.device)}"
+        )
     scorer = host.scorer(name, version)
     if not scorer.manifest.serving.cache:
         return _compute(scorer, items)

@@ -23,6 +23,7 @@ from prometheus_client import (
 from celeriac.logs import get_logger
 from celeriac.settings import StackSettings, get_settings
 from workers.environment import MULTIPROC_VARIABLE, is_alive
+from workers.gpu_metrics import gpu_registry, render_gpu
 from workers.roles import ROLES, Role
 
 log = get_logger(__name__)
@@ -93,7 +94,8 @@ class ExporterStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, parent: Any) -> None:
         role: Role = parent.celeriac_role
         settings = get_settings().stack
-        handler = type("Handler", (_Handler,), {"worker": parent})
+        known = {"worker": parent, "gpu": gpu_registry(os.environ)}
+        handler = type("Handler", (_Handler,), known)
         port = port_for(role.name, settings)
         try:
             self._server = _listen(settings.metrics_host, port, handler)
@@ -131,11 +133,12 @@ def _listen(host: str, port: int, handler: type[_Handler]) -> ThreadingHTTPServe
 
 class _Handler(BaseHTTPRequestHandler):
     worker: Any = None
+    gpu: CollectorRegistry | None = None
     timeout = 10
 
     def do_GET(self) -> None:
         if self.path.partition("?")[0] == "/metrics":
-            self._answer(200, CONTENT_TYPE_LATEST, render_metrics())
+            self._answer(200, CONTENT_TYPE_LATEST, render_metrics() + render_gpu(self.gpu))
         elif self.path == "/health":
             healthy, found = health(self.worker, time.monotonic())
             body = json.dumps(found).encode()

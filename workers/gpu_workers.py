@@ -10,7 +10,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from celery.utils.sysinfo import cpu_budget
+
 from celeriac.settings import Settings
+from workers import threads
 from workers.commands import ROOT, drain_s, worker_command
 from workers.devices import Gpu, environment_of
 from workers.roles import ROLES
@@ -28,12 +31,15 @@ def specs(
 
     ``log`` says where the output of a worker goes.
     """
+    shared = dict(environ)
+    if role.startswith("batch."):  # one process for each GPU, and the cores are theirs together
+        threads.limit(shared, max(1, int(cpu_budget().count) // max(1, len(gpus))))
     found = []
     for gpu in gpus:
         name = f"{role}-{gpu.label}"
         found.append(ChildSpec(
             name=name, argv=worker_command(role, name=name), log=log(name),
-            env={**environ, **environment_of(gpu)}, cwd=ROOT, drain_s=drain_s(settings),
+            env={**shared, **environment_of(gpu)}, cwd=ROOT, drain_s=drain_s(settings),
         ))
     return found
 

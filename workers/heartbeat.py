@@ -7,6 +7,7 @@ look dead. A prefork worker beats from its main loop: a process that forks has n
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -18,8 +19,8 @@ from celery import bootsteps
 
 from celeriac.host import ModelHost, get_host
 from celeriac.logs import get_logger
-from celeriac.messages import WORKER_TTL_S, lanes_key, worker_key
-from celeriac.registry.catalogue import fetch_generation
+from celeriac.messages import SEEN_S, WORKER_TTL_S, lanes_key, seen_key, worker_key
+from celeriac.registry.catalogue import fetch, fetch_generation
 from celeriac.settings import get_settings
 from producer.broker import connect
 from workers.devices import pinned
@@ -32,6 +33,8 @@ FOLLOW_S = 1.0
 """How often the generation of the catalogue is looked at."""
 RETRY_S = 30.0
 """A champion that could not be loaded is tried again so often."""
+LINGER_S = 60.0
+"""A worker that answered for absent GPUs goes on so long when they are there again."""
 
 
 class Heartbeat:
@@ -46,15 +49,17 @@ class Heartbeat:
         self._host = host
         self._generation: int | None = None
         self._refreshed_s = 0.0
+        self._adopts_until_s = -math.inf
         self._started_at = time.time()
         gpu = pinned(os.environ)
         self._gpu = None if gpu is None else asdict(gpu)
 
     def beat(self) -> None:
         """Write this worker's key; it expires if no further beat follows."""
-        self._client.set(
-            worker_key(self.hostname), json.dumps(self.describe()), ex=WORKER_TTL_S
-        )
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.set(worker_key(self.hostname), json.dumps(self.describe()), ex=WORKER_TTL_S)
+            pipe.set(seen_key(self.role.name), self.hostname, ex=SEEN_S)
+            pipe.execute()
         lane = getattr(self._worker, "celeriac_lane", None)
         if lane is not None:
             lane.workers = self._count_lanes()
@@ -92,11 +97,20 @@ class Heartbeat:
             return
         generation, now_s = fetch_generation(self._client), time.monotonic()
         is_due = bool(self._host.kept_back()) and now_s - self._refreshed_s > RETRY_S
-        if generation != self._generation or is_due:
-            self._host.refresh()
+        if generation != self._generation:
+            self._note_fallback(now_s)
+        adopts = now_s < self._adopts_until_s
+        if generation != self._generation or is_due or adopts != self._host.adopts:
+            self._host.refresh(adopts=adopts)
             self._generation, self._refreshed_s = generation, now_s
             self.beat()
         self._host.tidy()
+
+    def _note_fallback(self, now_s: float) -> None:
+        if "realtime" in fetch(self._client).fallen_back:
+            self._adopts_until_s = math.inf
+        else:  # what was sent to the CPU just before is answered there
+            self._adopts_until_s = min(self._adopts_until_s, now_s + LINGER_S)
 
     def farewell(self) -> None:
         """Remove the key: this worker leaves by its own will."""

@@ -90,6 +90,8 @@ class Lane:
         self._batch: Batch | None = None
         self._stopping = threading.Event()
         self._stopped_s = 0.0
+        self._thread = 0
+        """The thread that scores."""
         self._losses = 0
         """Exchanges with Redis that failed, one after the other."""
 
@@ -97,6 +99,7 @@ class Lane:
 
     def run(self) -> None:
         """Turn until :meth:`stop`, then drain. A turn that fails is logged and others follow."""
+        self._thread = threading.get_ident()
         while not self._stopping.is_set():
             self.last_turn = time.monotonic()
             self._guarded(self.step)
@@ -139,6 +142,25 @@ class Lane:
                 self._return(pipe, batch.target[0], batch.received)
                 given += len(batch.received)
             pipe.execute()
+        return given
+
+    def abandon(self) -> int:
+        """As :meth:`give_back`, by a process that has lost its GPU; answers are pushed, too.
+
+        If that came of the batch in hand, its messages go back as suspects; one that was a suspect
+        already is answered with the error of the item that was being scored.
+        """
+        batch = self._batch
+        if batch is not None and threading.get_ident() == self._thread:
+            if batch.is_suspect:
+                self._batch = None
+                self._outbox.add(batch.received[0].envelope.reply_to, batch.blamed())
+            else:
+                batch.received = [one.suspected() for one in batch.received]
+        given = self.give_back()
+        push: Any = self.client.execute_command  # the link belongs to the lane's thread
+        for command in self._outbox.commands():
+            push(*command)
         return given
 
     def _return(self, pipe: Any, model: str, received: Sequence[Received]) -> None:
@@ -243,7 +265,8 @@ class Lane:
         target, cut = choice.key, choice.cut
         self._turns.served(target, self._buffer.lines)
         received = self._buffer.take(target, cut)
-        return Batch(target, received, cut.items, cut.closed, self._limits.of(target))
+        items = sum(one.count for one in received)
+        return Batch(target, received, items, cut.closed, self._limits.of(target))
 
     def _post(self, batch: Batch) -> None:
         for one, reply in zip(batch.received, batch.replies, strict=True):
@@ -347,9 +370,12 @@ class Lane:
             return
         try:
             check_contract(one.envelope.v)
-            target = self.host.resolve(one.envelope.model)
+            target, device = self.host.placed(one.envelope.model)
         except errors.CeleriacError as error:
             self._fail(one, error)
+            return
+        if device != self.host.device:
+            self._move(one, realtime_queue(device, target[0]))
             return
         if self.host.is_ready(*target):
             self._buffer.add(target, one)
@@ -377,6 +403,11 @@ class Lane:
         reply = failed(one.envelope.id, error)
         self._recent.put(one.key, self._outbox.add(one.envelope.reply_to, reply))
         self._events.answered(one, reply, 0.0)
+
+    def _move(self, one: Received, queue: str) -> None:
+        # Sent before, or just after, a promotion to a version for another device.
+        log.info("moved to the queue of another device", id=one.envelope.id, queue=queue)
+        self._outbox.pass_on(queue, one.raw)
 
     def _pass_on(self, raw: bytes, message: Misfit) -> None:
         # An ordinary task on a model's queue: the worker's main loop knows what to do with it.

@@ -63,7 +63,11 @@ class Batch(msgspec.Struct):
         items = [item for one in self.received for item in one.envelope.items]
         scorer = host.scorer(*self.target)
         started = time.perf_counter()
-        self.answers = scorer.answer(items, self.limits.cap)
+        if self.is_suspect:  # the next loss must be known to be one item's
+            for item in items:
+                self.answers += scorer.answer([item], 1)
+        else:
+            self.answers = scorer.answer(items, self.limits.cap)
         self.seconds = time.perf_counter() - started
         self.is_scored = True
         if scorer.manifest.serving.cache:
@@ -74,12 +78,29 @@ class Batch(msgspec.Struct):
             self.replies.append(self._reply(one, self.answers[start:end]))
             start = end
 
+    @property
+    def is_suspect(self) -> bool:
+        """True of an envelope that another process had in hand when it lost its GPU."""
+        return any(one.losses for one in self.received)
+
+    def blamed(self) -> Reply:
+        """The answer to a suspect whose next item has cost this process its GPU, too."""
+        (one,) = self.received
+        found = errors.ModelFailed("the GPU failed with this item, twice")
+        rest = errors.WorkerError(
+            "not scored: the GPU failed with another item of the same message; send it again"
+        )
+        behind = one.count - len(self.answers) - 1
+        return self._reply(
+            one, [*self.answers, {"error": found.to_wire()}, *[{"error": rest.to_wire()}] * behind]
+        )
+
     def _fail(self, error: errors.CeleriacError) -> None:
         self.replies = [failed(one.envelope.id, error) for one in self.received]
 
     def observe_cost(self, seconds: float) -> None:
         """Learn from the time of a whole turn with this batch."""
-        if self.answers:  # neither failed nor without items
+        if self.answers and not self.is_suspect:  # neither failed nor without items
             passes = -(-self.items // self.limits.cap)
             self.limits.cost.observe(min(self.items, self.limits.cap), seconds / passes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 from celeriac.batching.policy import Cut
 from workers.lane_messages import Received
@@ -19,6 +20,7 @@ class Buffer:
         self.lines: dict[Target, deque[Received]] = {}
         self._keys: set[tuple[str, str]] = set()
         self._items: dict[str, int] = {}  # bounded by the models
+        self._suspects = 0
         self._earliest_ms = float("inf")
 
     def __len__(self) -> int:
@@ -38,13 +40,15 @@ class Buffer:
             line = self.lines[target] = deque()
         line.append(received)
         self._keys.add(received.key)
+        self._suspects += received.losses > 0
         self._items[target[0]] = self.items(target[0]) + received.count
         self._earliest_ms = min(self._earliest_ms, received.deadline_ms)
 
     def take(self, target: Target, cut: Cut) -> list[Received]:
-        """Take a batch from the front of a line."""
+        """Take a batch from the front of a line; what has cost a process its GPU goes alone."""
         line = self.lines[target]
-        taken = [line.popleft() for _ in range(cut.messages)]
+        number = self._before_suspect(line, cut.messages) if self._suspects else cut.messages
+        taken = [line.popleft() for _ in range(number)]
         self._forget(target, taken)
         return taken
 
@@ -83,14 +87,23 @@ class Buffer:
         self.lines.clear()
         self._keys.clear()
         self._items.clear()
+        self._suspects = 0
         self._earliest_ms = float("inf")
         for model, received in by_model.items():
             yield model, sorted(received, key=lambda one: one.arrived_ms)
+
+    def _before_suspect(self, line: deque[Received], most: int) -> int:
+        if line[0].losses:
+            return 1
+        ahead = enumerate(islice(line, most))
+        return next((number for number, one in ahead if one.losses), most)
 
     def _forget(self, target: Target, taken: list[Received]) -> None:
         model = target[0]
         self._items[model] -= sum(one.count for one in taken)
         self._keys.difference_update(one.key for one in taken)
+        if self._suspects:
+            self._suspects -= sum(one.losses > 0 for one in taken)
         if not self.lines[target]:
             del self.lines[target]
         if not self._keys:

@@ -24,6 +24,14 @@ class Received(msgspec.Struct, frozen=True):
     """How far the sender's clock is ahead of this one, at least; 0 if it is not."""
     raw: bytes = b""
     """The message as it was, to be given back."""
+    losses: int = 0
+    """How many processes have lost their GPU with it in hand."""
+
+    def suspected(self) -> Received:
+        """The same, to be given back by a process that has lost its GPU over it."""
+        message = msgspec.json.decode(self.raw)
+        message["headers"]["losses"] = self.losses + 1
+        return msgspec.structs.replace(self, raw=msgspec.json.encode(message))
 
     @property
     def count(self) -> int:
@@ -69,6 +77,7 @@ class _Headers(msgspec.Struct):
     task: str = ""
     id: str = ""
     sent_ms: float | None = None
+    losses: int = 0
 
 
 class _Properties(msgspec.Struct):
@@ -111,7 +120,8 @@ def read_message(raw: bytes, now_ms: float) -> Received | Misfit:
         )
     age_ms = now_ms - headers.sent_ms if headers.sent_ms else 0.0
     return Received(
-        envelope, queue_ms=max(0.0, age_ms), arrived_ms=now_ms, ahead_ms=max(0.0, -age_ms), raw=raw
+        envelope, queue_ms=max(0.0, age_ms), arrived_ms=now_ms, ahead_ms=max(0.0, -age_ms), raw=raw,
+        losses=headers.losses,
     )
 
 

@@ -12,6 +12,7 @@ from celeriac.host import get_host
 from celeriac.logs import get_logger
 from celeriac.settings import get_settings
 from producer.broker import connect
+from workers.device_loss import LOSS
 from workers.lane import Lane
 from workers.lane_events import LaneEvents
 from workers.roles import Role
@@ -41,6 +42,7 @@ class LaneStep(bootsteps.StartStopStep):  # type: ignore[misc]
         events = LaneEvents(settings, parent.hostname, tick=parent.app.clock.forward)
         self.lane = Lane(get_host(), connect(settings), settings, events)
         parent.celeriac_lane = self.lane
+        LOSS.lane = self.lane
         self._thread = threading.Thread(target=self.lane.run, name="lane", daemon=True)
         self._thread.start()
 

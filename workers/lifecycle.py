@@ -16,6 +16,7 @@ from celeriac.settings import get_settings
 from producer.broker import check_server, connect
 from tasks.models import publish_registry
 from workers import exporter, roles, threads
+from workers.device_loss import LOSS
 from workers.heartbeat import HeartbeatStep
 from workers.lane_step import LaneStep
 from workers.lease import Lease
@@ -93,6 +94,7 @@ def _load_models(sender: Any, **_: Any) -> None:
     role: Role = sender.celeriac_role
     if roles.pool_in(sys.argv) is None:
         sender.pool_cls = role.pool
+    LOSS.install()
     set_host(_make_host(role))
     sender.celeriac_predicts = role.warm and not _is_prefork(sender.pool_cls)
     if role.warm and not (_is_prefork(sender.pool_cls) and _loads_its_own(role)):
@@ -127,6 +129,7 @@ def _start_child(**_: Any) -> None:
     """A pool process has its parent's models, unless it must load its own."""
     role = roles.role_for([os.environ[ROLE_VARIABLE]])
     if role.warm and _loads_its_own(role):
+        LOSS.install()
         set_host(_make_host(role))
         get_host().refresh()
 

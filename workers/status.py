@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,8 @@ class QueueLine:
     waiting: int
     oldest_s: float | None
     """Age of the message that waits longest; None if none waits or it does not say."""
+    workers: int = 0
+    """Live ones that take from it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +74,11 @@ def snapshot(settings: Settings, now_s: float) -> Snapshot:
         broker.check()
         client = broker.redis
         catalogue = fetch(client)
+        workers = _workers(client, now_s)
         return Snapshot(
-            workers=_workers(client, now_s),
+            workers=workers,
             gateways=_gateways(client, now_s),
-            queues=_queues(client, queue_names(catalogue), now_s),
+            queues=_queues(client, queue_names(catalogue), now_s, workers),
             catalogue=catalogue,
             jobs=list_jobs(broker, JOBS_SHOWN),
         )
@@ -96,6 +99,16 @@ def queue_names(catalogue: Catalogue) -> list[str]:
     })
     general = [queue(device) for queue in (predict_queue, batch_queue) for device in devices]
     return [*of_models, *general, MAINTENANCE_QUEUE]
+
+
+def owner_of(queue: str) -> str:
+    """The role whose workers take from a queue.
+
+    >>> owner_of("realtime.gpu.reviews"), owner_of("predict.cpu"), owner_of("batch.gpu")
+    ('realtime.gpu', 'realtime.cpu', 'batch.gpu')
+    """
+    kind, _, rest = queue.partition(".")
+    return f"realtime.{rest.partition('.')[0]}" if kind in ("realtime", "predict") else queue
 
 
 def worker_line(text: bytes | str, now_s: float) -> WorkerLine:
@@ -140,7 +153,9 @@ def _said(client: redis.Redis, pattern: str) -> list[bytes]:
     return [text for text in said if text is not None]
 
 
-def _queues(client: redis.Redis, names: Iterable[str], now_s: float) -> list[QueueLine]:
+def _queues(
+    client: redis.Redis, names: Iterable[str], now_s: float, workers: Sequence[WorkerLine]
+) -> list[QueueLine]:
     names = list(names)
     with client.pipeline(transaction=False) as pipe:
         for name in names:
@@ -148,6 +163,9 @@ def _queues(client: redis.Redis, names: Iterable[str], now_s: float) -> list[Que
             pipe.lindex(name, -1)
         found = pipe.execute()
     return [
-        QueueLine(name=name, waiting=waiting, oldest_s=oldest_s(oldest, now_s))
+        QueueLine(
+            name=name, waiting=waiting, oldest_s=oldest_s(oldest, now_s),
+            workers=sum(line.role in (name, owner_of(name)) for line in workers),
+        )
         for name, waiting, oldest in zip(names, found[::2], found[1::2], strict=True)
     ]

@@ -25,6 +25,11 @@ class VersionInfo(_Record):
     version: int
     format: str
     device: Literal["cpu", "gpu"]
+    """Where single items go now."""
+    chunks_on: Literal["cpu", "gpu"] | None = None
+    """Where chunks of a new job go, if elsewhere."""
+    asks_for: Literal["cpu", "gpu"] | None = None
+    """What the version itself asks for, while it is somewhere else."""
     input: InputSchema
     output: OutputSchema
     serving: Serving = Serving()
@@ -32,6 +37,12 @@ class VersionInfo(_Record):
     created_at: str
     metrics: dict[str, float] = {}
     description: str = ""
+
+
+    @property
+    def batch_device(self) -> Literal["cpu", "gpu"]:
+        """Where chunks of a new job go."""
+        return self.chunks_on or self.device
 
 
 class ModelInfo(_Record):
@@ -46,6 +57,8 @@ class Catalogue(_Record):
     """All models."""
 
     generation: int = 0
+    fallen_back: tuple[Literal["realtime", "batch"], ...] = ()
+    """The kinds of work that the CPU does for the GPU now, because no worker of it is there."""
     models: dict[str, ModelInfo] = {}
 
     def resolve(self, ref: ModelRef) -> VersionInfo:
@@ -58,7 +71,8 @@ class Catalogue(_Record):
 
 def version_info(version: ModelVersion) -> VersionInfo:
     """The published part of a version."""
-    return VersionInfo(**{name: getattr(version, name) for name in VersionInfo.model_fields})
+    known = VersionInfo.model_fields.keys() & type(version).model_fields.keys()
+    return VersionInfo(**{name: getattr(version, name) for name in known})
 
 
 _PUBLISH = """
@@ -69,9 +83,13 @@ return redis.call('INCR', KEYS[2])
 """
 
 
-def publish(client: Any, models: dict[str, ModelInfo]) -> int:
+def publish(
+    client: Any, models: dict[str, ModelInfo],
+    fallen_back: tuple[Literal["realtime", "batch"], ...] = (),
+) -> int:
     """Publish through a redis-py client; returns the generation, which rises only on a change."""
-    body = Catalogue(models=dict(sorted(models.items()))).model_dump_json()
+    known = dict(sorted(models.items()))
+    body = Catalogue(models=known, fallen_back=fallen_back).model_dump_json()
     return int(client.eval(_PUBLISH, 2, CATALOGUE_KEY, GENERATION_KEY, body))
 
 

@@ -283,6 +283,11 @@ def _print_status(found: JobStatus) -> None:
     console.print(f"job {found.id} {found.state}: {describe(found)}", soft_wrap=True)
     if found.error:
         console.print(f"  {found.error}", soft_wrap=True)
+    if found.waits_for:
+        console.print(
+            f"  it waits: no worker serves {found.waits_for} "
+            f"(`celeriac worker {found.waits_for}` starts one)", soft_wrap=True,
+        )
     console.print(f"  output in {found.output}", soft_wrap=True)
     if found.state in EXIT_CODES:
         console.print(f"  {_where_report(found)}", soft_wrap=True)

@@ -252,7 +252,7 @@ def _show(model: ModelInfo, version: VersionInfo) -> None:
     names = [alias for alias, number in sorted(model.aliases.items()) if number == version.version]
     facts.add_row("model", f"{model.name}@{version.version}")
     facts.add_row("aliases", ", ".join(names) or "none")
-    facts.add_row("format", f"{version.format}, for {version.device}")
+    facts.add_row("format", f"{version.format}, for {_where(version)}")
     facts.add_row("takes", takes(version.input))
     if version.input.kind == "table":
         columns = (f"{column.name} ({column.dtype})" for column in version.input.columns)
@@ -315,3 +315,11 @@ def _print(table: Any) -> None:
     from rich.console import Console
 
     Console(highlight=False, markup=False).print(table)
+
+
+def _where(version: VersionInfo) -> str:
+    if version.asks_for is None:
+        return version.device
+    places = {"single items": version.device, "chunks": version.batch_device}
+    stand_in = " and ".join(what for what, device in places.items() if device == "cpu")
+    return f"{version.asks_for} (no worker of it is there: {stand_in} on the cpu)"

@@ -108,6 +108,7 @@ STATUS = {
     "broker_unavailable": 503,
     "gateway_busy": 503,
     "not_ready": 503,
+    "not_served": 503,
     "resource_exhausted": 503,
     "deadline_exceeded": 504,
     "expired": 504,

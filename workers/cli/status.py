@@ -11,6 +11,7 @@ from rich.table import Table
 
 from celeriac import errors
 from celeriac.settings import Settings, hide_password, load_settings
+from producer.jobs import JobStatus
 from workers.status import Snapshot, snapshot
 
 
@@ -78,10 +79,11 @@ def _gateways(shot: Snapshot) -> Table | str:
 
 
 def _queues(shot: Snapshot) -> Table:
-    table = _table("Queues", "queue", "waiting", "oldest")
+    table = _table("Queues", "queue", "workers", "waiting", "oldest")
     for line in shot.queues:
         oldest = "-" if line.oldest_s is None else duration(line.oldest_s)
-        table.add_row(line.name, f"{line.waiting:,}", oldest)
+        served = str(line.workers) if line.workers else "none serves it"
+        table.add_row(line.name, served, f"{line.waiting:,}", oldest)
     return table
 
 
@@ -102,10 +104,14 @@ def _jobs(shot: Snapshot) -> Table | str:
     for job in shot.jobs:
         speed = "-" if job.rows_per_s is None else f"{job.rows_per_s:,.0f}"
         table.add_row(
-            job.id, f"{job.model}@{job.version}", str(job.state),
+            job.id, f"{job.model}@{job.version}", _state(job),
             f"{job.rows_done:,} of {job.rows_total:,}", f"{job.rows_failed:,}", speed,
         )
     return table
+
+
+def _state(job: JobStatus) -> str:
+    return f"{job.state}, no worker serves {job.waits_for}" if job.waits_for else str(job.state)
 
 
 def _table(title: str, *headings: str) -> Table:

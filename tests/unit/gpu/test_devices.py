@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from celeriac import errors
+from tests.conftest import STAND_INS
+from tests.unit.gpu.conftest import Inject
 from workers import devices
 from workers.devices import ORDER, PINNED_VARIABLE, VISIBLE, Gpu
 
-STAND_INS = Path(__file__).parents[2] / "standins"
 A100 = {"uuid": "GPU-aaaa-1", "name": "NVIDIA A100"}
 T4 = {"uuid": "GPU-bbbb-2", "name": "NVIDIA T4", "memory": 16_000_000_000}
 DIVIDED = {"uuid": "GPU-cccc-3", "name": "NVIDIA A30", "mig": ["MIG-1111", "MIG-2222"]}
-
-Inject = Callable[..., None]
-
-
-@pytest.fixture
-def inject(monkeypatch: pytest.MonkeyPatch) -> Inject:
-    """Puts the stand-in in the place of NVML, with these GPUs; without any it has no driver."""
-    spec = importlib.util.spec_from_file_location("pynvml", STAND_INS / "nvml" / "pynvml.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setitem(sys.modules, "pynvml", module)
-
-    def gpus(*found: dict[str, object]) -> None:
-        monkeypatch.setenv("STAND_IN_GPUS", json.dumps(found))
-
-    return gpus
-
 
 def gpu(label: str, uuid: str, name: str = "NVIDIA T4") -> Gpu:
     return Gpu(label=label, uuid=uuid, name=name, memory_bytes=1)
@@ -147,6 +126,8 @@ def test_a_pin_that_cuda_would_not_see_is_not_believed() -> None:
 
 PIN = """
 import os, sys
+from tests.conftest import STAND_INS
+from tests.unit.gpu.conftest import Inject
 from workers import devices
 if "early" in sys.argv:
     import types
