@@ -74,7 +74,8 @@ def _probe(gpu: Gpu, device: str, names: Sequence[str]) -> Iterator[Finding]:
             for name in names
         )
         return
-    found = {one["check"]: one for one in map(json.loads, ran.stdout.splitlines())}
+    said = (line for line in ran.stdout.splitlines() if line.startswith("{"))  # logs are there too
+    found = {one["check"]: one for one in map(json.loads, said)}
     for name in names:
         if name == "loss" and name not in found and ran.returncode == EXIT_CODE:
             told = f"the process ended with exit code {EXIT_CODE}, so a fresh one can begin"

@@ -25,8 +25,9 @@ MOST_ERROR = 1e-3
 """Largest difference of a logit between CPU and GPU, both in float32."""
 MOST_AUTOCAST_ERROR = 0.03
 """Largest difference of a probability by autocast ..."""
-LEAST_AGREEMENT = 0.99
-"""... and the share of labels that stay the same, at least."""
+LEAST_AGREEMENT = 0.97
+"""... and the share of labels that stay the same, at least: those of networks with random weights,
+which are often near a tie."""
 BATCHES = (1, 8, 32, 128, 512)
 MEASURE_S = 0.3
 MEMORY_BYTES = 1_000_000_000

@@ -126,8 +126,6 @@ def test_a_pin_that_cuda_would_not_see_is_not_believed() -> None:
 
 PIN = """
 import os, sys
-from tests.conftest import STAND_INS
-from tests.unit.gpu.conftest import Inject
 from workers import devices
 if "early" in sys.argv:
     import types

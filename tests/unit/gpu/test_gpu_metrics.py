@@ -24,8 +24,8 @@ def test_memory_and_use(inject: Inject) -> None:
     inject(A100)
     text = shown("GPU-1", "0", "NVIDIA A100")
     labels = '{gpu="0",name="NVIDIA A100"}'
-    assert f"celeriac_gpu_memory_used_bytes{labels} 1.2e+010" in text
-    assert f"celeriac_gpu_memory_bytes{labels} 4e+010" in text
+    assert f"celeriac_gpu_memory_used_bytes{labels} 1.2e+10" in text
+    assert f"celeriac_gpu_memory_bytes{labels} 4e+10" in text
     assert f"celeriac_gpu_busy_ratio{labels} 0.75" in text
 
 
