@@ -147,16 +147,18 @@ class Lane:
     def abandon(self) -> int:
         """As :meth:`give_back`, by a process that has lost its GPU; answers are pushed, too.
 
-        If that came of the batch in hand, its messages go back as suspects; one that was a suspect
-        already is answered with the error of the item that was being scored.
+        If that came of the batch in hand, its messages go back as suspects. Of one that was a
+        suspect already the item is known then: it is answered with an error, now or by the next.
         """
         batch = self._batch
         if batch is not None and threading.get_ident() == self._thread:
-            if batch.is_suspect:
+            reply = batch.blamed() if batch.is_suspect else None
+            if reply is not None:
                 self._batch = None
-                self._outbox.add(batch.received[0].envelope.reply_to, batch.blamed())
+                self._outbox.add(batch.received[0].envelope.reply_to, reply)
             else:
-                batch.received = [one.suspected() for one in batch.received]
+                place = len(batch.answers) if batch.is_suspect else None
+                batch.received = [one.suspected(place) for one in batch.received]
         given = self.give_back()
         push: Any = self.client.execute_command  # the link belongs to the lane's thread
         for command in self._outbox.commands():

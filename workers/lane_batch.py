@@ -15,6 +15,7 @@ from celeriac.cache.worker import get_worker_cache
 from celeriac.host import ModelHost
 from celeriac.logs import get_logger
 from celeriac.messages import CONTRACT, Reply
+from celeriac.scoring import Scorer
 from tasks.predict import count_answers
 from workers.lane_buffer import Target
 from workers.lane_limits import Limits
@@ -24,6 +25,14 @@ log = get_logger(__name__)
 
 LOGGED_REQUESTS = 8
 """Requests that one line about failures names, at most: one line for each batch is enough."""
+
+
+MOST_LOSSES = 4
+"""Processes that one envelope may cost their GPU; then what is left of it fails."""
+_BREAKING = errors.ModelFailed("the GPU failed with this item, twice")
+_LEFT = errors.WorkerError(
+    "not scored: the GPU failed with other items of the same message; send it again"
+)
 
 
 class Batch(msgspec.Struct):
@@ -63,9 +72,8 @@ class Batch(msgspec.Struct):
         items = [item for one in self.received for item in one.envelope.items]
         scorer = host.scorer(*self.target)
         started = time.perf_counter()
-        if self.is_suspect:  # the next loss must be known to be one item's
-            for item in items:
-                self.answers += scorer.answer([item], 1)
+        if self.is_suspect:
+            self._score_alone(scorer, items)
         else:
             self.answers = scorer.answer(items, self.limits.cap)
         self.seconds = time.perf_counter() - started
@@ -83,17 +91,28 @@ class Batch(msgspec.Struct):
         """True of an envelope that another process had in hand when it lost its GPU."""
         return any(one.losses for one in self.received)
 
-    def blamed(self) -> Reply:
-        """The answer to a suspect whose next item has cost this process its GPU, too."""
+    def _score_alone(self, scorer: Scorer, items: list[Any]) -> None:
+        """Item by item, so that a loss is known to be one item's; those that are known are not
+        scored."""
         (one,) = self.received
-        found = errors.ModelFailed("the GPU failed with this item, twice")
-        rest = errors.WorkerError(
-            "not scored: the GPU failed with another item of the same message; send it again"
-        )
+        for place, item in enumerate(items):
+            if place in one.breaking:
+                self.answers.append({"error": _BREAKING.to_wire()})
+            else:
+                self.answers += scorer.answer([item], 1)
+
+    def blamed(self) -> Reply | None:
+        """The answer to a suspect whose next item has cost this process its GPU, too.
+
+        None if items behind it are to be scored by the next process. Too many such items, and those
+        that are left fail with them.
+        """
+        (one,) = self.received
         behind = one.count - len(self.answers) - 1
-        return self._reply(
-            one, [*self.answers, {"error": found.to_wire()}, *[{"error": rest.to_wire()}] * behind]
-        )
+        if behind and one.losses < MOST_LOSSES:
+            return None
+        failed = {"error": _BREAKING.to_wire()}
+        return self._reply(one, [*self.answers, failed, *[{"error": _LEFT.to_wire()}] * behind])
 
     def _fail(self, error: errors.CeleriacError) -> None:
         self.replies = [failed(one.envelope.id, error) for one in self.received]

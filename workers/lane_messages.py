@@ -25,12 +25,18 @@ class Received(msgspec.Struct, frozen=True):
     raw: bytes = b""
     """The message as it was, to be given back."""
     losses: int = 0
-    """How many processes have lost their GPU with it in hand."""
+    """How many processes have lost their GPU with it in hand ..."""
+    breaking: tuple[int, ...] = ()
+    """... and the places of the items that are known to do it."""
 
-    def suspected(self) -> Received:
-        """The same, to be given back by a process that has lost its GPU over it."""
+    def suspected(self, place: int | None = None) -> Received:
+        """The same, to be given back by a process that has lost its GPU over it.
+
+        ``place``: of the item that did it, if it is known.
+        """
+        breaking = self.breaking if place is None else (*self.breaking, place)
         message = msgspec.json.decode(self.raw)
-        message["headers"]["losses"] = self.losses + 1
+        message["headers"] |= {"losses": self.losses + 1, "breaking": breaking}
         return msgspec.structs.replace(self, raw=msgspec.json.encode(message))
 
     @property
@@ -78,6 +84,7 @@ class _Headers(msgspec.Struct):
     id: str = ""
     sent_ms: float | None = None
     losses: int = 0
+    breaking: tuple[int, ...] = ()
 
 
 class _Properties(msgspec.Struct):
@@ -121,7 +128,7 @@ def read_message(raw: bytes, now_ms: float) -> Received | Misfit:
     age_ms = now_ms - headers.sent_ms if headers.sent_ms else 0.0
     return Received(
         envelope, queue_ms=max(0.0, age_ms), arrived_ms=now_ms, ahead_ms=max(0.0, -age_ms), raw=raw,
-        losses=headers.losses,
+        losses=headers.losses, breaking=headers.breaking,
     )
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ from workers.valkey import EmbeddedServer
 pytestmark = pytest.mark.uncounted
 
 MODULES = Path(__file__).parent
+BREAKS, SLOW = 13.0, 7.0
+"""What the network does with these: see gpu_models."""
 
 
 @pytest.fixture
@@ -102,30 +105,28 @@ def test_the_item_at_fault_gets_an_error_and_all_others_their_answers(
     settings: Settings, supervised: tuple[Supervisor, Path]
 ) -> None:
     supervisor, log = supervised
-    with Client(settings=settings, timeout_s=40) as client:
+    with Client(settings=settings, timeout_s=90) as client:
+        def ask(model: str, item: Any, wait_s: float = 0.1) -> Any:
+            time.sleep(wait_s)
+            return client.predict(model, item)
+
         assert client.predict("fragile", [1.0]).value == 1.0
-        rows = [7.0, 3.0, 13.0, 4.0, 5.0]  # the first one holds the lane while the rest gather
-        calls: list[Callable[[], Any]] = [
-            lambda row=row: (time.sleep(0.0 if row == 7.0 else 0.1),
-                             client.predict("fragile", [row]))[1]
-            for row in rows
-        ]
-        calls += [lambda: (time.sleep(0.1), client.predict("echo", 9))[1]]
-        found = outcomes(calls)
-        # Items of one message with the item at fault: those before it have answers.
-        again = client.predict_many("fragile", [[6.0], [8.0]])
-    assert [one.value for one in again] == [6.0, 8.0]
-    assert found[0] == 7.0
-    assert found[5] == 9
-    assert found[2] == "model_failed"
-    for value, row in zip((found[1], found[3], found[4]), (3.0, 4.0, 5.0), strict=True):
-        assert value in (row, "worker_failed")
-    assert found[1] == 3.0
-    status = supervisor.status()["worker"]
-    assert status.deaths == 2
-    assert status.last_exit == f"ended with exit code {EXIT_CODE}"
+        # The first one holds the lane while the rest gather, from several callers.
+        calls = [partial(ask, "fragile", [SLOW], 0.0), partial(ask, "echo", 9)]
+        calls += [partial(ask, "fragile", [row]) for row in (3.0, BREAKS, 4.0, 5.0)]
+        assert outcomes(calls) == [SLOW, 9, 3.0, "model_failed", 4.0, 5.0]
+        status = supervisor.status()["worker"]
+        assert status.deaths == 2
+        assert status.last_exit == f"ended with exit code {EXIT_CODE}"
+
+        # One message, with the item at fault in its middle.
+        rows = [[1.0], [BREAKS], [2.0], [3.0]]
+        found = client.predict_many("fragile", rows, return_errors=True)
+        assert [getattr(one, "value", None) for one in found] == [1.0, None, 2.0, 3.0]
+        assert isinstance(found[1], errors.ModelFailed)
+    assert supervisor.status()["worker"].deaths == 4
     text = log.read_text()
-    assert text.count("GPU lost; the process ends") == 2
+    assert text.count("GPU lost; the process ends") == 4
     assert "device-side assert triggered" in text
 
 
