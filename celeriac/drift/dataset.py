@@ -1,0 +1,153 @@
+"""A whole dataset beside the profile of a version."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from celeriac import errors
+from celeriac.datasets import planner, sources
+from celeriac.datasets.copies import Copies
+from celeriac.datasets.places import place
+from celeriac.datasets.reader import read_chunk
+from celeriac.datasets.records import DatasetPlan
+from celeriac.drift import features
+from celeriac.drift.check import CheckRule, Current, check, no_profile
+from celeriac.drift.performance import performance
+from celeriac.drift.profile import ReferenceProfile
+from celeriac.drift.records import DriftReport
+from celeriac.inputs import IMAGE_COLUMN, Limits, columns_needed
+from celeriac.outputs import TableAnswers
+from celeriac.registry.manifest import ModelVersion
+
+MOST_ROWS = 100_000
+"""Evenly spread over the dataset; more would not change what is found."""
+Predict = Callable[[pa.Table], TableAnswers]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Some rows of a dataset, in their order."""
+
+    table: pa.Table
+    rows_total: int
+    source: str
+
+
+def check_dataset(  # noqa: PLR0913 - a version, a dataset, and what is wanted
+    manifest: ModelVersion, profile: ReferenceProfile | None, source: Any, *, now: datetime,
+    predict: Predict | None = None, text_column: str | None = None, label: str | None = None,
+    most_rows: int = MOST_ROWS, limits: Limits | None = None, rule: CheckRule | None = None,
+) -> DriftReport:
+    """Compare a dataset (a path, a pattern, a frame ...) with what a version was made for.
+
+    ``predict`` answers the rows that are looked at, so that answers are compared too. ``label``
+    is a column with the truth. Raises DatasetError if the dataset cannot be read.
+    """
+    sampled = sample(source, manifest, most_rows, text_column, label)
+    if profile is None:
+        return no_profile(
+            model=manifest.name, version=manifest.version, source=sampled.source,
+            rows=sampled.rows_total, now=now,
+        )
+    table = sampled.table
+    inputs = features.of_table(profile, table, manifest.input, text_column, limits)
+    answers, said = _answers(predict, table)
+    current = Current(
+        features=features.merged(inputs, answers), source=sampled.source,
+        rows_total=sampled.rows_total,
+        performance=performance(answers, table[label].to_pylist(), _labels(manifest))
+        if label is not None else None,
+    )
+    if not answers:
+        profile = _without_answers(profile)
+    report = check(
+        profile, current, model=manifest.name, version=manifest.version, now=now, rule=rule
+    )
+    return report if not said else _warned(report, said)
+
+
+def sample(
+    source: Any, manifest: ModelVersion, most_rows: int, text_column: str | None = None,
+    label: str | None = None,
+) -> Sampled:
+    """At most ``most_rows`` of a dataset, with the columns that the model reads, as far as they
+    are there. Raises DatasetError.
+    """
+    found = sources.open_source(source)
+    wanted = _wanted(manifest, found.names, text_column)
+    if label is not None and label not in found.names:
+        raise errors.DatasetError(
+            f"the dataset lacks {label!r}; it has: {', '.join(found.names[:20])}"
+        )
+    names = list(dict.fromkeys([*wanted, *([label] if label else [])]))
+    texts = {column.name: "text" for column in manifest.input.columns if column.dtype == "text"}
+    dtypes = {name: kind for name, kind in texts.items() if name in found.names}
+    if not names:
+        raise errors.DatasetError(
+            f"the dataset has none of the columns that {manifest.ref} reads; it has: "
+            f"{', '.join(found.names[:20])}"
+        )
+    with tempfile.TemporaryDirectory(prefix="celeriac-drift-") as folder:
+        plan = planner.plan(
+            found, dtypes=dtypes, reads=names, copies=Copies(place(Path(folder) / "input"))
+        )
+        table = pa.concat_tables(_pieces(plan, names, most_rows), promote_options="permissive")
+    return Sampled(table.combine_chunks(), plan.rows, sources.describe(source))
+
+
+def _wanted(
+    manifest: ModelVersion, available: Sequence[str], text_column: str | None
+) -> list[str]:
+    schema = manifest.input
+    if schema.kind in ("table", "any"):
+        names = [column.name for column in schema.columns] or list(available)
+        return [name for name in names if name in available]
+    if schema.kind == "image" and IMAGE_COLUMN in available:
+        return [IMAGE_COLUMN]
+    return columns_needed(schema, available, text_column)
+
+
+def _pieces(plan: DatasetPlan, names: list[str], most_rows: int) -> Iterator[pa.Table]:
+    step = max(1.0, plan.rows / max(most_rows, 1))
+    before = 0
+    for chunk in plan.chunks:
+        rows = read_chunk(plan.format, plan.files[chunk.file], chunk, plan.columns, names)
+        first = int(np.ceil(before / step))
+        at = (np.arange(first, np.ceil((before + chunk.rows) / step)) * step).astype(np.int64)
+        wanted = at - before + chunk.first_row + 1
+        keep = np.flatnonzero(np.isin(rows.numbers, wanted)) if step > 1 else None
+        before += chunk.rows
+        yield rows.table if keep is None else rows.table.take(pa.array(keep))
+
+
+def _answers(predict: Predict | None, table: pa.Table) -> tuple[features.Features, str]:
+    if predict is None:
+        return {}, ""
+    try:
+        return features.of_answers(predict(table).columns), ""
+    except errors.DatasetError as error:  # a column is missing or of another type
+        return {}, f"the rows cannot be answered: {error.message}"
+
+
+def _labels(manifest: ModelVersion) -> tuple[Any, ...]:
+    output = manifest.output
+    return output.labels if output.kind == "classifier" and output.outputs == 1 else ()
+
+
+def _without_answers(profile: ReferenceProfile) -> ReferenceProfile:
+    inputs = tuple(one for one in profile.features if one.role == "input")
+    return profile.model_copy(update={"features": inputs})
+
+
+def _warned(report: DriftReport, said: str) -> DriftReport:
+    from msgspec.structs import replace
+
+    return replace(report, warnings=(*report.warnings, said))
