@@ -339,22 +339,29 @@ def _give_back(job_id: str, chunk_no: int, claim: Claim, reason: str) -> Change:
 
 
 def _publish(job_id: str, output: str, change: Change) -> None:
-    """Publish what a change asks for; if Redis is away now, the reconciler will."""
+    """Publish what a change asks for; if Redis stays away, the reconciler will."""
     if not change.wave and not change.completes:
         return
-    try:
+
+    def publish() -> None:
         entry = _ledger().entry(job_id)
         if entry is not None:
             waves.publish(_broker(), Job.of_entry(entry), change)
+
+    try:
+        patiently(publish)  # a message too many changes nothing
     except redis.RedisError as error:
         log.warning("wave not published", output=output, reason=str(error))
 
 
 def _publish_chunk(job_id: str, chunk_no: int, output: str, delay_s: float) -> None:
-    try:
+    def publish() -> None:
         entry = _ledger().entry(job_id)
         if entry is not None:
             waves.publish_chunks(_broker(), Job.of_entry(entry), [chunk_no], delay_s=delay_s)
+
+    try:
+        patiently(publish)
     except redis.RedisError as error:
         log.warning("chunk not published", output=output, reason=str(error))
 

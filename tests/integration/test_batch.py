@@ -32,6 +32,7 @@ from celeriac.registry.catalogue import publish
 from celeriac.registry.manifest import Column, InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings
+from producer import waves
 from producer.broker import Broker
 from producer.datasets import submit_dataset
 from producer.jobs import JobHandle, list_jobs
@@ -394,6 +395,31 @@ def test_a_kill_between_commit_and_finaliser_is_made_good(
     assert redis_client.llen(MAINTENANCE_QUEUE) == 0  # it may be under way
     monkeypatch.setattr("producer.reconciler.FINALIZER_S", 0.0)
     tasks.batch.reconcile.apply()
+    work(redis_client)
+    assert handle.status().state == "completed_with_errors"
+
+
+def away_once(monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
+    """The next call of ``place.name`` finds no Redis."""
+    called = getattr(place, name)
+
+    def away(*args: Any, **kwargs: Any) -> None:
+        monkeypatch.setattr(place, name, called)
+        raise redis.ConnectionError("away")
+
+    monkeypatch.setattr(place, name, away)
+
+
+def test_a_redis_that_is_away_when_a_job_ends_costs_moments(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = submit(chunk_rows=1_000)
+    away_once(monkeypatch, Ledger, "commit")
+    away_once(monkeypatch, waves, "publish")
+    work(redis_client, chunks=1)
+    assert redis_client.llen(MAINTENANCE_QUEUE) == 1
+    for exchange in ("finalizing", "dead", "finish"):
+        away_once(monkeypatch, Ledger, exchange)
     work(redis_client)
     assert handle.status().state == "completed_with_errors"
 
