@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from celery import Task
@@ -22,7 +24,12 @@ def named(task: Task, args: Any, kwargs: Any) -> dict[str, Any]:
     """The arguments of a call by name, those too that a caller gave by their place."""
     places = args if isinstance(args, (list, tuple)) else ()
     names = kwargs if isinstance(kwargs, dict) else {}
-    return dict(zip(inspect.signature(task.run).parameters, places, strict=False)) | names
+    return dict(zip(_parameters(task.run), places, strict=False)) | names
+
+
+@lru_cache(maxsize=256)
+def _parameters(run: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(run).parameters)
 
 
 def summarise(kwargs: dict[str, Any]) -> dict[str, Any]:

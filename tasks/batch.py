@@ -241,7 +241,7 @@ def _lease(job_id: str, chunk_no: int, output: str, claim: Claim) -> ChunkLease:
 def _score(
     job_id: str, chunk_no: int, output: str, claim: Claim, lease: ChunkLease
 ) -> ChunkRecord:
-    folder = JobFolder(output)
+    folder = _folder(output)
     plan, chunks = _plan(output, job_id, _stamp(folder))
     if not 0 <= chunk_no < len(chunks):
         raise errors.JobFailed(f"job {job_id} has no chunk {chunk_no}")
@@ -253,7 +253,7 @@ def _score(
         _predict_batch(scorer, scoring.text_column),
         is_stopped=lease.is_stopped, holds_lease=lease.is_held,
         attempt=claim.attempt, epoch=claim.epoch,
-        short=claim.attempt - 1 if has_killed(claim.mark, kernel_mark()) else 0,
+        short=_short(claim),
     )
     seconds = time.perf_counter() - started
     metrics.BATCH_SECONDS.labels(scoring.model).observe(seconds)
@@ -266,6 +266,13 @@ def _score(
     return record
 
 
+def _short(claim: Claim) -> int:
+    """Attempts that may have lacked memory: the kernel has killed since the first."""
+    if claim.attempt == 1:
+        return 0
+    return claim.attempt - 1 if has_killed(claim.mark, kernel_mark()) else 0
+
+
 def _stamp(folder: JobFolder) -> tuple[int, ...]:
     """Changes when the plan is written anew. Without a plan: nothing to tell."""
     try:
@@ -274,12 +281,15 @@ def _stamp(folder: JobFolder) -> tuple[int, ...]:
         return ()
 
 
+_folder = lru_cache(maxsize=4)(JobFolder)
+
+
 @lru_cache(maxsize=4)
 def _plan(
     output: str, job_id: str, stamp: tuple[int, ...]  # noqa: ARG001 - a part of the key
 ) -> tuple[JobPlan, list[Chunk]]:
     """A plan of ten thousand chunks takes longer to read than a small one of them to score."""
-    folder = JobFolder(output)
+    folder = _folder(output)
     plan = _open(folder, job_id)
     return plan, folder.chunks(plan)
 

@@ -17,6 +17,7 @@ from producer.broker import check_server, connect
 from tasks.models import publish_registry
 from workers import exporter, roles, threads
 from workers.device_loss import LOSS
+from workers.gathered_events import GatheredEvents
 from workers.heartbeat import HeartbeatStep
 from workers.lane_step import LaneStep
 from workers.lease import Lease
@@ -34,6 +35,7 @@ def install(app: Celery) -> None:
     app.steps["worker"].add(WatchdogStep)
     app.steps["worker"].add(LaneStep)
     app.steps["worker"].add(exporter.ExporterStep)
+    app.steps["consumer"].add(GatheredEvents)
     app.steps["consumer"].add(Lease)
     app.steps["consumer"].add(HeartbeatStep)
 

@@ -45,28 +45,29 @@ class JobFolder:
         self.manifest = self.path / "manifest.json"
         self.success = self.path / "_SUCCESS"
         self.copies = self.path / "input"
+        self._parts, self._errors, self._samples = (self.path / name for name in _FOLDERS)
 
     def part(self, chunk: int, format: Format, sha256: str = "") -> Place:
         """``sha256``: of its content; in S3 a part's name holds the first digits."""
-        return self.path / "parts" / f"part-{chunk:05d}{self._mark(sha256)}.{format}"
+        return self._parts / f"part-{chunk:05d}{self._mark(sha256)}.{format}"
 
     def record(self, chunk: int) -> Place:
-        return self.path / "parts" / f"part-{chunk:05d}.json"
+        return self._parts / f"part-{chunk:05d}.json"
 
     def errors(self, chunk: int, sha256: str = "") -> Place:
         """The rows of a chunk that failed; ``sha256`` as for :meth:`part`."""
-        return self.path / "errors" / f"part-{chunk:05d}{self._mark(sha256)}.jsonl"
+        return self._errors / f"part-{chunk:05d}{self._mark(sha256)}.jsonl"
 
     def staged(self, plan: JobPlan, chunk: int, epoch: int) -> StagedChunk:
         """What a run writes for a chunk, until its record is there."""
         written_as = plan.scoring.output_format
         if isinstance(self.path, S3Path):
             return StagedObjects(self, chunk, written_as)
-        return StagedFiles(self, self.path, chunk, written_as, epoch)
+        return StagedFiles(self, chunk, written_as, epoch)
 
     def sample(self, chunk: int) -> Place:
         """A chunk's share of the rows that the report is made of."""
-        return self.path / "samples" / f"part-{chunk:05d}.arrow"
+        return self._samples / f"part-{chunk:05d}.arrow"
 
     @property
     def report(self) -> Place:
@@ -81,7 +82,7 @@ class JobFolder:
 
     def drop_mark(self, chunk: int) -> Place:
         """Says that nobody wants a chunk any more, and why it was given up."""
-        return self.path / "parts" / f"part-{chunk:05d}.dropped"
+        return self._parts / f"part-{chunk:05d}.dropped"
 
     def holds_job(self) -> bool:
         return self.job.exists()
@@ -195,7 +196,7 @@ class JobFolder:
 
     def dropped(self) -> dict[int, str]:
         """The chunks that nobody wants, each with the reason why it was given up."""
-        marks: Iterable[Place] = (self.path / "parts").glob("part-*.dropped")
+        marks: Iterable[Place] = self._parts.glob("part-*.dropped")
         return {int(mark.name[5:-8]): mark.read_bytes().decode() for mark in marks}
 
     def reopen(self, chunks: Iterable[int]) -> None:
@@ -219,7 +220,7 @@ class JobFolder:
             return
         kept = {self.errors(one.chunk, one.errors_sha256 or "").name for one in records}
         kept |= {one.part for one in records}
-        for folder in (self.path / "parts", self.path / "errors"):
+        for folder in (self._parts, self._errors):
             for file in folder.glob(_MARKED):
                 if file.name not in kept:
                     file.unlink(missing_ok=True)

@@ -20,7 +20,6 @@ EXIT_GRACE_S = 10.0
 CANCEL_GRACE_S = 2.0
 """The same after its job was cancelled: a pass may take minutes, a caller expects seconds."""
 EXIT_CODE = 70
-_LONGEST_EXCHANGE_S = 30.0
 _LONGEST_PAUSE_S = 1.0
 """Between two renewals, so that a cancellation is noticed within seconds."""
 
@@ -49,6 +48,7 @@ class ChunkLease:
         self._ended = threading.Event()
         self._cancelled_s: float | None = None
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._heard_s = time.monotonic()
         self.answer = Answer.KEPT
         """The last answer of the ledger."""
         self.is_over = False
@@ -62,16 +62,19 @@ class ChunkLease:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._ended.set()
-        self._thread.join(_LONGEST_EXCHANGE_S)
+        self._ended.set()  # its thread ends by itself: what it may still ask changes nothing
 
     def is_stopped(self) -> bool:
         """True if the run should not go on."""
         return self._stopped.is_set()
 
     def is_held(self) -> bool:
-        """Ask the ledger now. True as well if it cannot be asked: storage has its own fence."""
-        self._ask()
+        """Ask the ledger, unless it has just been heard: a short run has its lease from its claim.
+
+        True as well if it cannot be asked: storage has its own fence.
+        """
+        if time.monotonic() - self._heard_s >= self._pause_s:
+            self._ask()
         return not self._stopped.is_set()
 
     def _keep(self) -> None:
@@ -105,6 +108,7 @@ class ChunkLease:
         except redis.RedisError as error:
             log.warning("lease not renewed", reason=str(error))
             return
+        self._heard_s = time.monotonic()
         if self.answer is Answer.CANCELLED and self._cancelled_s is None:
             self._cancelled_s = time.monotonic()
         if self.answer in (Answer.LOST, Answer.CANCELLED):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from pathlib import Path
 
 VMSTAT = Path("/proc/vmstat")
 BOOT = Path("/proc/sys/kernel/random/boot_id")
+_KILLS = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 
 
 def kernel_mark() -> str:
@@ -14,10 +17,15 @@ def kernel_mark() -> str:
     "" where that cannot be known.
     """
     try:
-        counts = dict(line.split() for line in VMSTAT.read_text().splitlines())
-        return f"{BOOT.read_text().strip()} {int(counts['oom_kill'])}"
-    except (OSError, ValueError, KeyError):
+        found = _KILLS.search(VMSTAT.read_bytes())
+        return f"{_boot(BOOT)} {int(found[1])}" if found else ""
+    except OSError:
         return ""
+
+
+@lru_cache(maxsize=1)
+def _boot(path: Path) -> str:
+    return path.read_text().strip()
 
 
 def has_killed(before: str, now: str) -> bool:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from celeriac.datasets.parts import Written
+    from celeriac.datasets.places import Place
     from celeriac.datasets.records import Chunk, Format, RowError
     from celeriac.jobs.folder import JobFolder
 
@@ -81,13 +82,11 @@ class StagedChunk(ABC):
 class StagedFiles(StagedChunk):
     """On a disk: temporary names with the run's epoch, renamed when the record is there."""
 
-    def __init__(
-        self, folder: JobFolder, at: Path, chunk: int, format: Format, epoch: int
-    ) -> None:
+    def __init__(self, folder: JobFolder, chunk: int, format: Format, epoch: int) -> None:
         super().__init__(folder, chunk, format)
-        self._final_part = at / "parts" / folder.part(chunk, format).name
-        self._final_errors = at / "errors" / folder.errors(chunk).name
-        self._record = at / "parts" / folder.record(chunk).name
+        self._final_part = _local(folder.part(chunk, format))
+        self._final_errors = _local(folder.errors(chunk))
+        self._record = _local(folder.record(chunk))
         self._part = _staged(self._final_part, epoch)
         self._errors = _staged(self._final_errors, epoch)
 
@@ -168,6 +167,11 @@ class StagedObjects(StagedChunk):
                 )
             if self._errors_sha256 not in ("", held.errors_sha256):
                 self._folder.errors(self._chunk, self._errors_sha256).unlink(missing_ok=True)
+
+
+def _local(path: Place) -> Path:
+    assert isinstance(path, Path)
+    return path
 
 
 def _staged(path: Path, epoch: int) -> Path:

@@ -21,7 +21,9 @@ def condense(table: pa.Table) -> pa.Table:
     seconds; texts become their beginning and
     their length, lists their length, binary values their size and, of images, width and height.
     Of anything else remains whether there is a value."""
-    columns = [_condensed(_plain(column)) for column in table.columns]
+    columns = [
+        column if _stays(column.type) else _condensed(_plain(column)) for column in table.columns
+    ]
     return pa.table(columns, names=table.column_names)
 
 
@@ -45,6 +47,15 @@ def _plain(column: pa.ChunkedArray) -> pa.Array:
     return array
 
 
+def _stays(dtype: pa.DataType) -> bool:
+    """True for most columns of most tables."""
+    is_type = pa.types
+    return (
+        is_type.is_floating(dtype) and not is_type.is_float16(dtype)
+        or is_type.is_integer(dtype) or is_type.is_boolean(dtype)
+    )
+
+
 def _condensed(values: pa.Array) -> pa.Array:
     dtype, is_type = values.type, pa.types
     if is_type.is_string(dtype) or is_type.is_large_string(dtype) or is_type.is_string_view(dtype):
@@ -53,7 +64,7 @@ def _condensed(values: pa.Array) -> pa.Array:
         return _record(values, {TEXT: short, CHARS: pc.utf8_length(texts).cast(pa.int32())})
     if is_type.is_decimal(dtype) or is_type.is_float16(dtype):
         return values.cast(pa.float64())
-    if is_type.is_boolean(dtype) or is_type.is_integer(dtype) or is_type.is_floating(dtype):
+    if _stays(dtype):
         return values
     if is_type.is_duration(dtype):
         return pc.divide(values.cast(pa.int64()).cast(pa.float64()), _PER_SECOND[dtype.unit])

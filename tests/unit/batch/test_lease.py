@@ -45,14 +45,17 @@ def test_a_run_goes_on_while_redis_is_away_or_has_forgotten() -> None:
         assert lease.is_held()
 
 
-def test_the_lease_is_asked_for_once_more() -> None:
-    answers = [Answer.KEPT]
-    with ChunkLease(lambda: answers[-1], lease_s=3_600, timeout_s=60) as lease:
-        assert lease.is_held()
-        answers.append(Answer.LOST)
-        assert not lease.is_stopped()
-        assert not lease.is_held()
-        assert lease.is_stopped()
+def test_the_lease_is_asked_for_once_more_unless_it_has_just_been_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = [100.0]
+    monkeypatch.setattr(leases.time, "monotonic", lambda: now_s[0])
+    lease = ChunkLease(lambda: Answer.LOST, lease_s=3_600, timeout_s=60)  # no thread asks
+    now_s[0] += 0.9
+    assert lease.is_held()  # by its claim
+    now_s[0] += 0.2
+    assert not lease.is_held()
+    assert lease.is_stopped()
 
 
 def test_the_process_of_a_cancelled_run_that_does_not_stop_ends(
