@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -100,37 +100,94 @@ def cut_groups(groups: list[Group], chunk_rows: int, chunk_bytes: int) -> Iterat
         yield GroupSpan(start, count, 0, first_row, rows)
 
 
+Piece = tuple[pa.Table, np.ndarray[Any, Any], list[RowError]]
+"""Readable rows, their numbers (from 1), and the errors of the others."""
+
+
 def read_rows(
     file: SourceFile, chunk: Chunk, names: list[str], id_column: str | None = None
-) -> tuple[pa.Table, np.ndarray[Any, Any], list[RowError]]:
-    """The readable rows of a chunk, their numbers (from 1), and the errors of the others.
+) -> Piece:
+    """As :func:`read_pieces`, all in one."""
+    tables, numbers, found = zip(
+        *read_pieces(file, chunk, names, lambda _: _AT_ONCE, id_column), strict=True
+    )
+    return pa.concat_tables(tables), np.concatenate(numbers), [one for some in found for one in some]
+
+
+_AT_ONCE = 32_768
+
+
+def read_pieces(
+    file: SourceFile, chunk: Chunk, names: list[str], rows_at_once: Callable[[int], int],
+    id_column: str | None = None,
+) -> Iterator[Piece]:
+    """The rows of a chunk with the columns ``names``, as many at a time as ``rows_at_once`` says of
+    rows of so many bytes. What is behind is not held, and what is ahead not read.
 
     ``id_column``, one of ``names``, gives errors their ids. Raises UnreadableFile if the file is
     damaged, DatasetError if it has changed.
     """
     path = place(file.copy or file.path)
-    groups = list(range(chunk.group, chunk.group + chunk.groups))
+    skip, found = chunk.skip, 0
+    waiting: list[pa.Table] = []
     with _open(path, _metadata.get((file.path, file.sha256))) as source:
         _remember(file, source.metadata)
-        table = pa.concat_tables([_read_group(source, group, names) for group in groups])
-    table = table.slice(chunk.skip, chunk.rows)
-    if table.num_rows != chunk.rows:
-        raise errors.DatasetError(
-            f"{path}: chunk {chunk.number} holds {table.num_rows} rows, the plan says "
-            f"{chunk.rows}; the file has changed: submit it again"
-        )
+        at_once = rows_at_once(_row_bytes(source, chunk.group, names))
+        for table in _tables(source, range(chunk.group, chunk.group + chunk.groups), names, at_once):
+            dropped = min(skip, table.num_rows)
+            skip -= dropped
+            waiting.append(table.slice(dropped, chunk.rows - found))
+            found += waiting[-1].num_rows
+            rows = sum(one.num_rows for one in waiting)
+            if rows and (rows >= at_once or found == chunk.rows):
+                first = chunk.first_row + found - rows + 1
+                yield _readable(pa.concat_tables(waiting), first, id_column)
+                waiting.clear()
+            if found == chunk.rows:
+                return
+    raise errors.DatasetError(
+        f"{path}: chunk {chunk.number} holds {found} rows, the plan says {chunk.rows}; the file "
+        "has changed: submit it again"
+    )
+
+
+def _tables(
+    source: pq.ParquetFile, groups: Iterable[int], names: list[str], at_once: int
+) -> Iterator[pa.Table]:
+    """Row group after row group; a large one in batches, which holds it as it is in the file."""
+    for group in groups:
+        if source.metadata.row_group(group).num_rows <= 2 * at_once:
+            # Column by column: that takes the least memory.
+            table = source.read_row_group(group, columns=names, use_threads=False)
+            yield pa.table({name: _decoded(table[name]) for name in names})
+            continue
+        for batch in source.iter_batches(at_once, [group], names, use_threads=False):
+            table = pa.Table.from_batches([batch])
+            yield pa.table({name: _decoded(table[name]) for name in names})
+
+
+def _readable(table: pa.Table, first: int, id_column: str | None) -> Piece:
+    """``first``: number of the first row."""
     bad = _undecodable(table)
-    first = chunk.first_row + 1
     found = [_row_error(table, at, message, first, id_column) for at, message in bad.items()]
     found.sort(key=lambda one: one.row)
-    kept = np.delete(np.arange(chunk.rows), list(bad))
+    kept = np.delete(np.arange(table.num_rows), list(bad))
     return table.take(pa.array(kept)) if bad else table, kept + first, found
 
 
-def _read_group(source: pq.ParquetFile, group: int, names: list[str]) -> pa.Table:
-    """One row group after the other: together they would be held twice while they are decoded."""
-    table = source.read_row_group(group, columns=names, use_threads=False)
-    return pa.table({name: _decoded(table[name]) for name in names})
+def _row_bytes(source: pq.ParquetFile, group: int, names: list[str]) -> int:
+    """Of one row in memory, about: what has no fixed width is as wide as all of the row's file."""
+    size = 0
+    varies = False
+    for name in names:
+        try:
+            size += _plain(source.schema_arrow.field(name).type).bit_width // 8
+        except ValueError:
+            varies = True
+    if varies:
+        about = source.metadata.row_group(group)
+        size += about.total_byte_size // max(about.num_rows, 1)
+    return max(size, 1)
 
 
 _metadata: dict[tuple[str, str], Any] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,25 @@ def read_chunk(  # noqa: PLR0913, PLR0917 - a chunk, and what is wanted of it
     read_rows = csv.read_rows if format == "csv" else jsonl.read_rows
     data = read_range(file, chunk)
     return Rows(*read_rows(file.path, data, chunk, columns, list(names), id_column))
+
+
+def read_pieces(  # noqa: PLR0913, PLR0917 - as read_chunk
+    format: SourceFormat,
+    file: SourceFile,
+    chunk: Chunk,
+    columns: tuple[DatasetColumn, ...],
+    names: Sequence[str],
+    rows_at_once: Callable[[int], int],
+    id_column: str | None = None,
+) -> Iterator[Rows]:
+    """As :func:`read_chunk`; of Parquet only as many rows at a time as ``rows_at_once`` says of
+    rows of so many bytes."""
+    if format != "parquet":
+        yield read_chunk(format, file, chunk, columns, names, id_column)
+        return
+    _check_unchanged(file)
+    for piece in parquet.read_pieces(file, chunk, list(names), rows_at_once, id_column):
+        yield Rows(*piece)
 
 
 def _check_unchanged(file: SourceFile) -> None:

@@ -7,21 +7,23 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from celeriac import errors
-from celeriac.datasets.reader import Rows, read_chunk
-from celeriac.datasets.records import Chunk, RowError, clip
+from celeriac.datasets.reader import Rows, read_chunk, read_pieces
+from celeriac.datasets.records import Chunk, RowError, SourceFile, clip
 from celeriac.jobs import policy
 from celeriac.jobs.columns import blamed, join, with_extras, with_unreadable
 from celeriac.jobs.duplicates import find_groups, part_of, spread
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.plan import ChunkRecord, JobPlan, Scoring
-from celeriac.jobs.sample import ScoredRows, leave_sample
+from celeriac.jobs.sample import SampleShare, ScoredRows
 from celeriac.jobs.slices import MOST_ALONE, in_slices
 from celeriac.jobs.staged import StagedChunk
 from celeriac.outputs import TableAnswers, together
@@ -79,16 +81,24 @@ def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
     """Score the chunk and write its files under their staged names; their record."""
     started = time.perf_counter()
     file = plan.files[chunk.file]
-    scoring = plan.scoring
-    rows = read_chunk(
-        plan.format, file, chunk, plan.columns, scoring.reads, scoring.id_column
-    )
-    at_once = policy.slice_rows(short, rows.table.nbytes // max(1, rows.table.num_rows))
-    table, failed = _predict(rows, plan, predict_batch, is_stopped, at_once)
+    share = SampleShare(plan, chunk)
+    tables: list[pa.Table] = []
+    numbers: list[np.ndarray[Any, Any]] = []
+    failed: list[RowError] = []
+    unreadable: list[RowError] = []
+    for rows in _read(plan, file, chunk, short):
+        share.see(rows)
+        table, bad = _predict(rows, plan, predict_batch, is_stopped, short)
+        tables.append(table)
+        numbers.append(rows.numbers)
+        unreadable += rows.errors
+        failed += bad
+    table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    found = np.concatenate(numbers)
     if plan.scoring.error_column:
-        table = with_unreadable(table, rows, chunk)
-    failed = sorted([*rows.errors, *failed], key=lambda row: row.row)
-    sample_s = leave_sample(folder, plan, chunk, ScoredRows(rows, table, failed))
+        table = with_unreadable(table, found, unreadable, chunk)
+    failed = sorted([*unreadable, *failed], key=lambda row: row.row)
+    share.leave(folder, ScoredRows(found, table, failed))
     written = staged.write_part(table)
     errors_file = staged.write_errors(file.path, failed)
     record = ChunkRecord(
@@ -108,7 +118,7 @@ def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
         epoch=epoch,
         worker=process_name(),
         seconds=round(time.perf_counter() - started, 6),
-        sample_seconds=round(sample_s, 6),
+        sample_seconds=round(share.seconds, 6),
         finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         failures=dict(Counter(row.code for row in failed)),
         bad_columns=blamed(failed, plan.scoring.reads),
@@ -122,12 +132,24 @@ def process_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def _read(plan: JobPlan, file: SourceFile, chunk: Chunk, short: int) -> Iterator[Rows]:
+    """The chunk, piece by piece; whole, if equal rows are to be found in it."""
+    scoring = plan.scoring
+    what = (plan.format, file, chunk, plan.columns, scoring.reads)
+    if scoring.dedupe:
+        yield read_chunk(*what, scoring.id_column)
+    else:
+        yield from read_pieces(*what, partial(policy.slice_rows, short), scoring.id_column)
+
+
 def _predict(
     rows: Rows, plan: JobPlan, predict_batch: PredictBatch, is_stopped: Callable[[], bool],
-    at_once: int,
+    short: int,
 ) -> Joined:
     """All rows answered and joined, and those that failed."""
     scoring = plan.scoring
+    count = rows.table.num_rows
+    at_once = policy.slice_rows(short, rows.table.nbytes // max(1, count), count)
     inputs = rows.table.select(list(scoring.needs))
 
     def predict(table: pa.Table) -> TableAnswers:
@@ -149,7 +171,7 @@ def _predict(
 
     found = in_slices(rows.table.num_rows, at_once, work, alone)
     table = pa.concat_tables([one for one, _ in found], promote_options="permissive")
-    return table.combine_chunks(), [row for _, failed in found for row in failed]
+    return table, [row for _, failed in found for row in failed]
 
 
 def _predict_once(inputs: pa.Table, predict: PredictBatch, at_once: int) -> TableAnswers:

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 
 from celeriac import errors
-from celeriac.datasets.reader import Rows
 from celeriac.datasets.records import Chunk, RowError
 from celeriac.jobs.plan import Scoring
 from celeriac.outputs import TableAnswers
@@ -58,16 +57,18 @@ def join(
     return joined, dict(answers.errors)
 
 
-def with_unreadable(table: pa.Table, rows: Rows, chunk: Chunk) -> pa.Table:
+def with_unreadable(
+    table: pa.Table, numbers: np.ndarray[Any, Any], unreadable: Collection[RowError], chunk: Chunk
+) -> pa.Table:
     """A row for each row of the chunk: those that could not be read hold their error alone."""
-    if not rows.errors:
+    if not unreadable:
         return table
     first = chunk.first_row + 1
     where = np.full(chunk.rows, -1)
-    where[rows.numbers - first] = np.arange(table.num_rows)
+    where[numbers - first] = np.arange(table.num_rows)
     whole = table.take(pa.array(where, mask=where < 0))
     texts = whole[ERROR].to_pylist()
-    for bad in rows.errors:
+    for bad in unreadable:
         texts[bad.row - first] = _told(bad.code, bad.message)
     column = whole.schema.get_field_index(ERROR)
     return whole.set_column(column, ERROR, pa.array(texts, pa.string()))

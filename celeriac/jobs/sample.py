@@ -7,7 +7,8 @@ reads one does without it if need be.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -37,7 +38,8 @@ log = get_logger(__name__)
 class ScoredRows:
     """What came of one chunk."""
 
-    rows: Rows
+    numbers: np.ndarray[Any, Any]
+    """Of the rows that could be read."""
     part: pa.Table
     failed: Collection[RowError]
 
@@ -55,24 +57,63 @@ class JobSample:
         return sum(table.num_rows for table in self.tables)
 
 
-def leave_sample(
-    folder: JobFolder, plan: JobPlan, chunk: Chunk, scored: ScoredRows
-) -> float:
-    """Write the chunk's share of the job's sample; how many seconds that took.
+class SampleShare:
+    """A chunk's share of the job's sample, taken while its rows come by.
 
-    The same chunk always leaves the same sample. Whatever goes wrong is logged and counted.
+    The same chunk always leaves the same rows. Whatever goes wrong is logged and counted.
     """
-    started = time.perf_counter()
-    try:
-        picked = picks(plan, chunk)
-        if len(picked):
-            table = _sample(plan, chunk, scored, picked + chunk.first_row + 1)
+
+    def __init__(self, plan: JobPlan, chunk: Chunk) -> None:
+        self._plan, self._chunk = plan, chunk
+        self._wanted: np.ndarray[Any, Any] | None = None
+        self._numbers: list[np.ndarray[Any, Any]] = []
+        self._inputs: list[pa.Table] = []
+        self._failed = False
+        self.seconds = 0.0
+        """That all of it took."""
+
+    def see(self, rows: Rows) -> None:
+        """Some rows of the chunk, as they were read."""
+        if self._failed:
+            return
+        with self._trying():
+            wanted = self._picked()
+            if not len(wanted):
+                return
+            found = np.flatnonzero(np.isin(rows.numbers, wanted))
+            self._numbers.append(rows.numbers[found])
+            self._inputs.append(
+                condense(_taken(rows.table.select(self._plan.scoring.reads), found))
+            )
+
+    def leave(self, folder: JobFolder, scored: ScoredRows) -> None:
+        """Write what was taken, with the answers to it."""
+        if self._failed or not self._inputs:
+            return
+        with self._trying():
+            inputs = pa.concat_tables(self._inputs, promote_options="permissive")
+            table = _sample(
+                self._plan, self._chunk, scored, inputs, np.concatenate(self._numbers)
+            )
             # No fsync: what a power cut takes is missed, not trusted.
-            write_file(folder.sample(chunk.number), _encoded(table), durable=False)
-    except Exception as error:  # noqa: BLE001 - see above
-        metrics.REPORT_FAILURES.labels("sample").inc()
-        log.warning("no sample of the chunk", reason=repr(error)[:500])
-    return time.perf_counter() - started
+            write_file(folder.sample(self._chunk.number), _encoded(table), durable=False)
+
+    def _picked(self) -> np.ndarray[Any, Any]:
+        if self._wanted is None:
+            self._wanted = picks(self._plan, self._chunk) + self._chunk.first_row + 1
+        return self._wanted
+
+    @contextmanager
+    def _trying(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - see above
+            self._failed = True
+            metrics.REPORT_FAILURES.labels("sample").inc()
+            log.warning("no sample of the chunk", reason=repr(error)[:500])
+        finally:
+            self.seconds += time.perf_counter() - started
 
 
 def read_samples(folder: JobFolder, plan: JobPlan, chunks: Sequence[Chunk]) -> JobSample:
@@ -131,12 +172,11 @@ def _mixed(numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _sample(
-    plan: JobPlan, chunk: Chunk, scored: ScoredRows, numbers: np.ndarray[Any, Any]
+    plan: JobPlan, chunk: Chunk, scored: ScoredRows, inputs: pa.Table,
+    numbers: np.ndarray[Any, Any],
 ) -> pa.Table:
-    """The readable ones among the rows with these numbers, and the answers to them."""
-    scoring, rows, part = plan.scoring, scored.rows, scored.part
-    found = np.flatnonzero(np.isin(rows.numbers, numbers))
-    inputs = condense(_taken(rows.table.select(scoring.reads), found))
+    """Condensed rows with these numbers, and the answers to them."""
+    scoring, part = plan.scoring, scored.part
     names = [
         name for name in part.column_names[len(scoring.keeps) :]
         if name not in extra_columns(scoring)
@@ -144,10 +184,10 @@ def _sample(
     if scoring.error_column:  # a row for each of the chunk
         answered = np.arange(chunk.rows) + chunk.first_row + 1
     else:
-        answered = rows.numbers[~np.isin(rows.numbers, [row.row for row in scored.failed])]
-    places = np.searchsorted(answered, rows.numbers[found])
+        answered = scored.numbers[~np.isin(scored.numbers, [row.row for row in scored.failed])]
+    places = np.searchsorted(answered, numbers)
     places = np.where(places < len(answered), places, 0)
-    has_answer = answered[places] == rows.numbers[found] if len(answered) else places < 0
+    has_answer = answered[places] == numbers if len(answered) else places < 0
     answers = condense(
         part.select(names).take(pa.array(places, pa.int64(), mask=~has_answer))
     )
