@@ -41,7 +41,7 @@ class GatheredEvents(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def shutdown(self, parent: Any) -> None:
         if parent.event_dispatcher is not None:
-            ignore_errors(parent, parent.event_dispatcher.flush)
+            ignore_errors(parent, parent.event_dispatcher.flush)  # type: ignore[no-untyped-call]
 
     def _flush(self, parent: Any) -> None:
         self._timer = None

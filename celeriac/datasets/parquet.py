@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ def read_rows(
     tables, numbers, found = zip(
         *read_pieces(file, chunk, names, lambda _: _AT_ONCE, id_column), strict=True
     )
-    return pa.concat_tables(tables), np.concatenate(numbers), [one for some in found for one in some]
+    return pa.concat_tables(tables), np.concatenate(numbers), list(chain.from_iterable(found))
 
 
 _AT_ONCE = 32_768
@@ -133,7 +134,8 @@ def read_pieces(
     with _open(path, _metadata.get((file.path, file.sha256))) as source:
         _remember(file, source.metadata)
         at_once = rows_at_once(_row_bytes(source, chunk.group, names))
-        for table in _tables(source, range(chunk.group, chunk.group + chunk.groups), names, at_once):
+        groups = range(chunk.group, chunk.group + chunk.groups)
+        for table in _tables(source, groups, names, at_once):
             dropped = min(skip, table.num_rows)
             skip -= dropped
             waiting.append(table.slice(dropped, chunk.rows - found))

@@ -22,6 +22,7 @@ from celeriac.jobs import policy
 from celeriac.jobs.columns import blamed, join, with_extras, with_unreadable
 from celeriac.jobs.duplicates import find_groups, part_of, spread
 from celeriac.jobs.folder import JobFolder
+from celeriac.jobs.memory import give_back
 from celeriac.jobs.plan import ChunkRecord, JobPlan, Scoring
 from celeriac.jobs.sample import SampleShare, ScoredRows
 from celeriac.jobs.slices import MOST_ALONE, in_slices
@@ -64,6 +65,7 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
     except BaseException:
         staged.discard()
         raise
+    give_back(record.bytes)  # all of the chunk's rows are gone
     return staged.publish(record, plan, chunk)
 
 

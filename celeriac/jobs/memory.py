@@ -1,4 +1,4 @@
-"""Whether the kernel has killed for want of memory on this machine: it leaves no other word."""
+"""Memory that chunks leave behind, and whether the kernel has killed for want of it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,21 @@ from pathlib import Path
 
 VMSTAT = Path("/proc/vmstat")
 BOOT = Path("/proc/sys/kernel/random/boot_id")
+_MUCH_BYTES = 1_000_000
 _KILLS = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 
 
+def give_back(used_bytes: int) -> None:
+    """Have Arrow return what it keeps for later, if much was used: it keeps twice that and more."""
+    if used_bytes >= _MUCH_BYTES:
+        import pyarrow as pa  # late: Celery's main process asks for marks only
+
+        pa.default_memory_pool().release_unused()
+
+
 def kernel_mark() -> str:
-    """Which start of which machine this is, and how many processes its kernel has killed so far.
+    """Which start of which machine this is, and how many processes its kernel has killed so far:
+    it leaves no other word.
 
     "" where that cannot be known.
     """

@@ -12,7 +12,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -170,8 +170,7 @@ class StagedObjects(StagedChunk):
 
 
 def _local(path: Place) -> Path:
-    assert isinstance(path, Path)
-    return path
+    return cast("Path", path)
 
 
 def _staged(path: Path, epoch: int) -> Path:

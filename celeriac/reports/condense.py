@@ -51,7 +51,7 @@ def _stays(dtype: pa.DataType) -> bool:
     """True for most columns of most tables."""
     is_type = pa.types
     return (
-        is_type.is_floating(dtype) and not is_type.is_float16(dtype)
+        (is_type.is_floating(dtype) and not is_type.is_float16(dtype))
         or is_type.is_integer(dtype) or is_type.is_boolean(dtype)
     )
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 from celeriac import errors
 from celeriac.datasets.parquet import Group, cut_groups
 from celeriac.datasets.planner import plan
-from celeriac.datasets.reader import read_chunk
+from celeriac.datasets.reader import read_chunk, read_pieces
 from celeriac.datasets.records import DatasetPlan, RowError
 from celeriac.datasets.sources import open_source
 
@@ -216,6 +217,31 @@ def test_row_groups_are_covered_once(
         assert span.groups == 1 or span.rows <= chunk_rows
         seen += span.rows
     assert seen == sum(group.rows for group in groups)
+
+
+@pytest.mark.parametrize("group_rows", [7, 30, 100, 1_000])
+@pytest.mark.parametrize("at_once", [1, 10, 64, 5_000])
+def test_the_pieces_of_a_chunk_are_the_chunk(
+    tmp_path: Path, group_rows: int, at_once: int
+) -> None:
+    path = tmp_path / "a.parquet"
+    rows = 1_000
+    texts = [b"\xff" if n % 91 == 0 else b"t%d" % n for n in range(rows)]
+    table = pa.table({
+        "id": range(rows), "text": pa.array(texts, pa.binary()).view(pa.string()),
+    })
+    pq.write_table(table, path, row_group_size=group_rows)
+    planned = plan(open_source(path), chunk_rows=300)
+    for chunk in planned.chunks:
+        what = (planned.format, planned.files[0], chunk, planned.columns, ["text", "id"])
+        whole = read_chunk(*what, "id")
+        pieces = list(read_pieces(*what, lambda _: at_once, "id"))
+        sizes = [one.table.num_rows + len(one.errors) for one in pieces]
+        assert max(sizes) < at_once + min(group_rows, 2 * at_once + 1)
+        assert pa.concat_tables([one.table for one in pieces]).equals(whole.table)
+        assert np.concatenate([one.numbers for one in pieces]).tolist() == whole.numbers.tolist()
+        assert [bad for one in pieces for bad in one.errors] == whole.errors
+        assert whole.numbers.tolist() == [one + 1 for one in whole.table["id"].to_pylist()]
 
 
 @pytest.mark.parametrize(("group_rows", "chunk_rows"), [(10, 25), (100, 30), (7, 7), (1_000, 100)])

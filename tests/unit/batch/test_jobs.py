@@ -274,6 +274,13 @@ def test_after_attempts_that_lacked_memory_slices_are_smaller(tmp_path: Path) ->
         )
 
 
+def test_a_slice_takes_a_small_rest_with_it() -> None:
+    assert policy.slice_rows(0, 204) == 19_607
+    assert policy.slice_rows(0, 204, 20_000) == 20_000
+    assert policy.slice_rows(0, 204, 30_000) == 19_607
+    assert policy.slice_rows(1, 204, 20_000) == 19_607 // 8
+
+
 def test_the_kernel_tells_how_often_it_has_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
