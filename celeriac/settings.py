@@ -249,6 +249,9 @@ class GatewaySettings(Section):
     max_timeout_s: Annotated[float, Field(gt=0, le=3_600)] = 60.0
     """What a caller asks for beyond it (``X-Request-Timeout-Ms``) is cut to it."""
     max_body_bytes: Annotated[int, Field(ge=1_024, le=1_000_000_000)] = 16_000_000
+    """Of an image, or of JSON with the binary data of tensors."""
+    max_json_bytes: Annotated[int, Field(ge=1_024, le=1_000_000_000)] = 4_000_000
+    """Of JSON: while it is read nobody else is answered, 6 ms for each of these megabytes."""
     max_items: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     """Items of one request, at most."""
     max_depth: Annotated[int, Field(ge=2, le=500)] = 32

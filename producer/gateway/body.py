@@ -25,16 +25,19 @@ BODIES_AT_ONCE = 32
 _FIELD = re.compile(r"(?:unknown|missing required) field `([^`]{1,64})`")
 
 
-async def read(gateway: Gateway, context: RequestContext) -> bytes:
-    """The whole body.
+async def read(
+    gateway: Gateway, context: RequestContext, *, is_json: bool = True
+) -> bytes:
+    """The whole body; of JSON less is taken than of others.
 
     Raises PayloadTooLarge, GatewayBusy, UnsupportedBody (compressed), and Disconnected. One that
     does not come in time ends the request with BodyTimeout.
     """
-    _check_head(gateway, context)
+    limits = gateway.limits
+    limit = min(limits.max_json_bytes, limits.max_body_bytes) if is_json else limits.max_body_bytes
+    _check_head(context, limit)
     message = await _next(context)
     chunk: bytes = message.get("body", b"")
-    limit = gateway.limits.max_body_bytes
     if not message.get("more_body"):
         context.body_is_read = True
         if len(chunk) > limit:
@@ -55,11 +58,18 @@ async def read(gateway: Gateway, context: RequestContext) -> bytes:
     return b"".join(chunks)
 
 
+def check_json(gateway: Gateway, data: bytes) -> None:
+    """What must hold of JSON before it is decoded. Raises PayloadTooLarge and RequestError."""
+    if len(data) > gateway.limits.max_json_bytes:
+        raise too_large(gateway.limits.max_json_bytes)
+    check_nesting(data, gateway.limits.max_depth)
+
+
 def decode(gateway: Gateway, data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """A JSON body as what ``decoder`` reads. Raises RequestError, which names the field."""
     if not data:
         raise errors.RequestError("the body is empty; it must be JSON")
-    check_nesting(data, gateway.limits.max_depth)
+    check_json(gateway, data)
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
@@ -80,8 +90,8 @@ def not_valid(error: msgspec.ValidationError) -> errors.RequestError:
 
 def too_large(limit: int) -> errors.PayloadTooLarge:
     return errors.PayloadTooLarge(
-        f"the body has more than {limit:,} bytes ([gateway] max_body_bytes); "
-        "score large data as a dataset"
+        f"more than {limit:,} bytes ([gateway] max_body_bytes, of JSON max_json_bytes): send fewer "
+        "items at once or binary tensors (/v2), or score large data as a dataset"
     )
 
 
@@ -96,13 +106,13 @@ def _hold(gateway: Gateway, context: RequestContext, size: int) -> None:
         )
 
 
-def _check_head(gateway: Gateway, context: RequestContext) -> None:
+def _check_head(context: RequestContext, limit: int) -> None:
     headers = context.headers
     length = headers.get(b"content-length")
     if length is not None and not length.isdigit():
         raise fault("Content-Length is a whole number", "Content-Length")
-    if length is not None and int(length) > gateway.limits.max_body_bytes:
-        raise too_large(gateway.limits.max_body_bytes)
+    if length is not None and (len(length) > 15 or int(length) > limit):
+        raise too_large(limit)
     encoding = headers.get(b"content-encoding")
     if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
         raise UnsupportedBody("compressed bodies are not read here; send it as it is")

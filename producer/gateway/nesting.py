@@ -12,7 +12,7 @@ import numpy as np
 
 from celeriac import errors
 
-MAX_LISTS = 200_000
+MAX_LISTS = 100_000
 """Lists and objects of one body, at most: each takes some twenty times its two brackets."""
 _BLOCK = 1 << 16
 _MARKS = b'[]{}"'

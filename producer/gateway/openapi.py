@@ -97,6 +97,20 @@ TIMEOUT = {
     "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999_999},
     "description": "How long you will wait, in milliseconds",
 }
+REFUSALS = {
+    "400": "The request is not valid; `field` says where, if that is known",
+    "404": "There is no such model or version, or nothing with this id",
+    "409": "The id or the Idempotency-Key is that of another request",
+    "413": "The body, or an item of it, is too large, or there are too many items",
+    "415": "The body is compressed, or of another type",
+    "422": "An item does not fit the model",
+}
+"""Statuses of errors by what a request asks for."""
+OTHERS = (
+    "Any other error. 401, 403: no good API key, or one that does not allow this; 429: too much "
+    "waits, or the key has used up its rate; 503: Redis cannot be reached, or the gateway is busy; "
+    "504: the request's time was over. 429 and 503 have `Retry-After`"
+)
 SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -132,7 +146,9 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
     """Replace FastAPI's own error by ours, and say what it cannot know of paths and headers."""
     responses = operation.setdefault("responses", {})
     responses.pop("422", None)
-    responses.setdefault("default", {"description": "What went wrong"})
+    for status in _refusals(path, operation):
+        responses.setdefault(status, {"description": REFUSALS[status]})
+    responses.setdefault("default", {"description": OTHERS})
     error = "ProtocolError" if path.startswith("/v2") else "Error"
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{error}"}}}
     for status, response in responses.items():
@@ -145,6 +161,22 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
     if not is_open(path):
         named[TIMEOUT["name"]] = TIMEOUT
     operation["parameters"] = list(named.values())
+
+
+def _refusals(path: str, operation: dict[str, Any]) -> set[str]:
+    """Statuses of the errors that an operation may answer with."""
+    if is_open(path):
+        return set()
+    found = {"400"}
+    if "{" in path:
+        found.add("404")
+    if "requestBody" in operation:
+        found.update(("413", "415"))
+        if path in HOT_PATHS or path == "/v1/predictions/{id}":
+            found.update(("404", "422"))
+    if "202" in operation["responses"]:
+        found.add("409")
+    return found
 
 
 def _path_parameter(path: str, name: str) -> dict[str, Any] | None:

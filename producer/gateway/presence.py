@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from celeriac.messages import WORKER_TTL_S, gateway_key
+from producer.gateway.ending import end
 
 BEAT_S = 5.0
 
@@ -32,8 +33,7 @@ class Presence:
     async def stop(self) -> None:
         """Say no more, and take back what was said."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end(self._task)
         with contextlib.suppress(RedisError, OSError):
             await self._redis.delete(self._key)
 

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from celeriac.logs import get_logger
 from producer.gateway import metrics
+from producer.gateway.ending import end
 from producer.gateway.failures import broker_gone
 
 log = get_logger(__name__)
@@ -47,8 +48,7 @@ class Pulse:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end(self._task)
 
     async def _run(self) -> None:
         while True:

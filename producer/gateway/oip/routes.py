@@ -21,7 +21,6 @@ from producer.gateway import body
 from producer.gateway.context import JSON, Answer, Gateway, RequestContext
 from producer.gateway.failures import RouteNotFound
 from producer.gateway.hot import HotRoute
-from producer.gateway.nesting import check_nesting
 from producer.gateway.oip.codec import (
     HEADER_LENGTH,
     InferRequest,
@@ -50,7 +49,7 @@ async def infer(gateway: Gateway, context: RequestContext, rest: str) -> Answer:
     """``POST /v2/models/{model}[/versions/{version}]/infer``."""
     ref = _reference(rest)
     gateway.pressure.check(ref)
-    data = await body.read(gateway, context)
+    data = await body.read(gateway, context, is_json=_LENGTH not in context.headers)
     model, version = await _described(gateway, ref, context.left_s())
     try:
         answer = await _inferred(gateway, context, ref, version, data)
@@ -92,7 +91,7 @@ def _decoded(
     json_bytes = json_length(data, length)
     if length is not None and not json_bytes:
         return raw_request(data, version.input, gateway.limits.max_items)
-    check_nesting(data[:json_bytes], gateway.limits.max_depth)
+    body.check_json(gateway, data[:json_bytes])
     return decode_request(data, length, gateway.limits.max_items)
 
 

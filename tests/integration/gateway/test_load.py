@@ -162,6 +162,30 @@ def test_bodies_that_are_held_are_bounded_together(start_gateway: Start) -> None
     assert gateway.http.post("/v1/models/echo/predict", {"item": "x" * 100}).status == 200
 
 
+def test_of_json_less_is_taken_than_of_images_and_tensors(start_gateway: Start) -> None:
+    http = start_gateway(max_body_bytes=9_000, max_json_bytes=3_000).http
+    path, text = "/v1/models/echo/predict", "x" * 3_000
+    assert http.post(path, {"item": text[:2_900]}).status == 200
+    answer = http.post(path, {"item": text})
+    assert (answer.status, answer.json["error"]["code"]) == (413, "payload_too_large")
+    assert "max_json_bytes" in answer.json["error"]["message"]
+    assert http("PUT", "/v1/predictions/x", {"model": "echo", "item": text}).status == 413
+    assert http.post(path, text.encode(), Content_Type="image/png").status == 200
+
+    head = json.dumps({"inputs": [{
+        "name": "input", "datatype": "FP64", "shape": [1, 500],
+        "parameters": {"binary_data_size": 4_000},
+    }]}).encode()
+    tensors = {"Inference_Header_Content_Length": str(len(head))}
+    infer = "/v2/models/echo/infer"
+    assert http.post(infer, head + bytes(4_000), **tensors).status == 200
+    spaces = b" " * 3_000 + head
+    long = {"Inference_Header_Content_Length": str(len(spaces))}
+    assert http.post(infer, spaces + bytes(4_000), **long).status == 413
+    assert http.post(infer, spaces).status == 413
+    assert http.post(infer, head + bytes(9_000), **tensors).status == 413
+
+
 def test_many_at_the_same_time(http_client: Http) -> None:
     def send(number: int) -> Answer:
         return http_client.post("/v1/models/echo/predict", {"item": number})

@@ -65,7 +65,7 @@ def test_blocks_of_the_count_fit_together() -> None:
 
 def test_many_lists_are_refused_before_they_take_memory() -> None:
     data = b"[" + b"[]," * MAX_LISTS + b"1]"
-    with pytest.raises(errors.RequestError, match="200,000 lists"):
+    with pytest.raises(errors.RequestError, match="100,000 lists"):
         check_nesting(data, LIMIT)
     check_nesting(data.replace(b"[]", b'"[[["'), LIMIT)
 
