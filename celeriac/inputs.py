@@ -188,7 +188,7 @@ def _row_values(item: Any, columns: Sequence[Column]) -> Sequence[Any]:
         item = item.tolist()
     if not isinstance(item, list):
         raise errors.InvalidItem(
-            f"the model takes a dict of its columns, or a list in their order; found {_found(item)}"
+            f"the model takes an object of columns, or a list in their order; found {_found(item)}"
         )
     if len(item) != len(columns):
         raise errors.InvalidItem(
@@ -363,7 +363,7 @@ def _found(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (int, float)):
         return repr(value) if abs(value) < 10**30 else "a huge number"
-    for kind, name in ((str, "text"), (dict, "a dict"), (list, "a list"), (bytes, "bytes")):
+    for kind, name in ((str, "text"), (dict, "an object"), (list, "a list"), (bytes, "bytes")):
         if isinstance(value, kind):
             return name
     return "an array" if hasattr(value, "ndim") else type(value).__name__

@@ -45,7 +45,7 @@ def test_texts_pass_as_they_are() -> None:
 
 @pytest.mark.parametrize(
     ("item", "found"),
-    [(None, "null"), (True, "true"), (3, "3"), ({}, "a dict"), (["a"], "a list"),
+    [(None, "null"), (True, "true"), (3, "3"), ({}, "an object"), (["a"], "a list"),
      (10**400, "huge")],
 )
 def test_only_text_is_text(item: Any, found: str) -> None:
@@ -68,6 +68,8 @@ def test_rows_come_as_dicts_or_lists_and_keep_their_types() -> None:
     [
         ({"age": True}, "column 'age': the model takes a number or null; found true"),
         ({"age": "3"}, "column 'age': the model takes a number or null; found text"),
+        ({"age": {}}, "column 'age': the model takes a number or null; found an object"),
+        ({"age": []}, "column 'age': the model takes a number or null; found a list"),
         ({"age": math.inf}, "column 'age': infinity"),
         ({"age": 10**400}, "column 'age': infinity"),
         ({"visits": 2.5}, "column 'visits': the model takes a whole number; found 2.5"),
