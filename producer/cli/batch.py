@@ -127,24 +127,19 @@ def status(
 
 @app.command("list")
 def list_(limit: Annotated[int, typer.Option(min=1, max=1_000)] = 20) -> None:
-    """The newest jobs."""
-    from rich.table import Table
-
+    """The newest jobs, each with its counts and its source below it."""
     with open_broker() as broker:
         jobs = list_jobs(broker, limit)
     if not jobs:
         _console().print("no jobs yet; `celeriac batch submit` starts one")
         return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("job", no_wrap=True)  # it is what other commands take
-    for name in ("state", "model", "rows", "failed", "source"):
-        table.add_column(name, overflow="fold")
     for one in jobs:
-        table.add_row(
-            one.id, one.state, f"{one.model}@{one.version}",
-            f"{one.rows_done:,} of {one.rows_total:,}", f"{one.rows_failed:,}", one.source,
+        _console().print(
+            f"{one.id}  {one.state}  {one.model}@{one.version}\n"
+            f"    {one.rows_done:,} of {one.rows_total:,} rows, {one.rows_failed:,} failed  "
+            f"{one.source}",
+            soft_wrap=True,  # ids and paths stay whole, however narrow the window is
         )
-    _console().print(table)
 
 
 @app.command()

@@ -99,15 +99,15 @@ def history(
     with open_broker() as broker:
         schedule = calendar.find(broker.settings.nightly, name)
         newest = calendar.owed_date(schedule, dt.datetime.now(dt.UTC))
-        table = _table("date", "attempt", "state", "rows", "failed", "begun (UTC)", "output")
         for back in range(dates):
-            _add_date(table, broker, name, newest - dt.timedelta(days=back))
-        _console().print(table)
+            for text in _runs(broker, name, newest - dt.timedelta(days=back)):
+                _say(text)
         with redis_errors(broker):
             happened = nights.records_of(broker, name).events(events) if events else []
     if happened:
-        _console().print("\nlast events, the newest first")
-        _console().print(_events(happened))
+        _say("\nlast events, the newest first")
+        for one in happened:
+            _say(_event(one))
 
 
 def _queue(
@@ -165,35 +165,41 @@ def _trouble(status: Status | None) -> str:
     return "; ".join(f"{kind} {', '.join(days)}" for kind, days in kinds.items() if days) or "-"
 
 
-def _add_date(table: Table, broker: Broker, name: str, day: dt.date) -> None:
+def _runs(broker: Broker, name: str, day: dt.date) -> list[str]:
+    """What there is to say of a date's attempts, the newest first."""
     last = nights.newest(broker, name, day)
     found = [] if last.state is RunState.UNREADABLE else nights.runs(broker, name, day)
-    counts = nights.current(found)
+    current = nights.current(found)
+    shown = list(reversed(found))
     if last.state is RunState.PLANNING or not found:
-        table.add_row(str(day), *_run(last, counts))
-        found = [one for one in found if one.attempt != last.attempt]
-    for one in reversed(found):
-        table.add_row(str(day), *_run(one, counts))
+        shown = [last, *(one for one in shown if one.attempt != last.attempt)]
+    return [_run(one, day, is_current=_is(one, current)) for one in shown]
 
 
-def _run(run: Run, counts: Run | None) -> tuple[str, ...]:
-    if not run.job_id:
-        attempt = "-" if run.state is RunState.ABSENT else str(run.attempt)
-        return (attempt, run.state, "", "", "", run.reason)
-    mark = " (current)" if counts is not None and counts.attempt == run.attempt else ""
-    begun = f"{run.begun_at:%Y-%m-%d %H:%M:%S}" if run.begun_at else ""
-    state = f"{run.state}: {run.reason}" if run.reason else str(run.state)
-    return (
-        f"{run.attempt}{mark}", state, f"{run.rows:,}", f"{run.rows_failed:,}", begun, run.output
-    )
+def _is(run: Run, current: Run | None) -> bool:
+    return bool(run.job_id) and current is not None and current.attempt == run.attempt
 
 
-def _events(happened: list[Event]) -> Table:
-    table = _table("at (UTC)", "date", "attempt", "what", "")
-    for one in happened:
-        at = f"{dt.datetime.fromisoformat(one.at):%Y-%m-%d %H:%M:%S}"
-        table.add_row(at, one.date, str(one.attempt), one.what, one.text)
-    return table
+def _run(run: Run, day: dt.date, *, is_current: bool) -> str:
+    attempt = "" if run.state is RunState.ABSENT else f"  attempt {run.attempt}"
+    head = f"{day}{attempt}{' (current)' if is_current else ''}  {run.state}"
+    lines = [f"{head}: {run.reason}" if run.reason else head]
+    if run.job_id:
+        begun = f", begun {run.begun_at:%Y-%m-%d %H:%M:%S} UTC" if run.begun_at else ""
+        lines.append(f"    {run.rows:,} rows, {run.rows_failed:,} failed{begun}")
+        lines.append(f"    {run.output}")
+    return "\n".join(lines)
+
+
+def _event(event: Event) -> str:
+    at = f"{dt.datetime.fromisoformat(event.at):%Y-%m-%d %H:%M:%S}"
+    head = f"{at}  {event.date}  attempt {event.attempt}  {event.what}"
+    return f"{head}\n    {event.text}" if event.text else head
+
+
+def _say(text: str) -> None:
+    """Folders stay whole, however narrow the window is."""
+    _console().print(text, soft_wrap=True)
 
 
 def _status(broker: Broker, name: str) -> Status | None:
@@ -212,7 +218,7 @@ def _table(*names: str) -> Table:
 
     table = Table(box=None, pad_edge=False)
     for name in names:
-        short = name in ("at (UTC)", "date", "attempt", "begun (UTC)", "next run", "last date")
+        short = name in ("attempt", "next run", "last date")
         table.add_column(name, overflow="fold", no_wrap=short)
     return table
 

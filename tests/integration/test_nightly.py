@@ -567,7 +567,9 @@ def invoke(
 ) -> Callable[..., Any]:
     monkeypatch.setattr(jobs, "get_settings", lambda: broker.settings)
     runner = CliRunner()
-    return lambda *words: runner.invoke(commands.app, words, env={"COLUMNS": "300"})
+    return lambda *words, columns=300: runner.invoke(
+        commands.app, words, env={"COLUMNS": str(columns)}
+    )
 
 
 def test_list_shows_how_things_stand(
@@ -611,10 +613,11 @@ def test_history_shows_attempts_and_events(
     end(broker, begin(broker))
     end(broker, begin(broker, attempt=2), JobState.FAILED)
     days = (owed_date(broker.settings.nightly["sales"], datetime.now(UTC)) - DAY).days + 1
-    shown = invoke("history", "sales", "--dates", str(days)).output
+    shown = invoke("history", "sales", "--dates", str(days), columns=80).output
     lines = [line.split() for line in shown.splitlines() if line.startswith(str(DAY))]
-    assert lines[0][1:3] == ["2", "failed:"]
-    assert lines[1][1:4] == ["1", "(current)", "completed"]
+    assert lines[0][1:4] == ["attempt", "2", "failed:"]
+    assert lines[1][1:5] == ["attempt", "1", "(current)", "completed"]
+    assert "    " + output_path(broker.settings.nightly["sales"], DAY, 2) in shown.splitlines()
     assert "submitted" in shown
     redis_client.flushall()  # what is in the folders is still shown
     shown = invoke("history", "sales", "--dates", str(days)).output
