@@ -164,9 +164,14 @@ def new_job_id(now: datetime) -> str:
     return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
+def is_job_id(text: str) -> bool:
+    """True if a job may have ``text`` as its id."""
+    return bool(_JOB_ID.fullmatch(text))
+
+
 def check_job_id(job_id: str) -> str:
     """``job_id`` itself; raises RequestError if it cannot be one."""
-    if not _JOB_ID.fullmatch(job_id):
+    if not is_job_id(job_id):
         raise errors.RequestError(
             f"{job_id!r} is not a job id: use letters, digits, '-', '_' and '.', at most 64"
         )

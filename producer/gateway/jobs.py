@@ -5,7 +5,6 @@ Nothing here reads a dataset or plans a job: a batch worker does, from the order
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -20,7 +19,7 @@ from celeriac.datasets.records import Aggregation
 from celeriac.datasets.roots import find_inside, relative_to, roots_of
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import JobState
-from celeriac.jobs.plan import new_job_id
+from celeriac.jobs.plan import is_job_id, new_job_id
 from celeriac.messages import ModelRef
 from celeriac.registry.catalogue import VersionInfo
 from celeriac.submissions.requests import id_of_key
@@ -133,7 +132,7 @@ async def submit(request: Request) -> Response:
     if wanted.aggregate is not None:
         Aggregation.of(wanted.aggregate)
     version = await _version(gateway, context, wanted.model)
-    order = await asyncio.to_thread(_order, gateway, context, wanted, version)
+    order = await results.in_thread(_order, gateway, context, wanted, version)
     job_id = _job_id(context)
     digest = orders.digest_of(msgspec.to_builtins(wanted))
     placed = await gateway.client.order_job(job_id, order, version, digest)
@@ -205,7 +204,7 @@ async def files(id: str, request: Request) -> Response:
     """Parts in the order of the dataset, then what was made of them."""
     gateway, context = _of(request)
     folder = await _folder(gateway, context, id)
-    found = await asyncio.to_thread(results.list_results, folder, id)
+    found = await results.in_thread(results.list_results, folder, id)
     return _json({"object": "list", "data": [one.shown for one in found]})
 
 
@@ -219,7 +218,7 @@ async def file(id: str, name: str, request: Request) -> Response:
     """`name` as in the list: `parts/part-00000.csv`, `manifest.json`, `report.html`."""
     gateway, context = _of(request)
     folder = await _folder(gateway, context, id)
-    found, path = await asyncio.to_thread(results.find_result, folder, id, name)
+    found, path = await results.in_thread(results.find_result, folder, id, name)
     return results.respond(found, path)
 
 
@@ -311,7 +310,7 @@ def _job_id(context: RequestContext) -> str:
 async def _status(gateway: Gateway, context: RequestContext, job_id: str) -> JobStatus:
     """What is known of the caller's job. Raises JobNotFound for one of another tenant, too."""
     found: list[JobStatus | None] = [None]
-    if len(job_id) <= 64 and job_id.isascii():
+    if is_job_id(job_id):
         found = await gateway.client.job_statuses([job_id])
     status = found[0]
     if status is None or status.tenant != context.caller.tenant:
@@ -324,7 +323,7 @@ async def _folder(gateway: Gateway, context: RequestContext, job_id: str) -> Job
     """The output of the caller's job. Raises Forbidden unless it lies where it may be read."""
     status = await _status(gateway, context, job_id)
     roots = roots_of(context.caller.tenant, gateway.limits.output_roots)
-    output = await asyncio.to_thread(_inside, "id", status.output, roots, "output_roots")
+    output = await results.in_thread(_inside, "id", status.output, roots, "output_roots")
     return JobFolder(output)
 
 

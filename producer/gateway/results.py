@@ -7,9 +7,10 @@ to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from fastapi.responses import FileResponse, Response, StreamingResponse
 
@@ -20,6 +21,7 @@ from celeriac.jobs.manifest import Manifest, read_manifest
 from producer.gateway.failures import RouteNotFound
 
 BLOCK_BYTES = 1 << 20
+T = TypeVar("T")
 
 _TYPES = {
     ".parquet": "application/vnd.apache.parquet", ".csv": "text/csv; charset=utf-8",
@@ -55,7 +57,8 @@ class ResultFile(NamedTuple):
     name: str
     kind: str
     """``part``, ``errors``, ``merged``, ``aggregates``, ``report`` or ``manifest``."""
-    bytes: int
+    bytes: int | None = None
+    """None: the manifest does not say it, the file does."""
     rows: int | None = None
     sha256: str | None = None
 
@@ -66,7 +69,10 @@ class ResultFile(NamedTuple):
 
 def list_results(folder: JobFolder, job_id: str) -> list[ResultFile]:
     """The files of a finished job. Raises Conflict if it has none (yet)."""
-    manifest = _manifest(folder, job_id)
+    return [_sized(folder, one) for one in _named(folder, _manifest(folder, job_id))]
+
+
+def _named(folder: JobFolder, manifest: Manifest) -> list[ResultFile]:
     files = [
         ResultFile(part.file, "part", part.bytes, part.rows, part.sha256)
         for part in manifest.parts
@@ -81,19 +87,25 @@ def list_results(folder: JobFolder, job_id: str) -> list[ResultFile]:
     others = [(part.errors, "errors") for part in manifest.parts if part.errors]
     others += [(manifest.report, "report")] if manifest.report else []
     others.append((folder.manifest.name, "manifest"))
-    files += [ResultFile(name, kind, _at(folder, name).stat().st_size) for name, kind in others]
-    return files
+    return files + [ResultFile(name, kind) for name, kind in others]
+
+
+def _sized(folder: JobFolder, found: ResultFile) -> ResultFile:
+    if found.bytes is not None:
+        return found
+    return found._replace(bytes=_at(folder, found.name).stat().st_size)
 
 
 def find_result(folder: JobFolder, job_id: str, name: str) -> tuple[ResultFile, Place]:
     """A file by the name that the list has for it. Raises Conflict, RouteNotFound."""
-    found = next((one for one in list_results(folder, job_id) if one.name == name), None)
+    files = _named(folder, _manifest(folder, job_id))
+    found = next((one for one in files if one.name == name), None)
     if found is None:
         raise RouteNotFound(f"job {job_id} has no such file; its results list what there is")
     path = _at(folder, name)
     if isinstance(path, Path) and path.resolve() != path:  # a link that somebody put there
         raise RouteNotFound(f"job {job_id} has no such file; its results list what there is")
-    return found, path
+    return _sized(folder, found), path
 
 
 def respond(found: ResultFile, path: Place) -> Response:
@@ -113,13 +125,21 @@ def respond(found: ResultFile, path: Place) -> Response:
     return StreamingResponse(_blocks(path), media_type=kind, headers=headers)
 
 
+async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
+    """``work`` in one of the threads for files: a slow disk or S3 holds up nothing but files."""
+    return await asyncio.get_running_loop().run_in_executor(_threads, work, *arguments)
+
+
+_threads = ThreadPoolExecutor(16, "files")
+
+
 async def _blocks(path: Place) -> AsyncIterator[bytes]:
-    file: BinaryIO = await asyncio.to_thread(path.open, "rb")
+    file: BinaryIO = await in_thread(path.open, "rb")
     try:
-        while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
+        while block := await in_thread(file.read, BLOCK_BYTES):
             yield block
     finally:
-        await asyncio.to_thread(file.close)
+        await in_thread(file.close)
 
 
 def _manifest(folder: JobFolder, job_id: str) -> Manifest:

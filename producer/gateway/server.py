@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import uvicorn
@@ -27,6 +28,8 @@ log = get_logger(__name__)
 
 KEEP_ALIVE_S = 75
 """An idle connection is kept so long: longer than balancers keep theirs."""
+THREADS = 32
+"""That exchange something with Redis for cold routes, at most."""
 CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S = 1.0, 2.0
 """Of the gateway's client, at most."""
 
@@ -52,6 +55,8 @@ def serve(settings: Settings) -> None:
 
 async def run(settings: Settings, public: socket.socket, admin: socket.socket) -> None:
     """Serve on two open sockets until TERM or INT."""
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS, "gateway"))
     client = GatewayClient(settings=impatient(settings))
     apps = build(settings, client, url_of(public))
     server = uvicorn_server(apps.public, settings, lifespan="on")

@@ -6,10 +6,6 @@ import gzip
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -51,6 +47,7 @@ from celeriac.settings import Settings
 from producer import nights
 from producer.broker import Broker
 from producer.client import Client
+from tests.integration.s3_server import empty, s3_server
 from workers.valkey import free_port
 
 NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)
@@ -59,56 +56,14 @@ NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An S3 server of this module."""
-    port = free_port()
-    log = tmp_path_factory.mktemp("s3") / "log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-        )
-    url = f"http://127.0.0.1:{port}"
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        for name, value in {
-            "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
-        }.items():
-            patch.setenv(name, value)
-        try:
-            _wait(url, process, log)
-            yield url
-        finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait(10)
-
-
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    import urllib.request
-
-    deadline = time.monotonic() + 40
-    while True:
-        try:
-            urllib.request.urlopen(f"{url}/moto-api/data.json", timeout=2).close()
-        except OSError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"no S3 server:\n{log.read_text()[-2000:]}") from None
-            time.sleep(0.1)
-        else:
-            return
+    with s3_server(tmp_path_factory.mktemp("s3")) as url:
+        yield url
 
 
 @pytest.fixture
 def bucket(endpoint: str) -> S3Path:
     """An empty bucket."""
-    import urllib.request
-
-    urllib.request.urlopen(
-        urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST"), timeout=10
-    ).close()
-    urllib.request.urlopen(
-        urllib.request.Request(f"{endpoint}/data", method="PUT"), timeout=10
-    ).close()
+    empty(endpoint)
     found = place("s3://data")
     assert isinstance(found, S3Path)
     return found

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from celeriac.messages import batch_queue, job_key
+from celeriac.messages import batch_queue, job_key, job_part_key
 from celeriac.settings import Settings
 from producer import reconciler
 from producer.client import Client
@@ -353,10 +353,20 @@ def test_pages(stack: JobsStack) -> None:
         assert (answer.status, answer.json["error"]["field"]) == (400, field)
 
 
-@pytest.mark.parametrize("job_id", ["absent", "a%2Fb", "x" * 300, "%00", "*", "%E2%82%AC"])
+@pytest.mark.parametrize("job_id", [
+    "absent", "a%2Fb", "x" * 300, "%00", "*", "%E2%82%AC", "{id}:queued", "{id}:done", "{id}%0A",
+])  # fmt: skip
 def test_an_unknown_job_is_not_found(stack: JobsStack, job_id: str) -> None:
-    answer = stack.ask("GET", f"/v1/jobs/{job_id}")
-    assert answer.status == 404
+    with stack.nobody_plans():
+        known = stack.submit(f"known-{os.urandom(4).hex()}")["id"]
+        stack.broker.redis.sadd(job_part_key(known, "done"), 0)  # keys whose names begin like it
+        stack.broker.redis.zadd(job_part_key(known, "queued"), {"1": 1})
+        for method, end in (("GET", ""), ("POST", "/cancel"), ("GET", "/events")):
+            answer = stack.ask(method, f"/v1/jobs/{job_id.replace('{id}', known)}{end}")
+            assert (answer.status, answer.json["error"]["code"]) in (
+                (404, "job_not_found"), (404, "not_found"),
+            )
+        stack.ask("POST", f"/v1/jobs/{known}/cancel")
 
 
 # --- paths ----------------------------------------------------------------------------------------
