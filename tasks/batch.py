@@ -17,9 +17,11 @@ from celery import Task, shared_task
 from celeriac import errors, metrics
 from celeriac.cache.worker import get_worker_cache
 from celeriac.datasets.records import Chunk
+from celeriac.drift.profile import read_profile
 from celeriac.host import get_host
 from celeriac.jobs import finalize as finalizing, policy
 from celeriac.jobs.chunk import PredictBatch, process_name, run_chunk
+from celeriac.jobs.drift import Reference
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.lease import ChunkLease
 from celeriac.jobs.ledger import Answer, Change, Claim, JobState, Ledger
@@ -34,6 +36,7 @@ from celeriac.messages import (
     BATCH_RECONCILE,
     check_contract,
 )
+from celeriac.registry.store import Registry
 from celeriac.scoring import Scorer
 from celeriac.settings import get_settings
 from producer import orders, reconciler, waves
@@ -253,7 +256,7 @@ def _score(
         _predict_batch(scorer, scoring.text_column),
         is_stopped=lease.is_stopped, holds_lease=lease.is_held,
         attempt=claim.attempt, epoch=claim.epoch,
-        short=_short(claim),
+        short=_short(claim), reference=_reference(scoring.model, scoring.version),
     )
     seconds = time.perf_counter() - started
     metrics.BATCH_SECONDS.labels(scoring.model).observe(seconds)
@@ -292,6 +295,20 @@ def _plan(
     folder = _folder(output)
     plan = _open(folder, job_id)
     return plan, folder.chunks(plan)
+
+
+@lru_cache(maxsize=16)
+def _reference(model: str, version: int) -> Reference | None:
+    """What the rows are compared with; None without a profile, or with one that is damaged."""
+    registry = Registry(get_settings().models.root)
+    try:
+        profile = read_profile(registry.folder(model, version))
+        if profile is None:
+            return None
+        return Reference(profile, registry.get(model, version).input)
+    except errors.RegistryError as error:
+        log.warning("no profile of the version", reason=error.message)
+        return None
 
 
 def _predict_batch(scorer: Scorer, text_column: str | None) -> PredictBatch:

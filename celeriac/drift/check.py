@@ -23,6 +23,7 @@ from celeriac.drift.performance import fell
 from celeriac.drift.pictures import picture
 from celeriac.drift.profile import FeatureProfile, Performance, ReferenceProfile
 from celeriac.drift.records import (
+    LEAST_DISTANCE,
     DriftReport,
     FeatureDrift,
     Finding,
@@ -42,7 +43,7 @@ class CheckRule:
 
     least_rows: int = 200
     """With fewer values, reference or current, nothing is said of a feature."""
-    least_distance: float = 0.1
+    least_distance: float = LEAST_DISTANCE
     """Kolmogorov and Smirnov's distance, total variation, or Jensen and Shannon's distance."""
     level: float = 0.01
     """Adjusted p-values are below it."""
@@ -308,7 +309,10 @@ def _multivariate(
     if coded is None or current.rows == 0:
         return None
     named = [profile.by_name[name] for name in coded.features]
-    at = [n for n, one in enumerate(named) if _fits(one, current.features.get(one.name))]
+    at = [
+        n for n, one in enumerate(named)
+        if _fits(one, current.features.get(one.name), current.rows)
+    ]
     if len(at) < 2:
         return None
     rows = np.unique(np.linspace(0, current.rows - 1, min(current.rows, 2 * coded.rows or 1))
@@ -329,8 +333,10 @@ def _multivariate(
     )
 
 
-def _fits(feature: FeatureProfile, one: Feature | None) -> bool:
-    return one is not None and bins.is_number(one.values) == (feature.kind == "number")
+def _fits(feature: FeatureProfile, one: Feature | None, rows: int) -> bool:
+    if one is None or len(one.values) != rows:
+        return False
+    return bins.is_number(one.values) == (feature.kind == "number")
 
 
 def _quality(reference: Performance | None, current: Performance | None) -> Quality | None:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import msgspec
 
 CONTRACT = 1
+LEAST_DISTANCE = 0.1
+"""A smaller distance is no drift, however certain it is."""
 
 State = Literal["broken", "drift", "worse", "stable", "not_enough_data", "no_profile"]
 """``broken``: columns or their types are wrong, or values are missing: mend the data first.

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from celeriac import errors
-from celeriac.drift.check import CheckRule
-from celeriac.drift.records import DriftReport, FeatureDrift, Stretch
+from celeriac.drift.records import LEAST_DISTANCE, DriftReport, FeatureDrift, Stretch
 from celeriac.reports import charts, page
 
 TEMPLATE = Path(__file__).parent / "report.html"
@@ -50,7 +49,7 @@ def render(report: DriftReport) -> bytes:
             TEMPLATE, report=report, headline=headline(report), views=found[:most],
             more_features=max(0, len(found) - most), titles=len(found[:most]) <= MOST_TITLED,
             broken=sum(one.state == "broken" for one in report.features),
-            most_findings=MOST_FINDINGS, least=CheckRule().least_distance,
+            most_findings=MOST_FINDINGS, least=LEAST_DISTANCE,
         )
         if len(made) <= page.MOST_BYTES:
             return made

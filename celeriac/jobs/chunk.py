@@ -20,6 +20,7 @@ from celeriac.datasets.reader import Rows, read_chunk, read_pieces
 from celeriac.datasets.records import Chunk, RowError, SourceFile, clip
 from celeriac.jobs import policy
 from celeriac.jobs.columns import blamed, join, with_extras, with_unreadable
+from celeriac.jobs.drift import Reference
 from celeriac.jobs.duplicates import find_groups, part_of, spread
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.memory import give_back
@@ -45,13 +46,14 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
     attempt: int = 1,
     epoch: int = 0,
     short: int = 0,
+    reference: Reference | None = None,
 ) -> ChunkRecord:
     """Do one chunk, or find it done: its record. The same chunk always writes the same part.
 
     ``is_stopped`` is asked before each slice and ``holds_lease`` once, before anything is made
     final; raises Cancelled when the run shall not go on, and then leaves nothing behind. Raises
     DatasetError if the source has changed. ``epoch`` tells this run's files from another's;
-    ``short``: so many attempts lacked memory.
+    ``short``: so many attempts lacked memory. ``reference``: with what the report compares.
     """
     record = folder.valid_record(plan, chunk)
     if record is not None:
@@ -59,7 +61,8 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
     staged = folder.staged(plan, chunk.number, epoch)
     try:
         record = _write(
-            folder, plan, chunk, predict_batch, is_stopped, staged, attempt, epoch, short
+            folder, plan, chunk, predict_batch, is_stopped, staged, attempt, epoch, short,
+            SampleShare(plan, chunk, reference),
         )
         _check_lease(holds_lease, plan, chunk)
     except BaseException:
@@ -79,11 +82,11 @@ def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
     attempt: int,
     epoch: int,
     short: int,
+    share: SampleShare,
 ) -> ChunkRecord:
     """Score the chunk and write its files under their staged names; their record."""
     started = time.perf_counter()
     file = plan.files[chunk.file]
-    share = SampleShare(plan, chunk)
     tables: list[pa.Table] = []
     numbers: list[np.ndarray[Any, Any]] = []
     failed: list[RowError] = []

@@ -70,6 +70,11 @@ class JobFolder:
         return self._samples / f"part-{chunk:05d}.arrow"
 
     @property
+    def profile(self) -> Place:
+        """What the version was made for, as drift is measured against it."""
+        return self.path / "samples" / "profile.json"
+
+    @property
     def report(self) -> Place:
         return self.path / "report.html"
 

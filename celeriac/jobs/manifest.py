@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from celeriac import errors
+from celeriac.drift.records import DriftReport
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.plan import ExtraFile
 from celeriac.jobs.timing import Timing
@@ -80,6 +81,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     answers: tuple[ColumnProfile, ...] = ()
     """The same of the columns that the model gave."""
     timing: Timing | None = None
+    drift: DriftReport | None = None
+    """The sampled rows beside the reference of the version; None if it has no profile."""
     created_at: str
     finished_at: str
 

@@ -14,6 +14,8 @@ from msgspec.structs import replace
 from celeriac import errors, metrics
 from celeriac.datasets.files import write_file
 from celeriac.datasets.places import Place
+from celeriac.drift import report as drift_page
+from celeriac.jobs.drift import job_drift
 from celeriac.jobs.findings import findings
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.manifest import Manifest, SampleSummary, read_manifest
@@ -31,6 +33,8 @@ MOST_PROFILES = 1_000
 MOST_COLUMNS = 200
 """Columns on the page."""
 MOST_FINDINGS = 30
+MOST_DRIFT = 6
+"""Features that are drawn beside the reference; the table has all."""
 MOST_DEAD = 50
 SLOWEST = 5
 BINS = 60
@@ -127,6 +131,7 @@ def _described(
     inputs, answers = _profiles(found.tables, INPUT), _profiles(found.tables, ANSWER)
     return replace(
         manifest, columns=inputs, answers=answers,
+        drift=job_drift(folder, plan, found.tables, (INPUT, ANSWER)) or manifest.drift,
         sample=SampleSummary(rows=found.rows, chunks_missing=len(found.missing)),
     )
 
@@ -168,6 +173,9 @@ def _page(
             slowest=sorted(records, key=lambda one: -one.seconds)[:SLOWEST],
             workers=_workers(records),
             columns=shown[:most],
+            drift=manifest.drift,
+            drift_headline=drift_page.headline(manifest.drift) if manifest.drift else "",
+            drift_views=drift_page.views(manifest.drift)[:MOST_DRIFT] if manifest.drift else [],
             more_columns=len(shown) - len(shown[:most]),
             error_column=plan.scoring.error_column,
         )

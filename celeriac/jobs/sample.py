@@ -21,6 +21,7 @@ from celeriac.datasets.files import write_file
 from celeriac.datasets.reader import Rows
 from celeriac.datasets.records import Chunk, RowError
 from celeriac.jobs.columns import extra_columns
+from celeriac.jobs.drift import Reference, leave_profile, measured
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.plan import JobPlan
 from celeriac.logs import get_logger
@@ -61,13 +62,15 @@ class SampleShare:
     """A chunk's share of the job's sample, taken while its rows come by.
 
     The same chunk always leaves the same rows. Whatever goes wrong is logged and counted.
+    With a ``reference`` it also leaves measures of texts and images, and the profile itself.
     """
 
-    def __init__(self, plan: JobPlan, chunk: Chunk) -> None:
-        self._plan, self._chunk = plan, chunk
+    def __init__(self, plan: JobPlan, chunk: Chunk, reference: Reference | None = None) -> None:
+        self._plan, self._chunk, self._reference = plan, chunk, reference
         self._wanted: np.ndarray[Any, Any] | None = None
         self._numbers: list[np.ndarray[Any, Any]] = []
         self._inputs: list[pa.Table] = []
+        self._measures: list[pa.Table] = []
         self._failed = False
         self.seconds = 0.0
         """That all of it took."""
@@ -82,9 +85,11 @@ class SampleShare:
                 return
             found = np.flatnonzero(np.isin(rows.numbers, wanted))
             self._numbers.append(rows.numbers[found])
-            self._inputs.append(
-                condense(_taken(rows.table.select(self._plan.scoring.reads), found))
-            )
+            taken = _taken(rows.table.select(self._plan.scoring.reads), found)
+            self._inputs.append(condense(taken))
+            if self._reference is not None:
+                columns = measured(self._reference, taken, self._plan, sample_rows(self._plan))
+                self._measures += [pa.table(columns)] if columns else []
 
     def leave(self, folder: JobFolder, scored: ScoredRows) -> None:
         """Write what was taken, with the answers to it."""
@@ -95,6 +100,12 @@ class SampleShare:
             table = _sample(
                 self._plan, self._chunk, scored, inputs, np.concatenate(self._numbers)
             )
+            if self._reference is not None:
+                leave_profile(folder, self._reference)
+            if self._measures:
+                measures = pa.concat_tables(self._measures)
+                for name in measures.column_names:
+                    table = table.append_column(name, measures[name])
             # No fsync: what a power cut takes is missed, not trusted.
             write_file(folder.sample(self._chunk.number), _encoded(table), durable=False)
 
