@@ -24,7 +24,7 @@ except CeleriacError as error:
     raise SystemExit(error.exit_code) from None
 
 transport.install()
-app = Celery("celeriac")
+app = Celery("celeriac", amqp="workers.connections:AMQP")
 app.config_from_object("celeryconfig")
 
 from workers import lifecycle  # noqa: E402 - its imports need the prepared environment
