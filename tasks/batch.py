@@ -5,6 +5,7 @@ The work is in ``celeriac.jobs``.
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -74,7 +75,7 @@ class ChunkTask(CeleriacTask):
         try:
             _ledger().release_owner(
                 str(kwargs.get("job_id")), int(kwargs.get("chunk_no", -1)), task_id,
-                reason=f"chunk {kwargs.get('chunk_no')}: {exc}",
+                reason=f"chunk {kwargs.get('chunk_no')}: {_how(exc)}",
                 max_attempts=get_settings().batch.max_attempts,
             )
         except redis.RedisError as error:  # its lease lapses by itself
@@ -205,6 +206,11 @@ def reconcile() -> None:
         metrics.RECONCILED.labels(what).inc(count)
     if found:
         log.warning("jobs reconciled", **found)
+
+
+def _how(error: WorkerLostError) -> str:
+    """How a process ended, without the pool's own number for its task."""
+    return re.sub(r" Job: \d+\.$", "", str(error))
 
 
 _OUTCOMES = {Answer.COMMITTED: "scored", Answer.REPEATED: "repeated", Answer.FENCED: "fenced"}

@@ -264,7 +264,8 @@ def describe(found: JobStatus) -> str:
     if found.rows_per_s:
         parts.append(f"{found.rows_per_s:,.0f} rows/s")
     if found.chunks_running and not found.state.is_final:
-        parts.append(f"{found.chunks_running:,} chunks running")
+        plural = "" if found.chunks_running == 1 else "s"
+        parts.append(f"{found.chunks_running:,} chunk{plural} running")
     if found.chunks_dead:
         parts.append(f"{found.chunks_dead:,} of {found.chunks_total:,} chunks given up")
     if found.eta_s is not None:

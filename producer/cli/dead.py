@@ -71,7 +71,8 @@ def requeue(
         for chunk in chunks or ():
             _find(handle, chunk)
         count = handle.requeue(chunks or ())
-    _console().print(f"job {handle.id}: {count:,} chunks are tried again")
+    what = "1 chunk is" if count == 1 else f"{count:,} chunks are"
+    _console().print(f"job {handle.id}: {what} tried again")
 
 
 @app.command()

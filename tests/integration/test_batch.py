@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import redis
+from billiard.exceptions import WorkerLostError
 from celery import group
 from typer.testing import CliRunner
 
@@ -384,6 +385,11 @@ def test_a_chunk_that_kills_its_process_ends_the_job(
     assert handle.status().error.endswith("chunk 0 ended its worker process 3 times")
 
 
+def test_a_killed_process_is_told_without_the_number_of_its_task() -> None:
+    error = WorkerLostError("Worker exited prematurely: exitcode 3 Job: 10.")
+    assert tasks.batch._how(error) == "Worker exited prematurely: exitcode 3"
+
+
 def test_a_kill_between_commit_and_finaliser_is_made_good(
     submit: Callable[..., JobHandle], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -616,13 +622,13 @@ def test_chunks_that_were_given_up(
     redis_client.flushall()  # what was dropped is known to the folder
 
     monkeypatch.setattr(tasks.batch, "_score", score)
-    assert "1 chunks are tried again" in cli("dead", "requeue", str(handle.output))[1]
+    assert "1 chunk is tried again" in cli("dead", "requeue", str(handle.output))[1]
     assert handle.status().state == "in_progress"
     assert not (handle.output / "_SUCCESS").exists()
     work(redis_client)
     status = handle.status()
     assert (status.state, status.rows_ok, status.chunks_dead) == ("completed_with_errors", 89, 1)
-    assert "1 chunks are tried again" in cli("dead", "requeue", handle.id, "5")[1]
+    assert "1 chunk is tried again" in cli("dead", "requeue", handle.id, "5")[1]
     work(redis_client)
     assert handle.status().rows_ok == 99
     assert "no chunk was given up" in cli("dead", "list", handle.id)[1]
