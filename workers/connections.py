@@ -16,7 +16,8 @@ class Connection(connection.Connection):
 
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
         """As kombu's; the pauses grow to LONGEST_PAUSE_S."""
-        return super().ensure_connection(*args, **{"interval_max": LONGEST_PAUSE_S, **options})
+        options.setdefault("interval_max", LONGEST_PAUSE_S)
+        return super().ensure_connection(*args, **options)  # type: ignore[no-untyped-call]
 
 
 class AMQP(amqp.AMQP):  # type: ignore[misc]
