@@ -92,10 +92,14 @@ def _round(client: Client, registry: Registry, version: int, workers: int) -> di
 
 
 def _served(client: Client, version: int, workers: int) -> Spread:
-    spread = wait_served(client.broker.redis, NAME, version, "cpu", SERVED_S)
-    if not spread.is_complete or len(spread.workers) != workers:
-        raise RuntimeError(spread.told())
-    return spread
+    deadline_s = time.monotonic() + SERVED_S
+    while True:
+        spread = wait_served(client.broker.redis, NAME, version, "cpu", SERVED_S)
+        if spread.is_complete and len(spread.workers) == workers:
+            return spread
+        if time.monotonic() > deadline_s:
+            raise RuntimeError(spread.told())
+        time.sleep(0.05)  # workers that have only been started are not there yet
 
 
 def _settings(folder: Path, stack: ExitStack) -> Settings:
