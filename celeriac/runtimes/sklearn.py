@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from celeriac import errors
 from celeriac.registry.manifest import Architecture, InputSchema, ModelVersion, OutputSchema
 from celeriac.runtimes import LoadOptions, Output, Saved, frameworks, library
+from celeriac.runtimes.sklearn_direct import Direct, direct
 
 FILE = "model.skops"
 SUFFIX = ".skops"
@@ -67,13 +68,19 @@ _BY_ARGMAX = ("RandomForestClassifier", "ExtraTreesClassifier")
 class SklearnModel:
     """A fitted estimator."""
 
-    def __init__(self, estimator: Any, output: OutputSchema) -> None:
+    def __init__(
+        self, estimator: Any, output: OutputSchema, shorter: Direct | None = None
+    ) -> None:
         self._output = output
+        self._shorter = shorter
         self._transform, self._estimator = _split(estimator)
         self._by_argmax = type(self._estimator).__name__ in _BY_ARGMAX and output.outputs == 1
 
     def predict(self, inputs: Any) -> Output:
         """Labels and, where the estimator gives them, probabilities; numbers of a regressor."""
+        found = None if self._shorter is None else self._shorter(inputs)
+        if found is not None:
+            return self._direct(found)
         if self._transform is not None:
             inputs = self._transform.transform(inputs)
         if not self._output.probabilities:
@@ -87,6 +94,12 @@ class SklearnModel:
             # One probability for each of several labels that may all be true.
             probabilities = [np.column_stack([1 - column, column]) for column in probabilities.T]
         return Output(values=values, probabilities=probabilities)
+
+
+    def _direct(self, found: Any) -> Output:
+        if self._output.kind == "regressor":
+            return Output(values=found)
+        return Output(values=self._estimator.classes_[found.argmax(axis=1)], probabilities=found)
 
 
 def takes(model: Any) -> bool:
@@ -112,7 +125,16 @@ def load(folder: Path, version: ModelVersion, options: LoadOptions) -> SklearnMo
     for part in _estimators(estimator):
         if getattr(part, "n_jobs", None) is not None:
             part.n_jobs = 1  # the workers are the parallel part
-    return SklearnModel(estimator, version.output)
+    return SklearnModel(estimator, version.output, _shorter(estimator, version.recipe))
+
+
+def _shorter(estimator: Any, recipe: Mapping[str, Any]) -> Direct | None:
+    unknown = sorted(recipe.keys() - {"direct"})
+    if unknown:
+        raise errors.RegistryError(
+            f"its recipe asks for {', '.join(unknown)}, which this release does not know"
+        )
+    return direct(estimator) if recipe.get("direct") else None
 
 
 def wrap(model: Any, output: OutputSchema, _input: InputSchema) -> SklearnModel:

@@ -22,6 +22,7 @@ from celeriac.outputs import from_logits
 from celeriac.registry.manifest import Architecture, InputSchema, ModelVersion, OutputSchema
 from celeriac.runtimes import LoadOptions, Output, Saved, frameworks, library
 from celeriac.runtimes.torch_device import Engine, link_to
+from celeriac.runtimes.torch_recipe import applied
 
 FILE = "model.safetensors"
 SUFFIX = ".safetensors"
@@ -88,7 +89,7 @@ def load(folder: Path, version: ModelVersion, options: LoadOptions) -> TorchMode
     """Build the network and fill it. Raises UntrustedModel, ModelCorrupt or RegistryError."""
     if version.architecture is None:
         raise errors.ModelCorrupt("its model.json names no architecture")
-    module = read(folder / FILE, version.architecture, options)
+    module = applied(read(folder / FILE, version.architecture, options), version.recipe)
     return TorchModel(
         module, version.output, precision=version.serving.precision, tf32=options.tf32
     )

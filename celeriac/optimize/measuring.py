@@ -1,0 +1,196 @@
+"""One form of a model, measured in a process of its own: ``python -m celeriac.optimize.measuring``.
+
+The task comes as JSON on stdin, the result goes as JSON to stdout, the answers to a file. So a form
+that hangs, crashes or takes all memory costs its own process, and each library reads its number of
+threads when it starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from celeriac import errors
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_LEAST_CALLS, _MOST_CALLS = 5, 20_000
+_WARM_CALLS = 3
+_SCORE_SHARE = 0.5
+"""Of a size's time, for whole items, with decoding and answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is measured, and for how long."""
+
+    folder: str
+    """Where the form's files lie."""
+    manifest: str
+    """Its ``model.json``, as text."""
+    samples: str
+    """A file of items as JSON, as they travel on the wire."""
+    answers: str
+    """The file (.npz) that the answers go to."""
+    batch_sizes: Sequence[int]
+    size_s: float
+    """For each batch size."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """``LoadOptions``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What came of it."""
+
+    load_s: float
+    """Until it had answered the first time."""
+    predict_s: dict[int, float]
+    """The forward pass, by batch size: the lower quartile of many."""
+    score_s: dict[int, float]
+    """The same with decoding and answers: what a batch costs a worker."""
+    memory_mb: float
+    """Of the process, at its most."""
+
+
+def measure(task: Task, threads: int, limit_s: float) -> Measured:
+    """Run a task in a process that has ``threads``.
+
+    Raises ModelFailed with the reason if it fails, or takes longer than ``limit_s``.
+    """
+    environment = os.environ | dict.fromkeys(_THREADS, str(threads))
+    command = [sys.executable, "-m", "celeriac.optimize.measuring"]
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True, env=environment,
+    )
+    try:
+        out, err = process.communicate(json.dumps(asdict(task)), timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        raise errors.ModelFailed(f"took longer than {limit_s:g} s") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+    try:
+        found = json.loads(out.strip().rpartition("\n")[2])
+    except ValueError:
+        last = errors.without_paths(err.strip().rpartition("\n")[2])
+        raise errors.ModelFailed(f"its process ended with {process.returncode}: {last}") from None
+    if "error" in found:
+        raise errors.ModelFailed(found["error"])
+    return Measured(
+        load_s=found["load_s"], memory_mb=found["memory_mb"],
+        predict_s={int(size): seconds for size, seconds in found["predict_s"].items()},
+        score_s={int(size): seconds for size, seconds in found["score_s"].items()},
+    )
+
+
+def faster(one: Measured, other: Measured) -> Measured:
+    """Of two measurements of the same, the shorter times."""
+    return replace(
+        one,
+        predict_s={size: min(s, other.predict_s[size]) for size, s in one.predict_s.items()},
+        score_s={size: min(s, other.score_s[size]) for size, s in one.score_s.items()},
+    )
+
+
+def read_answers(path: Path) -> Any:
+    """The ``Output`` that a process wrote. Nothing in it is unpickled."""
+    import numpy as np
+
+    from celeriac.outputs import Output
+
+    with np.load(path, allow_pickle=False) as file:
+        values = np.array(json.loads(str(file["values"])))
+        several = sorted(name for name in file.files if name.startswith("p"))
+        probabilities: Any = [file[name] for name in several] or None
+    if probabilities and len(probabilities) == 1:
+        probabilities = probabilities[0]
+    return Output(values=values, probabilities=probabilities)
+
+
+# --- in the process ------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """The measuring process. Whatever a library prints goes to stderr."""
+    with os.fdopen(os.dup(1), "w") as result:
+        os.dup2(2, 1)
+        try:
+            found: dict[str, Any] = asdict(_measured(Task(**json.load(sys.stdin))))
+        except errors.CeleriacError as error:
+            found = {"error": error.message}
+        except Exception as error:  # noqa: BLE001 - whatever a library raises
+            found = {"error": errors.told(error)}
+        result.write(json.dumps(found) + "\n")
+    return 0
+
+
+def _measured(task: Task) -> Measured:
+    import resource
+
+    from celeriac import runtimes
+    from celeriac.inputs import collate, take
+    from celeriac.registry.manifest import ModelVersion
+    from celeriac.runtimes import LoadOptions
+    from celeriac.scoring import Scorer, limits_of
+
+    manifest = ModelVersion.model_validate_json(task.manifest)
+    options = LoadOptions(**task.options)
+    items = json.loads(Path(task.samples).read_text(encoding="utf-8"))
+    started = time.perf_counter()
+    model = runtimes.load(Path(task.folder), manifest, options)
+    scorer = Scorer(manifest, model, limits_of(options))
+    collated = collate(items, manifest.input, scorer.limits)
+    if len(collated.index) < len(items):
+        first = next(iter(collated.errors.values()))
+        raise errors.RequestError(f"a sample does not fit the model: {first.message}")
+    model.predict(take(collated.inputs, 0, 1))
+    load_s = time.perf_counter() - started
+    _keep(model.predict(collated.inputs), Path(task.answers))
+    predict_s, score_s = {}, {}
+    for size in task.batch_sizes:
+        some = [items[place % len(items)] for place in range(size)]
+        inputs = collate(some, manifest.input, scorer.limits).inputs
+        predict_s[size] = _usual_s(partial(model.predict, inputs), task.size_s)
+        score_s[size] = _usual_s(partial(scorer.score, some), task.size_s * _SCORE_SHARE)
+    most_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Measured(load_s=load_s, predict_s=predict_s, score_s=score_s, memory_mb=most_kb / 1e3)
+
+
+def _usual_s(call: Callable[[], Any], budget_s: float) -> float:
+    for _ in range(_WARM_CALLS):
+        call()
+    took: list[float] = []
+    end_s = time.perf_counter() + budget_s
+    while len(took) < _LEAST_CALLS or (time.perf_counter() < end_s and len(took) < _MOST_CALLS):
+        started = time.perf_counter()
+        call()
+        took.append(time.perf_counter() - started)
+    # The lower quartile: what others do on the machine only ever adds.
+    return sorted(took)[len(took) // 4]
+
+
+def _keep(output: Any, path: Path) -> None:
+    import numpy as np
+
+    values = output.values
+    plain = values.tolist() if hasattr(values, "tolist") else list(values)
+    given = output.probabilities
+    each = given if isinstance(given, list) else [] if given is None else [given]
+    arrays: dict[str, Any] = {f"p{number:03}": one for number, one in enumerate(each)}
+    np.savez(path, values=np.array(json.dumps(plain)), **arrays)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
