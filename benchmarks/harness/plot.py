@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from benchmarks import batch as batch_benchmark
     from benchmarks.gateway import Results as GatewayResults
     from benchmarks.realtime import Results
+    from celeriac.optimize.optimising import Found
 
 COLOURS = {
     "Celeriac, asyncio": "#1b7837", "Celeriac, threads": "#5aae61",
@@ -73,6 +75,32 @@ def gateway(found: GatewayResults, path: Path) -> None:
             values = [value(found[name, model, label]) for name in names]
             _lines(axes[row][column], names, values, f"{model}: {title}", form)
     _save(plt, figure, path, "HTTP, two cores, one client process")
+
+
+def models(found: Mapping[str, Found], path: Path) -> None:
+    """Items a second over batch size: the original of each model, its winner, and the others."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(
+        1, len(found), figsize=(3.4 * len(found), 3.6), squeeze=False, layout="constrained"
+    )
+    for axis, (name, one) in zip(axes[0], found.items(), strict=True):
+        for line in (line for line in one.lines if line.predict_ms and line.verdict != "threads"):
+            sizes = sorted(line.predict_ms)
+            rates = [size * 1e3 / line.predict_ms[size] for size in sizes]
+            dashes = ":" if line.verdict == "differs" else "-"
+            label = f"{line.name} (differs)" if line.verdict == "differs" else line.name
+            colour = {"original": "black", "winner": "#1b7837"}.get(line.verdict)
+            width = 2.5 if line.verdict == "winner" else 1.4
+            axis.plot(sizes, rates, dashes, marker=".", label=label, color=colour, linewidth=width)
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_xticks(sizes, [str(size) for size in sizes])
+        axis.yaxis.set_major_formatter("{x:,.0f}")
+        axis.set_title(f"{name}: items/s", loc="left")
+        axis.set_xlabel("items in a batch")
+        axis.legend(fontsize=7, frameon=False)
+        axis.grid(visible=True, axis="y", which="major", alpha=0.3)
+    _save(plt, figure, path, "Forms of three models, one thread")
 
 
 def _lines(axes, names, values, title: str, form: str) -> None:  # type: ignore[no-untyped-def]

@@ -12,7 +12,7 @@ WORTH = 1.1
 SLOWER = 0.9
 """At no batch size may it fall below this share of the original's speed: less is noise."""
 
-DOUBTFUL = 0.7
+DOUBTFUL = 0.5
 """What falls below ``SLOWER``, but not below this, at its worst size and gains in the mean is
 measured once more."""
 

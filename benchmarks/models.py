@@ -1,0 +1,405 @@
+"""Models: their faster forms beside the originals, and how soon a promotion is served everywhere.
+
+The first part is `celeriac optimize` on a forest, the demonstration's text classifier and its
+network; each form runs in a process of its own, with one thread. The second part is a real stack
+with two real-time workers and a model of 100 MB, promoted while clients ask.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.harness import plot, table
+from benchmarks.harness.table import Row, compared
+from celeriac import errors, release
+from celeriac.messages import worker_key
+from celeriac.optimize.optimising import Found, Line, Optimiser, Wanted
+from celeriac.optimize.variants import ORIGINAL
+from celeriac.registry.store import Registry
+from celeriac.runtimes import LoadOptions
+from celeriac.settings import (
+    ModelsSettings,
+    RealtimeSettings,
+    Settings,
+    StackSettings,
+)
+from producer import Client
+from producer.broker import connect
+from workers.commands import worker_command
+from workers.stack import Stack, environment
+from workers.valkey import free_port
+
+HOME = Path(".celeriac/bench/models").absolute()
+FOREST, TEXT, DIGITS, BIG = "forest", "reviews", "digits", "big"
+SECOND = "realtime.cpu-2"
+SERVED_S, FLIP_S = 5.0, 20.0
+WAIT_S = 60.0
+console = Console(highlight=False, stderr=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How long and how much is measured."""
+
+    size_s: float = 0.5
+    flips: int = 3
+    hidden: Sequence[int] = (5_000, 5_000)
+    """Of the large network: 25 million weights of 4 bytes."""
+
+
+QUICK = Effort(size_s=0.05, flips=1, hidden=(500, 500))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flip:
+    """One promotion."""
+
+    command_to_flip_s: float
+    flip_to_served_s: float
+    answered: int
+    """While it went on, by clients that ask one item after the other."""
+    failed: int
+    megabytes: float
+
+
+@dataclass(kw_only=True)
+class Results:
+    """Everything."""
+
+    found: dict[str, Found] = field(default_factory=dict)
+    plain_ms: dict[str, float] = field(default_factory=dict)
+    """One item with scikit-learn's own ``predict_proba``, nothing around it."""
+    flips: list[Flip] = field(default_factory=list)
+
+
+def main(words: Sequence[str]) -> int:
+    """``scripts/bench models``. Exit code 1 if a goal is missed."""
+    parser = argparse.ArgumentParser(prog="scripts/bench models", description=__doc__)
+    parser.add_argument("--json", type=Path, default=HOME / "models.json", help="rows, figures")
+    parser.add_argument("--plot", type=Path, default=HOME / "models.svg")
+    parser.add_argument("--markdown", type=Path, default=HOME / "models.md")
+    parser.add_argument("--quick", action="store_true", help="a minute: is all in order?")
+    options = parser.parse_args(words)
+    results = run(QUICK if options.quick else Effort())
+    rows = list(goals(results))
+    table.show(rows, "Goals")
+    table.save(rows, options.json, {
+        "command": "scripts/bench models", "plain_ms": results.plain_ms,
+        "flips": [asdict(flip) for flip in results.flips],
+        "forms": [json.loads(found.as_json()) for found in results.found.values()],
+    })
+    plot.models(results.found, options.plot)
+    options.markdown.write_text(document(rows, results), encoding="utf-8")
+    console.print(f"\n{options.json}\n{options.markdown}\n{options.plot}")
+    return int(any(row.met is False for row in rows))
+
+
+def run(effort: Effort) -> Results:
+    """Both parts."""
+    for old in ("state", "models"):
+        shutil.rmtree(HOME / old, ignore_errors=True)
+    results = Results()
+    registry = Registry(HOME / "models")
+    console.print("Training the models")
+    items = make_models(registry, HOME / "data", effort)
+    for name, (given, labels) in items.items():
+        results.found[name] = optimised(registry, name, given, labels, effort)
+    for name in (FOREST, TEXT):
+        results.plain_ms[name] = plain_ms(registry, name, items[name][0][0])
+    results.flips = promotions(effort)
+    return results
+
+
+# --- faster forms -------------------------------------------------------------------------------
+
+
+def make_models(
+    registry: Registry, data: Path, effort: Effort
+) -> dict[str, tuple[list[Any], list[Any]]]:
+    """Register them, and two versions of the large one; returns held-out items and labels."""
+    import numpy as np
+    import pandas as pd
+    from sklearn.ensemble import RandomForestClassifier
+
+    from celeriac.runtimes.architectures import MLP
+    from demo import train
+
+    subprocess.run([sys.executable, "-m", "demo.data", data], check=True, timeout=120)
+    known, unseen = (pd.read_csv(data / f"reviews_{part}.csv") for part in ("train", "heldout"))
+    images, others, labels, other_labels = train.digit_images()
+    flat, other_rows = (array.reshape(len(array), -1) for array in (images, others))
+    text = train.text_classifier(known["review"], known["score"])
+    forest = RandomForestClassifier(100, random_state=0).fit(flat, labels)
+    network = train.digit_classifier(images, labels)
+    texts = unseen["review"].tolist()
+    release.register(FOREST, forest, registry=registry, examples=other_rows[:20])
+    release.register(TEXT, text, registry=registry, examples=texts[:20])
+    release.register(DIGITS, network, registry=registry, examples=others[:20],
+                     labels=list(range(10)))
+    big = MLP(64, 10, hidden=list(effort.hidden))
+    for _ in range(1 + effort.flips):
+        release.register(BIG, big, registry=registry, examples=np.zeros((3, 64), dtype=np.float32),
+                         labels=list(range(10)))
+    digits = other_labels.tolist()
+    return {
+        FOREST: (other_rows.tolist(), digits), TEXT: (texts, unseen["score"].tolist()),
+        DIGITS: (others.tolist(), digits),
+    }
+
+
+def optimised(
+    registry: Registry, name: str, items: list[Any], labels: list[Any], effort: Effort
+) -> Found:
+    """As ``celeriac optimize``; the winner becomes version 2."""
+    console.print(f"Optimising {name}")
+    wanted = Wanted(size_s=effort.size_s, cores=os.cpu_count() or 1)
+    return Optimiser(
+        registry, name, 1, options=LoadOptions(), wanted=wanted, items=items, labels=labels,
+        tell=lambda form: console.print(f"  {form}"),
+    ).run()
+
+
+_PLAIN = """
+import sys, time
+from pathlib import Path
+from celeriac.runtimes import LoadOptions
+from celeriac.runtimes.sklearn import read
+import json
+model = read(Path(sys.argv[1]), LoadOptions())
+for one in (model, *getattr(model, "estimators_", ())):
+    if hasattr(one, "n_jobs"):
+        one.n_jobs = None
+items = [json.loads(sys.argv[2])]
+took = []
+for _ in range(400):
+    started = time.perf_counter()
+    model.predict_proba(items)
+    took.append(time.perf_counter() - started)
+print(sorted(took)[100] * 1e3)
+"""
+
+
+def plain_ms(registry: Registry, name: str, item: Any) -> float:
+    """The lower quartile of 400 calls, as the forms are measured."""
+    path = registry.folder(name, 1) / "model.skops"
+    done = subprocess.run(
+        [sys.executable, "-c", _PLAIN, str(path), json.dumps(item)], check=True, timeout=120,
+        capture_output=True, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )
+    return float(done.stdout)
+
+
+# --- promotions ---------------------------------------------------------------------------------
+
+
+def promotions(effort: Effort) -> list[Flip]:
+    """A stack with two real-time workers; each promotion is timed under load."""
+    settings = Settings(
+        stack=StackSettings(state_dir=HOME / "state", metrics_port=0, redis_port=free_port()),
+        models=ModelsSettings(root=HOME / "models"),
+        realtime=RealtimeSettings(timeout_s=30),
+    )
+    registry = Registry(settings.models.root)
+    registry.aliases(BIG).promote(1, expected=None, who="bench", why="measured")
+    stack = Stack(settings, roles=("realtime.cpu", "maintenance"), flower=False, gateway=False,
+                  beat=False)
+    with stack, second_worker(stack), Client(settings=stack.settings) as client:
+        redis = connect(stack.settings)
+        await_serving(redis, 1)
+        megabytes = sum(file.size for file in registry.get(BIG, 1).files) / 1e6
+        return [one_flip(registry, client, redis, version, megabytes)
+                for version in range(2, 2 + effort.flips)]
+
+
+@contextlib.contextmanager
+def second_worker(stack: Stack) -> Iterator[None]:
+    """One more real-time worker beside the stack's own."""
+    argv = worker_command("realtime.cpu", name=SECOND)
+    others = {k: v for k, v in os.environ.items() if not k.startswith("CELERIAC_")}
+    log = (HOME / "state" / "second.log").open("wb")
+    process = subprocess.Popen(argv, env=others | environment(stack.settings), stdout=log,
+                               stderr=subprocess.STDOUT)
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+        log.close()
+
+
+def one_flip(
+    registry: Registry, client: Client, redis: Any, version: int, megabytes: float
+) -> Flip:
+    """Promote through the maintenance worker, and wait until both workers serve it."""
+    console.print(f"Promoting {BIG}@{version}, {megabytes:.0f} MB")
+    aliases = registry.root / BIG / "aliases.json"
+    with Load(client) as load:
+        started = time.time()
+        client.promote(f"{BIG}@{version}", "measured")
+        flipped = aliases.stat().st_mtime
+        await_serving(redis, version)
+        served = time.time()
+        time.sleep(0.5)  # answers of the new version, too
+    return Flip(command_to_flip_s=flipped - started, flip_to_served_s=served - flipped,
+                answered=load.answered, failed=load.failed, megabytes=megabytes)
+
+
+def await_serving(redis: Any, version: int) -> None:
+    """Until both workers say that they serve the version."""
+    import socket
+
+    names = [f"{name}@{socket.gethostname()}" for name in ("realtime.cpu", SECOND)]
+    end_s = time.monotonic() + WAIT_S
+    while time.monotonic() < end_s:
+        found = [redis.get(worker_key(name)) for name in names]
+        if all(one and json.loads(one)["serving"].get(BIG) == version for one in found):
+            return
+        time.sleep(0.01)
+    raise TimeoutError(f"{BIG}@{version} is not served by {', '.join(names)} after {WAIT_S:g} s")
+
+
+class Load:
+    """Two clients that ask one item after the other."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(2)]
+        self.answered = self.failed = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _ask(self) -> None:
+        item = [0.5] * 64
+        while not self._stopping.is_set():
+            try:
+                self._client.predict(BIG, item)
+            except errors.CeleriacError:
+                with self._lock:
+                    self.failed += 1
+            else:
+                with self._lock:
+                    self.answered += 1
+            time.sleep(0.002)
+
+
+# --- what came of it ----------------------------------------------------------------------------
+
+
+def goals(results: Results) -> Iterator[Row]:
+    """The rows of the table, with the bounds that Celeriac sets itself."""
+    forest, text, digits = (results.found[name] for name in (FOREST, TEXT, DIGITS))
+    yield from _one_item("random forest, 100 trees, one row", form(forest, "onnx"),
+                         results.plain_ms[FOREST], 50)
+    yield from _one_item("TF-IDF and logistic regression, one text", form(text, "direct"),
+                         results.plain_ms[TEXT], 3)
+    for size in (1, 32):
+        yield _faster(digits, size, at_least=1.5)
+    for size in (1, 128):
+        yield _faster(text, size)
+        yield _faster(forest, size)
+    yield from _promoted(results.flips)
+
+
+def form(found: Found, name: str) -> Line:
+    """A form by its name."""
+    return next(line for line in found.lines if line.name == name)
+
+
+def best(found: Found) -> Line:
+    """The winner; the original, if nothing won."""
+    return form(found, found.winner or ORIGINAL)
+
+
+def _one_item(measure: str, line: Line, plain: float, at_least: float) -> Iterator[Row]:
+    """Against the estimator alone, in calls per second."""
+    yield compared(f"{measure}: {line.name}", 1e3 / line.predict_ms[1], "/s",
+                   "plain predict_proba", 1e3 / plain, at_least=at_least)
+    assert line.parity is not None
+    agreement = line.parity.agreement or 0.0
+    yield Row(measure=f"{measure}: equal labels of {line.parity.samples}", value=100 * agreement,
+              unit="%", goal="100 %", met=agreement == 1)
+
+
+def _faster(found: Found, size: int, at_least: float | None = None) -> Row:
+    line, original = best(found), form(found, ORIGINAL)
+    name = found.model.partition("@")[0]
+    return compared(f"{name}, batch of {size}: {line.name}", size * 1e3 / line.predict_ms[size],
+                    "items/s", ORIGINAL, size * 1e3 / original.predict_ms[size],
+                    at_least=at_least)
+
+
+def _promoted(flips: Sequence[Flip]) -> Iterator[Row]:
+    """The slowest of the promotions."""
+    size = f"{flips[0].megabytes:.0f} MB, two workers"
+    served, flip = (max(getattr(one, name) for one in flips)
+                    for name in ("flip_to_served_s", "command_to_flip_s"))
+    yield Row(measure=f"alias flip to served everywhere, {size}", value=served, unit="s",
+              goal=f"<= {SERVED_S:g} s", met=served <= SERVED_S)
+    yield Row(measure=f"command to flip, {size}", value=flip, unit="s", goal=f"<= {FLIP_S:g} s",
+              met=flip <= FLIP_S)
+    failed, answered = (sum(getattr(one, name) for one in flips) for name in ("failed", "answered"))
+    yield Row(measure=f"requests that failed meanwhile, of {answered:,}", value=failed, unit="",
+              goal="0", met=failed == 0)
+
+
+def document(rows: Sequence[Row], results: Results) -> str:
+    """All tables as Markdown."""
+    about = table.machine()
+    packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
+    parts = [
+        f"{about['cores']} cores, {about['system']}, Python {about['python']}; {packages}.\n",
+        table.markdown(table.HEADERS, [table.cells(row) for row in rows]),
+    ]
+    for found in results.found.values():
+        parts.append(f"`{found.model}`, {found.samples} held-out samples, one thread:\n")
+        parts.append(table.markdown(*_forms(found)))
+    return "\n".join(parts)
+
+
+def _forms(found: Found) -> tuple[list[str], list[list[str]]]:
+    lines = [line for line in found.lines if line.predict_ms]
+    sizes = sorted({size for line in lines for size in line.predict_ms})
+    headers = ["form", *(f"ms of {size}" for size in sizes), "gain", "labels", "off by",
+               "MB", "verdict"]
+    return headers, [_cells(line, sizes) for line in lines]
+
+
+def _cells(line: Line, sizes: Sequence[int]) -> list[str]:
+    parity = line.parity
+    agreement = f"{100 * parity.agreement:g} %" if parity and parity.agreement is not None else ""
+    error = f"{parity.error:.0e}" if parity and parity.error is not None else ""
+    times: Mapping[int, float] = line.predict_ms
+    return [
+        line.name, *(table.figure(times[size]) for size in sizes),
+        f"{line.mean_speedup:.2f} x" if line.mean_speedup else "", agreement, error,
+        table.figure(line.memory_mb or 0), f"{line.verdict}{': ' if line.why else ''}{line.why}",
+    ]

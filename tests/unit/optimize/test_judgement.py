@@ -1,0 +1,134 @@
+"""Whether another form is the same model, and whether it is worth having."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from celeriac.optimize import choosing
+from celeriac.optimize.parity import Allowed, compare
+from celeriac.outputs import Output
+from celeriac.registry.manifest import OutputSchema
+
+CLASSES = OutputSchema(kind="classifier", labels=("a", "b"), probabilities=True)
+NUMBERS = OutputSchema(kind="regressor")
+
+
+def answers(*chances: float) -> Output:
+    second = np.array(chances)
+    return Output(values=np.where(second > 0.5, "b", "a"),
+                  probabilities=np.column_stack([1 - second, second]))
+
+
+@pytest.mark.parametrize(
+    ("other", "allowed", "problem"),
+    [
+        ((0.1, 0.9, 0.6), Allowed(), ""),
+        ((0.1, 0.9, 0.605), Allowed(), ""),
+        ((0.1, 0.9, 0.62), Allowed(), "off by 0.02; 0.01 is allowed"),
+        ((0.1, 0.9, 0.62), Allowed(error=0.05), ""),
+        ((0.1, 0.9, 0.4), Allowed(error=1), "other labels for 1 of 3 samples"),
+        ((0.1, 0.9, 0.4), Allowed(error=1, agreement=0.5), ""),
+        ((0.1, 0.9, math.nan), Allowed(agreement=0), "off by nan"),
+        ((0.1, 0.9), Allowed(), "gives 2 answers"),
+    ],
+)
+def test_labels_and_probabilities(
+    other: tuple[float, ...], allowed: Allowed, problem: str
+) -> None:
+    found = compare(answers(0.1, 0.9, 0.6), answers(*other), CLASSES, allowed)
+    assert found.problem.startswith(problem)
+    assert bool(found.problem) == bool(problem)
+
+
+def test_accuracy_may_not_fall() -> None:
+    allowed = Allowed(agreement=0.5, error=1)
+    before, after = answers(0.1, 0.9, 0.6), answers(0.1, 0.9, 0.4)
+    worse = compare(before, after, CLASSES, allowed, ["a", "b", "b"])
+    assert (worse.metric_before, worse.metric) == (1.0, pytest.approx(2 / 3))
+    assert worse.problem == "accuracy falls from 1.0000 to 0.6667"
+    better = compare(before, after, CLASSES, allowed, ["a", "b", "a"])
+    assert better.problem == ""
+    tolerant = Allowed(agreement=0.5, error=1, metric_drop=0.5)
+    assert compare(before, after, CLASSES, tolerant, ["a", "b", "b"]).problem == ""
+
+
+def test_labels_that_differ_in_type_are_compared_as_texts() -> None:
+    one = Output(values=np.array([3, 4]))
+    found = compare(one, one, OutputSchema(kind="classifier", labels=(3, 4)), Allowed(), ["3", "4"])
+    assert found.metric == 1.0
+
+
+def test_numbers_are_compared_in_shares_of_their_spread() -> None:
+    before = Output(values=np.array([0.0, 100.0, 200.0]))
+    near = compare(before, Output(values=np.array([0.5, 100.0, 200.0])), NUMBERS, Allowed())
+    assert near.problem == ""
+    assert near.error == pytest.approx(0.5 / np.std([0, 100, 200]))
+    far = compare(before, Output(values=np.array([2.0, 100.0, 200.0])), NUMBERS, Allowed())
+    assert far.problem.startswith("off by")
+
+
+def test_several_outputs_and_none_of_probabilities() -> None:
+    schema = OutputSchema(kind="classifier", labels=((0, 1), (0, 1)), outputs=2,
+                          probabilities=True)
+    one = answers(0.1, 0.9).probabilities
+    shifted = answers(0.1, 0.93).probabilities
+    values = np.array([[0, 0], [1, 1]])
+    found = compare(Output(values=values, probabilities=[one, one]),
+                    Output(values=values, probabilities=[one, shifted]), schema, Allowed())
+    assert found.error == pytest.approx(0.03)
+    lost = compare(Output(values=values, probabilities=[one, one]), Output(values=values),
+                   schema, Allowed())
+    assert lost.problem.startswith("off by nan")
+
+
+@pytest.mark.parametrize(
+    ("other_ms", "expected"),
+    [
+        ({1: 0.5, 32: 4.0}, "faster"),
+        ({1: 0.5, 32: 10.5}, "faster"),  # 0.95 x is noise
+        ({1: 0.1, 32: 12.0}, "slower"),  # however much is gained elsewhere
+        ({1: 0.98, 32: 9.5}, "no gain"),
+        ({1: 1.0, 32: 10.0}, "no gain"),
+    ],
+)
+def test_what_the_times_say(other_ms: dict[int, float], expected: str) -> None:
+    found = choosing.gain({1: 1.0, 32: 10.0}, other_ms)
+    assert choosing.verdict(found)[0] == expected
+
+
+def test_bad_luck_is_measured_again_and_a_loss_is_not() -> None:
+    base = {1: 1.0, 32: 10.0}
+    assert choosing.is_doubtful(choosing.gain(base, {1: 0.1, 32: 12.0}))
+    assert not choosing.is_doubtful(choosing.gain(base, {1: 0.1, 32: 40.0}))
+    assert not choosing.is_doubtful(choosing.gain(base, {1: 0.1, 32: 8.0}))
+
+
+def test_the_winner_gains_most_in_the_mean() -> None:
+    base = {1: 1.0, 32: 10.0}
+    gains = {
+        "good at one": choosing.gain(base, {1: 0.1, 32: 10.0}),
+        "good at all": choosing.gain(base, {1: 0.2, 32: 2.0}),
+        "slower": choosing.gain(base, {1: 0.001, 32: 20.0}),
+    }
+    assert choosing.winner(gains) == "good at all"
+    assert choosing.winner({"slower": gains["slower"]}) is None
+    assert choosing.winner({}) is None
+
+
+@pytest.mark.parametrize(
+    ("fixed", "item"), [(0.001, 0.0001), (0.0, 0.002), (0.004, 0.0)]
+)
+def test_the_cost_line_is_found_again(fixed: float, item: float) -> None:
+    seconds = {size: fixed + item * size for size in (1, 8, 32, 128)}
+    found: Any = choosing.cost_line(seconds)
+    assert found == (pytest.approx(fixed, abs=1e-9), pytest.approx(item, abs=1e-9))
+
+
+def test_neither_part_of_the_line_is_negative() -> None:
+    assert choosing.cost_line({1: 0.001, 8: 0.02, 32: 0.5})[0] == 0.0
+    assert choosing.cost_line({1: 0.1, 32: 0.01})[1] == 0.0
+    assert choosing.cost_line({4: 0.008}) == (0.004, 0.001)
