@@ -1,0 +1,201 @@
+"""``celeriac optimize`` with real models, each form in a process of its own."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from celeriac import errors, release
+from celeriac.messages import ModelRef
+from celeriac.optimize.measuring import Task, measure
+from celeriac.optimize.optimising import Optimiser, Wanted
+from celeriac.optimize.parity import Allowed
+from celeriac.registry.store import Registry
+from celeriac.runtimes import LoadOptions
+from celeriac.scoring import Scorer
+from celeriac.settings import ModelsSettings, Settings, StackSettings, get_settings
+from workers.stack import environment
+
+pytestmark = pytest.mark.uncounted
+
+ROOT = Path(__file__).parents[2]
+MODULES = Path(__file__).parent
+TEXTS = [f"{word} {thing}" for word in ("good", "stale", "best", "bad", "fine")
+         for thing in ("coffee", "tea", "bread", "soup")]
+FAST = ("--seconds", "0.02", "--batch-sizes", "1,4")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models of several kinds, and files of samples."""
+    home = tmp_path_factory.mktemp("optimize")
+    registry = Registry(home / "models")
+    labels = ["yes" if text.split()[0] in ("good", "best", "fine") else "no" for text in TEXTS]
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression(C=10)).fit(TEXTS, labels)
+    release.register("texts", model, registry=registry, examples=TEXTS)
+    pd.DataFrame({"said": TEXTS, "right": labels}).to_csv(home / "texts.csv", index=False)
+    x, y = load_digits(return_X_y=True)
+    forest = RandomForestClassifier(60, random_state=0).fit(x[:300], y[:300])
+    release.register("forest", forest, registry=registry, examples=x[:8])
+    columns = [f"x{number}" for number in range(64)]
+    pd.DataFrame(x[300:340], columns=columns).to_csv(home / "forest.csv", index=False)
+    from celeriac.runtimes.architectures import DigitCNN
+
+    release.register("cnn", DigitCNN(scale=16.0), registry=registry, labels=list(range(10)),
+                     examples=x[:20].reshape(-1, 8, 8))
+    np.save(home / "cnn.npy", x[300:340].reshape(-1, 8, 8).astype(np.float32))
+    release.register("parrot", "echo", registry=registry, examples=["hello"])
+    return home
+
+
+@pytest.fixture
+def env(home: Path, tmp_path: Path) -> dict[str, str]:
+    return environment(Settings(
+        models=ModelsSettings(root=home / "models"), stack=StackSettings(state_dir=tmp_path)
+    ))
+
+
+def test_the_winner_is_a_version_that_answers_alike(
+    celeriac: Callable[..., Any], env: dict[str, str], home: Path, tmp_path: Path
+) -> None:
+    ran = celeriac(
+        "optimize", "forest@1", "--samples", str(home / "forest.csv"), *FAST,
+        "--json", str(tmp_path / "table.json"), "--plot", str(tmp_path / "p.svg"), env=env,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "forest@2 is registered" in ran.stdout
+    assert "celeriac models promote forest@2" in ran.stdout
+    assert max(map(len, ran.stdout.splitlines())) <= 130
+    registry = Registry(home / "models")
+    version = registry.verify("forest", 2)
+    assert version.parent == "forest@1"
+    assert registry.aliases("forest").read() == {}  # nothing is promoted
+    table = json.loads((registry.folder("forest", 2) / "optimize.json").read_text())
+    lines = {line["name"]: line for line in table["lines"]}
+    assert lines[table["winner"]]["verdict"] == "winner"
+    assert lines[table["winner"]]["mean_speedup"] > 2
+    assert lines["direct"]["parity"]["error"] == 0
+    assert json.loads((tmp_path / "table.json").read_text())["winner"] == table["winner"]
+    for plot in (tmp_path / "p.svg", registry.folder("forest", 2) / "optimize.svg"):
+        assert "winner" in ElementTree.tostring(ElementTree.parse(plot).getroot()).decode()  # noqa: S314
+    usual = version.profile[0]
+    assert (usual.threads, usual.device, usual.batch_sizes) == (1, "cpu", (1, 4))
+    assert usual.fixed_s + usual.item_s > 0
+    release.check(registry, ModelRef(name="forest", version=2), Settings())
+    rows = pd.read_csv(home / "forest.csv").to_numpy().tolist()
+    one, two = (Scorer.load(registry, "forest", n, LoadOptions()).score(rows) for n in (1, 2))
+    assert [answer["label"] for answer in one] == [answer["label"] for answer in two]
+
+
+def test_texts_with_labels(
+    celeriac: Callable[..., Any], env: dict[str, str], home: Path
+) -> None:
+    ran = celeriac(
+        "optimize", "texts@1", "--samples", str(home / "texts.csv"), "--text-column", "said",
+        "--label-column", "right", "--only", "direct", "--batch-sizes", "1", "--seconds", "0.05",
+        env=env,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "Accuracy of direct: 1.0000" in ran.stdout
+    assert Registry(home / "models").get("texts", 2).recipe == {"direct": True}
+
+
+def test_a_network_becomes_a_graph(
+    celeriac: Callable[..., Any], env: dict[str, str], home: Path
+) -> None:
+    before = Registry(home / "models").versions("cnn")
+    ran = celeriac("optimize", "cnn@1", "--samples", str(home / "cnn.npy"), *FAST,
+                   "--only", "onnx,channels last", "--dry-run", env=env)
+    assert ran.returncode == 0, ran.stderr
+    assert "The winner is onnx; nothing is registered." in ran.stdout
+    assert Registry(home / "models").versions("cnn") == before
+
+
+def test_nothing_is_registered_where_nothing_is_faster(
+    celeriac: Callable[..., Any], env: dict[str, str], home: Path
+) -> None:
+    ran = celeriac("optimize", "parrot@1", *FAST, env=env)
+    assert ran.returncode == 0, ran.stderr
+    assert "nothing is registered" in ran.stdout
+    assert "golden example" in ran.stdout
+    assert Registry(home / "models").versions("parrot") == [1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("forest@1", "--only", "warp"), "no form is named warp; there are original, direct"),
+        (("forest@1", "--batch-sizes", "1,x"), "want numbers from 1 on"),
+        (("forest@1", "--label-column", "y"), "--label-column is for --samples FILE.csv"),
+        (("forest@1", "--samples", "none.csv"), "none.csv"),
+        (("nobody",), "nobody"),
+    ],
+)
+def test_what_is_asked_wrongly(
+    words: tuple[str, ...], said: str, celeriac: Callable[..., Any], env: dict[str, str]
+) -> None:
+    ran = celeriac("optimize", *words, env=env)
+    assert ran.returncode == 1
+    assert said in ran.stderr
+
+
+def test_a_form_that_differs_is_refused(home: Path) -> None:
+    registry = Registry(home / "models")
+    x, _ = load_digits(return_X_y=True)
+    wanted = Wanted(batch_sizes=(1,), size_s=0.02, only=("int8",), allowed=Allowed(error=1e-9))
+    found = Optimiser(registry, "cnn", 1, options=LoadOptions(), wanted=wanted,
+                      items=x[:30].reshape(-1, 8, 8).tolist()).run()
+    line = next(line for line in found.lines if line.name == "int8")
+    assert line.verdict == "differs"
+    assert line.why.startswith(("off by", "other labels"))
+    assert found.version is None
+
+
+@pytest.fixture
+def misbehaving(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Task]]:
+    monkeypatch.setenv("CELERIAC_MODELS_ARCHITECTURES", "optimize_models")
+    monkeypatch.setenv("PYTHONPATH", f"{MODULES}{os.pathsep}{ROOT}")
+    monkeypatch.syspath_prepend(str(MODULES))
+    get_settings.cache_clear()
+    network = importlib.import_module("optimize_models").Misbehaving()
+    registry = Registry(tmp_path / "models")
+    version = release.register("m", network, registry=registry, labels=[0, 1],
+                               examples=np.zeros((2, 1), dtype=np.float32))
+
+    def task(value: int) -> Task:
+        (tmp_path / "samples.json").write_text(json.dumps([[float(value)]]))
+        return Task(
+            folder=str(registry.folder("m", 1)), manifest=version.model_dump_json(),
+            samples=str(tmp_path / "samples.json"), answers=str(tmp_path / "a.npz"),
+            batch_sizes=(1,), size_s=0.02, options={"architectures": ["optimize_models"]},
+        )
+
+    yield task
+    del sys.modules["optimize_models"]
+    get_settings.cache_clear()
+
+
+def test_a_form_that_hangs_or_dies_costs_its_own_process(misbehaving: Callable[..., Task]) -> None:
+    assert measure(misbehaving(0), 1, 60).predict_s[1] > 0
+    started = time.monotonic()
+    with pytest.raises(errors.ModelFailed, match="took longer than 6 s"):
+        measure(misbehaving(1), 1, 6)
+    assert time.monotonic() - started < 15
+    with pytest.raises(errors.ModelFailed, match="its process ended with 3"):
+        measure(misbehaving(2), 1, 60)
