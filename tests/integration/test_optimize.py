@@ -93,7 +93,7 @@ def test_the_winner_is_a_version_that_answers_alike(
     assert lines["direct"]["parity"]["error"] == 0
     assert json.loads((tmp_path / "table.json").read_text())["winner"] == table["winner"]
     for plot in (tmp_path / "p.svg", registry.folder("forest", 2) / "optimize.svg"):
-        assert "winner" in ElementTree.tostring(ElementTree.parse(plot).getroot()).decode()  # noqa: S314
+        assert "winner" in ElementTree.tostring(ElementTree.parse(plot).getroot()).decode()
     usual = version.profile[0]
     assert (usual.threads, usual.device, usual.batch_sizes) == (1, "cpu", (1, 4))
     assert usual.fixed_s + usual.item_s > 0
