@@ -1,23 +1,20 @@
 """Models: their faster forms beside the originals, and how soon a promotion is served everywhere.
 
 The first part is `celeriac optimize` on a forest, the demonstration's text classifier and its
-network; each form runs in a process of its own, with one thread. The second part is a real stack
-with two real-time workers and a model of 100 MB, promoted while clients ask.
+network; each form runs in a process of its own, with one thread. The second part is two real-time
+workers, a maintenance worker and a model of 100 MB, promoted and rolled back while a client asks.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +22,16 @@ from rich.console import Console
 
 from benchmarks.harness import plot, table
 from benchmarks.harness.table import Row, compared
-from celeriac import errors, release
-from celeriac.messages import worker_key
+from celeriac import release
 from celeriac.optimize.optimising import Found, Line, Optimiser, Wanted
 from celeriac.optimize.variants import ORIGINAL
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
-from celeriac.settings import (
-    ModelsSettings,
-    RealtimeSettings,
-    Settings,
-    StackSettings,
-)
-from producer import Client
-from producer.broker import connect
-from workers.commands import worker_command
-from workers.stack import Stack, environment
-from workers.valkey import free_port
 
 HOME = Path(".celeriac/bench/models").absolute()
-FOREST, TEXT, DIGITS, BIG = "forest", "reviews", "digits", "big"
-SECOND = "realtime.cpu-2"
+FOREST, TEXT, DIGITS = "forest", "reviews", "digits"
 SERVED_S, FLIP_S = 5.0, 20.0
-WAIT_S = 60.0
+SWAPS_S = 300.0
 console = Console(highlight=False, stderr=True)
 
 
@@ -57,23 +41,11 @@ class Effort:
 
     size_s: float = 0.5
     flips: int = 3
-    hidden: Sequence[int] = (5_000, 5_000)
-    """Of the large network: 25 million weights of 4 bytes."""
+    megabytes: int = 100
+    """Of the network that is promoted."""
 
 
-QUICK = Effort(size_s=0.05, flips=1, hidden=(500, 500))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flip:
-    """One promotion."""
-
-    command_to_flip_s: float
-    flip_to_served_s: float
-    answered: int
-    """While it went on, by clients that ask one item after the other."""
-    failed: int
-    megabytes: float
+QUICK = Effort(size_s=0.05, flips=1, megabytes=4)
 
 
 @dataclass(kw_only=True)
@@ -83,7 +55,8 @@ class Results:
     found: dict[str, Found] = field(default_factory=dict)
     plain_ms: dict[str, float] = field(default_factory=dict)
     """One item with scikit-learn's own ``predict_proba``, nothing around it."""
-    flips: list[Flip] = field(default_factory=list)
+    swaps: dict[str, Any] = field(default_factory=dict)
+    """What ``benchmarks.subjects.swaps`` measured."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -99,7 +72,7 @@ def main(words: Sequence[str]) -> int:
     table.show(rows, "Goals")
     table.save(rows, options.json, {
         "command": "scripts/bench models", "plain_ms": results.plain_ms,
-        "flips": [asdict(flip) for flip in results.flips],
+        "swaps": results.swaps,
         "forms": [json.loads(found.as_json()) for found in results.found.values()],
     })
     plot.models(results.found, options.plot)
@@ -115,12 +88,12 @@ def run(effort: Effort) -> Results:
     results = Results()
     registry = Registry(HOME / "models")
     console.print("Training the models")
-    items = make_models(registry, HOME / "data", effort)
+    items = make_models(registry, HOME / "data")
     for name, (given, labels) in items.items():
         results.found[name] = optimised(registry, name, given, labels, effort)
     for name in (FOREST, TEXT):
         results.plain_ms[name] = plain_ms(registry, name, items[name][0][0])
-    results.flips = promotions(effort)
+    results.swaps = promotions(effort)
     return results
 
 
@@ -128,14 +101,12 @@ def run(effort: Effort) -> Results:
 
 
 def make_models(
-    registry: Registry, data: Path, effort: Effort
+    registry: Registry, data: Path
 ) -> dict[str, tuple[list[Any], list[Any]]]:
-    """Register them, and two versions of the large one; returns held-out items and labels."""
-    import numpy as np
+    """Register them; returns held-out items and labels."""
     import pandas as pd
     from sklearn.ensemble import RandomForestClassifier
 
-    from celeriac.runtimes.architectures import MLP
     from demo import train
 
     subprocess.run([sys.executable, "-m", "demo.data", data], check=True, timeout=120)
@@ -150,10 +121,6 @@ def make_models(
     release.register(TEXT, text, registry=registry, examples=texts[:20])
     release.register(DIGITS, network, registry=registry, examples=others[:20],
                      labels=list(range(10)))
-    big = MLP(64, 10, hidden=list(effort.hidden))
-    for _ in range(1 + effort.flips):
-        release.register(BIG, big, registry=registry, examples=np.zeros((3, 64), dtype=np.float32),
-                         labels=list(range(10)))
     digits = other_labels.tolist()
     return {
         FOREST: (other_rows.tolist(), digits), TEXT: (texts, unseen["score"].tolist()),
@@ -207,108 +174,16 @@ def plain_ms(registry: Registry, name: str, item: Any) -> float:
 # --- promotions ---------------------------------------------------------------------------------
 
 
-def promotions(effort: Effort) -> list[Flip]:
-    """A stack with two real-time workers; each promotion is timed under load."""
-    settings = Settings(
-        stack=StackSettings(state_dir=HOME / "state", metrics_port=0, redis_port=free_port()),
-        models=ModelsSettings(root=HOME / "models"),
-        realtime=RealtimeSettings(timeout_s=30),
+def promotions(effort: Effort) -> dict[str, Any]:
+    """In a process of its own, which makes a server, workers and models and removes them."""
+    console.print(f"Promoting a model of {effort.megabytes} MB, {effort.flips} times")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.subjects.swaps", "--megabytes", str(effort.megabytes),
+         "--rounds", str(effort.flips)],
+        check=True, timeout=SWAPS_S, stdout=subprocess.PIPE, text=True,
     )
-    registry = Registry(settings.models.root)
-    registry.aliases(BIG).promote(1, expected=None, who="bench", why="measured")
-    stack = Stack(settings, roles=("realtime.cpu", "maintenance"), flower=False, gateway=False,
-                  beat=False)
-    with stack, second_worker(stack), Client(settings=stack.settings) as client:
-        redis = connect(stack.settings)
-        await_serving(redis, 1)
-        megabytes = sum(file.size for file in registry.get(BIG, 1).files) / 1e6
-        return [one_flip(registry, client, redis, version, megabytes)
-                for version in range(2, 2 + effort.flips)]
-
-
-@contextlib.contextmanager
-def second_worker(stack: Stack) -> Iterator[None]:
-    """One more real-time worker beside the stack's own."""
-    argv = worker_command("realtime.cpu", name=SECOND)
-    others = {k: v for k, v in os.environ.items() if not k.startswith("CELERIAC_")}
-    log = (HOME / "state" / "second.log").open("wb")
-    process = subprocess.Popen(argv, env=others | environment(stack.settings), stdout=log,
-                               stderr=subprocess.STDOUT)
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
-        log.close()
-
-
-def one_flip(
-    registry: Registry, client: Client, redis: Any, version: int, megabytes: float
-) -> Flip:
-    """Promote through the maintenance worker, and wait until both workers serve it."""
-    console.print(f"Promoting {BIG}@{version}, {megabytes:.0f} MB")
-    aliases = registry.root / BIG / "aliases.json"
-    with Load(client) as load:
-        started = time.time()
-        client.promote(f"{BIG}@{version}", "measured")
-        flipped = aliases.stat().st_mtime
-        await_serving(redis, version)
-        served = time.time()
-        time.sleep(0.5)  # answers of the new version, too
-    return Flip(command_to_flip_s=flipped - started, flip_to_served_s=served - flipped,
-                answered=load.answered, failed=load.failed, megabytes=megabytes)
-
-
-def await_serving(redis: Any, version: int) -> None:
-    """Until both workers say that they serve the version."""
-    import socket
-
-    names = [f"{name}@{socket.gethostname()}" for name in ("realtime.cpu", SECOND)]
-    end_s = time.monotonic() + WAIT_S
-    while time.monotonic() < end_s:
-        found = [redis.get(worker_key(name)) for name in names]
-        if all(one and json.loads(one)["serving"].get(BIG) == version for one in found):
-            return
-        time.sleep(0.01)
-    raise TimeoutError(f"{BIG}@{version} is not served by {', '.join(names)} after {WAIT_S:g} s")
-
-
-class Load:
-    """Two clients that ask one item after the other."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(2)]
-        self.answered = self.failed = 0
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(60)
-
-    def _ask(self) -> None:
-        item = [0.5] * 64
-        while not self._stopping.is_set():
-            try:
-                self._client.predict(BIG, item)
-            except errors.CeleriacError:
-                with self._lock:
-                    self.failed += 1
-            else:
-                with self._lock:
-                    self.answered += 1
-            time.sleep(0.002)
+    found: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
+    return found
 
 
 # --- what came of it ----------------------------------------------------------------------------
@@ -326,7 +201,7 @@ def goals(results: Results) -> Iterator[Row]:
     for size in (1, 128):
         yield _faster(text, size)
         yield _faster(forest, size)
-    yield from _promoted(results.flips)
+    yield from _promoted(results.swaps)
 
 
 def form(found: Found, name: str) -> Line:
@@ -357,18 +232,21 @@ def _faster(found: Found, size: int, at_least: float | None = None) -> Row:
                     at_least=at_least)
 
 
-def _promoted(flips: Sequence[Flip]) -> Iterator[Row]:
+def _promoted(swaps: Mapping[str, Any]) -> Iterator[Row]:
     """The slowest of the promotions."""
-    size = f"{flips[0].megabytes:.0f} MB, two workers"
-    served, flip = (max(getattr(one, name) for one in flips)
-                    for name in ("flip_to_served_s", "command_to_flip_s"))
-    yield Row(measure=f"alias flip to served everywhere, {size}", value=served, unit="s",
-              goal=f"<= {SERVED_S:g} s", met=served <= SERVED_S)
-    yield Row(measure=f"command to flip, {size}", value=flip, unit="s", goal=f"<= {FLIP_S:g} s",
-              met=flip <= FLIP_S)
-    failed, answered = (sum(getattr(one, name) for one in flips) for name in ("failed", "answered"))
-    yield Row(measure=f"requests that failed meanwhile, of {answered:,}", value=failed, unit="",
-              goal="0", met=failed == 0)
+    size = f"{swaps['megabytes']} MB, {swaps['workers']} workers"
+    served, flip, back = (max(one[name] for one in swaps["rounds"])
+                          for name in ("spread_s", "command_s", "rollback_s"))
+    yield _at_most(f"alias flip to served everywhere, {size}", served, SERVED_S)
+    yield _at_most(f"command to flip, {size}", flip, FLIP_S)
+    yield _at_most(f"rollback, command to served everywhere, {size}", back, SERVED_S)
+    yield Row(measure=f"requests that failed meanwhile, of {swaps['requests']:,}",
+              value=swaps["failed"], unit="", goal="0", met=swaps["failed"] == 0)
+
+
+def _at_most(measure: str, seconds: float, bound: float) -> Row:
+    return Row(measure=measure, value=seconds, unit="s", goal=f"<= {bound:g} s",
+               met=seconds <= bound)
 
 
 def document(rows: Sequence[Row], results: Results) -> str:

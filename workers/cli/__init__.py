@@ -7,8 +7,8 @@ import importlib
 import typer
 
 COMMANDS: tuple[str, ...] = (
-    "up", "down", "status", "worker", "models", "optimize", "aliases", "collect", "importing", "gpu",
-    "drift",
+    "up", "down", "status", "worker", "models", "optimize", "aliases", "collect", "importing",
+    "gpu", "drift",
 )
 """Modules of ``workers.cli``; each has ``register(app)``."""
 
