@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from celeriac import errors, runtimes
+from celeriac.drift.profile import PROFILE_NAME
 from celeriac.optimize import convert
 from celeriac.optimize.variants import Traits, Variant
 from celeriac.registry.manifest import MANIFEST_NAME, ModelVersion
@@ -74,13 +75,17 @@ class Builder:
         })
 
     def copy_files(self, source: Path, target: Path) -> None:
-        """The model's files of a form, for a version of their own."""
+        """The model's files of a form, for a version of their own; and what drift is measured
+        against, which is the original's."""
         names = {record.path for record in self.manifest.files} if source == self._folder else {
             path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()
         }
-        for name in sorted(names - {MANIFEST_NAME, *NOTES}):
+        for name in sorted(names - {MANIFEST_NAME, PROFILE_NAME, *NOTES}):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, target / name)
+        reference = self._folder / PROFILE_NAME
+        if reference.is_file():
+            shutil.copyfile(reference, target / PROFILE_NAME)
 
     def _as_graph(self) -> OnnxFile:
         if self._graph is None:
