@@ -7,11 +7,7 @@ threads when it starts.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from celeriac import errors
+from celeriac.release.aside import answer_with, run_aside
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _LEAST_CALLS, _MOST_CALLS = 5, 20_000
@@ -65,29 +62,14 @@ class Measured:
 def measure(task: Task, threads: int, limit_s: float) -> Measured:
     """Run a task in a process that has ``threads``.
 
-    Raises ModelFailed with the reason if it fails, or takes longer than ``limit_s``.
+    Raises ModelFailed, or the error of ours that it ended with, if it fails or takes longer than
+    ``limit_s``.
     """
-    environment = os.environ | dict.fromkeys(_THREADS, str(threads))
-    command = [sys.executable, "-m", "celeriac.optimize.measuring"]
-    process = subprocess.Popen(  # noqa: S603 - our own command
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, start_new_session=True, env=environment,
+    found = run_aside(
+        "celeriac.optimize.measuring", (), asdict(task), timeout_s=limit_s,
+        late=f"took longer than {limit_s:g} s", what="its process", kind=errors.ModelFailed,
+        env=dict.fromkeys(_THREADS, str(threads)),
     )
-    try:
-        out, err = process.communicate(json.dumps(asdict(task)), timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        raise errors.ModelFailed(f"took longer than {limit_s:g} s") from None
-    finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
-    try:
-        found = json.loads(out.strip().rpartition("\n")[2])
-    except ValueError:
-        last = errors.without_paths(err.strip().rpartition("\n")[2])
-        raise errors.ModelFailed(f"its process ended with {process.returncode}: {last}") from None
-    if "error" in found:
-        raise errors.ModelFailed(found["error"])
     return Measured(
         load_s=found["load_s"], memory_mb=found["memory_mb"],
         predict_s={int(size): seconds for size, seconds in found["predict_s"].items()},
@@ -123,17 +105,11 @@ def read_answers(path: Path) -> Any:
 
 
 def main() -> int:
-    """The measuring process. Whatever a library prints goes to stderr."""
-    with os.fdopen(os.dup(1), "w") as result:
-        os.dup2(2, 1)
-        try:
-            found: dict[str, Any] = asdict(_measured(Task(**json.load(sys.stdin))))
-        except errors.CeleriacError as error:
-            found = {"error": error.message}
-        except Exception as error:  # noqa: BLE001 - whatever a library raises
-            found = {"error": errors.told(error)}
-        result.write(json.dumps(found) + "\n")
-    return 0
+    """The measuring process."""
+    return answer_with(
+        lambda wanted: asdict(_measured(Task(**wanted))),
+        told=lambda error: errors.ModelFailed(errors.told(error)),
+    )
 
 
 def _measured(task: Task) -> Measured:

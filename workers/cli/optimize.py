@@ -66,7 +66,7 @@ def optimize(
 
     settings = get_settings()
     registry = Registry(settings.models.root)
-    version = release.check(registry, ModelRef.parse(model), settings)
+    version = release.check(registry, ModelRef.parse(model), settings, slower=True).manifest
     items, labels = _read(samples, version, text_column, label_column)
     wanted = Wanted(
         batch_sizes=_sizes(batch_sizes), size_s=seconds, limit_s=limit_s, device=device,
@@ -119,8 +119,8 @@ def _read(
     path: Path | None, version: Any, text_column: str | None, label_column: str | None
 ) -> tuple[list[Any], Sequence[Any] | None]:
     """Items as they travel on the wire, and their labels. Without a file: the golden ones."""
+    from celeriac.release.examples import read_examples
     from celeriac.samples import as_items
-    from workers.cli.models import _read_examples
 
     if path is None:
         if label_column:
@@ -133,7 +133,7 @@ def _read(
         return _from_csv(path, version.input, text_column, label_column)
     if label_column:
         raise errors.RequestError("--label-column is for --samples FILE.csv")
-    examples = _read_examples(path, text_column or "text", None)
+    examples = read_examples(path, text_column or "text", None)
     return as_items(examples, count=MOST_SAMPLES, schema=version.input).items, None
 
 
