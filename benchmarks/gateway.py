@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ class Effort:
     models: Sequence[str] = (TEXT, DIGITS)
     peers: bool = True
     idle_pairs: int = 5
+    only: Sequence[str] = ()
+    """Names of subjects to be measured; all if empty. Celeriac always is."""
 
 
 QUICK = Effort(rounds=1, seconds=0.7, warmup_s=0.4, models=(TEXT,), peers=False, idle_pairs=1)
@@ -66,8 +68,16 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--plot", type=Path, default=HOME / "gateway.svg")
     parser.add_argument("--markdown", type=Path, default=HOME / "gateway.md")
     parser.add_argument("--quick", action="store_true", help="a minute, FastAPI the only peer")
+    parser.add_argument("--rounds", type=int, help="of each measurement")
+    parser.add_argument("--models", nargs="+", choices=(TEXT, DIGITS))
+    parser.add_argument("--only", nargs="+", metavar="SUBJECT",
+                        help=f"beside {subjects.OWN}, e.g. '{subjects.ASYNC}'")
     options = parser.parse_args(words)
-    bench = Bench(QUICK if options.quick else Effort())
+    given = {name: value for name in ("rounds", "models", "only")
+             if (value := getattr(options, name)) is not None}
+    if options.rounds:
+        given["idle_pairs"] = options.rounds
+    bench = Bench(replace(QUICK if options.quick else Effort(), **given))
     found = bench.run()
     rows = list(goals(found))
     table.show(rows, "Goals")
@@ -123,7 +133,11 @@ class Bench:
                  *subjects.fastapi(effort.models)]
         if effort.peers:
             for name, peer in subjects.PEERS.items():
-                every += self._installed(name, peer)
+                if not effort.only or name in effort.only:
+                    every += self._installed(name, peer)
+        if effort.only:
+            chosen = {subjects.OWN, *effort.only}
+            every = [subject for subject in every if subject.name in chosen]
         closed = {
             f"{n} in flight": HttpPoint(in_flight=n, seconds=effort.seconds,
                                         warmup_s=effort.warmup_s)
@@ -222,8 +236,9 @@ def _text(found: Results) -> Iterator[Row]:
         yield compared("text, 64 in flight", own.per_s, "req/s", name,
                        found[name, TEXT, MANY].per_s, at_least=4 if name == peers[0] else None)
     yield _at_most("text, 64 in flight, p99", own.ms(0.99), 20)
-    yield compared("text, 64 in flight", own.per_s, "req/s", subjects.TWO,
-                   found[subjects.TWO, TEXT, MANY].per_s)
+    for name in _measured(found, TEXT, [subjects.TWO]):
+        yield compared("text, 64 in flight", own.per_s, "req/s", name,
+                       found[name, TEXT, MANY].per_s)
 
 
 def _at_most(measure: str, milliseconds: float, bound: float) -> Row:
@@ -233,7 +248,8 @@ def _at_most(measure: str, milliseconds: float, bound: float) -> Row:
 
 def _digits(found: Results) -> Iterator[Row]:
     own = found[subjects.OWN, DIGITS, MANY].per_s
-    best = max(subjects.IN_PROCESS, key=lambda name: found[name, DIGITS, MANY].per_s)
+    best = max(_measured(found, DIGITS, subjects.IN_PROCESS), default="",
+               key=lambda name: found[name, DIGITS, MANY].per_s)
     for name in _measured(found, DIGITS, (best, *subjects.BATCHING, subjects.TWO)):
         yield compared("digits, 64 in flight", own, "req/s", name,
                        found[name, DIGITS, MANY].per_s, at_least=2.5 if name == best else None)
@@ -245,8 +261,9 @@ def _alone(found: Results) -> Iterator[Row]:
         if (subjects.OWN, model, ONE) not in found:
             continue
         own = found[subjects.OWN, model, ONE].ms(0.5)
-        best = min(subjects.IN_PROCESS, key=lambda name: found[name, model, ONE].ms(0.5))
-        bounds = {best: 1.5 if model == TEXT else None}
+        best = min(_measured(found, model, subjects.IN_PROCESS), default="",
+                   key=lambda name: found[name, model, ONE].ms(0.5))
+        bounds = {best: 1.5 if model == TEXT else None} if best else {}
         bounds |= dict.fromkeys(_measured(found, model, subjects.BATCHING), 1.0)
         for name, bound in bounds.items():
             yield compared(f"{model}, 1 in flight, p50", own, "ms", name,
@@ -270,7 +287,7 @@ def _pressed(found: Results) -> Iterator[Row]:
 
 def _routes(found: Results) -> Iterator[Row]:
     own = found[subjects.OWN, TEXT, MANY].per_s
-    for name in (subjects.CLASSIFY, subjects.INFER, subjects.BINARY):
+    for name in _measured(found, TEXT, (subjects.CLASSIFY, subjects.INFER, subjects.BINARY)):
         route = name.partition(", ")[2]
         yield compared(f"text, 64 in flight, {route}", found[name, TEXT, MANY].per_s, "req/s",
                        "/v1 predict", own)

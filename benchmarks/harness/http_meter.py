@@ -43,6 +43,8 @@ class HttpMeasured(Measured):
     refused: int = 0
     refused_ms: Sequence[float] = field(default_factory=list)
     """p50, p99 and longest, of refusals."""
+    late_ms: Sequence[float] = field(default_factory=list)
+    """p50, p99 and longest: how much after it was due a request of an open loop was sent."""
 
 
 def median(rounds: Sequence[HttpMeasured]) -> HttpMeasured:
@@ -56,6 +58,7 @@ def median(rounds: Sequence[HttpMeasured]) -> HttpMeasured:
         cpu_us={who: middle(one.cpu_us[who] for one in rounds) for who in rounds[0].cpu_us},
         refused=int(middle(one.refused for one in rounds)),
         refused_ms=[middle(row) for row in zip(*(r.refused_ms for r in rounds), strict=True)],
+        late_ms=[middle(row) for row in zip(*(r.late_ms for r in rounds), strict=True)],
     )
 
 
@@ -125,6 +128,7 @@ class HttpMeter:
             quantiles_ms=result["quantiles_ms"],
             cpu_us={name: (after[name] - before[name]) / calls * 1e6 for name in after},
             refused=result["refused"], refused_ms=result["refused_ms"],
+            late_ms=result["late_ms"],
         )
 
     def _log(self, subject: HttpSubject, what: str) -> Path:
