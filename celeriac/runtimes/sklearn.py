@@ -74,7 +74,7 @@ class SklearnModel:
         self._output = output
         self._shorter = shorter
         self._transform, self._estimator = _split(estimator)
-        self._by_argmax = type(self._estimator).__name__ in _BY_ARGMAX and output.outputs == 1
+        self._by_argmax = output.outputs == 1 and _is_by_argmax(self._estimator)
 
     def predict(self, inputs: Any) -> Output:
         """Labels and, where the estimator gives them, probabilities; numbers of a regressor."""
@@ -106,6 +106,18 @@ def takes(model: Any) -> bool:
     """True of an estimator. Whoever holds one has imported scikit-learn."""
     base = sys.modules.get("sklearn.base")
     return base is not None and isinstance(model, base.BaseEstimator)
+
+
+def _is_by_argmax(estimator: Any) -> bool:
+    """True if ``predict`` says what is most probable.
+
+    A logistic regression compares the scores that its probabilities are made of. One against the
+    rest (liblinear) is left out: far from the boundary several probabilities are 1.
+    """
+    kind = type(estimator).__name__
+    if kind == "LogisticRegression":
+        return estimator.solver != "liblinear" or len(estimator.classes_) == 2
+    return kind in _BY_ARGMAX
 
 
 def save(model: Any, folder: Path, *, architecture: Architecture | None) -> Saved:
