@@ -11,18 +11,27 @@ import asyncio
 import logging
 import sys
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
 
+from celeriac import errors
+from celeriac.logs import get_logger
 from celeriac.settings import LogSettings
-from producer.gateway import metrics
+from producer.gateway import failures, metrics
 from producer.gateway.context import RequestContext
+
+log = get_logger(__name__)
 
 FLUSH_S = 0.02
 """Short: the requests that come meanwhile wait for it."""
+REFUSED_S = 1.0
+"""How often the requests that the door refused are told."""
+OVERLOADED = errors.Overloaded.code
+REFUSED_STATUS = failures.STATUS[OVERLOADED]
 MOST_RECORDS = 10_000
 """Records that may wait; then they are written at once."""
 REFUSALS = frozenset({
@@ -53,6 +62,7 @@ class AccessLog:
         self._on = on and logging.getLevelName(settings.level) <= logging.INFO
         self._records: list[Record] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._refused: Counter[tuple[str, str]] = Counter()
 
     def note(self, context: RequestContext, status: int) -> None:
         """Keep the record of a request that has been answered just now."""
@@ -63,8 +73,15 @@ class AccessLog:
         elif len(self._records) >= MOST_RECORDS:
             self.flush()
 
+    def refused(self, route: str, model: str) -> None:
+        """Count a request that the door refused; their line names no request, but how many."""
+        if not self._refused:
+            asyncio.get_running_loop().call_later(REFUSED_S, self._flush_refused)
+        self._refused[route, model] += 1
+
     def flush(self) -> None:
         """Count and write what was kept."""
+        self._flush_refused()
         if self._timer is not None:
             self._timer.cancel()
         records, self._records, self._timer = self._records, [], None
@@ -73,6 +90,16 @@ class AccessLog:
         if self._on and records:
             shape = as_json if self._json else as_text
             write("".join([shape(record) for record in records]))
+
+
+    def _flush_refused(self) -> None:
+        refused, self._refused = self._refused, Counter()
+        for (route, model), number in refused.items():
+            metrics.of_route("POST", route, REFUSED_STATUS)[0].inc(number)
+            metrics.REFUSED.labels(OVERLOADED).inc(number)
+            if self._on:
+                log.info("requests refused", requests=number, route=route, model=model[:80],
+                         code=OVERLOADED, status=REFUSED_STATUS)
 
 
 def count(record: Record) -> None:

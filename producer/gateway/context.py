@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
@@ -31,6 +32,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class Caller(NamedTuple):
@@ -198,7 +200,16 @@ class Gateway:
 
 
 def new_request_id() -> str:
+    """16 characters."""
     return f"{random.getrandbits(64):016x}"
+
+
+def own_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The id that a caller gave its request; empty if there is none that is well formed."""
+    for name, value in headers:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return str(value, "ascii")
+    return ""
 
 
 def connect(settings: Settings) -> Redis:

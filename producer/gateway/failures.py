@@ -7,6 +7,7 @@ trace.
 from __future__ import annotations
 
 import math
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -178,6 +179,22 @@ def headers(error: errors.CeleriacError) -> tuple[tuple[bytes, bytes], ...]:
     if isinstance(error, Unauthenticated):
         return ((b"www-authenticate", b'Bearer realm="celeriac"'),)
     return ()
+
+
+def response(
+    error: errors.CeleriacError, request_id: str, path: str, *, closes: bool = False
+) -> bytes:
+    """The whole response, where no application is asked; ``closes``: the connection."""
+    status, content = status_of(error), body(error, request_id, path)
+    named = [
+        (b"content-type", b"application/json"), *headers(error),
+        (b"content-length", b"%d" % len(content)), (b"x-request-id", request_id.encode("ascii")),
+    ]  # fmt: skip
+    if closes:
+        named.append((b"connection", b"close"))
+    lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
+    lines += [b"%s: %s" % header for header in named]
+    return b"\r\n".join([*lines, b"", content])
 
 
 def retry_after_s(seconds: float) -> int:

@@ -6,7 +6,6 @@ Whatever a handler raises becomes an answer here, so nothing else needs to.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 
 from celeriac import errors
@@ -25,14 +24,15 @@ from producer.gateway.context import (
     Scope,
     Send,
     new_request_id,
+    own_request_id,
 )
 from producer.gateway.disconnects import Disconnected, Watch
+from producer.gateway.door import Door
 from producer.gateway.hot import HotRouter, check_method
 from producer.gateway.rates import Rates
 
 log = get_logger(__name__)
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 NEEDS_REDIS = "/v1/"
 """Nothing below it can be answered without."""
 
@@ -46,6 +46,8 @@ class Guard:
     ) -> None:
         """``scope``: what every path needs, but for the open ones; empty if it depends."""
         self.gateway = gateway
+        self.door = Door(gateway, access)
+        """For the connections."""
         self._router = router
         self._cold = cold
         self._keys = keys
@@ -73,7 +75,8 @@ class Guard:
                 return
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        context = RequestContext(scope, receive, request_id(scope), time.monotonic())
+        request_id = own_request_id(scope["headers"]) or new_request_id()
+        context = RequestContext(scope, receive, request_id, time.monotonic())
         scope["celeriac"] = context
         watches = self.gateway.watches
         watch = Watch(context)
@@ -240,11 +243,3 @@ def travelled(context: RequestContext) -> list[tuple[bytes, bytes]]:
             context.queue_ms, context.compute_ms, total_ms,
         )))
     return headers
-
-
-def request_id(scope: Scope) -> str:
-    """The caller's own, if it is well formed; otherwise a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return str(value, "ascii")
-    return new_request_id()

@@ -13,6 +13,7 @@ from producer.gateway import body, predictions
 from producer.gateway.context import Answer, Gateway, RequestContext
 from producer.gateway.failures import RouteNotFound, UnsupportedBody, described, fault
 from producer.gateway.hot import HotRoute
+from producer.gateway.pressure import Gate
 
 _encode = msgspec.json.Encoder().encode
 
@@ -84,15 +85,16 @@ async def predict_one(
 ) -> Prediction:
     """One prediction, within the request's time. Raises what the client raises."""
     context.model, context.items = model, 1
-    gate = gateway.pressure.enter(model, time.monotonic())
+    gate = _enter(gateway, context, model)
     try:
         call = await gateway.client.call(model, item, context.left_s(), context.id)
         context.note(call)
         reply = call.reply
         if reply is not None:
-            gate.answered(reply.queue_ms / 1000, reply.compute_ms / 1000, time.monotonic())
+            now_s = time.monotonic()
+            gate.answered(now_s - context.started_s, reply.compute_ms / 1000, now_s)
     finally:
-        gateway.pressure.leave(model, gate)
+        gateway.pressure.leave(gate)
     if isinstance(call.outcome, Prediction):
         return call.outcome
     raise call.outcome or errors.WorkerError()
@@ -104,13 +106,13 @@ async def predict_many(
     """The outcome of each item, within the request's time. Raises what the client raises."""
     check_count(gateway, items)
     context.model, context.items = model, len(items)
-    gate = gateway.pressure.enter(model, time.monotonic())
+    gate = _enter(gateway, context, model)
     try:
         calls = await gateway.client.calls(model, items, context.left_s(), context.id)
         for call in calls:
             context.note(call)
     finally:
-        gateway.pressure.leave(model, gate)
+        gateway.pressure.leave(gate)
     return [call.outcome or errors.WorkerError() for call in calls]
 
 
@@ -122,6 +124,11 @@ def check_count(gateway: Gateway, items: list[Any]) -> None:
             f"{len(items):,} items; at most {limit:,} are taken ([gateway] max_items): "
             "score more as a dataset"
         )
+
+
+def _enter(gateway: Gateway, context: RequestContext, model: str) -> Gate:
+    path = context.scope.get("raw_path", b"")
+    return gateway.pressure.enter(model, time.monotonic(), path, context.route)
 
 
 async def _predict_many(

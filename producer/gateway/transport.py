@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -18,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from celeriac import errors
 from producer.gateway import failures
 from producer.gateway.context import new_request_id
+from producer.gateway.door import Door
 from producer.gateway.failures import BodyTimeout, HeadTooLarge
 
 MAX_HEAD_BYTES = 64_000
@@ -42,20 +42,39 @@ class JoinedWrites:
 
     def write(self, data: bytes) -> None:
         if not self._parts:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._parts.append(data)
 
+    def write_now(self, data: bytes) -> None:
+        """Write a whole response, without waiting for more of it."""
+        self.flush()
+        self._transport.write(data)
+
     def close(self) -> None:
-        self._flush()
+        self.flush()
         self._transport.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Pass on what there is: nothing more of it is to come."""
         if self._parts:
             parts, self._parts = self._parts, []
             self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+class Refused:
+    """What uvicorn must know of a request that the door has refused: it has been answered."""
+
+    __slots__ = ("lingers", "more_body")
+    response_complete = True
+    disconnected = True
+    message_event = asyncio.Event()
+
+    def __init__(self) -> None:
+        self.more_body = True
+        self.lingers = False
 
 
 class Protocol(HttpToolsProtocol):
@@ -69,25 +88,40 @@ class Protocol(HttpToolsProtocol):
 
     _head_bytes = 0
     """Of a head that comes in several pieces, without the first."""
-    _timer: asyncio.TimerHandle | None = None
-    """Ends a connection that sends nothing, or not all of a head."""
+    _in_head = False
+    """Between the first byte of a request and the end of its head."""
+    _head_timer: asyncio.TimerHandle | None = None
+    """Ends a connection that does not send all of a head."""
+    _idle_timer: asyncio.TimerHandle | None = None
+    """Ends a connection on which nothing happens. One for all of its requests: a timer for each,
+    set and cancelled, costs a tenth of a refusal."""
+    _idle_since_s = 0.0
+    """When the last answer left, by the loop's clock."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        guard: Any = self.app
+        self._door: Door = guard.door
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
-        self._timer = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._idle_since_s = self.loop.time()
+        self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
 
     def data_received(self, data: bytes) -> None:
-        is_new = not self._is_in_head()
-        if is_new:
-            self._cancel_timer()
+        was_in_head = self._in_head
         if b"pgrade:" in data and not self._is_in_body():
             data = _without_upgrade(data)
         super().data_received(data)
-        if not self._is_in_head():
-            self._cancel_timer()
-            self._head_bytes = 0
-        elif is_new:
-            self._timer = self.loop.call_later(HEAD_S, self._refuse, BodyTimeout(
+        if not self._in_head:
+            if was_in_head:
+                self._end_head()
+            refused = self._refused()
+            if refused is not None and refused.more_body and not refused.lingers:
+                refused.lingers = True
+                self._linger()
+        elif not was_in_head:
+            self._head_timer = self.loop.call_later(HEAD_S, self._refuse, BodyTimeout(
                 f"the head of the request did not come within {HEAD_S:g} s"
             ))
         else:
@@ -95,20 +129,45 @@ class Protocol(HttpToolsProtocol):
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(HeadTooLarge())
 
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
-        super().on_headers_complete()
+        self._in_head = False
+        refusal = self._refusal()
+        if refusal is None:
+            super().on_headers_complete()
+        else:
+            self.cycle = Refused()  # type: ignore[assignment]
+            self.transport.write_now(refusal)  # type: ignore[attr-defined]
         # What the parser calls headers from now on are trailers, maybe of the same packet.
         self.headers = _NO_TRAILERS  # type: ignore[assignment]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._cancel_timer()
+        self._end_head()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         super().connection_lost(exc)
 
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        refused = self._refused()
+        if refused is not None:
+            refused.more_body = False
+            self._idle_since_s = self.loop.time()
+
     def on_response_complete(self) -> None:
-        super().on_response_complete()
+        """As uvicorn's, without a timer."""
+        self.transport.flush()  # type: ignore[attr-defined]
+        self.server_state.total_requests += 1
+        self._idle_since_s = self.loop.time()
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
         if self.cycle.more_body and self.cycle.response_complete:
-            # Nobody will read the rest. To close at once could take the answer from its sender.
-            self.loop.call_later(LINGER_S, self._close_unless_new, self.cycle)
+            self._linger()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(errors.RequestError("this is not a valid HTTP request"))
@@ -116,19 +175,55 @@ class Protocol(HttpToolsProtocol):
     def _unsupported_upgrade_warning(self) -> None:
         """CONNECT, which is answered like any other method."""
 
-    def _is_in_head(self) -> bool:
-        """True between the first byte of a request and the end of its head."""
-        return bool(self.scope) and "method" not in self.scope
+    def _refusal(self) -> bytes | None:
+        """The door's answer to the request whose head is complete, if it is to be refused.
+
+        None if it is not to, and where an answer at once would not do: the application knows how.
+        """
+        way = self._door.way(self.url)
+        if way is None:
+            return None
+        cycle: RequestResponseCycle | None = self.cycle
+        parser = self.parser
+        if (
+            parser.get_method() == b"POST" and parser.should_keep_alive()
+            and parser.get_http_version() == "1.1" and not self.expect_100_continue
+            and (cycle is None or cycle.response_complete)
+        ):
+            return self._door.refusal(way, self.url, self.headers)
+        return None
+
+    def _refused(self) -> Refused | None:
+        """The last request, if the door has refused it."""
+        cycle: Any = self.cycle
+        return cycle if type(cycle) is Refused else None
 
     def _is_in_body(self) -> bool:
         """True from the end of a request's head to the end of its body."""
         cycle: RequestResponseCycle | None = self.cycle
-        return cycle is not None and cycle.more_body and not self._is_in_head()
+        return cycle is not None and cycle.more_body and not self._in_head
 
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _end_head(self) -> None:
+        self._head_bytes = 0
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _close_if_idle(self) -> None:
+        """Close a connection whose last answer left long ago, or look again later."""
+        cycle: RequestResponseCycle | None = self.cycle
+        is_busy = self._in_head or (cycle is not None and not cycle.response_complete)
+        left_s: float = self.timeout_keep_alive
+        if not is_busy:
+            left_s += self._idle_since_s - self.loop.time()
+        if left_s > 0:
+            self._idle_timer = self.loop.call_later(left_s, self._close_if_idle)
+        else:
+            self.timeout_keep_alive_handler()
+
+    def _linger(self) -> None:
+        """Nobody will read the rest. To close at once could take the answer from its sender."""
+        self.loop.call_later(LINGER_S, self._close_unless_new, self.cycle)
 
     def _close_unless_new(self, cycle: RequestResponseCycle) -> None:
         if self.cycle is cycle and cycle.more_body and not self.transport.is_closing():
@@ -140,15 +235,8 @@ class Protocol(HttpToolsProtocol):
             return
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is None or cycle.response_complete or not cycle.response_started:
-            request_id = new_request_id()
-            body = failures.body(error, request_id, self.url.decode("latin-1"))
-            status = failures.status_of(error)
-            self.transport.write(
-                b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-                b"x-request-id: %s\r\nconnection: close\r\n\r\n%s" % (
-                    status, HTTPStatus(status).phrase.encode(), len(body), request_id.encode(), body
-                )
-            )
+            path = self.url.decode("latin-1")
+            self.transport.write(failures.response(error, new_request_id(), path, closes=True))
         self.transport.close()
 
 

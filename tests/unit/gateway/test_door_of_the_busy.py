@@ -1,0 +1,211 @@
+"""Requests that are refused by their head: what is sent, and what goes on to the application."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from celeriac.messages import Prediction
+from celeriac.settings import Settings
+from producer.calls import Call
+from producer.gateway import metrics
+from producer.gateway.app import build
+from producer.gateway.guard import Guard
+from producer.gateway.server import uvicorn_server
+from producer.gateway.transport import Protocol
+
+PATH = b"/v1/models/busy/predict"
+BODY = b'{"item": 1}'
+
+
+class FakeClient:
+    async def call(self, model: str, item: Any, timeout_s: float, request: str) -> Call:
+        call = Call(model, "queue", b"", 0, request)
+        call.outcome = Prediction(model=model, version=3, label="good", probability=0.75)
+        return call
+
+    async def job_statuses(self, ids: Any) -> list[Any]:
+        return []
+
+
+class Wire(asyncio.Transport):
+    """What a connection sends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = b""
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.sent += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+def request(path: bytes = PATH, headers: bytes = b"", body: bytes = BODY, *,
+            method: bytes = b"POST", version: bytes = b"1.1") -> bytes:
+    return b"%s %s HTTP/%s\r\ncontent-length: %d\r\n%s\r\n%s" % (
+        method, path, version, len(body), headers, body)
+
+
+def talk(play: Callable[[Guard, Protocol, Wire], Any], paths: tuple[bytes, ...] = (PATH,)) -> None:
+    """Have ``play`` use a connection to a gateway in which the model "busy" has too much to do."""
+    client: Any = FakeClient()
+    guard = build(Settings(), client).public
+    guard.gateway.pulse.is_up = True
+
+    async def main() -> None:
+        config = uvicorn_server(guard, Settings()).config
+        config.load()
+        protocol = Protocol(config, _state(), {})
+        wire = Wire()
+        protocol.connection_made(wire)
+        for path in paths:
+            gate = guard.gateway.pressure.enter("busy", 0.0, path, "/v1/models/{model}/predict")
+        gate.is_shut, gate.inside = True, 1_000
+        await play(guard, protocol, wire)
+        protocol.connection_lost(None)
+        guard._access.flush()
+
+    asyncio.run(main())
+
+
+def _state() -> Any:
+    from uvicorn.server import ServerState
+
+    return ServerState()
+
+
+def parsed(sent: bytes) -> tuple[int, dict[str, str], Any]:
+    head, _, body = sent.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    named = dict(line.split(": ", 1) for line in lines)
+    assert int(named["content-length"]) == len(body)
+    return int(first.split()[1]), named, json.loads(body)
+
+
+def test_what_is_one_too_many_is_refused_by_its_head() -> None:
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        before = metrics.REFUSED.labels("overloaded")._value.get()
+        for _ in range(3):
+            wire.sent = b""
+            protocol.data_received(request())
+            status, headers, body = parsed(wire.sent)
+            assert (status, headers["retry-after"]) == (429, "1")
+            assert body["error"]["code"] == "overloaded"
+            assert body["error"]["request_id"] == headers["x-request-id"]
+            assert len(headers["x-request-id"]) == 16
+        assert not protocol.tasks
+        assert not wire.closed
+        guard._access.flush()
+        assert metrics.REFUSED.labels("overloaded")._value.get() == before + 3
+
+    talk(play)
+
+
+def test_it_has_the_form_of_the_protocol_and_the_callers_id() -> None:
+    path = b"/v2/models/busy/infer"
+
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        protocol.data_received(request(path, b"X-Request-Id: mine\r\n"))
+        status, headers, body = parsed(wire.sent)
+        assert (status, headers["x-request-id"]) == (429, "mine")
+        assert list(body) == ["error"]
+        assert "busy" in body["error"]
+
+    talk(play, (PATH, path))
+
+
+@pytest.mark.parametrize("other", [
+    request(headers=b"prefer: respond-async\r\n"), request(PATH + b"?x=1"), request(method=b"GET"),
+    request(version=b"1.0"), request(headers=b"connection: close\r\n"),
+    request(headers=b"expect: 100-continue\r\n"), request(b"/v1/models/other/predict"),
+])
+def test_whatever_needs_more_than_that_goes_on(other: bytes) -> None:
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        protocol.data_received(other)
+        assert not wire.sent
+        assert protocol.tasks
+        await asyncio.wait(protocol.tasks)
+
+    talk(play)
+
+
+def test_those_that_come_together_are_counted_before_their_handlers_run() -> None:
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        gate = guard.gateway.pressure._gates["busy"]
+        gate.inside = gate._room - 2
+        door = guard.door
+        assert [door.way(PATH) is None for _ in range(4)] == [True, True, False, False]
+        await asyncio.sleep(0)
+        assert gate.coming == 0
+
+    talk(play)
+
+
+def test_a_body_in_pieces_is_forgotten_and_the_connection_goes_on() -> None:
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        whole = request()
+        protocol.data_received(whole[:-5])
+        first = wire.sent
+        assert parsed(first)[0] == 429
+        protocol.data_received(whole[-5:])
+        assert wire.sent == first
+        protocol.data_received(request() + request())  # two at once
+        assert wire.sent.count(b"HTTP/1.1 429") == 3
+        gate = guard.gateway.pressure._gates["busy"]
+        gate.is_shut = False
+        wire.sent = b""
+        protocol.data_received(request())
+        await asyncio.wait(protocol.tasks)
+        assert wire.sent.startswith(b"HTTP/1.1 200")
+
+    talk(play)
+
+
+def test_a_body_that_never_ends_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.gateway.transport.LINGER_S", 0.01)
+
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        protocol.data_received(request()[:-5])
+        await asyncio.sleep(0.05)
+        assert wire.closed
+
+    talk(play)
+
+
+def test_an_idle_connection_is_closed() -> None:
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        protocol.timeout_keep_alive = 0.05  # type: ignore[assignment]
+        protocol._close_if_idle()
+        protocol.data_received(request())
+        assert not wire.closed
+        await asyncio.sleep(0.02)
+        protocol._close_if_idle()
+        assert not wire.closed
+        await asyncio.sleep(0.15)
+        assert wire.closed
+
+    talk(play)
+
+
+def test_a_gateway_that_drains_leaves_it_to_the_application() -> None:
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        guard.gateway.is_draining = True
+        protocol.data_received(request())
+        await asyncio.wait(protocol.tasks)
+        assert b"connection: close" in wire.sent
+
+    talk(play)
