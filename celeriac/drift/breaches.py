@@ -37,7 +37,8 @@ def of_feature(feature: FeatureProfile, one: Feature | None, counts: Array) -> l
         return [Finding(level="bad", what=feature.name, text=text)]
     return [
         *_of_nulls(feature, counts), *_of_new_values(feature, counts),
-        *_of_one_value(feature, counts), *([] if is_other else _of_range(feature, one.values)),
+        *_of_one_value(feature, one.values, counts),
+        *([] if is_other else _of_range(feature, one.values)),
     ]
 
 
@@ -69,14 +70,20 @@ def _of_new_values(feature: FeatureProfile, counts: Array) -> Iterator[Finding]:
         yield Finding(level="bad", what=feature.name, text=text)
 
 
-def _of_one_value(feature: FeatureProfile, counts: Array) -> Iterator[Finding]:
-    values = counts[:-1]
-    rows = int(values.sum())
+def _of_one_value(feature: FeatureProfile, values: Array, counts: Array) -> Iterator[Finding]:
+    rows = int(counts[:-1].sum())
     biggest = max(feature.counts[:-1], default=0) / max(feature.rows - feature.nulls, 1)
-    is_one = int((values > 0).sum()) == 1 and rows >= LEAST_CONSTANT
-    if is_one and biggest < 0.9 and int((np.asarray(feature.counts[:-1]) > 0).sum()) > 2:
+    had_several = int((np.asarray(feature.counts[:-1]) > 0).sum()) > 2 and biggest < 0.9
+    is_one_bin = int((counts[:-1] > 0).sum()) == 1 and rows >= LEAST_CONSTANT
+    if had_several and is_one_bin and _are_alike(values):
         text = f"all {rows:,} values are alike; in the reference they differ"
         yield Finding(level="bad", what=feature.name, text=text)
+
+
+def _are_alike(values: Array) -> bool:
+    if bins.is_number(values):
+        return bool(np.nanmin(values) == np.nanmax(values))
+    return len(set(values.tolist()) - {None}) == 1
 
 
 def _of_range(feature: FeatureProfile, values: Array) -> Iterator[Finding]:

@@ -118,10 +118,17 @@ def of_answers(columns: Mapping[str, Any]) -> Features:
     """The answers of a model to the rows, as :class:`celeriac.outputs.TableAnswers` has them."""
     found: Features = {}
     for name, column in columns.items():
-        values = from_arrow(column)
+        values = answer_values(column)
         if values is not None:
             found[name] = Feature(values, role="answer")
     return found
+
+
+def answer_values(column: Any) -> Array | None:
+    """As :func:`from_arrow`; whole numbers are labels, so categories."""
+    if pa.types.is_integer(column.type):
+        column = column.cast(pa.string())
+    return from_arrow(column)
 
 
 def merged(inputs: Features, answers: Features) -> Features:

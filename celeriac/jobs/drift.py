@@ -107,7 +107,8 @@ def _features(
                 zero_copy_only=False
             )
         elif column in whole.column_names:
-            values = features.from_arrow(_plain(some[column]))
+            read = features.answer_values if one.role == "answer" else features.from_arrow
+            values = read(_plain(some[column]))
         if values is not None:
             found[one.name] = Feature(values, one.unit, one.role)
     return found

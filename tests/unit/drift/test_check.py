@@ -166,6 +166,11 @@ def test_a_constant(profile: ReferenceProfile) -> None:
     assert "alike" in broken(report, "size")
 
 
+def test_values_that_share_a_bin_are_no_constant(profile: ReferenceProfile) -> None:
+    report = compared(profile, {"size": numbers(500, mean=50), "colour": colours(500)})
+    assert one(report, "size").state == "drift"
+
+
 def test_a_single_glitch_is_worth_a_look(profile: ReferenceProfile) -> None:
     values = numbers(1_000, seed=1).values.copy()
     values[7] = 1048.36

@@ -203,6 +203,12 @@ def test_columns_of_a_table_are_numbers_categories_or_texts() -> None:
     assert set(features.of_inputs(profile, inputs, schema)) == set(found)
 
 
+def test_labels_that_are_whole_numbers_are_categories() -> None:
+    found = features.of_answers({"prediction": pa.array([4, None, 7]), "value": pa.array([0.5])})
+    assert found["prediction"].values.tolist() == ["4", None, "7"]
+    assert found["value"].values.dtype == float
+
+
 def test_an_input_with_the_name_of_an_answer_keeps_apart() -> None:
     one = features.Feature(np.zeros(2))
     assert set(features.merged({"prediction": one, "a": one}, {"prediction": one})) == {
