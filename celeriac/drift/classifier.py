@@ -26,6 +26,7 @@ STEPS = 12
 BLOCKS = 8
 """Stretches of rows, which go to the two folds by turns."""
 LEAST_ROWS = 100
+LEAST_LOSS = 0.005
 LEAST_INDEPENDENT_ROWS = 50
 """Neighbours that are alike lie in both folds: with fewer, a classifier learns them by heart."""
 
@@ -38,7 +39,8 @@ class TwoSamples:
     """0.5: not at all; 1: always."""
     p_value: float
     features: tuple[tuple[str, float], ...]
-    """Those that give them away, with the AUC that is lost without each; the largest first."""
+    """Those that give them away, with the AUC that is lost without each; the largest first. Where
+    each could do without any other: with what each tells alone, beyond 0.5."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def two_samples(
         return None
     is_current = np.arange(len(reference) + len(current)) >= len(reference)
     fold = np.concatenate([_folds(len(reference)), _folds(len(current))])
-    areas, losses = [], np.zeros(len(features))
+    areas, losses, alone = [], np.zeros(len(features)), np.zeros(len(features))
     for held in (0, 1):
         seen, test = fold != held, fold == held
         weights = _fit(design.columns[seen], is_current[seen])
@@ -75,14 +77,16 @@ def two_samples(
         for number in range(len(features)):
             own = [at for at, owners in enumerate(design.owners) if number in owners]
             if own and np.abs(weights[own]).max() > 1e-3:
-                losses[number] += (
-                    area - auc(scores - parts[:, own].sum(axis=1), is_current[test])
-                ) / 2
+                part = parts[:, own].sum(axis=1)
+                losses[number] += (area - auc(scores - part, is_current[test])) / 2
+                alone[number] += (auc(part, is_current[test]) - 0.5) / 2
     area = float(np.mean(areas))
+    if losses.max() <= LEAST_LOSS:  # each could do without any other
+        losses = alone
     named = [(features[at].name, float(losses[at])) for at in np.argsort(-losses)]
     return TwoSamples(
         auc=area, p_value=_p_value(area, len(reference), len(current), dependence),
-        features=tuple((name, loss) for name, loss in named if loss > 0.005)[:10],
+        features=tuple((name, loss) for name, loss in named if loss > LEAST_LOSS)[:10],
     )
 
 

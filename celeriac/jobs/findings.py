@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from celeriac.drift.report import headline
 from celeriac.jobs.manifest import Manifest
 from celeriac.reports.charts import duration, many, share
 from celeriac.reports.records import ColumnProfile
@@ -27,7 +28,7 @@ class Finding(NamedTuple):
 
 def findings(manifest: Manifest) -> list[Finding]:
     """The worst first."""
-    rules = (_of_rows, _of_answers, _of_columns, _of_run)
+    rules = (_of_rows, _of_drift, _of_answers, _of_columns, _of_run)
     found = [one for rule in rules for one in rule(manifest)]
     return sorted(found, key=lambda one: one.level != "bad")
 
@@ -45,6 +46,12 @@ def _of_rows(manifest: Manifest) -> Iterator[Finding]:
             "bad", "Failed rows",
             f"{failed:,} of {total:,} ({share(failed, total)}); each is in errors/ with its reason",
         )
+
+
+def _of_drift(manifest: Manifest) -> Iterator[Finding]:
+    drift = manifest.drift
+    if drift is not None and drift.state in ("broken", "drift", "worse"):
+        yield Finding("bad" if drift.state == "broken" else "look", "Drift", headline(drift))
 
 
 def _of_answers(manifest: Manifest) -> Iterator[Finding]:

@@ -93,6 +93,7 @@ def test_rows_that_have_drifted(numbers: tuple[Scorer, Reference], tmp_path: Pat
     assert names["prediction"] == "drift"
     page = folder.report.read_bytes().decode()
     assert "<h2>Drift</h2>" in page
+    assert "Drift</b>: 3 features of 4 have changed." in page
     assert "size</b>: has become larger" in page
     again = make_report(folder, again=True)
     assert "<h2>Drift</h2>" in again.read_bytes().decode()

@@ -106,6 +106,13 @@ def test_what_goes_together_otherwise_is_seen_by_the_classifier() -> None:
     assert "how they go together" in report.findings[0].text
 
 
+def test_the_classifier_names_features_that_could_do_without_each_other() -> None:
+    profile = make_profile({"a": numbers(seed=1), "b": numbers(seed=2)})
+    report = compared(profile, {"a": numbers(seed=3, mean=9), "b": numbers(seed=4, mean=9)})
+    assert report.multivariate is not None
+    assert {name for name, _ in report.multivariate.features} == {"a", "b"}
+
+
 def test_neighbours_that_are_alike_do_not_make_drift() -> None:
     found = []
     for seed in range(8):
