@@ -192,6 +192,24 @@ def test_a_job_is_cancelled_while_it_waits_for_its_plan(stack: JobsStack) -> Non
     assert stack.finished(job["id"])["status"] == "completed"
 
 
+def test_an_order_is_planned_before_the_chunks_of_others_that_wait(stack: JobsStack) -> None:
+    stack.rows("long.csv", 20_000)
+    long = stack.submit("long", source="long.csv", chunk_rows=10)["id"]
+    deadline = time.monotonic() + 60
+    while not stack.job(long)["chunks"]["done"]:  # the only batch process is busy with it
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    short = stack.submit("short")["id"]
+    while stack.job(short)["status"] == "validating":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    busy = stack.job(long)
+    assert (busy["status"], busy["chunks"]["done"] < 1_900) == ("in_progress", True)
+    stack.ask("POST", f"/v1/jobs/{long}/cancel")
+    assert stack.finished(short)["status"] == "completed"
+    assert stack.finished(long)["status"] == "cancelled"
+
+
 def test_a_lost_order_is_sent_again(stack: JobsStack) -> None:
     with stack.nobody_plans():
         job = stack.submit("lost")
