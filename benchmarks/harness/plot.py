@@ -80,11 +80,13 @@ def gateway(found: GatewayResults, path: Path) -> None:
 def models(found: Mapping[str, Found], path: Path) -> None:
     """Items a second over batch size: the original of each model, its winner, and the others."""
     plt = _pyplot()
+    from matplotlib.ticker import NullFormatter
+
     figure, axes = plt.subplots(
         1, len(found), figsize=(3.4 * len(found), 3.6), squeeze=False, layout="constrained"
     )
     for axis, (name, one) in zip(axes[0], found.items(), strict=True):
-        for line in (line for line in one.lines if line.predict_ms and line.verdict != "threads"):
+        for line in (one for one in one.lines if one.predict_ms and " threads" not in one.name):
             sizes = sorted(line.predict_ms)
             rates = [size * 1e3 / line.predict_ms[size] for size in sizes]
             dashes = ":" if line.verdict == "differs" else "-"
@@ -94,6 +96,7 @@ def models(found: Mapping[str, Found], path: Path) -> None:
             axis.plot(sizes, rates, dashes, marker=".", label=label, color=colour, linewidth=width)
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_xticks(sizes, [str(size) for size in sizes])
         axis.yaxis.set_major_formatter("{x:,.0f}")
         axis.set_title(f"{name}: items/s", loc="left")
