@@ -36,7 +36,8 @@ def edges_of(values: Array) -> tuple[float, ...]:
         return ()
     ranks = -(-np.arange(1, QUANTILES + 1) * len(finite) // QUANTILES) - 1
     found = np.unique(np.partition(finite, np.unique(ranks))[ranks])
-    below = np.nextafter(finite.min(), -np.inf)
+    with np.errstate(over="ignore"):
+        below = np.nextafter(finite.min(), -np.inf)
     return (*([float(below)] if np.isfinite(below) else []), *found.tolist())
 
 

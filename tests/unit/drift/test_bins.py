@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from celeriac.drift import bins
 
@@ -66,6 +68,7 @@ def test_values_of_another_kind_are_nulls() -> None:
     assert bins.codes(category, np.array([1.0])).tolist() == [category.bins - 1]
 
 
+@example([-sys.float_info.max], [])
 @given(NUMBERS, NUMBERS)
 def test_no_number_is_lost(reference: list[float], current: list[float]) -> None:
     feature = bins.number_feature("x", np.array(reference, dtype=float))
