@@ -27,6 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from celeriac import release
+from celeriac.messages import seen_key
 from celeriac.registry import catalogue
 from celeriac.registry.manifest import (
     InputSchema,
@@ -137,6 +138,7 @@ def gateway_worker(
     """One real-time worker with every model."""
     client = redis.Redis.from_url(gateway_settings.broker_url)
     catalogue.publish(client, gateway_registry.infos())
+    client.set(seen_key("realtime.gpu"), 1)  # or what waits for ``idle`` would be refused
     client.close()
     log = tmp_path_factory.mktemp("gateway-worker") / "realtime.log"
     worker = Worker(gateway_settings, "realtime.cpu", log).wait_ready()
