@@ -60,9 +60,9 @@ def of_reference(
         if values.dtype != object or not _is_free_text(values, schema):
             found[name] = Feature(values)
             continue
-        counts, known = _words_of(values)
+        known = _words_of(values)
         texts.append(TextProfile(column=name, words=known.text()))
-        found |= _text_features(name, values, counts)
+        found |= _text_features(name, values, known)
     found |= _of_arrays(table, schema, limits)
     return found, tuple(texts)
 
@@ -199,7 +199,12 @@ def _wanted(table: pa.Table, schema: InputSchema, text_column: str | None) -> Se
 
 # --- texts ---------------------------------------------------------------------------------------
 
-_TEXT_UNITS = {"characters": "characters", "new_words": "share of words not in the reference"}
+LEAST_TEXTS = 5
+"""A word that fewer texts of the reference have counts as new. So a text of the reference is
+measured as any other: that it is one hardly matters."""
+_TEXT_UNITS = {
+    "characters": "characters", "new_words": "share of words that hardly any reference text has",
+}
 
 
 def _is_free_text(values: Array, schema: InputSchema) -> bool:
@@ -212,18 +217,17 @@ def _is_free_text(values: Array, schema: InputSchema) -> bool:
     return schema.kind == "text" or not few or length > CATEGORY_CHARS
 
 
-def _words_of(texts: Array) -> tuple[Counter[str], Known]:
-    """In how many texts each word comes, and the commonest of them as a set."""
+def _words_of(texts: Array) -> Known:
+    """The words that come in several texts."""
     counts = Counter(
         word for text in texts.tolist() if text is not None for word in set(_words(text))
     )
-    return counts, Known.of(word for word, _ in counts.most_common(MOST_KNOWN))
+    return Known.of(
+        word for word, count in counts.most_common(MOST_KNOWN) if count >= LEAST_TEXTS
+    )
 
 
-def _text_features(name: str, texts: Array, known: Known | Counter[str]) -> Features:
-    """``known``: the words of the reference; for the reference itself, in how many of its texts
-    each comes, because a word of one text only would be new in it.
-    """
+def _text_features(name: str, texts: Array, known: Known) -> Features:
     listed = texts.tolist()
     lengths = np.array([math.nan if text is None else len(text) for text in listed], dtype=float)
     shares = np.array([_new_share(text, known) for text in listed], dtype=float)
@@ -233,12 +237,10 @@ def _text_features(name: str, texts: Array, known: Known | Counter[str]) -> Feat
     }
 
 
-def _new_share(text: str | None, known: Known | Counter[str]) -> float:
+def _new_share(text: str | None, known: Known) -> float:
     words = [] if text is None else _words(text)
     if not words:
         return math.nan
-    if isinstance(known, Counter):
-        return sum(known[word] < 2 for word in words) / len(words)
     return sum(word not in known for word in words) / len(words)
 
 

@@ -126,6 +126,12 @@ def test_texts_are_measured_whole(tmp_path: Path) -> None:
     scorer, reference = registered(
         tmp_path / "models", model, examples=known[:9], reference=known, text_column="review"
     )
+    pd.DataFrame({"review": known}).to_csv(tmp_path / "itself.csv", index=False)
+    _, manifest = run_job(
+        tmp_path / "itself", scorer, reference, tmp_path / "itself.csv", "review"
+    )
+    assert manifest.drift is not None
+    assert manifest.drift.state == "stable"
     for name, others, state in (("same", words, "stable"), ("new", ["unheard", "of"], "drift")):
         reviews(1_200, others).to_csv(tmp_path / f"{name}.csv", index=False)
         _, manifest = run_job(
