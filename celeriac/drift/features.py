@@ -199,7 +199,7 @@ def _wanted(table: pa.Table, schema: InputSchema, text_column: str | None) -> Se
 
 # --- texts ---------------------------------------------------------------------------------------
 
-LEAST_TEXTS = 5
+LEAST_TEXTS = 20
 """A word that fewer texts of the reference have counts as new. So a text of the reference is
 measured as any other: that it is one hardly matters."""
 _TEXT_UNITS = {
