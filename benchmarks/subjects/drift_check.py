@@ -14,14 +14,15 @@ import pyarrow.parquet as pq
 
 from celeriac.drift import features
 from celeriac.drift.check import Current, check
-from celeriac.drift.reference import make_profile
+from celeriac.drift.reference import make_profile, rows_taken
 from celeriac.registry.manifest import Column, InputSchema
 
 reference, current = (pq.read_table(path) for path in sys.argv[1:])
 schema = InputSchema(
     kind="table", columns=tuple(Column(name=name) for name in reference.column_names)
 )
-profile = make_profile(features.of_reference(reference, schema)[0])
+taken = reference.take(rows_taken(reference.num_rows, "table"))  # as registration does
+profile = make_profile(features.of_reference(taken, schema)[0])
 started = time.perf_counter()
 rows = Current(features=features.of_table(profile, current, schema), source="current")
 found = check(profile, rows, model="m", version=1, now=datetime.now(UTC))
