@@ -12,6 +12,8 @@ from celeriac.drift.records import Picture
 Array = np.ndarray[Any, Any]
 BINS = 30
 MOST_VALUES = 50_000
+_FARTHEST = 1e300
+"""Beyond it, widths of bars would be no numbers."""
 SHOWN_CHARS = 40
 
 
@@ -21,7 +23,8 @@ def picture(feature: FeatureProfile, values: Array, counts: Array) -> Picture | 
         return None
     if feature.kind == "category":
         return _of_category(feature, counts)
-    return _of_number(feature, values)
+    with np.errstate(over="ignore", invalid="ignore"):  # ends too far apart are found below
+        return _of_number(feature, values)
 
 
 def _of_category(feature: FeatureProfile, counts: Array) -> Picture:
@@ -48,7 +51,7 @@ def _of_number(feature: FeatureProfile, values: Array) -> Picture | None:
     if not len(edges):
         edges = np.array([finite.min()])
     low, high = _axis(edges[min(1, len(edges) - 1) :], finite)
-    if not np.isfinite([low, high]).all() or high <= low:
+    if not (max(abs(low), abs(high)) < _FARTHEST and low < high):
         return None
     drawn = np.linspace(low, high, BINS + 1)
     current, _ = np.histogram(np.clip(finite, low, high), drawn)
