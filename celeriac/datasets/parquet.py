@@ -138,6 +138,8 @@ def read_pieces(
         for table in _tables(source, groups, names, at_once):
             dropped = min(skip, table.num_rows)
             skip -= dropped
+            if dropped == table.num_rows:
+                continue  # even a slice of no rows would hold all of them
             waiting.append(table.slice(dropped, chunk.rows - found))
             found += waiting[-1].num_rows
             rows = sum(one.num_rows for one in waiting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from celeriac import errors
+from celeriac.jobs.slices import MOST_ALONE
 
 _LASTING = (
     errors.DatasetError, errors.RegistryError, errors.RequestError, errors.ConfigError,
@@ -12,7 +13,8 @@ _LASTING = (
 SLICE_BYTES = 4_000_000
 SLICE_ROWS = (1_024, 32_768)
 """At least and at most, as long as memory is not short."""
-LEAST_SLICE_ROWS = 16
+LEAST_SLICE_ROWS = 2 * MOST_ALONE
+"""Pieces of a chunk have so many, too: more than may fail alone before it is not the rows."""
 
 
 def ends_job(error: Exception) -> bool:

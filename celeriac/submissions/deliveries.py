@@ -51,13 +51,15 @@ end
 return found
 """
 
-# ARGV: host, most, lease in ms, reason of those that are too old. Whoever takes one counts an
-# attempt. A host that did not answer gets one, to see whether it does now.
+# ARGV: host, most, lease in ms, reason of those that are too old, how many the taker has under way.
+# Whoever takes one counts an attempt. A host that did not answer gets one at a time, to see whether
+# it does now.
 _TAKE = _PRELUDE + """
 local due, most = DUE .. ARGV[1], tonumber(ARGV[2])
 local attempts, until_ms = silence(ARGV[1])
 if now < until_ms then return {{}, 0} end
-if attempts > 0 then most = math.min(most, 1) end
+if attempts > 0 then most = math.min(most, 1 - tonumber(ARGV[5])) end
+if most <= 0 then return {{}, 0} end
 local found, given_up = {}, 0
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, most + 100)) do
   local ended, forget = unpack(redis.call('HMGET', WEBHOOK .. id, 'ended_ms', 'forget_ms'))
@@ -145,13 +147,14 @@ class Deliveries:
         """The hosts that may get webhooks now, as ``host:port``."""
         return sorted(_text(host) for host in self._client.eval(_HOSTS, 1, WEBHOOK_HOSTS_KEY))
 
-    def take(self, host: str, *, most: int, lease_s: float) -> Taken:
+    def take(self, host: str, *, most: int, lease_s: float, under_way: int = 0) -> Taken:
         """The deliveries to ``host`` that are due; nobody else has them for ``lease_s``.
 
-        None while the host is left alone, and at most one after it has not answered.
+        None while the host is left alone. After it has not answered at most one, with those that
+        the taker has ``under_way``.
         """
         found, given_up = self._client.eval(
-            _TAKE, 0, host, most, round(lease_s * 1_000), NEVER_ANSWERED
+            _TAKE, 0, host, most, round(lease_s * 1_000), NEVER_ANSWERED, under_way
         )
         return Taken(tuple(_delivery(host, *one) for one in found), int(given_up))
 

@@ -88,7 +88,9 @@ class Sender:
             most = min(AT_ONCE_OF_HOST - under_way[host], room)
             if most <= 0:
                 continue
-            taken = self._deliveries.take(host, most=most, lease_s=LEASE_S)
+            taken = self._deliveries.take(
+                host, most=most, lease_s=LEASE_S, under_way=under_way[host]
+            )
             self.given_up += taken.given_up
             room -= len(taken.deliveries)
             for delivery in taken.deliveries:

@@ -244,6 +244,21 @@ def test_the_pieces_of_a_chunk_are_the_chunk(
         assert whole.numbers.tolist() == [one + 1 for one in whole.table["id"].to_pylist()]
 
 
+def test_what_is_before_a_chunk_in_its_row_group_is_not_held(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    rows, text = 50_000, "t" * 400
+    pq.write_table(pa.table({"text": [text] * rows}), path, row_group_size=rows)
+    planned = plan(open_source(path), chunk_rows=10_000)
+    last = planned.chunks[-1]
+    before = pa.total_allocated_bytes()
+    pieces = read_pieces(
+        planned.format, planned.files[0], last, planned.columns, ["text"], lambda _: 1_000
+    )
+    piece = next(pieces)
+    assert piece.numbers[0] == 40_001
+    assert pa.total_allocated_bytes() - before < 40_000 * len(text) / 4
+
+
 @pytest.mark.parametrize(("group_rows", "chunk_rows"), [(10, 25), (100, 30), (7, 7), (1_000, 100)])
 def test_parquet_rows_come_in_order(tmp_path: Path, group_rows: int, chunk_rows: int) -> None:
     path = tmp_path / "a.parquet"

@@ -50,9 +50,9 @@ def shout(table: pa.Table) -> TableAnswers:
 
 def make_job(
     tmp_path: Path, lines: list[str], *, version: int = 1, chunk_rows: int = 2,
-    output_format: str = "parquet", **options: Any,
+    output_format: str = "parquet", source: str = "in.csv", **options: Any,
 ) -> tuple[JobFolder, JobPlan, list[Chunk]]:
-    path = tmp_path / "in.csv"
+    path = tmp_path / source
     path.parent.mkdir(exist_ok=True)
     if not path.exists():
         path.write_text("\n".join(["id,text", *lines]) + "\n")
@@ -262,6 +262,17 @@ def test_without_any_memory_the_attempt_fails_and_no_row_is_blamed(tmp_path: Pat
     assert not list(folder.path.glob("parts/*"))
 
 
+def test_without_any_memory_no_row_of_a_small_piece_is_blamed(tmp_path: Path) -> None:
+    rows = {"id": range(200), "text": [f"{n:05}" * 1_000 for n in range(200)]}
+    pq.write_table(pa.table(rows), tmp_path / "in.parquet")
+    folder, plan, chunks = make_job(tmp_path, [], chunk_rows=200, source="in.parquet")
+    model = Tight(0)
+    with pytest.raises(MemoryError):
+        run_chunk(folder, plan, chunks[0], model, short=2)
+    assert max(model.tried) < 50, "it is read in small pieces"
+    assert not list(folder.path.glob("parts/*"))
+
+
 def test_after_attempts_that_lacked_memory_slices_are_smaller(tmp_path: Path) -> None:
     folder, plan, chunks = make_job(tmp_path, [f"{n},t" for n in range(5_000)], chunk_rows=5_000)
     model = Tight(10_000)
@@ -270,7 +281,7 @@ def test_after_attempts_that_lacked_memory_slices_are_smaller(tmp_path: Path) ->
         run_chunk(folder, plan, chunks[0], model, attempt=9, short=short)
         folder.record(0).unlink()
         assert (sum(model.tried), max(model.tried)) == (
-            5_000, {0: 5_000, 1: 4_096, 2: 512, 9: 16}[short],
+            5_000, {0: 5_000, 1: 4_096, 2: 512, 9: 32}[short],
         )
 
 
