@@ -69,9 +69,9 @@ class AccessLog:
         seconds = time.monotonic() - context.started_s
         self._records.append(Record(context, status, seconds, time.time()))
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush_records)
         elif len(self._records) >= MOST_RECORDS:
-            self.flush()
+            self._flush_records()
 
     def refused(self, route: str, model: str) -> None:
         """Count a request that the door refused; their line names no request, but how many."""
@@ -80,8 +80,11 @@ class AccessLog:
         self._refused[route, model] += 1
 
     def flush(self) -> None:
-        """Count and write what was kept."""
+        """Count and write all that was kept, also of the door's refusals."""
         self._flush_refused()
+        self._flush_records()
+
+    def _flush_records(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         records, self._records, self._timer = self._records, [], None
@@ -90,7 +93,6 @@ class AccessLog:
         if self._on and records:
             shape = as_json if self._json else as_text
             write("".join([shape(record) for record in records]))
-
 
     def _flush_refused(self) -> None:
         refused, self._refused = self._refused, Counter()

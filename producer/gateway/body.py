@@ -7,6 +7,7 @@ decoded by msgspec, which takes neither NaN nor a number out of range.
 from __future__ import annotations
 
 import re
+import time
 from typing import Any, TypeVar
 
 import msgspec
@@ -36,10 +37,12 @@ async def read(
     limits = gateway.limits
     limit = min(limits.max_json_bytes, limits.max_body_bytes) if is_json else limits.max_body_bytes
     _check_head(context, limit)
+    began_s = time.monotonic()
     message = await _next(context)
     chunk: bytes = message.get("body", b"")
     if not message.get("more_body"):
         context.body_is_read = True
+        context.body_s = time.monotonic() - began_s
         if len(chunk) > limit:
             raise too_large(limit)
         _hold(gateway, context, len(chunk))
@@ -55,6 +58,7 @@ async def read(
         _hold(gateway, context, len(chunk))
         chunks.append(chunk)
     context.body_is_read = True
+    context.body_s = time.monotonic() - began_s
     return b"".join(chunks)
 
 

@@ -61,9 +61,10 @@ class RequestContext:
     """One request. It lies in ``scope["celeriac"]``."""
 
     __slots__ = (
-        "batch_items", "body_bytes", "body_is_read", "cache", "caller", "code", "compute_ms",
-        "end_s", "headers", "id", "is_hot", "items", "method", "model", "needs_redis", "path",
-        "queue_ms", "receive", "route", "scope", "started_s", "timeout_s", "version",
+        "batch_items", "body_bytes", "body_is_read", "body_s", "cache", "caller", "code",
+        "compute_ms", "end_s", "headers", "id", "is_hot", "items", "method", "model",
+        "needs_redis", "path", "queue_ms", "receive", "route", "scope", "started_s", "timeout_s",
+        "version",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, id: str, started_s: float) -> None:
@@ -86,6 +87,8 @@ class RequestContext:
         self.body_bytes = 0
         """That are held for it."""
         self.body_is_read = False
+        self.body_s = 0.0
+        """How long its body was waited for."""
         self.code = ""
         """Of the error that it got."""
         self.timeout_s = 0.0

@@ -8,6 +8,7 @@ once in a tenth of a second, and one line of the log a second for all of them.
 from __future__ import annotations
 
 import asyncio
+import time
 
 from celeriac import errors
 from producer.gateway import failures
@@ -28,14 +29,8 @@ class Door:
         self._made: dict[tuple[Gate, bool], tuple[int, bytes]] = {}
 
     def way(self, path: bytes) -> Way | None:
-        """Where a request of ``path`` would go, if it is one too many there."""
-        way = self._gateway.pressure.shut_way(path)
-        if way is None or self._gateway.is_draining:
-            return None
-        if way.gate.refuses():
-            return way
-        self._let_in(way.gate)
-        return None
+        """Where a request of ``path`` would go, if it may be one too many there."""
+        return None if self._gateway.is_draining else self._gateway.pressure.shut_way(path)
 
     def _let_in(self, gate: Gate) -> None:
         """Its handler counts it, but not before all that came with it have passed the door."""
@@ -46,7 +41,7 @@ class Door:
     def refusal(
         self, way: Way, path: bytes, headers: list[tuple[bytes, bytes]]
     ) -> bytes | None:
-        """The response to a POST of ``path``, which is counted; None to let it in.
+        """The response to a POST of ``path``; None to let it in. Both are counted.
 
         One that fetches its prediction later (``Prefer``) is not concerned.
         """
@@ -56,9 +51,12 @@ class Door:
                 return None
             if name == b"x-request-id":
                 request_id = own_request_id(headers)
+        if not way.gate.refuses(time.monotonic()):
+            self._let_in(way.gate)
+            return None
         self._access.refused(way.route, way.gate.model)
         if request_id:
-            return _response(way.gate.refusal(), request_id, path)
+            return _response(way.gate.refusal_of_a_stranger(), request_id, path)
         response = self._response(way.gate, path)
         return response.replace(_ID.encode(), new_request_id().encode())
 
@@ -67,7 +65,7 @@ class Door:
         looks, response = self._made.get(key, (-1, b""))
         if looks != gate.looks:
             self._made = {known: made for known, made in self._made.items() if known[0].inside}
-            response = _response(gate.refusal(), _ID, path)
+            response = _response(gate.refusal_of_a_stranger(), _ID, path)
             self._made[key] = gate.looks, response
         return response
 

@@ -45,7 +45,7 @@ _predict_request = msgspec.json.Decoder(PredictRequest)
 
 async def classify(gateway: Gateway, context: RequestContext, _: str) -> Answer:
     """The tutorial's endpoint: a text in, its category and the confidence out."""
-    gateway.pressure.check(gateway.limits.classify_model)
+    gateway.pressure.check(gateway.limits.classify_model, time.monotonic())
     data = await body.read(gateway, context)
     request = body.decode(gateway, data, _classify_request)
     prediction = await predict_one(gateway, context, gateway.limits.classify_model, request.text)
@@ -59,7 +59,7 @@ async def predict(gateway: Gateway, context: RequestContext, model: str) -> Answ
     if "/" in model:
         raise RouteNotFound
     if b"prefer" not in context.headers:
-        gateway.pressure.check(model)
+        gateway.pressure.check(model, time.monotonic())
     kind = context.headers.get(b"content-type", b"").lower()
     data = await body.read(gateway, context, is_json=not kind.startswith(b"image/"))
     if b"prefer" in context.headers and predictions.is_wanted(context):
@@ -92,7 +92,8 @@ async def predict_one(
         reply = call.reply
         if reply is not None:
             now_s = time.monotonic()
-            gate.answered(now_s - context.started_s, reply.compute_ms / 1000, now_s)
+            seconds = now_s - context.started_s - context.body_s
+            gate.answered(seconds, reply.compute_ms / 1000, now_s)
     finally:
         gateway.pressure.leave(gate)
     if isinstance(call.outcome, Prediction):

@@ -26,6 +26,8 @@ BATCHES = 2
 """A wait of so many batches is no sign of too many requests, however long it is."""
 CALM = 0.25
 """It ends when answers wait no longer than this share of the bound."""
+STALE_S = 10.0
+"""So long a model counts as busy without an answer that says so. Lists' answers do not count."""
 ROOM = 64
 """So many requests for a model are always let in: a stall of the process refuses nobody."""
 MAX_PATHS = 16
@@ -55,9 +57,15 @@ class Gate:
         self._rates_per_s: deque[float] = deque(maxlen=WINDOWS)
         self._begin(now_s)
 
-    def refuses(self) -> bool:
+    def refuses(self, now_s: float) -> bool:
         """True if the next request is to be refused; then it counts as such."""
-        if not self.is_shut or self.inside + self.coming < self._room:
+        if not self.is_shut:
+            return False
+        if now_s - self._began_s > STALE_S:
+            self.is_shut = False
+            self._begin(now_s)
+            return False
+        if self.inside + self.coming < self._room:
             return False
         self._refused += 1
         return True
@@ -69,12 +77,23 @@ class Gate:
 
     def refusal(self) -> errors.Overloaded:
         """What the next request is told: to come when those inside will have been answered."""
-        rate_per_s = self.rate_per_s
         return errors.Overloaded(
             f"{self._room:,} requests for model {self.model!r} are under way, as many as it "
             "answers in time ([gateway] max_wait_s)",
-            self._room / rate_per_s if rate_per_s else WINDOW_S,
+            self._retry_after_s,
         )
+
+    def refusal_of_a_stranger(self) -> errors.Overloaded:
+        """The same for those whose key nobody has looked at: no name, no number."""
+        return errors.Overloaded(
+            "as many requests are under way here as are answered in time ([gateway] max_wait_s)",
+            self._retry_after_s,
+        )
+
+    @property
+    def _retry_after_s(self) -> float:
+        rate_per_s = self.rate_per_s
+        return self._room / rate_per_s if rate_per_s else WINDOW_S
 
     def answered(self, seconds: float, compute_s: float, now_s: float) -> None:
         """A request was answered after ``seconds``, of which its batch took ``compute_s``."""
@@ -118,10 +137,10 @@ class Pressure:
         self._gates: dict[str, Gate] = {}
         self._ways: dict[bytes, Way] = {}
 
-    def check(self, model: str) -> None:
+    def check(self, model: str, now_s: float) -> None:
         """Raises Overloaded if a request for ``model`` is one too many."""
         gate = self._gates.get(model)
-        if gate is not None and gate.refuses():
+        if gate is not None and gate.refuses(now_s):
             raise gate.refusal()
 
     def shut_way(self, path: bytes) -> Way | None:
@@ -134,7 +153,7 @@ class Pressure:
 
         ``path`` (as it came) is where more requests of the kind are to be expected.
         """
-        self.check(model)
+        self.check(model, now_s)
         gate = self._gates.get(model)
         if gate is None:
             gate = self._gates[model] = Gate(model, self._max_wait_s, now_s)

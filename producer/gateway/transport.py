@@ -90,6 +90,10 @@ class Protocol(HttpToolsProtocol):
     """Of a head that comes in several pieces, without the first."""
     _in_head = False
     """Between the first byte of a request and the end of its head."""
+    _heads = 0
+    """Heads that have begun."""
+    _is_deaf = False
+    """What comes from now on is another protocol's."""
     _head_timer: asyncio.TimerHandle | None = None
     """Ends a connection that does not send all of a head."""
     _idle_timer: asyncio.TimerHandle | None = None
@@ -109,18 +113,21 @@ class Protocol(HttpToolsProtocol):
         self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
 
     def data_received(self, data: bytes) -> None:
-        was_in_head = self._in_head
-        if b"pgrade:" in data and not self._is_in_body():
+        if self._is_deaf:
+            return
+        was_in_head, heads = self._in_head, self._heads
+        if (b"pgrade:" in data or b"PGRADE:" in data) and not self._is_in_body():
             data = _without_upgrade(data)
         super().data_received(data)
+        is_another = self._heads != heads
+        if was_in_head and (is_another or not self._in_head):
+            self._end_head()
         if not self._in_head:
-            if was_in_head:
-                self._end_head()
             refused = self._refused()
             if refused is not None and refused.more_body and not refused.lingers:
                 refused.lingers = True
                 self._linger()
-        elif not was_in_head:
+        elif is_another:
             self._head_timer = self.loop.call_later(HEAD_S, self._refuse, BodyTimeout(
                 f"the head of the request did not come within {HEAD_S:g} s"
             ))
@@ -131,6 +138,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._in_head = True
+        self._heads += 1
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -152,9 +160,9 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        refused = self._refused()
-        if refused is not None:
-            refused.more_body = False
+        cycle = self.cycle
+        if cycle.response_complete:  # uvicorn leaves it as it was
+            cycle.more_body = False
             self._idle_since_s = self.loop.time()
 
     def on_response_complete(self) -> None:
@@ -173,7 +181,13 @@ class Protocol(HttpToolsProtocol):
         self._refuse(errors.RequestError("this is not a valid HTTP request"))
 
     def _unsupported_upgrade_warning(self) -> None:
-        """CONNECT, which is answered like any other method."""
+        """An offer that was not taken away, or CONNECT: the last request of its connection.
+
+        It is answered like any other, without a body. What follows could be its body: it is no
+        request.
+        """
+        self._is_deaf = True
+        self.cycle.keep_alive = False
 
     def _refusal(self) -> bytes | None:
         """The door's answer to the request whose head is complete, if it is to be refused.
@@ -188,7 +202,9 @@ class Protocol(HttpToolsProtocol):
         if (
             parser.get_method() == b"POST" and parser.should_keep_alive()
             and parser.get_http_version() == "1.1" and not self.expect_100_continue
+            and not parser.should_upgrade()
             and (cycle is None or cycle.response_complete)
+            and not self.flow.write_paused  # the application waits until answers are taken
         ):
             return self._door.refusal(way, self.url, self.headers)
         return None

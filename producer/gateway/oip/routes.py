@@ -48,7 +48,7 @@ Outcome = Prediction | errors.CeleriacError
 async def infer(gateway: Gateway, context: RequestContext, rest: str) -> Answer:
     """``POST /v2/models/{model}[/versions/{version}]/infer``."""
     ref = _reference(rest)
-    gateway.pressure.check(ref)
+    gateway.pressure.check(ref, time.monotonic())
     data = await body.read(gateway, context, is_json=_LENGTH not in context.headers)
     model, version = await _described(gateway, ref, context.left_s())
     try:

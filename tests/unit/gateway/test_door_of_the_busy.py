@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,9 +14,10 @@ import pytest
 from celeriac.messages import Prediction
 from celeriac.settings import Settings
 from producer.calls import Call
-from producer.gateway import metrics
+from producer.gateway import access, metrics
 from producer.gateway.app import build
 from producer.gateway.guard import Guard
+from producer.gateway.pressure import Gate
 from producer.gateway.server import uvicorn_server
 from producer.gateway.transport import Protocol
 
@@ -23,9 +26,12 @@ BODY = b'{"item": 1}'
 
 
 class FakeClient:
+    reply: Any = None
+
     async def call(self, model: str, item: Any, timeout_s: float, request: str) -> Call:
         call = Call(model, "queue", b"", 0, request)
         call.outcome = Prediction(model=model, version=3, label="good", probability=0.75)
+        call.reply = self.reply
         return call
 
     async def job_statuses(self, ids: Any) -> list[Any]:
@@ -73,7 +79,9 @@ def talk(play: Callable[[Guard, Protocol, Wire], Any], paths: tuple[bytes, ...] 
         wire = Wire()
         protocol.connection_made(wire)
         for path in paths:
-            gate = guard.gateway.pressure.enter("busy", 0.0, path, "/v1/models/{model}/predict")
+            gate = guard.gateway.pressure.enter(
+                "busy", time.monotonic(), path, "/v1/models/{model}/predict",
+            )
         gate.is_shut, gate.inside = True, 1_000
         await play(guard, protocol, wire)
         protocol.connection_lost(None)
@@ -123,7 +131,7 @@ def test_it_has_the_form_of_the_protocol_and_the_callers_id() -> None:
         status, headers, body = parsed(wire.sent)
         assert (status, headers["x-request-id"]) == (429, "mine")
         assert list(body) == ["error"]
-        assert "busy" in body["error"]
+        assert "busy" not in wire.sent.decode()  # nobody has looked at the key
 
     talk(play, (PATH, path))
 
@@ -136,9 +144,124 @@ def test_it_has_the_form_of_the_protocol_and_the_callers_id() -> None:
 def test_whatever_needs_more_than_that_goes_on(other: bytes) -> None:
     async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
         protocol.data_received(other)
+        gate = guard.gateway.pressure._gates["busy"]
         assert not wire.sent
         assert protocol.tasks
+        assert not gate._refused
+        assert not gate.coming
         await asyncio.wait(protocol.tasks)
+
+    talk(play)
+
+
+def test_answers_that_nobody_takes_are_not_piled_up() -> None:
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        protocol.pause_writing()
+        protocol.data_received(request() * 100)
+        await asyncio.sleep(0.01)
+        assert not wire.sent
+        assert len(protocol.tasks) == 1
+        protocol.resume_writing()
+        while protocol.tasks:
+            await asyncio.wait(protocol.tasks)
+        assert wire.sent.count(b"HTTP/1.1 429") == 100
+
+    talk(play)
+
+
+OFFER = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+
+
+@pytest.mark.parametrize("pieces", [
+    [request(headers=OFFER.replace(b"Upgrade:", b"uPGrade:"))],
+    [request(headers=OFFER).partition(b"Upgrade:")[0], b"Upgrade: h2c\r\n\r\n"],
+])  # fmt: skip
+def test_the_body_after_an_offer_that_was_not_seen_is_no_request(pieces: list[bytes]) -> None:
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        for piece in pieces:
+            protocol.data_received(piece)
+        for _ in range(2):
+            protocol.data_received(request(b"/v1/models/other/predict"))
+        await asyncio.wait(protocol.tasks)
+        assert wire.sent.count(b"HTTP/1.1 ") == 1
+        assert b"connection: close" in wire.sent
+        assert wire.closed
+
+    talk(play)
+
+
+@pytest.mark.parametrize("offer", [OFFER, OFFER.upper()])
+def test_an_offer_costs_no_body_after_a_request_that_was_answered_before_its_body(
+    offer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producer.gateway.transport.LINGER_S", 0.05)
+
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        whole = request(headers=b"content-encoding: gzip\r\n")
+        guard.gateway.pressure._gates["busy"].is_shut = False
+        protocol.data_received(whole[:-5])
+        await asyncio.wait(protocol.tasks)
+        assert wire.sent.startswith(b"HTTP/1.1 415")
+        protocol.data_received(whole[-5:])
+        await asyncio.sleep(0.1)
+        assert not wire.closed
+        wire.sent = b""
+        head, _, sent_body = request(headers=offer).rpartition(b"\r\n\r\n")
+        protocol.data_received(head + b"\r\n\r\n")
+        protocol.data_received(sent_body)
+        await asyncio.wait(protocol.tasks)
+        assert wire.sent.startswith(b"HTTP/1.1 200")
+        assert not wire.closed
+
+    talk(play)
+
+
+def test_heads_that_end_in_the_packet_of_the_next_are_heads_of_their_own() -> None:
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        whole = request(headers=b"x: %s\r\n" % (b"y" * 10_000))
+        protocol.data_received(whole[:50])
+        first = protocol._head_timer
+        for _ in range(10):
+            protocol.data_received(whole[50:] + whole[:50])
+        assert protocol._head_timer is not first
+        assert wire.sent.count(b"HTTP/1.1 429") == wire.sent.count(b"HTTP/1.1 ") == 10
+        assert not wire.closed
+
+    talk(play)
+
+
+def test_the_time_in_which_a_body_comes_is_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        gate = guard.gateway.pressure._gates["busy"]
+        gate.is_shut = False
+        waited: list[float] = []
+        reply = SimpleNamespace(queue_ms=0.0, compute_ms=1.0, batch_items=1)
+        monkeypatch.setattr(FakeClient, "reply", reply)
+        monkeypatch.setattr(Gate, "answered", lambda _, seconds, *__: waited.append(seconds))
+        whole = request()
+        protocol.data_received(whole[:-5])
+        await asyncio.sleep(0.3)
+        protocol.data_received(whole[-5:])
+        await asyncio.wait(protocol.tasks)
+        assert wire.sent.startswith(b"HTTP/1.1 200")
+        assert waited[0] < 0.2
+
+    talk(play)
+
+
+def test_refusals_of_a_second_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(access.log, "info", lambda *_, **named: told.append(named))
+
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        for _ in range(3):
+            protocol.data_received(request())
+            protocol.data_received(request(method=b"GET"))
+            await asyncio.wait(protocol.tasks)
+            await asyncio.sleep(2 * access.FLUSH_S)
+        assert not told
+        guard._access.flush()
+        assert [line["requests"] for line in told] == [3]
 
     talk(play)
 
@@ -148,7 +271,9 @@ def test_those_that_come_together_are_counted_before_their_handlers_run() -> Non
         gate = guard.gateway.pressure._gates["busy"]
         gate.inside = gate._room - 2
         door = guard.door
-        assert [door.way(PATH) is None for _ in range(4)] == [True, True, False, False]
+        way = door.way(PATH)
+        assert way is not None
+        assert [door.refusal(way, PATH, []) is None for _ in range(4)] == [True, True, False, False]
         await asyncio.sleep(0)
         assert gate.coming == 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from celeriac import errors
-from producer.gateway.pressure import MAX_PATHS, ROOM, Gate, Pressure
+from producer.gateway.pressure import MAX_PATHS, ROOM, STALE_S, Gate, Pressure
 
 MAX_WAIT_S = 0.05
 
@@ -36,12 +36,12 @@ def test_a_long_wait_shuts_it(wait_s: float, compute_s: float, is_shut: bool) ->
 def test_room_is_what_is_answered_within_half_the_bound() -> None:
     gate = shut(4_000, 0.2, 0.015)
     gate.inside = int(4_000 * (MAX_WAIT_S / 2 + 0.015)) - 5
-    assert not gate.refuses()
+    assert not gate.refuses(gate._began_s)
     gate.coming = 10
-    assert gate.refuses()
+    assert gate.refuses(gate._began_s)
     gate.coming = 0
     gate.inside += 10
-    assert gate.refuses()
+    assert gate.refuses(gate._began_s)
     assert gate.refusal().retry_after_s == pytest.approx(gate.inside / 4_000, rel=0.05)
 
 
@@ -49,7 +49,7 @@ def test_few_requests_are_always_let_in() -> None:
     gate = shut(20, 0.4, 0.01)
     gate.inside = ROOM - 1
     assert gate.is_shut
-    assert not gate.refuses()
+    assert not gate.refuses(gate._began_s)
 
 
 def test_it_opens_when_hardly_any_answer_waits() -> None:
@@ -64,11 +64,22 @@ def test_it_stays_shut_while_requests_are_refused() -> None:
     gate = shut(4_000, 0.2, 0.01)
     gate.inside = 10_000
     for _ in range(3):
-        assert gate.refuses()
+        assert gate.refuses(gate._began_s)
         answer(gate, 4_000, 0.01, 0.01, windows=1)
         assert gate.is_shut
     answer(gate, 4_000, 0.01, 0.01)
     assert not gate.is_shut
+
+
+def test_it_opens_when_no_answer_says_any_longer_that_it_is_busy() -> None:
+    gate = shut(4_000, 0.2, 0.01)
+    gate.inside = 10_000
+    last_s = gate._began_s
+    assert gate.refuses(last_s + STALE_S - 0.1)
+    assert not gate.refuses(last_s + STALE_S + 0.1)
+    assert not gate.is_shut
+    answer(gate, 4_000, 0.2, 0.01)
+    assert gate.refuses(gate._began_s)
 
 
 def test_a_slow_window_does_not_halve_the_room() -> None:
@@ -86,7 +97,7 @@ def test_a_model_is_refused_by_itself_and_forgotten_when_nobody_waits() -> None:
     other = pressure.enter("other", 0.0)
     assert pressure.shut_way(b"/busy") is None
     answer(gates[0], 1_000, 1.0, 0.0)
-    pressure.check("other")
+    pressure.check("other", 0.0)
     assert pressure.shut_way(b"/busy") == (gates[0], "/{model}")
     assert pressure.shut_way(b"/other") is None
     with pytest.raises(errors.Overloaded, match="'busy'") as refusal:
