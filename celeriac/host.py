@@ -119,7 +119,7 @@ class ModelHost:
         self.tidy()
 
     def resolve(self, text: str) -> Key:
-        """Name and version of a reference. Raises ModelNotFound or VersionNotFound.
+        """Name and version of a reference. Raises ModelNotFound, VersionNotFound, or ModelCorrupt.
 
         The champion is the one that serves: the old one, if the new one could not be loaded.
         """
@@ -133,7 +133,7 @@ class ModelHost:
             return ref.name, self._catalogue.resolve(ref).version
         except errors.RequestError:
             # Registered since the last refresh, perhaps.
-            return ref.name, Catalogue(models=self.registry.infos()).resolve(ref).version
+            return ref.name, self._on_disk(ref.name).resolve(ref).version
 
     def placed(self, text: str) -> tuple[Key, str]:
         """As :meth:`resolve`, with the device whose workers answer for that version.
@@ -144,12 +144,15 @@ class ModelHost:
         key = self.resolve(text)
         if self._takes(self._device_of(self._catalogue, key)):
             return key, self.device
-        fresh = Catalogue(models=self.registry.infos())
         ref = ModelRef.parse(text)
-        found = fresh.resolve(ref)
+        found = self._on_disk(ref.name).resolve(ref)
         return (ref.name, found.version), (
             self.device if self._takes(found.device) else found.device
         )
+
+    def _on_disk(self, name: str) -> Catalogue:
+        """That model alone, as it is now: a request waits for it."""
+        return Catalogue(models={name: self.registry.info(name)})
 
     def _device_of(self, catalogue: Catalogue, key: Key) -> str:
         model = catalogue.models.get(key[0])
@@ -228,8 +231,12 @@ class ModelHost:
                 return
         try:
             self._load((name, version))
+            if self.registry.aliases(name).read().get(CHAMPION) != version:
+                return  # rolled back while it was loaded; the next refresh follows
         except Exception as error:  # noqa: BLE001 - too little memory, say; the others go on
-            reason = error.message if isinstance(error, errors.CeleriacError) else repr(error)
+            reason = (
+                error.message if isinstance(error, errors.CeleriacError) else errors.told(error)
+            )
             with self._lock:
                 self._kept_back[name] = (version, reason)
                 old = self._serving.get(name)

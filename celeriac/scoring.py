@@ -42,14 +42,30 @@ class Scorer:
     ) -> Scorer:
         """Verify the files, load the model, and warm it on its golden items.
 
-        Raises ModelNotFound, VersionNotFound, or RegistryError and its kinds.
+        Raises ModelNotFound, VersionNotFound, or RegistryError and its kinds: also if it answers
+        none of them, as where a library or the memory for it is missing.
         """
         with passes.under_way(name, version, 0):
             folder = registry.folder(name, version)
             manifest = registry.verify(name, version)
             scorer = cls(manifest, runtimes.load(folder, manifest, options), limits_of(options))
-            scorer.score([example.item for example in manifest.golden])
+            scorer.warm()
             return scorer
+
+    def warm(self) -> None:
+        """Answer all golden items at once, and one alone: a compiled version has a form for each.
+
+        Raises RegistryError if not one of them is answered.
+        """
+        items = [example.item for example in self.manifest.golden]
+        found = self.score(items)
+        if found and all("error" in answer for answer in found):
+            raise errors.RegistryError(
+                f"{self.ref}: it answers none of its golden examples here: "
+                f"{found[0]['error']['message']}"
+            )
+        if len(items) > 1:
+            self.score(items[:1])
 
     @property
     def name(self) -> str:

@@ -74,7 +74,8 @@ class ModelsSettings(Section):
     """So many times as long as with the champion may an item, or a batch, take with a version that
     is to be promoted."""
     load_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
-    """Longest load of a version in a real-time worker; then its process ends."""
+    """Longest load of a version in a real-time worker, or at the start of any; then its process
+    ends."""
     keep_versions: Annotated[int, Field(ge=0, le=10_000)] = 0
     """So many of the newest versions of each model are kept; older ones that no alias and no work
     names are deleted each hour. 0: nothing is deleted by itself."""

@@ -1,7 +1,8 @@
 """What a live worker says of itself, and how it follows promotions.
 
 A worker with a lane beats from a thread, so that a long task in its main loop does not make it
-look dead. A prefork worker beats from its main loop: a process that forks has no other threads.
+look dead; another thread follows promotions, so that a long load does not either. A prefork worker
+beats from its main loop: a process that forks has no other threads.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -38,7 +40,10 @@ LINGER_S = 60.0
 
 
 class Heartbeat:
-    """Beats for one worker: writes its key, and refreshes the host on a new generation."""
+    """Beats for one worker: writes its key, and refreshes the host on a new generation.
+
+    One thread may beat while another one follows.
+    """
 
     def __init__(self, worker: Any, client: redis.Redis, host: ModelHost | None) -> None:
         self.role: Role = worker.celeriac_role
@@ -53,9 +58,19 @@ class Heartbeat:
         self._started_at = time.time()
         gpu = pinned(os.environ)
         self._gpu = None if gpu is None else asdict(gpu)
+        self._has_left = False
+        self._lock = threading.Lock()
 
     def beat(self) -> None:
-        """Write this worker's key; it expires if no further beat follows."""
+        """Write this worker's key; it expires if no further beat follows.
+
+        After a farewell nothing is written.
+        """
+        with self._lock:
+            if not self._has_left:
+                self._beat()
+
+    def _beat(self) -> None:
         with self._client.pipeline(transaction=False) as pipe:
             pipe.set(worker_key(self.hostname), json.dumps(self.describe()), ex=WORKER_TTL_S)
             pipe.set(seen_key(self.role.name), self.hostname, ex=SEEN_S)
@@ -113,12 +128,14 @@ class Heartbeat:
             self._adopts_until_s = min(self._adopts_until_s, now_s + LINGER_S)
 
     def farewell(self) -> None:
-        """Remove the key: this worker leaves by its own will."""
-        try:
-            self._client.delete(worker_key(self.hostname))
-            self._client.zrem(lanes_key(self.role.device), self.hostname)
-        except redis.RedisError as error:
-            log.debug("no farewell", reason=str(error))
+        """Remove the key: this worker leaves by its own will. A load may outlast it."""
+        with self._lock:
+            self._has_left = True
+            try:
+                self._client.delete(worker_key(self.hostname))
+                self._client.zrem(lanes_key(self.role.device), self.hostname)
+            except redis.RedisError as error:
+                log.debug("no farewell", reason=str(error))
 
 
 class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -130,7 +147,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]
         super().__init__(parent, **options)
         self._stopping = threading.Event()
         self._timer: Any = None
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._heartbeat: Heartbeat | None = None
 
     def start(self, parent: Any) -> None:
@@ -141,7 +158,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]
             self._heartbeat = Heartbeat(worker, connect(get_settings()), host)
             worker.celeriac_heartbeat = self._heartbeat
         if role.lane:
-            self._start_thread()
+            self._start_threads(self._heartbeat)
         else:
             self._beat()
             self._timer = parent.timer.call_repeatedly(BEAT_S, self._beat)
@@ -153,30 +170,35 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def shutdown(self, parent: Any) -> None:
         self._stopping.set()
-        if self._thread is not None:
-            self._thread.join(2 * FOLLOW_S)
+        for thread in self._threads:
+            thread.join(2 * FOLLOW_S)
         if self._heartbeat is not None:
             self._heartbeat.farewell()
 
-    def _start_thread(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-            self._thread.start()
+    def _start_threads(self, heartbeat: Heartbeat) -> None:
+        if self._threads:
+            return
+        for name, turn, every_s in (
+            ("heartbeat", heartbeat.beat, BEAT_S), ("follower", heartbeat.follow, FOLLOW_S),
+        ):  # fmt: skip
+            thread = threading.Thread(
+                target=self._repeat, args=(turn, every_s), name=name, daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
 
-    def _run(self) -> None:
-        next_beat = 0.0
+    def _repeat(self, turn: Callable[[], None], every_s: float) -> None:
         while not self._stopping.is_set():
+            pause_s = every_s
             try:
-                if self._heartbeat is not None:
-                    if time.monotonic() >= next_beat:
-                        self._heartbeat.beat()
-                        next_beat = time.monotonic() + BEAT_S
-                    self._heartbeat.follow()
+                turn()
             except redis.RedisError as error:
                 log.warning("no heartbeat", reason=str(error))
+                pause_s = FOLLOW_S
             except Exception:
                 log.exception("heartbeat failed")
-            self._stopping.wait(FOLLOW_S)
+                pause_s = FOLLOW_S
+            self._stopping.wait(pause_s)
 
     def _beat(self) -> None:
         try:

@@ -22,7 +22,7 @@ from workers.heartbeat import HeartbeatStep
 from workers.lane_step import LaneStep
 from workers.lease import Lease
 from workers.roles import Role
-from workers.watchdog import WatchdogStep
+from workers.watchdog import Watchdog, WatchdogStep
 
 log = logs.get_logger(__name__)
 
@@ -101,7 +101,7 @@ def _load_models(sender: Any, **_: Any) -> None:
     sender.celeriac_predicts = role.warm and not _is_prefork(sender.pool_cls)
     if role.warm and not (_is_prefork(sender.pool_cls) and _loads_its_own(role)):
         # A pool's children share these pages.
-        get_host().refresh()
+        _load_champions()
     # Half a million objects of libraries and models live as long as the process: a full collection
     # would look at them all, and everybody who waits for an answer would wait for it.
     gc.collect()
@@ -133,7 +133,21 @@ def _start_child(**_: Any) -> None:
     if role.warm and _loads_its_own(role):
         LOSS.install()
         set_host(_make_host(role))
+        _load_champions()
+
+
+def _load_champions() -> None:
+    """A load that hangs ends the process: the worker's own watchdog starts after this.
+
+    This one has ended before a pool forks.
+    """
+    limit_s = get_settings().models.load_timeout_s
+    watchdog = Watchdog(limit_s, limit_s)
+    watchdog.start()
+    try:
         get_host().refresh()
+    finally:
+        watchdog.stop()
 
 
 def _make_host(role: Role) -> ModelHost:

@@ -166,12 +166,16 @@ class Registry:
         infos = {}
         for name in self.names():
             try:
-                infos[name] = self._info(name)
+                infos[name] = self.info(name)
             except errors.RegistryError as error:
                 log.warning("model left out of the catalogue", model=name, reason=error.message)
         return infos
 
-    def _info(self, name: str) -> ModelInfo:
+    def info(self, name: str) -> ModelInfo:
+        """One model as the catalogue publishes it. A damaged version is left out and logged.
+
+        Raises ModelNotFound, or ModelCorrupt if its aliases cannot be read.
+        """
         versions = {}
         for number in self.versions(name):
             try:

@@ -151,6 +151,23 @@ def test_golden_examples() -> None:
     )
 
 
+def test_a_version_is_warmed_with_one_item_too() -> None:
+    class Counting(Fussy):
+        def predict(self, inputs: Any) -> Output:
+            sizes.append(len(inputs))
+            return super().predict(inputs)
+
+    sizes: list[int] = []
+    good = GoldenExample(item="abc", answer={"value": 3.0})
+    scorer(Counting(), (good, good, good)).warm()
+    assert sizes == [3, 1]
+    poison = GoldenExample(item="poison", answer={"value": 6.0})
+    scorer(Fussy(), (poison, good)).warm()  # promotion is where each answer counts
+    with pytest.raises(errors.RegistryError, match="m@2: it answers none of its golden examples"):
+        scorer(Fussy(), (poison, poison)).warm()
+    scorer(Fussy()).warm()
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [

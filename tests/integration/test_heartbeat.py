@@ -1,0 +1,68 @@
+"""A worker beats while a version is loaded, and never after its farewell."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+
+from celeriac.host import ModelHost
+from celeriac.messages import worker_key
+from celeriac.registry.store import Registry
+from celeriac.runtimes import LoadOptions
+from celeriac.settings import Settings
+from workers import heartbeat
+from workers.roles import ROLES
+
+
+class SlowHost(ModelHost):
+    """It refreshes for as long as it is told to."""
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__(registry, LoadOptions())
+        self.is_loading, self.may_end, self.has_ended = (threading.Event() for _ in range(3))
+
+    def refresh(self, *, adopts: bool | None = None) -> None:
+        self.is_loading.set()
+        assert self.may_end.wait(20)
+
+    def tidy(self) -> None:
+        self.has_ended.set()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+
+
+def test_a_long_load_neither_stops_the_beats_nor_revives_a_worker_that_has_left(
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = SlowHost(Registry(settings.models.root))
+    for name, value in (
+        ("BEAT_S", 0.05), ("FOLLOW_S", 0.05), ("get_host", lambda: host),
+        ("get_settings", lambda: settings),
+    ):  # fmt: skip
+        monkeypatch.setattr(heartbeat, name, value)
+    worker: Any = SimpleNamespace(
+        celeriac_role=ROLES[0], celeriac_predicts=True, hostname="slow@host", concurrency=1
+    )
+    parent = SimpleNamespace(controller=worker)
+    step = heartbeat.HeartbeatStep(parent)
+    step.start(parent)
+    assert host.is_loading.wait(20)
+    for _ in range(2):  # a beat at the start alone would not do
+        redis_client.delete(worker_key("slow@host"))
+        wait_until(lambda: bool(redis_client.exists(worker_key("slow@host"))))
+    step.shutdown(parent)
+    assert not redis_client.exists(worker_key("slow@host"))
+    host.may_end.set()
+    assert host.has_ended.wait(20)  # after what follows the load
+    assert not redis_client.exists(worker_key("slow@host"))
