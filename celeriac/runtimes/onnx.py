@@ -246,14 +246,6 @@ def _bytes(path: Path) -> bytes:
 
 def _session(source: Path | bytes, options: LoadOptions) -> Any:
     ort = library("onnxruntime", pip=PIP)
-    provider = "CPUExecutionProvider"
-    if options.device == "cuda":
-        provider = "CUDAExecutionProvider"
-        if provider not in ort.get_available_providers():
-            raise errors.RegistryError(
-                "this ONNX Runtime cannot use a GPU: pip install onnxruntime-gpu instead of "
-                "onnxruntime, or register the version for cpu"
-            )
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = max(1, options.threads)
     settings.inter_op_num_threads = 1
@@ -264,7 +256,8 @@ def _session(source: Path | bytes, options: LoadOptions) -> Any:
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     given = source if isinstance(source, bytes) else str(source)
     try:
-        return ort.InferenceSession(given, settings, providers=[provider])
+        # On the CPU, on workers with a GPU, too.
+        return ort.InferenceSession(given, settings, providers=["CPUExecutionProvider"])
     except Exception as error:
         text = errors.without_paths(" ".join(str(error).split()))
         raise errors.RegistryError(f"ONNX Runtime cannot load {FILE}: {text}") from error

@@ -169,6 +169,8 @@ def _fields(
             position = found.end()
             continue
         tag, position = _varint(data, position)
+        if tag >= 1 << 32:  # parsers drop the bits above, and see another field than we do
+            raise BadFile("it is no protobuf message")
         number, wire = tag >> 3, tag & 7
         value: int | memoryview
         if wire == _VARINT:

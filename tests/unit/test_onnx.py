@@ -19,7 +19,7 @@ from celeriac import errors, release
 from celeriac.optimize import convert
 from celeriac.registry.manifest import InputSchema
 from celeriac.registry.store import Registry
-from celeriac.runtimes import LoadOptions, onnx as onnx_runtime
+from celeriac.runtimes import LoadOptions, onnx as onnx_runtime, onnx_graph
 from celeriac.runtimes.onnx import OnnxFile
 from celeriac.runtimes.sklearn import describe
 from celeriac.scoring import Scorer
@@ -145,6 +145,27 @@ def test_weights_beside_it_go_with_it(registry: Registry, tmp_path: Path) -> Non
     assert scorer.score([[1.0, 2.0, 3.0]])[0]["label"] == "yes"
 
 
+def test_a_tag_that_parsers_would_cut_hides_no_weights() -> None:
+    """Bits above the 32nd are dropped by the library's parser: it sees ``external_data``."""
+    proto = model(external="/etc/passwd")
+    tensor = proto.graph.initializer[0].SerializeToString()
+    del proto.graph.initializer[:]
+    plain, long = b"\x6a", b"\xea\x80\x80\x80\x10"
+
+    def with_weights(data: bytes) -> bytes:  # parsers merge a second graph with the first
+        graph = b"\x2a" + _length(data) + data
+        return proto.SerializeToString() + b"\x3a" + _length(graph) + graph
+
+    assert plain in tensor
+    assert onnx_graph.scan(with_weights(tensor)).external == {"/etc/passwd"}
+    with pytest.raises(onnx_graph.BadFile, match="no protobuf message"):
+        onnx_graph.scan(with_weights(tensor.replace(plain, long)))
+
+
+def _length(data: bytes) -> bytes:
+    return bytes([len(data) & 0x7F | 0x80, len(data) >> 7])
+
+
 def test_what_is_no_onnx_file(registry: Registry) -> None:
     whole = model().SerializeToString()
     x = pickle.dumps({"a": [1, 2, 3]})
@@ -173,10 +194,12 @@ def test_texts_where_it_takes_numbers(registry: Registry) -> None:
         release.register("m", model().SerializeToString(), examples=["a", "b"], registry=registry)
 
 
-def test_a_gpu_that_is_not_there(registry: Registry) -> None:
-    version = release.register("m", model().SerializeToString(), examples=ROWS, registry=registry)
-    with pytest.raises(errors.RegistryError, match="onnxruntime-gpu"):
-        Scorer.load(registry, "m", version.version, LoadOptions(device="cuda"))
+def test_it_runs_on_the_cpu_of_workers_with_a_gpu(registry: Registry) -> None:
+    version = release.register(
+        "m", model().SerializeToString(), examples=ROWS, device="gpu", registry=registry
+    )
+    scorer = Scorer.load(registry, "m", version.version, LoadOptions(device="cuda"))
+    assert scorer.score([[1.0, 2.0, 3.0]])[0]["value"] == [2.0, 6.0]
 
 
 def test_millions_of_numbers_are_skipped_quickly() -> None:
