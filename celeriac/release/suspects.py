@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import lzma
 import pickletools
 import re
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from celeriac import errors
 
 Kind = Literal["pickle", "torch", "torchscript", "skops", "other"]
 
 _MOST_BYTES = 64_000_000
-"""So much of a file is looked through."""
+"""So much of a file is looked through, and of what it unpacks to."""
 _SAFE = (".skops", ".safetensors", ".onnx")
 _MODELS = ("sklearn", "numpy", "scipy", "pandas", "joblib", "torch", "collections", "_codecs")
 """Packages that pickles of models name; what else a file names is shown first."""
 _WRITTEN_BY = re.compile(rb"_sklearn_version.{1,8}?(\d+\.\d+[\w.]*)", re.DOTALL)
-_PACKED = ((b"\x1f\x8b", gzip.decompress), (b"\x78", zlib.decompress),
-           (b"\xfd7zXZ", lzma.decompress))
+_GZIP = 31
+"""zlib's word for it."""
+_PACKED: tuple[tuple[bytes, Callable[[], Any]], ...] = (
+    (b"\x1f\x8b", lambda: zlib.decompressobj(_GZIP)), (b"\x78", zlib.decompressobj),
+    (b"\xfd7zXZ", lzma.LZMADecompressor),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +75,15 @@ def _opened(path: Path, data: bytes) -> tuple[Kind, bytes]:
             if any(name.endswith("/constants.pkl") for name in names):
                 return "torchscript", b""
             pickles = [name for name in names if name.endswith("/data.pkl")]
-            return ("torch", archive.read(pickles[0])) if pickles else ("other", b"")
-    for magic, unpack in _PACKED:
+            if not pickles:
+                return "other", b""
+            with archive.open(pickles[0]) as file:
+                return "torch", file.read(_MOST_BYTES)
+    for magic, unpacker in _PACKED:
         if data.startswith(magic):
             try:
-                return "pickle", unpack(data)[:_MOST_BYTES]
-            except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error):
+                return "pickle", unpacker().decompress(data, _MOST_BYTES)
+            except (lzma.LZMAError, zlib.error):
                 return "pickle", b""
     if path.suffix in (".pt", ".pth"):
         return "torch", data
