@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from celeriac import errors
@@ -24,6 +26,7 @@ def run_aside(  # noqa: PLR0913 - a process, and what is said when it fails
     Raises the error that it answers with, or one of ``kind``: ``late`` if it does not end in time
     (then it is killed with everything that it started), or how ``what`` ended.
     """
+    wanted = {"caller": os.getpid(), "wanted": wanted}
     process = subprocess.Popen(  # noqa: S603 - our own command
         [sys.executable, "-m", module, *arguments],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -51,18 +54,37 @@ def answer_with(
 ) -> int:
     """In that process: answer what stdin asks for. What a library prints goes to stderr.
 
-    ``told`` makes an error of ours of any other.
+    ``told`` makes an error of ours of any other. The process ends with its caller, and where
+    memory is short the kernel takes it first.
     """
+    _end_with_caller()
+    asked = json.load(sys.stdin)
+    if os.getppid() != asked["caller"]:  # it was killed before we asked for the signal
+        return 1
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
     with os.fdopen(os.dup(1), "w") as result:
         os.dup2(2, 1)
         try:
-            answer = work(json.load(sys.stdin))
+            answer = work(asked["wanted"])
         except errors.CeleriacError as error:
             answer = {"error": error.to_wire()}
         except Exception as error:  # noqa: BLE001 - whatever a model's code raises
             answer = {"error": told(error).to_wire()}
         result.write(json.dumps(answer) + "\n")
     return 0
+
+
+def _end_with_caller() -> None:
+    """Have the kernel kill this process when the thread that started it ends.
+
+    That thread waits in :func:`run_aside` for as long as it lives.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+_PR_SET_PDEATHSIG = 1
 
 
 def _ended(code: int, err: str) -> str:

@@ -1,0 +1,94 @@
+"""The process beside ours: it does not outlive the one that asked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from celeriac import errors
+from celeriac.release.aside import run_aside
+
+SLEEPER = """
+import os, sys, time
+from pathlib import Path
+from celeriac import errors
+from celeriac.release.aside import answer_with
+
+def work(wanted):
+    if "note" not in wanted:
+        return {"score": Path("/proc/self/oom_score_adj").read_text().strip(), **wanted}
+    Path(wanted["note"] + ".new").write_text(str(os.getpid()))
+    os.rename(wanted["note"] + ".new", wanted["note"])
+    time.sleep(120)
+
+sys.exit(answer_with(work, told=lambda error: errors.RegistryError(str(error))))
+"""
+CALLER = """
+import sys
+from celeriac import errors
+from celeriac.release.aside import run_aside
+
+run_aside("sleeper", [], {"note": sys.argv[1]}, timeout_s=120, late="late", what="it",
+          kind=errors.RegistryError)
+"""
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the signal is Linux's")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    return {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+
+
+def test_it_ends_when_its_caller_is_killed(tmp_path: Path, path: dict[str, str]) -> None:
+    note = tmp_path / "pid"
+    caller = subprocess.Popen(
+        [sys.executable, "-c", CALLER, str(note)], env={**os.environ, **path}
+    )
+    try:
+        assert _soon(note.exists, 60)
+    finally:
+        caller.kill()
+        caller.wait(10)
+    pid = int(note.read_text())
+    assert _soon(lambda: not _lives(pid), 20)
+
+
+def test_it_is_the_first_to_go_where_memory_is_short(path: dict[str, str]) -> None:
+    found = run_aside("sleeper", [], {"a": 1}, timeout_s=60, late="late", what="it",
+                      kind=errors.RegistryError, env=path)
+    assert found == {"score": "1000", "a": 1}
+
+
+def test_it_does_nothing_for_a_caller_that_is_gone(tmp_path: Path, path: dict[str, str]) -> None:
+    note = tmp_path / "pid"
+    done = subprocess.run(
+        [sys.executable, "-m", "sleeper"], input=f'{{"caller": 1, "wanted": {{"note": "{note}"}}}}',
+        env={**os.environ, **path}, text=True, capture_output=True, timeout=60, check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert not note.exists()
+
+
+def _soon(holds: Callable[[], bool], limit_s: float) -> bool:
+    end_s = time.monotonic() + limit_s
+    while time.monotonic() < end_s:
+        if holds():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _lives(pid: int) -> bool:
+    """False of a zombie, too: whoever inherits it may never wait for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
