@@ -275,10 +275,12 @@ class Optimiser:
         return profiles
 
     def _golden(self, folder: Path, manifest: ModelVersion) -> tuple[GoldenExample, ...]:
-        """The golden items, with the answers that the new form gives."""
-        model = runtimes.load(folder, manifest, self._options)
+        """The golden items, with the answers that the new form gives where they are checked: on
+        the CPU."""
+        options = replace(self._options, device="cpu")
+        model = runtimes.load(folder, manifest, options)
         items = [example.item for example in manifest.golden]
-        answers = Scorer(manifest, model, limits_of(self._options)).score(items)
+        answers = Scorer(manifest, model, limits_of(options)).score(items)
         for answer in answers:
             if "error" in answer:
                 raise errors.RegistryError(f"a golden example fails: {answer['error']['message']}")

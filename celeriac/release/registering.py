@@ -68,6 +68,11 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
     differently when it is read back; then nothing is registered.
     """
     check_model_name(name)
+    if device == "cpu" and serving is not None and serving.precision == "bfloat16":
+        raise errors.RegistryError(
+            "a version for the CPU is registered in float32; celeriac optimize compares bfloat16 "
+            "with it, and registers it where it is faster"
+        )
     settings = get_settings()
     registry = registry or Registry(settings.models.root)
     model = _opened(model)

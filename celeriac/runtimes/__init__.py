@@ -125,7 +125,8 @@ def _others() -> dict[str, str]:
 def load(folder: Path, version: ModelVersion, options: LoadOptions) -> Model:
     """Load a version whose files were verified.
 
-    Raises RegistryError, or one of its kinds, that names the version, whatever its code raises.
+    Raises RegistryError, or one of its kinds, that names the version, whatever its code raises;
+    DeviceLost if the GPU is lost by it.
     """
     _note_mismatch(version)
     try:

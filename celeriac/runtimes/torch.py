@@ -21,7 +21,7 @@ from celeriac import errors
 from celeriac.outputs import from_logits
 from celeriac.registry.manifest import Architecture, InputSchema, ModelVersion, OutputSchema
 from celeriac.runtimes import LoadOptions, Output, Saved, frameworks, library
-from celeriac.runtimes.torch_device import Engine, link_to
+from celeriac.runtimes.torch_device import Engine, link_to, watching
 from celeriac.runtimes.torch_recipe import applied
 
 FILE = "model.safetensors"
@@ -86,13 +86,17 @@ def save(model: Any, folder: Path, *, architecture: Architecture | None) -> Save
 
 
 def load(folder: Path, version: ModelVersion, options: LoadOptions) -> TorchModel:
-    """Build the network and fill it. Raises UntrustedModel, ModelCorrupt or RegistryError."""
+    """Build the network and fill it; off the version's own device it computes in float32.
+
+    Raises UntrustedModel, ModelCorrupt, RegistryError, or DeviceLost.
+    """
     if version.architecture is None:
         raise errors.ModelCorrupt("its model.json names no architecture")
-    module = applied(read(folder / FILE, version.architecture, options), version.recipe)
-    return TorchModel(
-        module, version.output, precision=version.serving.precision, tf32=options.tf32
-    )
+    here = "gpu" if options.device == "cuda" else "cpu"
+    precision = version.serving.precision if version.device == here else "float32"
+    with watching():
+        module = applied(read(folder / FILE, version.architecture, options), version.recipe)
+        return TorchModel(module, version.output, precision=precision, tf32=options.tf32)
 
 
 def wrap(model: Any, output: OutputSchema, _input: InputSchema) -> TorchModel:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -148,12 +148,8 @@ class Engine:
         Raises MemoryError if not even one row fits, and DeviceLost if the GPU cannot be used by
         this process any more.
         """
-        try:
+        with watching():
             parts = self._slices(inputs)
-        except RuntimeError as error:
-            if trouble(error) == "lost":
-                raise passes.device_lost(_first_line(error)) from error
-            raise
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     def _slices(self, inputs: Any) -> list[Arrays]:
@@ -239,6 +235,17 @@ def trouble(error: BaseException) -> str:
         return "memory"
     is_lost = type(error).__name__ == "AcceleratorError" or any(words in text for words in _LOST)
     return "lost" if is_lost else "other"
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[None]:
+    """Around work on a device. Raises DeviceLost in the place of an error that says so."""
+    try:
+        yield
+    except RuntimeError as error:
+        if trouble(error) == "lost":
+            raise passes.device_lost(_first_line(error)) from error
+        raise
 
 
 def _convolutions(torch: Any, module: Any) -> set[int]:

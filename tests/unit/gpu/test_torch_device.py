@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from celeriac import errors, passes, scoring
-from celeriac.registry.manifest import OutputSchema
+from celeriac import errors, passes, release, runtimes, scoring
+from celeriac.optimize.optimising import Optimiser, Wanted
+from celeriac.registry.manifest import Architecture, ModelVersion, OutputSchema, Serving
+from celeriac.registry.store import Registry
+from celeriac.runtimes import LoadOptions
 from celeriac.runtimes.architectures import MLP, DigitCNN
 from celeriac.runtimes.ceiling import Ceiling
 from celeriac.runtimes.torch import TorchModel
@@ -237,3 +241,86 @@ def test_a_lost_gpu_is_told_to_the_worker_and_no_item_is_blamed() -> None:
 def test_an_error_of_the_model_is_its_own() -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         Engine(Short(0, RuntimeError("shapes")), Far(StandIn())).run(rows(3))
+
+
+# --- a version, as it is loaded -------------------------------------------------------------------
+
+
+@pytest.fixture
+def register(tmp_path: Path) -> Callable[..., ModelVersion]:
+    def registered(**more: Any) -> ModelVersion:
+        torch.manual_seed(1)
+        return release.register(
+            "net", MLP(3, 2), examples=EXAMPLES, labels=["no", "yes"],
+            architecture=Architecture(path="celeriac.runtimes.architectures:MLP",
+                                      arguments={"inputs": 3, "outputs": 2}),
+            registry=Registry(tmp_path), **more,
+        )
+
+    return registered
+
+
+EXAMPLES = np.random.default_rng(1).normal(size=(12, 3)).astype(np.float32)
+
+
+def test_a_version_for_the_gpu_is_float32_on_the_cpu(
+    register: Callable[..., ModelVersion], tmp_path: Path
+) -> None:
+    version = register(device="gpu", serving=Serving(precision="bfloat16"))
+    scorer = scoring.Scorer.load(Registry(tmp_path), "net", version.version, LoadOptions())
+    scorer.check_golden()
+    assert scorer.manifest.serving.precision == "bfloat16"
+
+
+def test_a_version_for_the_cpu_is_in_the_numbers_that_it_names(
+    register: Callable[..., ModelVersion], tmp_path: Path
+) -> None:
+    """As ``celeriac optimize`` registers it."""
+    version = register()
+    for_cpu = version.model_copy(update={"serving": Serving(precision="bfloat16")})
+    answers = []
+    for manifest in (version, for_cpu):
+        model = runtimes.load(Registry(tmp_path).folder("net", 1), manifest, LoadOptions())
+        answers.append(model.predict(EXAMPLES).probabilities)
+    assert not np.array_equal(*answers)
+    np.testing.assert_allclose(*answers, atol=0.02)
+
+
+def test_bfloat16_for_the_cpu_has_to_be_compared_first(
+    register: Callable[..., ModelVersion], tmp_path: Path
+) -> None:
+    with pytest.raises(errors.RegistryError, match="celeriac optimize compares"):
+        register(serving=Serving(precision="bfloat16"))
+    assert Registry(tmp_path).names() == []
+
+
+def test_a_gpu_that_is_lost_by_a_load_is_told_to_the_worker(
+    register: Callable[..., ModelVersion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = register(device="gpu")
+    told: list[tuple[Any, str]] = []
+
+    def lose(_link: Link) -> None:
+        raise LOST
+
+    monkeypatch.setattr(Link, "settle", lose)
+    passes.on_device_lost(lambda under_way, reason: told.append((under_way, reason)))
+    try:
+        with pytest.raises(errors.DeviceLost, match=r"net@1: .*lost its GPU"):
+            scoring.Scorer.load(Registry(tmp_path), "net", version.version, LoadOptions())
+    finally:
+        passes.on_device_lost(None)
+    ((under_way, reason),) = told
+    assert (under_way.model, under_way.version, under_way.items) == ("net", 1, 0)
+    assert reason == "CUDA error: device-side assert triggered"
+
+
+def test_golden_answers_of_a_faster_form_are_those_of_the_check(
+    register: Callable[..., ModelVersion], tmp_path: Path
+) -> None:
+    """What is promoted is checked on the CPU, wherever it was measured."""
+    version, registry = register(device="gpu"), Registry(tmp_path)
+    form = version.model_copy(update={"serving": Serving(precision="bfloat16")})
+    optimiser = Optimiser(registry, "net", 1, options=LoadOptions(), items=[],
+                          wanted=Wanted(device="gpu"))
+    assert optimiser._golden(registry.folder("net", 1), form) == version.golden
