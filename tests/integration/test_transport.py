@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +16,9 @@ import redis
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
+from celeriac.messages import MAINTENANCE_QUEUE
 from producer import wire
+from workers import lease
 from workers.connections import Connection
 from workers.transport import Transport
 from workers.valkey import EmbeddedServer, free_port
@@ -68,6 +73,75 @@ def test_a_connection_that_is_lost_with_a_message_in_hand(server: EmbeddedServer
     taken[0].ack()  # its task has ended meanwhile
     assert (client.hlen("unacked"), client.llen(QUEUE)) == (0, 0)
     client.close()
+
+
+def test_a_task_whose_worker_loses_only_its_connection_runs_once(
+    server: EmbeddedServer, redis_client: redis.Redis, start_worker: Callable[..., Any],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    worker = start_worker("maintenance", "-c", "1", "-I", "slow_tasks")
+    said = {"folder": str(folder)}
+    unacked = f"unacked.{MAINTENANCE_QUEUE}"
+    for count, eta in enumerate(["2099-01-01T00:00:00+00:00", None]):  # one waits, one runs
+        message = wire.task_message(
+            "test.slow", wire.new_id(), MAINTENANCE_QUEUE, said, shown={}, ignore_result=True,
+            extra={"eta": eta},
+        )
+        redis_client.lpush(MAINTENANCE_QUEUE, message)
+        wait_until(lambda: redis_client.hlen(unacked) > count)  # noqa: B023 - asked at once
+    wait_until(lambda: bool(list(folder.iterdir())))
+    for kind in ("normal", "pubsub"):
+        redis_client.client_kill_filter(_type=kind, skipme=True)
+    wait_until(lambda: "Connection to broker lost" in worker.log.read_text())
+    assert not (folder / "ended").exists()
+    wait_until((folder / "ended").exists)
+    wait_until(lambda: redis_client.hlen(unacked) == 1)  # the one that waits was taken again
+    time.sleep(1)
+    assert len(list(folder.glob("run-*"))) == 1
+    assert redis_client.llen(MAINTENANCE_QUEUE) == 0
+    assert redis_client.hlen(unacked) == 1
+
+
+def test_what_another_has_taken_meanwhile_is_not_given_back(server: EmbeddedServer) -> None:
+    client = redis.Redis.from_url(server.url)
+    for _ in range(3):
+        client.lpush(QUEUE, wire.task_message("t", wire.new_id(), QUEUE, {}, shown={}))
+    away, other, again = (Connection(server.url, transport=Transport) for _ in range(3))
+    consumers = []
+    for connection in (away, other, again):
+        consumer = connection.Consumer(Queue(QUEUE, exchange="", routing_key=QUEUE))
+        consumer.register_callback(lambda body, message: None)
+        consumers.append(consumer)
+    lost, others, _ = (consumer.channel.qos for consumer in consumers)
+    consumers[0].consume()
+    while len(lease.held(lost)) < 3:
+        away.drain_events(timeout=5)
+    ours_until_s = time.time()
+    for tag in list(lease.held(lost))[:2]:
+        others.restore_by_tag(tag)
+    message = consumers[1].channel.basic_get(QUEUE)
+
+    lease.give_back(SimpleNamespace(task_consumer=consumers[2]), [lost], ours_until_s)
+
+    assert client.hkeys("unacked") == [message.delivery_tag.encode()]
+    assert client.llen(QUEUE) == 2  # what was ours, and what another had put back: each once
+    assert not lease.held(lost)
+    message.ack()
+    for connection in (away, other, again):
+        connection.close()
+    assert client.llen(QUEUE) == 2
+    client.close()
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_redis_that_was_away_for_long_is_found_within_seconds(
