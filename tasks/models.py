@@ -30,16 +30,30 @@ from tasks.base import CeleriacTask
 
 log = get_logger(__name__)
 
+PUBLISH_TRIES = 10
+"""Each fails only if somebody else has published another catalogue meanwhile."""
+
 
 def _registry() -> Registry:
     return Registry(Path(get_settings().models.root))
 
 
 def publish_registry(client: Any) -> int:
-    """Publish the registry through a redis-py client; returns the generation."""
-    seen = placement.seen_of_late(client, [f"{kind}.gpu" for kind in placement.KINDS])
-    fallen = placement.fallen_back(get_settings().gpu.fallback, seen)
-    return catalogue.publish(client, placement.place(_registry().infos(), fallen), fallen)
+    """Publish the registry through a redis-py client; returns the generation.
+
+    What was read before another published is read again: an older catalogue never takes the place
+    of a newer one.
+    """
+    for _ in range(PUBLISH_TRIES):
+        before = catalogue.fetch_generation(client)
+        seen = placement.seen_of_late(client, [f"{kind}.gpu" for kind in placement.KINDS])
+        fallen = placement.fallen_back(get_settings().gpu.fallback, seen)
+        models = placement.place(_registry().infos(), fallen)
+        generation = catalogue.publish(client, models, fallen, seen=before)
+        if generation >= 0:
+            return generation
+    log.warning("catalogue not published: others publish all the time", tries=PUBLISH_TRIES)
+    return catalogue.fetch_generation(client)
 
 
 @shared_task(name=MODELS_PROMOTE, base=CeleriacTask, bind=True)

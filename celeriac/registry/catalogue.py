@@ -76,8 +76,9 @@ def version_info(version: ModelVersion) -> VersionInfo:
 
 
 _PUBLISH = """
-local old = redis.call('GET', KEYS[1])
-if old == ARGV[1] then return tonumber(redis.call('GET', KEYS[2]) or '0') end
+local generation = redis.call('GET', KEYS[2]) or '0'
+if redis.call('GET', KEYS[1]) == ARGV[1] then return tonumber(generation) end
+if ARGV[2] ~= '' and generation ~= ARGV[2] then return -1 end
 redis.call('SET', KEYS[1], ARGV[1])
 return redis.call('INCR', KEYS[2])
 """
@@ -85,12 +86,17 @@ return redis.call('INCR', KEYS[2])
 
 def publish(
     client: Any, models: dict[str, ModelInfo],
-    fallen_back: tuple[Literal["realtime", "batch"], ...] = (),
+    fallen_back: tuple[Literal["realtime", "batch"], ...] = (), *, seen: int | None = None,
 ) -> int:
-    """Publish through a redis-py client; returns the generation, which rises only on a change."""
+    """Publish through a redis-py client; returns the generation, which rises only on a change.
+
+    ``seen``: the generation before the registry was read. If another has been published since, and
+    it differs, nothing is published and the answer is -1: ``models`` may be older than that one.
+    """
     known = dict(sorted(models.items()))
     body = Catalogue(models=known, fallen_back=fallen_back).model_dump_json()
-    return int(client.eval(_PUBLISH, 2, CATALOGUE_KEY, GENERATION_KEY, body))
+    expected = "" if seen is None else str(seen)
+    return int(client.eval(_PUBLISH, 2, CATALOGUE_KEY, GENERATION_KEY, body, expected))
 
 
 def fetch(client: Any) -> Catalogue:

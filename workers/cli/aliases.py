@@ -14,6 +14,7 @@ from celeriac.settings import get_settings
 from producer.broker import connect
 from producer.cli.models import app
 from producer.client import who
+from tasks.models import publish_registry
 
 SHOWN = 20
 
@@ -41,7 +42,7 @@ def alias(
         done = release.assign(registry, model, alias, who=who(), why=why)
         before = f"; before it: {done['from']}" if done["changed"] and done["from"] else ""
         typer.echo(f"{done['model']}@{alias} is {done['model']}@{done['version']}{before}")
-    publish_now(registry)
+    publish_now()
 
 
 @app.command()
@@ -67,12 +68,10 @@ def history(
     Console(highlight=False, markup=False).print(table)
 
 
-def publish_now(registry: Registry) -> None:
+def publish_now() -> None:
     """Tell the workers at once; without Redis, they follow when the registry is next published."""
-    from celeriac.registry import catalogue
-
     try:
-        catalogue.publish(connect(get_settings()), registry.infos())
+        publish_registry(connect(get_settings()))
     except redis.RedisError:
         typer.echo("Redis does not answer: workers follow when the registry is next published.")
 
