@@ -6,6 +6,7 @@ until its time is over: who resolved it before can load it to the end.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from celeriac.registry import files
@@ -26,10 +27,12 @@ class Retired:
             marks = list(self._folder.iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        return {
-            int(mark.name): mark.stat().st_mtime for mark in marks
-            if mark.name.isascii() and mark.name.isdigit()
-        }
+        found = {}
+        for mark in marks:
+            if mark.name.isascii() and mark.name.isdigit():
+                with contextlib.suppress(FileNotFoundError):  # taken away meanwhile
+                    found[int(mark.name)] = mark.stat().st_mtime
+        return found
 
     def add(self, version: int) -> None:
         """Retire a version; its time begins now, unless it has begun before."""

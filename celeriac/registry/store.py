@@ -51,15 +51,17 @@ class Registry:
 
     def versions(self, name: str) -> list[int]:
         """Numbers of all versions that are not retired, rising. Raises ModelNotFound."""
-        numbers = self._numbers(check_model_name(name))
+        marks = Retired(self.root / check_model_name(name)).since_s()
+        numbers = self._numbers(name)  # after the marks: a version goes before its mark does
         if not numbers:
             raise unknown_model(name, self.names())
-        retired = self.retired(name)
-        return [number for number in numbers if number not in retired]
+        return [number for number in numbers if number not in marks]
 
     def retired(self, name: str) -> dict[int, float]:
         """Versions that are about to be deleted, with the Unix time at which each was retired."""
-        return Retired(self.root / name).since_s()
+        marks = Retired(self.root / name).since_s()
+        numbers = self._numbers(name)  # a deletion that did not end leaves a mark alone
+        return {number: since_s for number, since_s in marks.items() if number in numbers}
 
     def folder(self, name: str, version: int) -> Path:
         """Where a version lies, retired or not. Raises ModelNotFound or VersionNotFound."""
@@ -105,8 +107,13 @@ class Registry:
         manifest = self.get(name, version)
         folder = self.folder(name, version)
         records = {record.path: record for record in manifest.files}
-        found = {path.relative_to(folder).as_posix(): path for path in files.walk(folder)}
-        found.pop(MANIFEST_NAME)
+        try:
+            found = {path.relative_to(folder).as_posix(): path for path in files.walk(folder)}
+        except OSError as error:
+            raise errors.RegistryError(
+                f"{manifest.ref}: its folder cannot be read: {error.strerror}"
+            ) from error
+        found.pop(MANIFEST_NAME, None)
         if folder.is_symlink():
             raise _corrupt(manifest, ".", "is a symbolic link")
         for path in sorted(found.keys() - records.keys()):
@@ -167,7 +174,7 @@ class Registry:
         for name in self.names():
             try:
                 infos[name] = self.info(name)
-            except errors.RegistryError as error:
+            except (errors.RegistryError, errors.ModelNotFound) as error:
                 log.warning("model left out of the catalogue", model=name, reason=error.message)
         return infos
 
@@ -180,7 +187,7 @@ class Registry:
         for number in self.versions(name):
             try:
                 versions[number] = version_info(self.get(name, number))
-            except errors.ModelCorrupt as error:
+            except (errors.ModelCorrupt, errors.VersionNotFound) as error:
                 log.warning("version left out of the catalogue", model=name, version=number,
                             reason=error.message)
         return ModelInfo(name=name, aliases=self.aliases(name).read(), versions=versions)

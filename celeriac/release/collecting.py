@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from celeriac import errors
+from celeriac.logs import get_logger
 from celeriac.registry.retired import Retired
 from celeriac.registry.store import Registry
+
+log = get_logger(__name__)
 
 GRACE_S = 3_600.0
 """From retired to deleted."""
@@ -43,6 +47,8 @@ class Spare:
     """Retired, but work has come to need them."""
     waiting: list[Ref] = field(default_factory=list)
     """Retired, and their time is not over."""
+    failed: list[Ref] = field(default_factory=list)
+    """Could not be deleted, as the log says; they are tried again."""
 
     def __bool__(self) -> bool:
         return bool(self.retire or self.delete or self.restore)
@@ -69,12 +75,24 @@ def find_spare(
 
 
 def collect(registry: Registry, found: Spare) -> None:
-    """Do it; a version that got an alias meanwhile stays. Raises RegistryError."""
+    """Do it; a version that got an alias meanwhile stays. Raises RegistryError.
+
+    ``found`` then says what was done. A version that cannot be deleted keeps no other.
+    """
     for name, version in found.restore:
         Retired(registry.root / name).remove(version)
-    for name, version in found.delete:
-        registry.delete(name, version)
+    found.failed = [ref for ref in found.delete if not _is_deleted(registry, *ref)]
+    found.delete = [ref for ref in found.delete if ref not in found.failed]
     found.retire = list(_retire(registry, found.retire))
+
+
+def _is_deleted(registry: Registry, name: str, version: int) -> bool:
+    try:
+        registry.delete(name, version)
+    except errors.CeleriacError as error:
+        log.warning("version not deleted", model=name, version=version, reason=error.message)
+        return False
+    return True
 
 
 def _retire(registry: Registry, wanted: Collection[Ref]) -> Iterator[Ref]:

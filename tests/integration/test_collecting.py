@@ -13,6 +13,7 @@ import redis
 from celeriac import errors, release
 from celeriac.jobs.ledger import JobState, Ledger
 from celeriac.messages import SUBMISSIONS_LINES_KEY, ModelRef, submission_line
+from celeriac.registry.catalogue import fetch
 from celeriac.registry.store import Registry
 from celeriac.release import collecting
 from celeriac.release.pins import pinned
@@ -59,6 +60,23 @@ def test_what_nobody_needs_is_retired_and_an_hour_later_deleted(registry: Regist
         ".retired", "2", "3", "4", "5", "7",
     ]
     assert release.register("m", "echo", examples=["a"], registry=registry).version == 8
+
+
+def test_one_that_cannot_be_deleted_keeps_no_other(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(registry, 5)
+    delete = Registry.delete
+
+    def refuse(registry: Registry, name: str, version: int) -> None:
+        if version == 1:
+            raise errors.VersionNotFound("m has no version 1")
+        delete(registry, name, version)
+
+    monkeypatch.setattr(Registry, "delete", refuse)
+    later = run(registry, 5, now_s=time.time() + HOUR_S + 1)
+    assert (later.delete, later.failed) == ([("m", 6)], [("m", 1)])
+    assert list(registry.retired("m")) == [1]
 
 
 def test_a_retired_version_that_a_job_came_to_need_comes_back(registry: Registry) -> None:
@@ -126,10 +144,13 @@ def test_aliases_and_history_by_command(
     celeriac: Callable[..., Ran], settings: Settings, registry: Registry,
     redis_client: redis.Redis,
 ) -> None:
-    env = environment(settings) | {"COLUMNS": "160"}
+    env = environment(settings) | {"COLUMNS": "160", "CELERIAC_GPU_FALLBACK": "when_absent"}
     assert "m@challenger is m@6; before it: 4" in celeriac(
         "models", "alias", "m@6", "challenger", "--why", "smaller", env=env
     ).stdout
+    published = fetch(redis_client)
+    assert published.models["m"].aliases["challenger"] == 6
+    assert published.fallen_back == ("realtime", "batch")  # placed as the maintenance role does
     assert "m@challenger is removed" in celeriac("models", "alias", "m", "--remove", env=env).stdout
     assert "names no version" in celeriac("models", "alias", "m", "--remove", env=env).stdout
     refused = celeriac("models", "alias", "m@6", "champion", env=env)

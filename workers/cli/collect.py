@@ -42,7 +42,8 @@ def gc(
     _say(f"{would}deleted", found.delete)
     _say(f"{would}restored: work needs them", found.restore)
     _say("retired before; their files stay for an hour", found.waiting)
-    if not (found or found.waiting):
+    _say("not deleted, for the reason that was logged; tried again the next time", found.failed)
+    if not (found or found.waiting or found.failed):
         typer.echo(f"Nothing to delete: aliases, work, or the newest {number} hold every version.")
 
 

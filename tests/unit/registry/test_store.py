@@ -3,13 +3,21 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from celeriac import errors
 from celeriac.messages import ModelRef
-from celeriac.registry.manifest import FileRecord, InputSchema, ModelDraft, OutputSchema
+from celeriac.registry.manifest import (
+    FileRecord,
+    InputSchema,
+    ModelDraft,
+    ModelVersion,
+    OutputSchema,
+)
+from celeriac.registry.retired import Retired
 from celeriac.registry.store import Registry
 
 DRAFT = ModelDraft(
@@ -205,3 +213,82 @@ def test_references_resolve_as_in_the_catalogue(registry: Registry) -> None:
 def test_a_record_never_points_outside(path: str) -> None:
     with pytest.raises(ValueError, match="does not lie in"):
         FileRecord(path=path, sha256="0" * 64, size=1)
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_of_that_version(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.add("reviews", write)
+
+    def refuse(folder: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("celeriac.registry.files.walk", refuse)
+    with pytest.raises(errors.RegistryError, match=r"^reviews@1: its folder cannot be read: Perm"):
+        registry.verify("reviews", 1)
+
+
+def test_a_mark_without_its_version_is_no_retired_version(registry: Registry) -> None:
+    for _ in range(2):
+        registry.add("reviews", write)
+    registry.aliases("reviews").retire([1])
+    assert list(registry.retired("reviews")) == [1]
+    version = registry.folder("reviews", 1)
+    version.chmod(0o755)
+    version.rename(version.parent / ".tmp-trash")  # what a crash in `delete` leaves
+    assert registry.retired("reviews") == {}
+    assert registry.versions("reviews") == [2]
+
+
+def test_a_version_deleted_while_models_are_listed_takes_none_down(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        registry.add("reviews", write)
+    registry.aliases("reviews").retire([1])
+    marks = Retired.since_s
+
+    def deleted_meanwhile(retired: Retired) -> dict[int, float]:
+        monkeypatch.setattr(Retired, "since_s", marks)
+        registry.delete("reviews", 1)
+        return marks(retired)
+
+    monkeypatch.setattr(Retired, "since_s", deleted_meanwhile)
+    assert list(registry.infos()["reviews"].versions) == [2]
+    assert registry.versions("reviews") == [2]
+
+
+def test_a_model_or_version_that_vanishes_is_left_out(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("reviews", "reviews", "spam"):
+        registry.add(name, write)
+    get, versions = Registry.get, Registry.versions
+
+    def gone(registry: Registry, name: str, version: int) -> ModelVersion:
+        if version == 1:
+            raise errors.VersionNotFound("gone")
+        return get(registry, name, version)
+
+    def all_gone(registry: Registry, name: str) -> list[int]:
+        if name == "spam":
+            raise errors.ModelNotFound("gone")
+        return versions(registry, name)
+
+    monkeypatch.setattr(Registry, "get", gone)
+    monkeypatch.setattr(Registry, "versions", all_gone)
+    infos = registry.infos()
+    assert list(infos) == ["reviews"]
+    assert list(infos["reviews"].versions) == [2]
+
+
+def test_a_mark_that_is_taken_away_meanwhile_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retired = Retired(tmp_path)
+    retired.add(1)
+    retired.add(2)
+    listed = list((tmp_path / ".retired").iterdir())
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter(listed))
+    retired.remove(1)
+    assert list(retired.since_s()) == [2]
