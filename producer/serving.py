@@ -25,6 +25,8 @@ class Serving:
     """The version that answers there as champion; None: none yet."""
     kept_back: str = ""
     """Why a newer champion could not be loaded."""
+    kept: int = 0
+    """Which one; 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ class Spread:
             return "no worker that could serve it is up; it serves when one starts"
         done = f"served by {len(self.serve)} of {len(self.workers)} workers"
         late = [
-            f"{worker.hostname} {_still(worker)}" for worker in self.workers
+            f"{worker.hostname} {_still(worker, self.version)}" for worker in self.workers
             if worker.version != self.version
         ]
         return f"{done} after {self.seconds:.1f} s" + "".join(f"; {one}" for one in late)
@@ -87,17 +89,17 @@ def wait_served(  # noqa: PLR0913 - what is waited for, and two clocks
 
 
 def _is_settled(workers: Sequence[Serving], version: int) -> bool:
-    return all(worker.version == version or worker.kept_back for worker in workers)
+    return all(version in (worker.version, worker.kept) for worker in workers)
 
 
 def _serving(said: dict[str, Any], name: str) -> Serving:
-    _, reason = (said.get("kept_back") or {}).get(name) or (0, "")
+    kept, reason = (said.get("kept_back") or {}).get(name) or (0, "")
     return Serving(
-        hostname=said["hostname"], role=said["role"], kept_back=reason,
+        hostname=said["hostname"], role=said["role"], kept_back=reason, kept=kept,
         version=(said.get("serving") or {}).get(name),
     )
 
 
-def _still(worker: Serving) -> str:
+def _still(worker: Serving, wanted: int) -> str:
     serves = f"serves {worker.version}" if worker.version else "serves none yet"
-    return f"{serves}{': ' if worker.kept_back else ''}{worker.kept_back}"
+    return f"{serves}: {worker.kept_back}" if worker.kept == wanted else serves

@@ -68,6 +68,19 @@ def test_the_wait_is_over_when_a_worker_says_why_it_keeps_the_old_one(
     assert spread.told().endswith("; b@one serves 1: too little memory")
 
 
+def test_an_older_failure_neither_ends_the_wait_nor_explains_it(workers: redis.Redis) -> None:
+    says(workers, "b@one", serving={"m": 1}, kept_back={"m": [2, "too little memory"]})
+    says(workers, "a@one", serving={"m": 3})
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    spread = wait_served(workers, "m", 3, "cpu", 1, clock=lambda: now[0], sleep=sleep)
+    assert now[0] >= 1
+    assert spread.told().endswith("; b@one serves 1")
+
+
 def test_without_a_worker(redis_client: redis.Redis) -> None:
     spread = wait_served(redis_client, "m", 2, "cpu", 0)
     assert not spread.is_complete
