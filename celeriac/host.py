@@ -189,6 +189,13 @@ class ModelHost:
                 raise type(failure)(failure.message)
         return self._load(key)
 
+    def rest(self, name: str, version: int) -> None:
+        """A long use of a version ends now: it stays for a while, and what was idle goes."""
+        with self._lock:
+            if (name, version) in self._loaded:
+                self._used_s[name, version] = self._clock()
+        self.tidy()
+
     def tidy(self) -> None:
         """Let go of versions that do not serve and that nobody has used for a while."""
         with self._lock:

@@ -255,15 +255,19 @@ def _score(
     if not 0 <= chunk_no < len(chunks):
         raise errors.JobFailed(f"job {job_id} has no chunk {chunk_no}")
     scoring = plan.scoring
-    scorer = get_host().scorer(scoring.model, scoring.version)
+    host = get_host()
+    scorer = host.scorer(scoring.model, scoring.version)
     started = time.perf_counter()
-    record = run_chunk(
-        folder, plan, chunks[chunk_no],
-        _predict_batch(scorer, scoring.text_column),
-        is_stopped=lease.is_stopped, holds_lease=lease.is_held,
-        attempt=claim.attempt, epoch=claim.epoch,
-        short=_short(claim), reference=_reference(scoring.model, scoring.version),
-    )
+    try:
+        record = run_chunk(
+            folder, plan, chunks[chunk_no],
+            _predict_batch(scorer, scoring.text_column),
+            is_stopped=lease.is_stopped, holds_lease=lease.is_held,
+            attempt=claim.attempt, epoch=claim.epoch,
+            short=_short(claim), reference=_reference(scoring.model, scoring.version),
+        )
+    finally:
+        host.rest(scoring.model, scoring.version)  # nobody else lets go of models in this process
     seconds = time.perf_counter() - started
     metrics.BATCH_SECONDS.labels(scoring.model).observe(seconds)
     metrics.REQUESTS.labels(scoring.model, "batch").inc(record.rows_in)

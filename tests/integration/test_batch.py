@@ -191,6 +191,18 @@ def test_messages_equal_those_of_a_celery_group(
     assert ours[0]["headers"]["group"] == ours[1]["headers"]["group"]
 
 
+def test_a_chunk_lets_go_of_versions_that_were_idle(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = host.get_host()
+    for name in ("echo", "texts"):
+        loaded.scorer(name, 1)
+    monkeypatch.setattr(loaded, "_clock", lambda: time.monotonic() + 10 * host.IDLE_S)
+    submit()
+    work(redis_client, chunks=1)
+    assert loaded.loaded() == {"echo": [1]}
+
+
 def test_every_message_twice_changes_nothing(
     submit: Callable[..., JobHandle], redis_client: redis.Redis
 ) -> None:

@@ -270,6 +270,17 @@ def test_a_version_that_fails_is_ready_to_say_why_and_is_tried_again_later(
     assert host.scorer("echo", version).version == version
 
 
+def test_a_long_use_keeps_its_version_and_what_was_idle_goes(registry: Registry) -> None:
+    clock = [100.0]
+    host = ModelHost(registry, LoadOptions(), clock=lambda: clock[0])
+    host.scorer("echo", 1)
+    second = add(registry)
+    host.scorer("echo", second)
+    clock[0] += 10 * IDLE_S
+    host.rest("echo", second)
+    assert host.loaded() == {"echo": [second]}
+
+
 def test_what_does_not_serve_goes_when_it_is_idle(registry: Registry) -> None:
     clock = [100.0]
     host = ModelHost(registry, LoadOptions(), clock=lambda: clock[0])
