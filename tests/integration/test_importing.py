@@ -180,6 +180,8 @@ def test_weights_need_their_architecture_and_must_fit_it(
     wrong = imports(*common, "--architecture", "celeriac.runtimes.architectures:MLP",
                     "--arguments", '{"inputs": 4, "outputs": 2}', code=1).stderr
     assert "are class and arguments those of the training?" in wrong
+    bad = imports(*common, "--architecture", "celeriac.runtimes.MLP", code=1).stderr
+    assert "--architecture celeriac.runtimes.MLP --arguments {}: want package.module:Class" in bad
     foreign = imports(*common, "--architecture", "os:system", code=1).stderr
     assert "[models] architectures" in foreign
     assert registry(settings).names() == []

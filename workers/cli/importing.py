@@ -11,7 +11,7 @@ import typer
 
 from celeriac import errors
 from producer.cli.models import app
-from workers.cli.models import read_labels, read_metrics
+from workers.cli.models import read_architecture, read_labels, read_metrics
 
 SHOWN_NAMES = 12
 
@@ -62,11 +62,14 @@ def import_file(
     if not trust:
         typer.echo(_danger(source, suspect))
         raise typer.Exit(1)
+    given = _json(arguments)
+    if architecture is not None:
+        read_architecture(architecture, arguments)  # what is wrong with it is told at once
     done = import_model(
         source, name or _name_of(source), {
             "examples": _absolute(examples), "input": _absolute(input),
             "text_column": text_column, "architecture": architecture,
-            "arguments": _json(arguments), "labels": read_labels(labels),
+            "arguments": given, "labels": read_labels(labels),
             "metrics": read_metrics(metric or []), "description": description, "device": device,
         },
         timeout_s=timeout, memory_mb=memory_mb,

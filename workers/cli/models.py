@@ -66,7 +66,7 @@ def register_model(
     from celeriac.release.examples import read_examples, read_schema
 
     form = format or _format_of(source)
-    named = _architecture(architecture, arguments) if form == "torch" else None
+    named = read_architecture(architecture, arguments) if form == "torch" else None
     model = _read_model(form, source, named)
     version = release.register(
         name, model,
@@ -152,7 +152,8 @@ def _model_file(source: Path) -> Path:
     return found[0]
 
 
-def _architecture(path: str | None, arguments: str) -> Any:
+def read_architecture(path: str | None, arguments: str) -> Any:
+    """The class of a network and its arguments, which are JSON. Raises RequestError."""
     from pydantic import ValidationError
 
     from celeriac.registry.manifest import Architecture
