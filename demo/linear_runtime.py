@@ -57,7 +57,7 @@ def save(model: Linear, folder: Path, *, architecture: Architecture | None) -> S
     """Write the files of a version."""
     np.savez(folder / FILE, weights=model.weights, bias=model.bias, labels=np.array(model.labels))
     output = OutputSchema(kind="classifier", labels=tuple(model.labels), probabilities=True)
-    return Saved(files=[FILE], output=output)
+    return Saved(output=output)
 
 
 def wrap(model: Linear, _output: OutputSchema, _input: InputSchema) -> LinearModel:

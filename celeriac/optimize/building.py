@@ -1,56 +1,54 @@
-"""Forms of a registered version: its files, and what its ``model.json`` says of them."""
+"""Forms of a registered version: its files, and what its ``model.json`` says of them.
+
+What reads the model runs as ``python -m celeriac.optimize.building``: a converter that hangs,
+crashes or takes all memory costs its own process. The task comes as JSON on stdin, the result goes
+as JSON to stdout.
+"""
 
 from __future__ import annotations
 
 import shutil
+import sys
+import tempfile
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from celeriac import errors, runtimes
 from celeriac.drift.profile import PROFILE_NAME
 from celeriac.optimize import convert
 from celeriac.optimize.variants import Traits, Variant
 from celeriac.registry.manifest import MANIFEST_NAME, ModelVersion
+from celeriac.release.aside import answer_with, run_aside
 from celeriac.runtimes import LoadOptions
 from celeriac.runtimes.onnx import OnnxFile
 
 
 class Builder:
-    """Builds forms of one version below ``work``."""
+    """Forms of one version, below ``work``; each is made in a process that has ``limit_s``."""
 
     def __init__(
-        self, manifest: ModelVersion, folder: Path, options: LoadOptions, work: Path
+        self, manifest: ModelVersion, folder: Path, options: LoadOptions, work: Path, *,
+        limit_s: float,
     ) -> None:
         self.manifest = manifest
         self._folder = folder
         self._options = options
         self._work = work
-        self._graph: OnnxFile | None = None
-        self._original: Any = None
+        self._limit_s = limit_s
+        self._made: dict[str, tuple[Path, dict[str, Any]]] = {}
 
-    def traits(self, device: Literal["cpu", "gpu"], threads: int, cores: int) -> Traits:
+    def traits(self, cores: int) -> Traits:
         """What can be told of the model. Raises RegistryError if it cannot be loaded."""
-        form, model = self.manifest.format, self._model()
-        common: dict[str, Any] = {
-            "format": form, "device": device, "threads": threads, "cores": cores,
-            "converts": all(map(find_spec, ("onnx", "onnxruntime", "skl2onnx"))),
-            "recipe": self.manifest.recipe,
-        }
-        if form == "sklearn":
-            from celeriac.runtimes.sklearn_direct import direct
-
-            return Traits(**common, has_direct_way=direct(model) is not None)
-        if form == "torch":
-            from celeriac.runtimes.torch_recipe import compiler
-
-            kinds = {type(part).__name__ for part in model.modules()}
-            return Traits(
-                **common, has_convolutions="Conv2d" in kinds, has_linear_layers="Linear" in kinds,
-                compiler=compiler(), bfloat16=device == "gpu" or _has_bfloat16(),
-            )
-        return Traits(**common)
+        manifest = self.manifest
+        return Traits(
+            format=manifest.format, device=manifest.device, threads=self._options.threads,
+            cores=cores, recipe=manifest.recipe,
+            converts=all(map(find_spec, ("onnx", "onnxruntime", "skl2onnx"))),
+            **(self._aside("look") if manifest.format in ("sklearn", "torch") else {}),
+        )
 
     def build(self, variant: Variant) -> tuple[Path, ModelVersion]:
         """The folder and the ``model.json`` of a form. Raises RegistryError if it cannot be."""
@@ -63,16 +61,30 @@ class Builder:
             return self._folder, manifest.model_copy(
                 update={"recipe": recipe, "serving": serving}
             )
-        folder = self._work / variant.name.replace(" ", "-").replace(",", "")
-        folder.mkdir()
-        graph = self._as_graph()
-        if variant.form == "onnx int8":
-            graph = convert.quantised(graph)
-        saved = runtimes.runtime("onnx").save(graph, folder, architecture=None)
+        folder, saved = self._graph(variant.form)
         return folder, manifest.model_copy(update={
-            "format": "onnx", "recipe": saved.recipe, "architecture": None,
-            "frameworks": manifest.frameworks | saved.frameworks,
+            "format": "onnx", "recipe": saved["recipe"], "architecture": None,
+            "frameworks": manifest.frameworks | saved["frameworks"],
         })
+
+    def _graph(self, form: str) -> tuple[Path, dict[str, Any]]:
+        """Made once, for any number of threads."""
+        if form not in self._made:
+            folder = Path(tempfile.mkdtemp(prefix=form.replace(" ", "-"), dir=self._work))
+            self._made[form] = folder, self._aside(form, folder)
+        return self._made[form]
+
+    def _aside(self, what: str, target: Path | None = None) -> dict[str, Any]:
+        wanted = {
+            "what": what, "folder": str(self._folder), "target": str(target or ""),
+            "manifest": self.manifest.model_dump_json(),
+            "options": asdict(replace(self._options, device="cpu")),
+        }
+        return run_aside(
+            "celeriac.optimize.building", (), wanted, timeout_s=self._limit_s,
+            late=f"building it took longer than {self._limit_s:g} s",
+            what="the process that built it", kind=errors.RegistryError,
+        )
 
     def copy_files(self, source: Path, target: Path) -> None:
         """The model's files of a form, for a version of their own; and what drift is measured
@@ -87,28 +99,53 @@ class Builder:
         if reference.is_file():
             shutil.copyfile(reference, target / PROFILE_NAME)
 
-    def _as_graph(self) -> OnnxFile:
-        if self._graph is None:
-            self._graph = _GRAPHS[self.manifest.format](self._model(), self.manifest)
-        return self._graph
-
-    def _model(self) -> Any:
-        """The object in the version's files, as it was before any recipe."""
-        if self._original is not None:
-            return self._original
-        module = runtimes.runtime(self.manifest.format)
-        if not hasattr(module, "read"):
-            return None
-        path = self._folder / module.FILE
-        if self.manifest.format == "torch":
-            self._original = module.read(path, self.manifest.architecture, _on_cpu(self._options))
-        else:
-            self._original = module.read(path, self._options)
-        return self._original
-
 
 NOTES = ("optimize.json", "optimize.svg")
 """What is kept beside the model: the whole table, and the plot."""
+
+
+# --- in the process ------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """The process that looks at a model, or makes a graph of it."""
+    return answer_with(_answer, told=lambda error: errors.RegistryError(errors.told(error)))
+
+
+def _answer(wanted: dict[str, Any]) -> dict[str, Any]:
+    manifest = ModelVersion.model_validate_json(wanted["manifest"])
+    model = _read(Path(wanted["folder"]), manifest, LoadOptions(**wanted["options"]))
+    if wanted["what"] == "look":
+        return _of_sklearn(model) if manifest.format == "sklearn" else _of_torch(model, manifest)
+    graph = _GRAPHS[manifest.format](model, manifest)
+    if wanted["what"] == "onnx int8":
+        graph = convert.quantised(graph)
+    saved = runtimes.runtime("onnx").save(graph, Path(wanted["target"]), architecture=None)
+    return {"recipe": saved.recipe, "frameworks": saved.frameworks}
+
+
+def _read(folder: Path, manifest: ModelVersion, options: LoadOptions) -> Any:
+    """The object in the version's files, as it was before any recipe."""
+    module = runtimes.runtime(manifest.format)
+    if manifest.format == "torch":
+        return module.read(folder / module.FILE, manifest.architecture, options)
+    return module.read(folder / module.FILE, options)
+
+
+def _of_sklearn(model: Any) -> dict[str, Any]:
+    from celeriac.runtimes.sklearn_direct import direct
+
+    return {"has_direct_way": direct(model) is not None}
+
+
+def _of_torch(model: Any, manifest: ModelVersion) -> dict[str, Any]:
+    from celeriac.runtimes.torch_recipe import compiler
+
+    kinds = {type(part).__name__ for part in model.modules()}
+    return {
+        "has_convolutions": "Conv2d" in kinds, "has_linear_layers": "Linear" in kinds,
+        "compiler": compiler(), "bfloat16": manifest.device == "gpu" or _has_bfloat16(),
+    }
 
 
 def _sklearn_graph(model: Any, manifest: ModelVersion) -> OnnxFile:
@@ -132,12 +169,6 @@ _GRAPHS: dict[str, Callable[[Any, ModelVersion], OnnxFile]] = {
 }
 
 
-def _on_cpu(options: LoadOptions) -> LoadOptions:
-    from dataclasses import replace
-
-    return replace(options, device="cpu")
-
-
 def _has_bfloat16() -> bool:
     """True if the processor multiplies it (AVX-512 BF16 or AMX, or ARM's)."""
     try:
@@ -145,3 +176,7 @@ def _has_bfloat16() -> bool:
     except OSError:
         return False
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

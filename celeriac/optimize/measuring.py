@@ -14,10 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celeriac import errors
 from celeriac.release.aside import answer_with, run_aside
+
+if TYPE_CHECKING:
+    from celeriac.runtimes import LoadOptions
+    from celeriac.scoring import Scorer
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _LEAST_CALLS, _MOST_CALLS = 5, 20_000
@@ -57,6 +61,9 @@ class Measured:
     """The same with decoding and answers: what a batch costs a worker."""
     memory_mb: float
     """Of the process, at its most."""
+    golden: list[dict[str, Any]]
+    """What it answers, or errors, to the golden items of its ``model.json`` where they are checked:
+    on the CPU."""
 
 
 def measure(task: Task, threads: int, limit_s: float) -> Measured:
@@ -71,7 +78,7 @@ def measure(task: Task, threads: int, limit_s: float) -> Measured:
         env=dict.fromkeys(_THREADS, str(threads)),
     )
     return Measured(
-        load_s=found["load_s"], memory_mb=found["memory_mb"],
+        load_s=found["load_s"], memory_mb=found["memory_mb"], golden=found["golden"],
         predict_s={int(size): seconds for size, seconds in found["predict_s"].items()},
         score_s={int(size): seconds for size, seconds in found["score_s"].items()},
     )
@@ -141,7 +148,24 @@ def _measured(task: Task) -> Measured:
         predict_s[size] = _usual_s(partial(model.predict, inputs), task.size_s)
         score_s[size] = _usual_s(partial(scorer.score, some), task.size_s * _SCORE_SHARE)
     most_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Measured(load_s=load_s, predict_s=predict_s, score_s=score_s, memory_mb=most_kb / 1e3)
+    return Measured(
+        load_s=load_s, predict_s=predict_s, score_s=score_s, memory_mb=most_kb / 1e3,
+        golden=_golden(_on_cpu(scorer, task.folder, options)),
+    )
+
+
+def _on_cpu(scorer: Scorer, folder: str, options: LoadOptions) -> Scorer:
+    from celeriac import runtimes
+    from celeriac.scoring import Scorer
+
+    if options.device == "cpu":
+        return scorer
+    model = runtimes.load(Path(folder), scorer.manifest, replace(options, device="cpu"))
+    return Scorer(scorer.manifest, model, scorer.limits)
+
+
+def _golden(scorer: Scorer) -> list[dict[str, Any]]:
+    return scorer.score([example.item for example in scorer.manifest.golden])
 
 
 def _usual_s(call: Callable[[], Any], budget_s: float) -> float:

@@ -9,21 +9,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from celeriac import errors, runtimes
+from celeriac import errors
 from celeriac.optimize import choosing, plot
 from celeriac.optimize.building import Builder
 from celeriac.optimize.choosing import Gain, Verdict
 from celeriac.optimize.measuring import Measured, Task, faster, measure, read_answers
-from celeriac.optimize.parity import Allowed, Parity, compare
+from celeriac.optimize.parity import Allowed, Parity, check_labels, compare
 from celeriac.optimize.variants import ORIGINAL, Skipped, Variant, plan
 from celeriac.outputs import Output
 from celeriac.registry.manifest import GoldenExample, ModelDraft, ModelVersion, Profile
 from celeriac.registry.profiles import this_machine
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
-from celeriac.scoring import Scorer, essence, limits_of
+from celeriac.scoring import essence
 
 BATCH_SIZES = (1, 8, 32, 128)
 
@@ -37,7 +37,6 @@ class Wanted:
     """For each batch size of each form."""
     limit_s: float = 120.0
     """For each form; longer ones are given up."""
-    device: Literal["cpu", "gpu"] = "cpu"
     threads: int = 1
     """That a worker gives the model."""
     cores: int = 1
@@ -89,7 +88,8 @@ class Found:
 
 
 class Optimiser:
-    """One run for one version. ``tell`` gets a line for each form as it is measured."""
+    """One run for one version, on the version's device. ``tell`` gets a line for each form as it is
+    measured. For a GPU, the environment says which: the processes that measure have this one's."""
 
     def __init__(  # noqa: PLR0913 - what, where, with what, how
         self, registry: Registry, name: str, version: int, *, options: LoadOptions,
@@ -100,10 +100,13 @@ class Optimiser:
         self._manifest = registry.verify(name, version)
         self._folder = registry.folder(name, version)
         self._options = replace(
-            options, device="cuda" if wanted.device == "gpu" else "cpu", threads=wanted.threads
+            options, device="cuda" if self._manifest.device == "gpu" else "cpu",
+            threads=wanted.threads,
         )
         self._wanted = wanted
         self._items, self._labels = list(items), labels
+        if labels is not None:
+            check_labels(self._manifest.output, labels)
         self._golden_only = golden_only
         self._tell = tell
         self._measured: dict[str, Measured] = {}
@@ -112,16 +115,18 @@ class Optimiser:
     def run(self, *, register: bool = True) -> Found:
         """Measure all forms and register the fastest one that answers alike.
 
-        Nothing is registered if none is faster. Raises RegistryError if the original itself
-        cannot be loaded or measured.
+        Each is built and measured in processes of its own, so this one loads no model. Nothing is
+        registered if none is faster. Raises an error of ours if the original itself cannot be
+        loaded or measured.
         """
         with tempfile.TemporaryDirectory(prefix="celeriac-optimize-") as work:
             self._work = Path(work)
             (self._work / "samples.json").write_text(json.dumps(self._items), encoding="utf-8")
-            builder = Builder(self._manifest, self._folder, self._options, self._work)
-            wanted = self._wanted
-            traits = builder.traits(wanted.device, wanted.threads, wanted.cores)
-            steps = self._chosen(plan(traits))
+            builder = Builder(
+                self._manifest, self._folder, self._options, self._work,
+                limit_s=self._wanted.limit_s,
+            )
+            steps = self._chosen(plan(builder.traits(self._wanted.cores)))
             found = self._found([self._line(builder, one) for one in steps])
             self._again([step for step in steps if isinstance(step, Variant)])
             self._judge(found)
@@ -192,7 +197,7 @@ class Optimiser:
 
     def _found(self, lines: list[Line]) -> Found:
         return Found(
-            model=self._manifest.ref, machine=this_machine(), device=self._wanted.device,
+            model=self._manifest.ref, machine=this_machine(), device=self._manifest.device,
             threads=self._wanted.threads, samples=len(self._items),
             golden_only=self._golden_only, lines=lines,
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -254,7 +259,7 @@ class Optimiser:
             (folder / "optimize.svg").write_text(picture, encoding="utf-8")
             draft = {key: getattr(manifest, key) for key in ModelDraft.model_fields}
             draft |= {"parent": self._manifest.ref, "profile": profile}
-            draft["golden"] = self._golden(folder, manifest)
+            draft["golden"] = self._golden(name)
             draft["description"] = manifest.description or f"{self._manifest.ref} as {name}"
             return ModelDraft(**draft)
 
@@ -269,22 +274,18 @@ class Optimiser:
             threads = self._wanted.threads if one == name else self._wanted.cores
             fixed_s, item_s = choosing.cost_line(measured.score_s)
             profiles.append(Profile(
-                device=self._wanted.device, threads=threads, machine=this_machine(),
+                device=self._manifest.device, threads=threads, machine=this_machine(),
                 fixed_s=fixed_s, item_s=item_s, batch_sizes=tuple(sorted(measured.score_s)),
             ))
         return profiles
 
-    def _golden(self, folder: Path, manifest: ModelVersion) -> tuple[GoldenExample, ...]:
-        """The golden items, with the answers that the new form gives where they are checked: on
-        the CPU."""
-        options = replace(self._options, device="cpu")
-        model = runtimes.load(folder, manifest, options)
-        items = [example.item for example in manifest.golden]
-        answers = Scorer(manifest, model, limits_of(options)).score(items)
+    def _golden(self, name: str) -> tuple[GoldenExample, ...]:
+        """The golden items, with the answers that the new form gave."""
+        answers = self._measured[name].golden
         for answer in answers:
             if "error" in answer:
                 raise errors.RegistryError(f"a golden example fails: {answer['error']['message']}")
         return tuple(
-            GoldenExample(item=item, answer=essence(answer))
-            for item, answer in zip(items, answers, strict=True)
+            GoldenExample(item=example.item, answer=essence(answer))
+            for example, answer in zip(self._manifest.golden, answers, strict=True)
         )

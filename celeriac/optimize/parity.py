@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from celeriac import errors
 from celeriac.outputs import Output
 from celeriac.registry.manifest import OutputSchema
+
+_ROUNDING = 1e-9
+"""A spread of this share of an output's values is none: that output is constant."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +24,10 @@ class Allowed:
     agreement: float = 1.0
     """Share of the samples that get the same label, at least."""
     error: float = 0.01
-    """Of any probability; of a regressor's values, in shares of their standard deviation."""
+    """Of any probability; of a regressor's values, in shares of their output's standard
+    deviation. Also what R2 may lose: values so near may be a little farther from the truth."""
     metric_drop: float = 0.0
-    """Accuracy on the samples' own labels that may be lost."""
+    """Accuracy, or R2 beyond ``error``, on the samples' own labels that may be lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +40,9 @@ class Parity:
     error: float | None = None
     """None: it has neither probabilities nor values."""
     metric: float | None = None
-    """Accuracy, if the samples have labels."""
+    """If the samples have labels: accuracy, or R2 of a regressor."""
     metric_before: float | None = None
+    metric_name: str = "accuracy"
     problem: str = ""
     """Why it is not the same model; "": it is."""
 
@@ -49,7 +56,11 @@ def compare(
     if before.shape != after.shape:
         return Parity(samples=len(before), problem=f"gives {len(after)} answers")
     if schema.kind == "regressor":
-        found = Parity(samples=len(before), error=_value_error(before, after))
+        found = Parity(
+            samples=len(before), error=_value_error(before, after), metric_name="R2",
+            metric=_r2(after, labels), metric_before=_r2(before, labels),
+        )
+        allowed = replace(allowed, metric_drop=allowed.metric_drop + allowed.error)
     else:
         found = Parity(
             samples=len(before), agreement=float(np.mean(before == after)),
@@ -57,6 +68,19 @@ def compare(
             metric=_accuracy(after, labels), metric_before=_accuracy(before, labels),
         )
     return _judged(found, allowed)
+
+
+def check_labels(schema: OutputSchema, labels: Sequence[Any]) -> None:
+    """Raises RequestError unless answers of ``schema`` can be held against ``labels``."""
+    if schema.outputs > 1:
+        raise errors.RequestError(
+            f"labels are for models of one output, and this one has {schema.outputs}"
+        )
+    wrong = [label for label in labels if _number(label) is None]
+    if schema.kind == "regressor" and wrong:
+        raise errors.RequestError(
+            f"the labels of a regressor are numbers, and one of these is {wrong[0]!r}"
+        )
 
 
 def _judged(found: Parity, allowed: Allowed) -> Parity:
@@ -68,8 +92,8 @@ def _judged(found: Parity, allowed: Allowed) -> Parity:
         problem = f"off by {found.error:.2g}; {allowed.error:g} is allowed"
     elif (found.metric is not None and found.metric_before is not None
           and found.metric < found.metric_before - allowed.metric_drop - 1e-12):
-        problem = f"accuracy falls from {found.metric_before:.4f} to {found.metric:.4f}"
-    return Parity(**{**found.__dict__, "problem": problem})
+        problem = f"{found.metric_name} falls from {found.metric_before:.4f} to {found.metric:.4f}"
+    return replace(found, problem=problem)
 
 
 def _values(output: Output) -> Any:
@@ -77,8 +101,11 @@ def _values(output: Output) -> Any:
 
 
 def _value_error(before: Any, after: Any) -> float:
-    spread = float(np.std(before)) or 1.0
-    return float(np.abs(before.astype(float) - after.astype(float)).max(initial=0.0)) / spread
+    before, after = before.astype(float), after.astype(float)
+    spread = np.std(before, axis=0)
+    is_constant = spread <= _ROUNDING * np.abs(before).max(axis=0, initial=0.0)
+    off = np.abs(before - after) / np.where(is_constant, 1.0, spread)
+    return float(off.max(initial=0.0))
 
 
 def _probability_error(before: Any, after: Any) -> float | None:
@@ -94,4 +121,30 @@ def _accuracy(values: Any, labels: Sequence[Any] | None) -> float | None:
     if labels is None or values.ndim != 1:
         return None
     pairs = zip(values.tolist(), labels, strict=True)
-    return float(np.mean([str(value) == str(label) for value, label in pairs]))
+    return float(np.mean([_is_same(value, label) for value, label in pairs]))
+
+
+def _is_same(value: Any, label: Any) -> bool:
+    """A file may have "1" or 1.0 for the label 1."""
+    if str(value) == str(label):
+        return True
+    number = _number(value)
+    return number is not None and number == _number(label)
+
+
+def _r2(values: Any, labels: Sequence[Any] | None) -> float | None:
+    """The share of the labels' variance that the values explain; None: there is none."""
+    if labels is None or values.ndim != 1:
+        return None
+    right = np.array([_number(label) for label in labels], dtype=float)
+    whole = float(np.sum((right - right.mean()) ** 2))
+    left = float(np.sum((right - values.astype(float)) ** 2))
+    return 1.0 - left / whole if whole > 0 else None
+
+
+def _number(label: Any) -> float | None:
+    try:
+        number = float(label)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

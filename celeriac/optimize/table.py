@@ -63,7 +63,8 @@ def _notes(found: Found) -> Iterator[str]:
         if line.parity is not None and line.parity.metric is not None and (
             line.verdict in ("original", "winner")
         ):
-            yield f"Accuracy of {line.name}: {line.parity.metric:.4f}"
+            name = line.parity.metric_name
+            yield f"{name[0].upper()}{name[1:]} of {line.name}: {line.parity.metric:.4f}"
     for line in found.lines:
         if line.verdict == "threads" and line.why:
             yield f"More threads pay: {line.name}: {line.why}: [realtime] threads = {line.threads}"

@@ -44,10 +44,7 @@ class Variant:
     precision: str = ""
     """``serving.precision``; "": the original's."""
     threads: int = 1
-
-    def threads_differ(self, usual: int) -> bool:
-        """True if it shows what another number of threads would bring; it is never registered."""
-        return self.threads != usual
+    """Where they are not a worker's, it shows what they would bring, and is never registered."""
 
 
 @dataclass(frozen=True)

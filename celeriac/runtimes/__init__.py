@@ -66,9 +66,8 @@ class LoadOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """What ``save`` wrote: files (names within the folder) and what it learnt of the model."""
+    """What ``save`` learnt of the model whose files it wrote."""
 
-    files: Sequence[str]
     output: OutputSchema | None = None
     """What the model says of its own answers, if it can tell."""
     frameworks: dict[str, str] = field(default_factory=dict)

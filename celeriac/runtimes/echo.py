@@ -26,7 +26,7 @@ def takes(model: Any) -> bool:
 
 def save(_model: Any, _folder: Path, *, architecture: Architecture | None) -> Saved:  # noqa: ARG001
     """There is nothing to save."""
-    return Saved(files=(), output=OutputSchema(kind="any"))
+    return Saved(output=OutputSchema(kind="any"))
 
 
 def load(_folder: Path, _version: ModelVersion, _options: LoadOptions) -> EchoModel:

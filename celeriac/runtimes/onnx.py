@@ -143,8 +143,8 @@ def save(model: OnnxFile, folder: Path, *, architecture: Architecture | None) ->
     session = _session(folder / FILE, LoadOptions())
     output = model.output or _described(session.get_outputs(), graph)
     return Saved(
-        files=[FILE, *sorted(model.external)], output=output,
-        frameworks=frameworks("onnxruntime"), recipe={"scores": _scores(model, output, session)},
+        output=output, frameworks=frameworks("onnxruntime"),
+        recipe={"scores": _scores(model, output, session)},
     )
 
 

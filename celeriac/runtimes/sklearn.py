@@ -126,9 +126,7 @@ def save(model: Any, folder: Path, *, architecture: Architecture | None) -> Save
         raise errors.RegistryError("an architecture is for torch; scikit-learn needs none")
     output = describe(model)
     _skops().dump(model, folder / FILE)
-    return Saved(
-        files=[FILE], output=output, frameworks=frameworks("scikit-learn", "skops", "numpy")
-    )
+    return Saved(output=output, frameworks=frameworks("scikit-learn", "skops", "numpy"))
 
 
 def load(folder: Path, version: ModelVersion, options: LoadOptions) -> SklearnModel:

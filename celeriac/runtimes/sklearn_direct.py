@@ -8,6 +8,7 @@ where an input is unusual, there is no such way, and the estimator itself answer
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +35,7 @@ def direct(estimator: Any) -> Direct | None:
     return None
 
 
-def _forest(forest: Any) -> Direct:
+def _forest(forest: Any) -> Direct | None:
     trees = [one.tree_ for one in forest.estimators_]
     columns, classifies = forest.n_features_in_, hasattr(forest, "classes_")
 
@@ -48,7 +49,19 @@ def _forest(forest: Any) -> Direct:
         total /= len(trees)
         return total if classifies else total[:, 0]
 
-    return answer
+    return answer if _agrees_with_forest(answer, forest) else None
+
+
+def _agrees_with_forest(answer: Direct, forest: Any) -> bool:
+    """Tried on random rows; they are no frame, of which a forest fitted on frames warns."""
+    rows = np.random.default_rng(0).normal(size=(8, forest.n_features_in_))
+    ask = forest.predict_proba if hasattr(forest, "classes_") else forest.predict
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return bool(np.abs(answer(rows) - ask(rows)).max() < _SAME)
+    except (ValueError, TypeError, AttributeError):
+        return False
 
 
 def _texts(vectorizer: Any, classifier: Any) -> Direct | None:
@@ -73,7 +86,7 @@ def _texts(vectorizer: Any, classifier: Any) -> Direct | None:
                 return None
             return choose(np.array([scores(text) for text in texts]))
 
-        if _agree(answer, vectorizer, classifier):
+        if _agrees_with_texts(answer, vectorizer, classifier):
             return answer
     return None
 
@@ -112,7 +125,7 @@ def _softmax(scores: Any) -> Any:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def _agree(answer: Direct, vectorizer: Any, classifier: Any) -> bool:
+def _agrees_with_texts(answer: Direct, vectorizer: Any, classifier: Any) -> bool:
     """Tried on texts of the model's own words, on nothing, and on what it has never seen."""
     words = sorted(vectorizer.vocabulary_)
     some = words[:: max(1, len(words) // 40)]

@@ -82,7 +82,7 @@ def save(model: Any, folder: Path, *, architecture: Architecture | None) -> Save
     """Write the weights. Raises RegistryError if the code that they belong to is not named."""
     check_architecture(model, architecture)
     library("safetensors.torch", pip=PIP).save_model(model, str(folder / FILE))
-    return Saved(files=[FILE], frameworks=frameworks("torch", "safetensors"))
+    return Saved(frameworks=frameworks("torch", "safetensors"))
 
 
 def load(folder: Path, version: ModelVersion, options: LoadOptions) -> TorchModel:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -30,6 +32,7 @@ from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
 from celeriac.scoring import Scorer
 from celeriac.settings import ModelsSettings, Settings, StackSettings, get_settings
+from workers import devices
 from workers.stack import environment
 
 pytestmark = pytest.mark.uncounted
@@ -61,11 +64,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
                      examples=x[:20].reshape(-1, 8, 8))
     np.save(home / "cnn.npy", x[300:340].reshape(-1, 8, 8).astype(np.float32))
     release.register("parrot", "echo", registry=registry, examples=["hello"])
+    release.register("gpu-parrot", "echo", registry=registry, examples=["hello"], device="gpu")
     return home
 
 
 @pytest.fixture
-def env(home: Path, tmp_path: Path) -> dict[str, str]:
+def env(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.setenv(devices.VISIBLE, "-1")  # the command sets it; it is put back afterwards
     return environment(Settings(
         models=ModelsSettings(root=home / "models"), stack=StackSettings(state_dir=tmp_path)
     ))
@@ -145,6 +150,8 @@ def test_nothing_is_registered_where_nothing_is_faster(
         (("forest@1", "--label-column", "y"), "--label-column is for --samples FILE.csv"),
         (("forest@1", "--samples", "none.csv"), "none.csv"),
         (("nobody",), "nobody"),
+        (("forest@1", "--device", "gpu"), "forest@1 runs on the cpu"),
+        (("gpu-parrot@1", "--device", "cpu"), "gpu-parrot@1 runs on the gpu"),
     ],
 )
 def test_what_is_asked_wrongly(
@@ -153,6 +160,32 @@ def test_what_is_asked_wrongly(
     ran = celeriac("optimize", *words, env=env)
     assert ran.returncode == 1
     assert said in ran.stderr
+
+
+def test_a_version_for_the_gpu_is_measured_on_one(env: dict[str, str], tmp_path: Path) -> None:
+    """In a process of its own: this one has imported torch, and cannot be given a GPU any more."""
+    table = tmp_path / "table.json"
+    path = f"{ROOT / 'tests/standins/nvml'}{os.pathsep}{ROOT}"
+    a100 = {"uuid": "GPU-aaaa-1", "name": "NVIDIA A100"}
+    own = {name: value for name, value in os.environ.items() if name != devices.VISIBLE}
+
+    def optimize(gpus: list[dict[str, str]]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", "from producer.cli.main import main; main()", "optimize",
+             "gpu-parrot@1", *FAST, "--json", str(table)],
+            env=own | env | {"PYTHONPATH": path, "STAND_IN_GPUS": json.dumps(gpus)},
+            cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+        )
+
+    without = optimize([])
+    assert without.returncode == 69
+    assert "no GPU that can be used" in without.stderr
+    assert not table.exists()
+    ran = optimize([a100])
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(table.read_text())["device"] == "gpu"
+    several = optimize([a100, a100 | {"uuid": "GPU-bbbb-2"}])
+    assert "a process uses one GPU, and there are 2" in several.stderr
 
 
 def test_a_form_that_differs_is_refused(home: Path) -> None:
@@ -168,12 +201,38 @@ def test_a_form_that_differs_is_refused(home: Path) -> None:
 
 
 @pytest.fixture
-def misbehaving(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Task]]:
+def networks(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.setenv("CELERIAC_MODELS_ARCHITECTURES", "optimize_models")
     monkeypatch.setenv("PYTHONPATH", f"{MODULES}{os.pathsep}{ROOT}")
     monkeypatch.syspath_prepend(str(MODULES))
     get_settings.cache_clear()
-    network = importlib.import_module("optimize_models").Misbehaving()
+    yield importlib.import_module("optimize_models")
+    del sys.modules["optimize_models"]
+    get_settings.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("exits", "why"),
+    [(False, "ValueError: rows of zeros"), (True, "the process that built it ended with exit code")]
+)
+def test_a_form_that_cannot_be_built_costs_its_own_process(
+    exits: bool, why: str, networks: ModuleType, tmp_path: Path
+) -> None:
+    registry = Registry(tmp_path / "models")
+    release.register("m", networks.Unconvertible(exits), registry=registry, labels=[0, 1],
+                     examples=np.ones((2, 1), dtype=np.float32))
+    found = Optimiser(
+        registry, "m", 1, options=LoadOptions(architectures=["optimize_models"]),
+        wanted=Wanted(batch_sizes=(1,), size_s=0.02, only=("onnx",)), items=[[1.0]],
+    ).run()
+    original, onnx = found.lines
+    assert (original.verdict, onnx.verdict) == ("original", "failed")
+    assert onnx.why.startswith(why)
+
+
+@pytest.fixture
+def misbehaving(networks: ModuleType, tmp_path: Path) -> Callable[..., Task]:
+    network = networks.Misbehaving()
     registry = Registry(tmp_path / "models")
     version = release.register("m", network, registry=registry, labels=[0, 1],
                                examples=np.zeros((2, 1), dtype=np.float32))
@@ -186,9 +245,7 @@ def misbehaving(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cal
             batch_sizes=(1,), size_s=0.02, options={"architectures": ["optimize_models"]},
         )
 
-    yield task
-    del sys.modules["optimize_models"]
-    get_settings.cache_clear()
+    return task
 
 
 def test_a_form_that_hangs_or_dies_costs_its_own_process(misbehaving: Callable[..., Task]) -> None:

@@ -78,6 +78,16 @@ def test_forests_of_numbers() -> None:
     assert np.array_equal(shorter(x), forest.predict(x))
 
 
+def test_no_way_for_forests_that_answer_otherwise() -> None:
+    def predict(self: Any, rows: Any) -> Any:
+        return RandomForestRegressor.predict(self, rows) + 1e-6
+
+    x, y = load_diabetes(return_X_y=True)
+    forest = RandomForestRegressor(3, random_state=1).fit(x, y)
+    forest.__class__ = type("RandomForestRegressor", (RandomForestRegressor,), {"predict": predict})
+    assert direct(forest) is None
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
 def test_unusual_rows_are_the_estimators(bad: float) -> None:
     x, y = load_diabetes(return_X_y=True)

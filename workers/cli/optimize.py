@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +12,7 @@ import typer
 from celeriac import errors
 from celeriac.messages import ModelRef
 from celeriac.registry.store import Registry
-from celeriac.settings import get_settings
+from celeriac.settings import Settings, get_settings
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +31,9 @@ def optimize(
     ] = None,
     batch_sizes: Annotated[str, typer.Option(help="Items of one batch.")] = "1,8,32,128",
     only: Annotated[str, typer.Option(help="Forms to try, as in: onnx,direct.")] = "",
-    device: Annotated[Literal["cpu", "gpu"], typer.Option(help="Where it is measured.")] = "cpu",
+    device: Annotated[
+        Literal["cpu", "gpu"] | None, typer.Option(help="The version's own; no other is measured.")
+    ] = None,
     threads: Annotated[
         int, typer.Option(min=0, help="Of a worker; 0: [realtime] threads.")
     ] = 0,
@@ -66,10 +69,11 @@ def optimize(
 
     settings = get_settings()
     registry = Registry(settings.models.root)
+    _use_device(registry, ModelRef.parse(model), device, settings)
     version = release.check(registry, ModelRef.parse(model), settings, slower=True).manifest
     items, labels = _read(samples, version, text_column, label_column)
     wanted = Wanted(
-        batch_sizes=_sizes(batch_sizes), size_s=seconds, limit_s=limit_s, device=device,
+        batch_sizes=_sizes(batch_sizes), size_s=seconds, limit_s=limit_s,
         threads=threads or settings.realtime.threads or _cores(), cores=_cores(),
         allowed=Allowed(agreement=agreement, error=max_error),
         only=tuple(word.strip() for word in only.split(",") if word.strip()),
@@ -81,6 +85,25 @@ def optimize(
     ).run(register=not dry_run)
     show(found)
     _write(found, plot or settings.stack.state_dir / "optimize" / f"{version.ref}.svg", json)
+
+
+def _use_device(
+    registry: Registry, ref: ModelRef, wanted: str | None, settings: Settings
+) -> None:
+    """Let this process, and those that it starts, see what a worker of the version would: one GPU,
+    or none."""
+    from workers import devices
+
+    version = registry.get(ref.name, registry.resolve(ref))
+    if wanted not in (None, version.device):
+        raise errors.RequestError(
+            f"{version.ref} runs on the {version.device}, and so would its faster forms: "
+            f"they are not measured on the {wanted}; leave out --device"
+        )
+    if version.device == "gpu":
+        devices.pin(os.environ, settings.gpu.devices)
+    else:
+        devices.hide(os.environ)
 
 
 def _write(found: Any, plot: Path, json: Path | None) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from celeriac import errors
 from celeriac.optimize import choosing
-from celeriac.optimize.parity import Allowed, compare
+from celeriac.optimize.parity import Allowed, check_labels, compare
 from celeriac.outputs import Output
 from celeriac.registry.manifest import OutputSchema
 
@@ -60,6 +61,56 @@ def test_labels_that_differ_in_type_are_compared_as_texts() -> None:
     one = Output(values=np.array([3, 4]))
     found = compare(one, one, OutputSchema(kind="classifier", labels=(3, 4)), Allowed(), ["3", "4"])
     assert found.metric == 1.0
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [([3, 4], [3.0, 4.0]), ([3, 4], ["3.0", "4"]), (["3", "4"], [3.0, 4.0]), ([True], ["True"])],
+)
+def test_a_label_read_as_another_kind_of_number_is_the_same(values: Any, labels: Any) -> None:
+    one = Output(values=np.array(values))
+    schema = OutputSchema(kind="classifier", labels=tuple(values))
+    assert compare(one, one, schema, Allowed(), labels).metric == 1.0
+    other = Output(values=one.values[::-1])
+    assert len(values) == 1 or compare(other, one, schema, Allowed(), labels).metric_before == 0.0
+
+
+def test_r2_of_a_regressor_may_not_fall() -> None:
+    before = Output(values=np.array([0.0, 1.0, 2.0]))
+    near = Output(values=np.array([0.0, 1.0, 2.005]))
+    right = ["0", "1", "2"]
+    found = compare(before, near, NUMBERS, Allowed(), right)
+    assert (found.metric_before, found.metric) == (1.0, pytest.approx(1 - 0.005**2 / 2))
+    assert found.problem == ""  # within the error that is allowed
+    far = Output(values=np.array([0.0, 1.0, 3.0]))
+    assert compare(before, far, NUMBERS, Allowed(error=0.2), right).problem.startswith("off by")
+    found = compare(before, Output(values=np.array([0.3, 1.3, 2.3])), NUMBERS,
+                    Allowed(error=0.4, metric_drop=-0.3), right)
+    assert found.problem == "R2 falls from 1.0000 to 0.8650"
+    assert compare(before, near, NUMBERS, Allowed(), [1, 1, 1]).metric is None
+
+
+def test_labels_that_say_nothing_are_refused() -> None:
+    check_labels(NUMBERS, [1, "2.5"])
+    check_labels(CLASSES, ["a", "b"])
+    with pytest.raises(errors.RequestError, match="one of these is 'much'"):
+        check_labels(NUMBERS, [1, "much"])
+    with pytest.raises(errors.RequestError, match="this one has 2"):
+        check_labels(OutputSchema(kind="regressor", outputs=2), [1, 2])
+
+
+def test_each_output_has_its_own_spread() -> None:
+    before = np.array([[0.0, 0.0, 7.0], [1000.0, 0.001, 7.0]])
+    after = before + np.array([0.0, 0.0005, 0.0])
+    schema = OutputSchema(kind="regressor", outputs=3)
+    found = compare(Output(values=before), Output(values=after), schema, Allowed())
+    assert found.error == pytest.approx(1.0)
+    same = compare(Output(values=before), Output(values=before), schema, Allowed())
+    assert same.error == 0.0
+    # of a constant output, whose spread is rounding alone, the values themselves count
+    thirds = np.full(7, 0.1)
+    found = compare(Output(values=thirds), Output(values=thirds + 1e-9), NUMBERS, Allowed())
+    assert found.error == pytest.approx(1e-9)
 
 
 def test_numbers_are_compared_in_shares_of_their_spread() -> None:
