@@ -15,6 +15,10 @@ VARIABLES = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
 )
 
+WAITING = "OMP_WAIT_POLICY"
+"""``passive``: OpenMP's threads that wait for each other sleep. GNU's spin otherwise, and where one
+of them has lost its core to another program, the others spin until the scheduler stops them."""
+
 
 def share(role: Role, *, processes: int, cores: int, realtime: int) -> int:
     """Threads of one process of ``role``, at least 1.
@@ -42,6 +46,7 @@ def limit(environment: MutableMapping[str, str], threads: int) -> None:
     """Set what the libraries read, where nobody has set it."""
     for variable in VARIABLES:
         environment.setdefault(variable, str(threads))
+    environment.setdefault(WAITING, "passive")
 
 
 def limited(environment: Mapping[str, str]) -> int:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from celeriac.scoring import Scorer
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_WAITING = {"OMP_WAIT_POLICY": "passive"}
+"""As in workers: threads that wait for each other sleep."""
 _LEAST_CALLS, _MOST_CALLS = 5, 20_000
 _WARM_CALLS = 3
 _SCORE_SHARE = 0.5
@@ -75,7 +77,7 @@ def measure(task: Task, threads: int, limit_s: float) -> Measured:
     found = run_aside(
         "celeriac.optimize.measuring", (), asdict(task), timeout_s=limit_s,
         late=f"took longer than {limit_s:g} s", what="its process", kind=errors.ModelFailed,
-        env=dict.fromkeys(_THREADS, str(threads)),
+        env={**dict.fromkeys(_THREADS, str(threads)), **_WAITING},
     )
     return Measured(
         load_s=found["load_s"], memory_mb=found["memory_mb"], golden=found["golden"],

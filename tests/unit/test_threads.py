@@ -41,6 +41,10 @@ def test_what_the_operator_set_stays() -> None:
     threads.limit(environment, 2)
     assert environment["OPENBLAS_NUM_THREADS"] == "2"
     assert threads.limited(environment) == 5
+    assert environment["OMP_WAIT_POLICY"] == "passive"  # waiting threads do not spin
+    active = {"OMP_WAIT_POLICY": "active"}
+    threads.limit(active, 2)
+    assert active["OMP_WAIT_POLICY"] == "active"
 
 
 @pytest.mark.parametrize(("text", "expected"), [("4,2", 4), ("x", 1), ("0", 1), ("", 1)])
