@@ -109,7 +109,10 @@ NOTES = ("optimize.json", "optimize.svg")
 
 def main() -> int:
     """The process that looks at a model, or makes a graph of it."""
-    return answer_with(_answer, told=lambda error: errors.RegistryError(errors.told(error)))
+    return answer_with(
+        lambda wanted: [_answer(wanted)],
+        told=lambda error: errors.RegistryError(errors.told(error)),
+    )
 
 
 def _answer(wanted: dict[str, Any]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def read_answers(path: Path) -> Any:
 def main() -> int:
     """The measuring process."""
     return answer_with(
-        lambda wanted: asdict(_measured(Task(**wanted))),
+        lambda wanted: [asdict(_measured(Task(**wanted)))],
         told=lambda error: errors.ModelFailed(errors.told(error)),
     )
 

@@ -7,7 +7,7 @@ result leaves as JSON on stdout.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from celeriac.release.aside import answer_with
 from celeriac.release.latency import compare, measure
 from celeriac.runtimes import LoadOptions
 from celeriac.scoring import Scorer
+
+ALONE_S = 0.2
+"""For each size, before the champion is loaded."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,31 +34,44 @@ def main(arguments: Sequence[str]) -> int:
     )
 
 
-def _check(registry: Registry, name: str, version: int, wanted: dict[str, Any]) -> dict[str, Any]:
+def _check(
+    registry: Registry, name: str, version: int, wanted: dict[str, Any]
+) -> Iterator[dict[str, Any] | None]:
     options = LoadOptions(**wanted["options"])
     scorer = Scorer.load(registry, name, version, options)
     scorer.check_golden()
     if not scorer.manifest.golden or _is_elsewhere(scorer, options):
-        return {"ok": True}
-    champion = _champion(registry, name, wanted["champion"], options)
+        yield {"ok": True}
+        return
+    if wanted["champion"] is None:
+        yield {"ok": True, "latency": asdict(measure([scorer])[0])}
+        return
+    old = f"{name}@{wanted['champion']}"
+    alone = {"ok": True, "latency": asdict(measure([scorer], ALONE_S)[0])}
+    # A champion that is broken must not keep another from coming, whatever it does here.
+    yield alone | {"uncompared": f"{old} crashed or hung when it was loaded beside it"}
+    try:
+        champion = _champion(registry, name, wanted["champion"], options)
+    except Exception as error:  # noqa: BLE001 - whatever a model's code raises
+        yield alone | {"uncompared": f"{old} cannot be tried: {errors.told(error)}"}
+        return
     if champion is None:
-        return {"ok": True, "latency": asdict(measure([scorer])[0])}
-    new, old = compare(scorer, champion, wanted["factor"])
-    return {"ok": True, "latency": asdict(new), "champion": asdict(old)}
+        yield alone
+        return
+    yield None  # from here on a crash, or lost time, is no fault of the champion's
+    new, before = compare(scorer, champion, wanted["factor"])
+    yield {"ok": True, "latency": asdict(new), "champion": asdict(before)}
 
 
 def _champion(
-    registry: Registry, name: str, version: int | None, options: LoadOptions
+    registry: Registry, name: str, version: int, options: LoadOptions
 ) -> Scorer | None:
-    """The champion, if it can be loaded here: one that cannot must not keep another from coming."""
-    if version is None:
+    """The champion, loaded and tried once; None if it cannot be measured here."""
+    champion = Scorer.load(registry, name, version, options)
+    if not champion.manifest.golden or _is_elsewhere(champion, options):
         return None
-    try:
-        champion = Scorer.load(registry, name, version, options)
-    except errors.CeleriacError as error:
-        sys.stderr.write(f"champion not measured: {error.message}\n")
-        return None
-    return champion if champion.manifest.golden and not _is_elsewhere(champion, options) else None
+    measure([champion], 0)
+    return champion
 
 
 def _is_elsewhere(scorer: Scorer, options: LoadOptions) -> bool:

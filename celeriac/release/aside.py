@@ -9,9 +9,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from celeriac import errors
 
@@ -22,6 +22,8 @@ def run_aside(  # noqa: PLR0913 - a process, and what is said when it fails
     kind: Callable[[str], errors.CeleriacError], env: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What ``python -m module`` answers to ``wanted``; both are JSON, on its stdin and stdout.
+
+    Its last answer counts, also if the process has not ended well after it.
 
     Raises the error that it answers with, or one of ``kind``: ``late`` if it does not end in time
     (then it is killed with everything that it started), or how ``what`` ended.
@@ -35,27 +37,28 @@ def run_aside(  # noqa: PLR0913 - a process, and what is said when it fails
     )
     try:
         out, err = process.communicate(json.dumps(wanted), timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        raise kind(late) from None
+        how = f"{what} {_ended(process.returncode, err)}"
+    except subprocess.TimeoutExpired as expired:
+        out, how = _text(expired.output), late
     finally:
         _end(process)
-    try:
-        result: dict[str, Any] = json.loads(out.strip().rpartition("\n")[2])
-    except ValueError:
-        raise kind(f"{what} {_ended(process.returncode, err)}") from None
+    result = _last_answer(out)
+    if result is None:
+        raise kind(how)
     if result.get("error"):
         raise errors.from_wire(result["error"])
     return result
 
 
 def answer_with(
-    work: Callable[[dict[str, Any]], dict[str, Any]], *,
+    work: Callable[[dict[str, Any]], Iterable[dict[str, Any] | None]], *,
     told: Callable[[BaseException], errors.CeleriacError],
 ) -> int:
     """In that process: answer what stdin asks for. What a library prints goes to stderr.
 
-    ``told`` makes an error of ours of any other. The process ends with its caller, and where
-    memory is short the kernel takes it first.
+    Each answer of ``work`` replaces the one before, and None takes it back: what holds if
+    the process does not come to the next. ``told`` makes an error of ours of any other. The process
+    ends with its caller, and where memory is short the kernel takes it first.
     """
     _end_with_caller()
     asked = json.load(sys.stdin)
@@ -66,13 +69,31 @@ def answer_with(
     with os.fdopen(os.dup(1), "w") as result:
         os.dup2(2, 1)
         try:
-            answer = work(asked["wanted"])
+            for answer in work(asked["wanted"]):
+                _write(result, answer)
         except errors.CeleriacError as error:
-            answer = {"error": error.to_wire()}
+            _write(result, {"error": error.to_wire()})
         except Exception as error:  # noqa: BLE001 - whatever a model's code raises
-            answer = {"error": told(error).to_wire()}
-        result.write(json.dumps(answer) + "\n")
+            _write(result, {"error": told(error).to_wire()})
     return 0
+
+
+def _write(result: TextIO, answer: dict[str, Any] | None) -> None:
+    result.write(json.dumps(answer) + "\n")
+    result.flush()
+
+
+def _last_answer(out: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(out.strip().rpartition("\n")[2])
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _text(out: str | bytes | None) -> str:
+    """What a process wrote before its time was over: bytes, whatever was asked for."""
+    return out.decode(errors="replace") if isinstance(out, bytes) else out or ""
 
 
 def _end_with_caller() -> None:

@@ -25,6 +25,8 @@ class Checked:
     a device that is not here."""
     champion: Latency | None
     """None: there is no other champion, or it could not be measured."""
+    uncompared: str = ""
+    """Why a champion that should have been measured was not."""
 
 
 def check(
@@ -55,7 +57,7 @@ def check(
     )
     checked = Checked(
         manifest=manifest, latency=_latency(result.get("latency")),
-        champion=_latency(result.get("champion")),
+        champion=_latency(result.get("champion")), uncompared=result.get("uncompared", ""),
     )
     if not slower:
         _check_latency(checked, settings.models.max_slowdown)

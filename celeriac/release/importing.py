@@ -262,7 +262,7 @@ def _difference(one: Any, other: Any) -> float:
 def main() -> int:
     """The importing process."""
     return answer_with(
-        _import, told=lambda error: errors.RegistryError(
+        lambda wanted: [_import(wanted)], told=lambda error: errors.RegistryError(
             f"converting it raised {errors.told(error)}"
         )
     )

@@ -22,7 +22,8 @@ def promote(  # noqa: PLR0913 - a promotion, and what its history says
     champion by more than ``[models] max_slowdown``, unless ``force`` says that it may be.
 
     Returns ``{"model", "version", "previous", "changed", "latency", "champion_latency"}``; the
-    latencies are ``{"one_ms", "batch_ms", "batch_items"}`` or None. Raises ModelNotFound,
+    latencies are ``{"one_ms", "batch_ms", "batch_items"}`` or None. ``"uncompared"`` is the
+    reason, if the champion could not be measured beside it. Raises ModelNotFound,
     VersionNotFound, ModelCorrupt, UntrustedModel, RuntimeMissing or PromotionRefused; then nothing
     has changed.
     """
@@ -42,6 +43,7 @@ def promote(  # noqa: PLR0913 - a promotion, and what its history says
         "model": ref.name, "version": version, "changed": changed,
         "previous": aliases.read().get(PREVIOUS), "latency": latency,
         "champion_latency": checked.champion.figures() if checked.champion else None,
+        **({"uncompared": checked.uncompared} if checked.uncompared else {}),
     }
 
 

@@ -167,6 +167,8 @@ def tell_latency(result: dict[str, Any]) -> None:
         f"one item takes {new['one_ms']:.3g} ms, a batch of {new['batch_items']:.0f} "
         f"{new['batch_ms']:.3g} ms{beside}"
     )
+    if result.get("uncompared"):
+        typer.echo(f"not compared with the champion before: {result['uncompared']}")
 
 
 def _tell_spread(result: dict[str, Any], wait_s: float) -> None:

@@ -153,6 +153,7 @@ def test_a_champion_that_cannot_be_loaded_keeps_no_other_from_coming(
     done = release.promote(registry, "m@2", settings=plain, who="ann")
     assert done["changed"]
     assert done["champion_latency"] is None
+    assert done["uncompared"].startswith("m@1 cannot be tried: ")
 
 
 _CODE = """
@@ -198,6 +199,37 @@ def test_a_version_that_ends_or_hangs_its_process_is_refused(
     finally:
         del sys.modules["celeriac_test_nets"]
     assert registry.aliases("m").read() == {}
+
+
+@pytest.mark.parametrize(
+    ("action", "timeout_s"), [("os.kill(os.getpid(), 11)", 60), ("time.sleep(600)", 15)]
+)
+def test_a_champion_that_ends_or_hangs_the_process_keeps_no_other_from_coming(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    action: str, timeout_s: float,
+) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "celeriac_test_old.py").write_text(_CODE.format(name="Net", action=action))
+    monkeypatch.syspath_prepend(str(code))
+    monkeypatch.setenv("PYTHONPATH", str(code))
+    settings = Settings(models=ModelsSettings(
+        root=registry.root, architectures=("celeriac_test_old",), check_timeout_s=timeout_s,
+    ))
+    monkeypatch.setattr("celeriac.release.registering.get_settings", lambda: settings)
+    import celeriac_test_old
+
+    try:
+        release.register("m", celeriac_test_old.Net(), examples=X, registry=registry)
+    finally:
+        del sys.modules["celeriac_test_old"]
+    registry.aliases("m").promote(1, expected=None, who="ann", why="it was well then")
+    register(registry)
+    done = release.promote(registry, "m@2", settings=settings, who="ann")
+    assert done["changed"]
+    assert done["latency"]["one_ms"] > 0
+    assert done["champion_latency"] is None
+    assert done["uncompared"] == "m@1 crashed or hung when it was loaded beside it"
 
 
 # --- what may be loaded ------------------------------------------------------------------------

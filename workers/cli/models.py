@@ -100,6 +100,7 @@ def check(
     tell_latency({
         "latency": checked.latency.figures() if checked.latency else None,
         "champion_latency": checked.champion.figures() if checked.champion else None,
+        "uncompared": checked.uncompared,
     })
 
 
