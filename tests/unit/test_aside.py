@@ -20,9 +20,17 @@ from pathlib import Path
 from celeriac import errors
 from celeriac.release.aside import answer_with
 
+def answers(wanted):
+    yield {"early": True}
+    if wanted["back"]:
+        yield None
+    time.sleep(120) if wanted["hangs"] else os._exit(3)
+
 def work(wanted):
     if "note" not in wanted:
-        return {"score": Path("/proc/self/oom_score_adj").read_text().strip(), **wanted}
+        return [{"score": Path("/proc/self/oom_score_adj").read_text().strip(), **wanted}]
+    if wanted["note"] == "answers":
+        return answers(wanted)
     Path(wanted["note"] + ".new").write_text(str(os.getpid()))
     os.rename(wanted["note"] + ".new", wanted["note"])
     time.sleep(120)
@@ -75,6 +83,22 @@ def test_it_does_nothing_for_a_caller_that_is_gone(tmp_path: Path, path: dict[st
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert not note.exists()
+
+
+@pytest.mark.parametrize(("hangs", "says"), [(True, "late"), (False, "it ended with exit code 3")])
+def test_its_last_answer_counts_unless_it_was_taken_back(
+    path: dict[str, str], hangs: bool, says: str
+) -> None:
+    def run(back: bool) -> dict[str, object]:
+        return run_aside(
+            "sleeper", [], {"note": "answers", "hangs": hangs, "back": back},
+            timeout_s=8 if hangs else 60, late="late", what="it", kind=errors.RegistryError,
+            env=path,
+        )
+
+    assert run(back=False) == {"early": True}
+    with pytest.raises(errors.RegistryError, match=says):
+        run(back=True)
 
 
 def _soon(holds: Callable[[], bool], limit_s: float) -> bool:
