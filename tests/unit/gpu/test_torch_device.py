@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from celeriac import errors, passes, release, runtimes, scoring
-from celeriac.optimize.optimising import Optimiser, Wanted
+from celeriac.optimize import measuring
 from celeriac.registry.manifest import Architecture, ModelVersion, OutputSchema, Serving
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
@@ -321,6 +322,9 @@ def test_golden_answers_of_a_faster_form_are_those_of_the_check(
     """What is promoted is checked on the CPU, wherever it was measured."""
     version, registry = register(device="gpu"), Registry(tmp_path)
     form = version.model_copy(update={"serving": Serving(precision="bfloat16")})
-    optimiser = Optimiser(registry, "net", 1, options=LoadOptions(), items=[],
-                          wanted=Wanted(device="gpu"))
-    assert optimiser._golden(registry.folder("net", 1), form) == version.golden
+    folder = registry.folder("net", 1)
+    options = LoadOptions()
+    fast = scoring.Scorer(form, runtimes.load(folder, form, options), scoring.limits_of(options))
+    checked = measuring._on_cpu(fast, str(folder), replace(options, device="cuda"))
+    answers = [scoring.essence(answer) for answer in measuring._golden(checked)]
+    assert answers == [example.answer for example in version.golden]
