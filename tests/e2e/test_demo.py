@@ -140,8 +140,15 @@ def test_it_says_what_it_did(demo: Demo) -> None:
     assert (output / "_SUCCESS").exists()
 
 
+LONG_PAGES = ("register-your-model.md",)
+"""Their commands are much those of another page: only in the long runs."""
+
+
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [
+    pytest.param(page, marks=pytest.mark.slow if page.name in LONG_PAGES else (), id=page.name)
+    for page in PAGES if commands(page)
+])
 def test_a_page_runs_from_top_to_bottom(demo: Demo, page: Path) -> None:
     (demo.folder / "celeriac.toml").write_text(settings_of(page))
     for line, command in commands(page):

@@ -138,6 +138,7 @@ def test_a_benchmark_is_found_by_its_name() -> None:
     assert "benchmarks here: batch" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_promotion_is_measured_until_every_worker_serves_it() -> None:
     ran = subprocess.run(
         [PYTHON, "-m", "benchmarks.subjects.swaps", "--megabytes", "1", "--workers", "1",

@@ -112,6 +112,7 @@ class Lag(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_a_version_that_is_much_slower_is_refused_unless_it_is_forced(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +205,7 @@ def test_a_version_that_ends_or_hangs_its_process_is_refused(
 @pytest.mark.parametrize(
     ("action", "timeout_s"), [("os.kill(os.getpid(), 11)", 60), ("time.sleep(600)", 15)]
 )
+@pytest.mark.slow
 def test_a_champion_that_ends_or_hangs_the_process_keeps_no_other_from_coming(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     action: str, timeout_s: float,
