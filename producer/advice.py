@@ -1,38 +1,44 @@
-"""The adviser for whoever has the catalogue: a model's profile, and an advice as plain data."""
+"""The adviser for whoever has the catalogue, and an advice as plain data."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from typing import Any
 
 from celeriac import errors
-from celeriac.advisor.advice import Advice
-from celeriac.advisor.requirement import Profile
-from celeriac.registry.catalogue import VersionInfo
+from celeriac.advisor.advice import Advice, advise
+from celeriac.advisor.requirement import Requirement
+from celeriac.messages import ModelRef
+from celeriac.registry.catalogue import Catalogue
+from celeriac.registry.manifest import Profile
+from celeriac.registry.profiles import fitting, this_machine, usable_cores
+from celeriac.settings import Settings
 
 
-def profile_of(model: str, version: VersionInfo, max_batch_items: int) -> Profile:
-    """What a version was measured to cost on its own device.
+def advise_for(
+    wanted: Requirement, catalogue: Catalogue | None, model: str | None, settings: Settings,
+    cores: int | None,
+) -> tuple[Advice, Profile | None]:
+    """Advice for ``model`` (NAME, NAME@VERSION or NAME@ALIAS), or for any, and what it rests on.
 
-    ``max_batch_items`` is the largest batch where the version says nothing. Raises RequestError if
-    it was never measured.
+    ``cores`` are this machine's if None. Raises ModelNotFound, VersionNotFound, and RequestError if
+    the version was never measured.
     """
-    for one in version.profile:
-        if one.device == version.device:
-            return Profile(
-                fixed_s=one.fixed_s, item_s=one.item_s, measured_on=one.machine,
-                max_batch_size=version.serving.max_batch_size or max_batch_items,
-            )
-    raise errors.RequestError(
-        f"{model}@{version.version} was never measured: run `celeriac optimize {model}` and "
-        "promote what it registers, or ask without a model"
+    cores = cores or usable_cores()
+    if model is None or catalogue is None:
+        return advise(wanted, cores=cores), None
+    ref = ModelRef.parse(model)
+    version = catalogue.resolve(ref)
+    profile = fitting(
+        version.profile, device=version.device, threads=1, machine=this_machine()
     )
-
-
-def cores_here() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if profile is None:
+        raise errors.RequestError(
+            f"{ref.name}@{version.version} was never measured: run `celeriac optimize {ref.name}` "
+            "and promote what it registers, or ask without a model"
+        )
+    most = version.serving.max_batch_size or settings.realtime.max_batch_items
+    return advise(wanted, profile, max_batch_size=most, cores=cores), profile
 
 
 def as_data(
@@ -44,7 +50,7 @@ def as_data(
     return {
         "recommendation": advice.headline, "choices": list(advice.choices),
         "reasons": list(advice.reasons), "missing": list(advice.missing),
-        "can_be_met": advice.can_be_met, "measured_on": profile.measured_on if profile else None,
+        "can_be_met": advice.can_be_met, "measured_on": profile.machine if profile else None,
         "ways": shown,
     }
 

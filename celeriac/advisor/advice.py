@@ -11,8 +11,9 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from celeriac.advisor.queueing import Overheads, Waits, capacity_per_s, play, service_s
-from celeriac.advisor.requirement import DAY_S, PERIOD_S, Profile, Requirement
+from celeriac.advisor.queueing import Service, Waits, play
+from celeriac.advisor.requirement import DAY_S, PERIOD_S, Requirement
+from celeriac.registry.manifest import Profile
 
 AT_ONCE_MS = 100.0
 """Up to here somebody, or some payment, waits for the answer."""
@@ -27,6 +28,8 @@ WORTH = 0.8
 _MOST_PROCESSES = 2_000
 _MOST_WAIT_MS = 1_000
 _TRIES = 8
+_SLICE = 1_000
+"""Rows that a job scores at once, at least."""
 RUN_START_S = 2.0
 """Of a batch job: plan, first messages, finaliser."""
 CHUNK_SHARE = 1.1
@@ -92,24 +95,23 @@ class Advice:
 
 
 def advise(
-    requirement: Requirement, profile: Profile | None = None, *, cores: int = 2,
-    overheads: Overheads | None = None,
+    requirement: Requirement, profile: Profile | None = None, *, max_batch_size: int = 64,
+    cores: int = 2,
 ) -> Advice:
-    """Advice for a requirement; with the model's profile it has figures.
+    """Advice for a requirement; with the profile of a model's version it has figures.
 
-    ``cores`` is what a batch job may use. The figures are for processes of one core each.
+    ``max_batch_size`` is the version's, ``cores`` what a batch job may use. The figures are for
+    processes of one core each.
     """
     advice = _by_rule(requirement)
     if profile is None:
         return advice
-    overheads = overheads or Overheads()
-    advice = replace(
-        advice, missing=(),
-        real_time=serving(requirement, profile, overheads),
-        mini_batch=_filled(requirement, profile, overheads),
-        batch=run(requirement, profile, cores),
+    service = Service.of(profile, max_batch_size)
+    return _by_figures(
+        requirement, replace(advice, missing=()), serving(requirement, service),
+        _filled(requirement, service), run(requirement, profile, cores),
+        alone_ms=1_000 * (service.seconds(1) + service.way_s),
     )
-    return _by_figures(requirement, advice, service_s(profile, overheads, 1) + overheads.way_s)
 
 
 def _by_rule(wanted: Requirement) -> Advice:
@@ -138,10 +140,8 @@ def _missing(wanted: Requirement) -> tuple[str, ...]:
     return (_PROFILE,) if wanted.peak_per_s else (_PROFILE, _PEAK)
 
 
-_PROFILE = (
-    "what the model costs: name one that was measured (--model; `celeriac optimize` measures)"
-)
-_PEAK = "the busiest second: --peak-per-s (five times the day's mean is assumed)"
+_PROFILE = "what the model costs: name one that was measured (`celeriac optimize` measures)"
+_PEAK = "how many items come in the busiest second (five times the day's mean is assumed)"
 
 
 def _why_not(wanted: Requirement) -> str:
@@ -160,38 +160,30 @@ def _why_not(wanted: Requirement) -> str:
 # --- figures -------------------------------------------------------------------------------------
 
 
-def serving(
-    wanted: Requirement, profile: Profile, overheads: Overheads, max_wait_ms: float = 0.0
-) -> Serving:
+def serving(wanted: Requirement, service: Service, max_wait_ms: float = 0.0) -> Serving:
     """The fewest processes that answer in time in the busiest second."""
     per_s = wanted.busiest_per_s
-    processes = max(1, math.ceil(per_s / (BUSY * capacity_per_s(profile, overheads))))
+    processes = max(1, math.ceil(per_s / (BUSY * service.capacity_per_s)))
     processes = min(processes, _MOST_PROCESSES)
     for _ in range(_TRIES):
-        waits = play(
-            per_s, profile, processes, max_wait_ms=max_wait_ms, overheads=overheads
-        )
+        waits = play(per_s, service, processes, max_wait_ms=max_wait_ms)
         met = waits.p99_ms <= wanted.latency_ms and waits.utilisation <= BUSY + 0.1
         if met or processes == _MOST_PROCESSES or waits.utilisation < 0.05:
             break
         processes = min(_MOST_PROCESSES, processes + max(1, processes // 4))
-    batch = waits.mean_batch_size
-    work_s = (service_s(profile, overheads, 1) if batch < 1 else
-              service_s(profile, overheads, round(batch)) / round(batch))
+    batch = max(1, round(waits.mean_batch_size))
     return Serving(
         processes=processes, max_wait_ms=max_wait_ms, waits=waits, met=met,
         core_hours_per_million=processes * DAY_S / 3_600 * 1e6 / wanted.volume,
-        work_s_per_million=1e6 * work_s,
+        work_s_per_million=1e6 * service.seconds(batch) / batch,
     )
 
 
-def _filled(wanted: Requirement, profile: Profile, overheads: Overheads) -> Serving | None:
+def _filled(wanted: Requirement, service: Service) -> Serving | None:
     """Batches that wait to fill for half of the time that there is; None if there is too little."""
-    left_ms = wanted.latency_ms - 1_000 * service_s(profile, overheads, profile.max_batch_size)
+    left_ms = wanted.latency_ms - 1_000 * service.seconds(service.max_batch_size)
     wait_ms = min(_MOST_WAIT_MS, math.floor(left_ms / 2))
-    if wait_ms < 1:
-        return None
-    return serving(wanted, profile, overheads, float(wait_ms))
+    return serving(wanted, service, float(wait_ms)) if wait_ms >= 1 else None
 
 
 def run(wanted: Requirement, profile: Profile, cores: int) -> Run:
@@ -199,7 +191,7 @@ def run(wanted: Requirement, profile: Profile, cores: int) -> Run:
 
     It has ``cores``, or as many more as it needs to end in time.
     """
-    item_s = CHUNK_SHARE * (profile.item_s + profile.fixed_s / max(profile.max_batch_size, 1_000))
+    item_s = CHUNK_SHARE * (profile.item_s + profile.fixed_s / _SLICE)
     work_s = wanted.run_items * item_s
     period_s = PERIOD_S[wanted.update_frequency]
     left_s = min(wanted.latency_ms / 1_000, period_s) - RUN_START_S
@@ -212,20 +204,28 @@ def run(wanted: Requirement, profile: Profile, cores: int) -> Run:
     )
 
 
-def _by_figures(wanted: Requirement, advice: Advice, alone_s: float) -> Advice:
-    """The same with what the figures decide."""
-    single, small, job = advice.real_time, advice.mini_batch, advice.batch
-    assert single is not None  # noqa: S101 - the caller made both
-    assert job is not None  # noqa: S101
-    if wanted.latency_ms <= AT_ONCE_MS:
-        return _judged(wanted, advice, (Choice.REAL_TIME,), alone_s)
-    if advice.choices == (Choice.BATCH,) or wanted.latency_ms > SCREEN_MS:
-        if job.met:
-            return _judged(wanted, advice, (Choice.BATCH,), alone_s)
-        advice = replace(advice, reasons=(*advice.reasons, _late(wanted, job)))
-    if small is not None and small.met and _pays(small, single):
-        return _judged(wanted, advice, (Choice.MINI_BATCH,), alone_s)
-    return _judged(wanted, advice, (Choice.REAL_TIME,), alone_s)
+def _by_figures(  # noqa: PLR0913 - three ways, each with its figures
+    wanted: Requirement, advice: Advice, single: Serving, small: Serving | None, job: Run,
+    *, alone_ms: float,
+) -> Advice:
+    """The same with the figures, and what they decide."""
+    reasons = advice.reasons
+    choice = Choice.REAL_TIME
+    chosen: Serving | Run = single
+    if wanted.latency_ms > AT_ONCE_MS:
+        if advice.choices == (Choice.BATCH,) or wanted.latency_ms > SCREEN_MS:
+            if job.met:
+                choice, chosen = Choice.BATCH, job
+            else:
+                reasons += (_late(wanted, job),)
+        if choice == Choice.REAL_TIME and small is not None and small.met and _pays(small, single):
+            choice, chosen = Choice.MINI_BATCH, small
+    reasons += (_ran(chosen) if isinstance(chosen, Run) else _served(chosen),)
+    reasons += () if chosen.met else (_cannot(wanted, alone_ms),)
+    return replace(
+        advice, choices=(choice,), reasons=reasons, can_be_met=chosen.met,
+        real_time=single, mini_batch=small, batch=job,
+    )
 
 
 def _pays(small: Serving, single: Serving) -> bool:
@@ -235,21 +235,6 @@ def _pays(small: Serving, single: Serving) -> bool:
         or (small.processes == single.processes > 1
             and small.work_s_per_million <= WORTH * single.work_s_per_million)
     )
-
-
-def _judged(
-    wanted: Requirement, advice: Advice, choices: tuple[Choice, ...], alone_s: float
-) -> Advice:
-    chosen: Serving | Run | None = {
-        Choice.REAL_TIME: advice.real_time, Choice.MINI_BATCH: advice.mini_batch,
-        Choice.BATCH: advice.batch,
-    }[choices[0]]
-    assert chosen is not None  # noqa: S101 - it was chosen for its figures
-    reason = _served(chosen) if isinstance(chosen, Serving) else _ran(chosen)
-    reasons = (*advice.reasons, reason)
-    if not chosen.met:
-        reasons = (*reasons, _cannot(wanted, alone_s))
-    return replace(advice, choices=choices, reasons=reasons, can_be_met=chosen.met)
 
 
 def _served(one: Serving) -> str:
@@ -274,10 +259,10 @@ def _late(wanted: Requirement, one: Run) -> str:
     return _ran(one) + " That is too late."
 
 
-def _cannot(wanted: Requirement, alone_s: float) -> str:
-    if 1_000 * alone_s > wanted.latency_ms:
+def _cannot(wanted: Requirement, alone_ms: float) -> str:
+    if alone_ms > wanted.latency_ms:
         return (
-            f"It cannot be met with this model: one item alone takes {_ms(1_000 * alone_s)}. A "
+            f"It cannot be met with this model: one item alone takes {_ms(alone_ms)}. A "
             "faster variant might do (`celeriac optimize`), or a faster machine."
         )
     return (

@@ -12,28 +12,44 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from celeriac.advisor.requirement import Profile
+from celeriac.registry.manifest import Profile
 
 ARRIVALS = 20_000
 """Of one play: 200 of them lie beyond its 99th percentile."""
 _SEED = 20_251_125
 _WARM_UP = 0.1
 """Share of the arrivals that fill the queue before anything is counted."""
+WORKER_BATCH_S, WORKER_ITEM_S, WAY_S = 0.35e-3, 20e-6, 0.3e-3
+"""What the echo model costs a worker for a batch and for an item, and the way there and back: CPU
+of the worker and p50 of ``scripts/bench realtime``, rounded up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Overheads:
-    """What the way costs beside the model, measured with a model that does nothing.
+class Service:
+    """What a batch of ``n`` items keeps a process busy for: ``fixed_s + item_s * n`` seconds."""
 
-    ``scripts/bench applications`` measures them, and prints how well the whole predicts.
-    """
+    fixed_s: float
+    item_s: float
+    max_batch_size: int
+    way_s: float = 0.0
+    """What an answer takes beside all waiting and the process: to Redis and back."""
 
-    batch_s: float = 0.35e-3
-    """A worker's exchange with Redis, for each batch."""
-    item_s: float = 20e-6
-    """A worker's decoding, checking and encoding, for each item."""
-    way_s: float = 0.3e-3
-    """From the caller to Redis and from Redis back, beside all waiting."""
+    @classmethod
+    def of(cls, profile: Profile, max_batch_size: int) -> Service:
+        """A real-time worker's: what the model was measured to cost, and the worker around it."""
+        return cls(
+            fixed_s=profile.fixed_s + WORKER_BATCH_S, item_s=profile.item_s + WORKER_ITEM_S,
+            max_batch_size=max_batch_size, way_s=WAY_S,
+        )
+
+    def seconds(self, items: int) -> float:
+        """What a batch of ``items`` takes."""
+        return self.fixed_s + self.item_s * items
+
+    @property
+    def capacity_per_s(self) -> float:
+        """Items a second that one process can do, in full batches."""
+        return self.max_batch_size / self.seconds(self.max_batch_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,27 +63,15 @@ class Waits:
     """Share of the time that the processes are busy, 0 to 1."""
 
 
-def capacity_per_s(profile: Profile, overheads: Overheads) -> float:
-    """Items a second that one process can do, in full batches."""
-    size = profile.max_batch_size
-    return size / service_s(profile, overheads, size)
-
-
-def service_s(profile: Profile, overheads: Overheads, items: int) -> float:
-    """Seconds that a process is busy with a batch of ``items``."""
-    return profile.seconds(items) + overheads.batch_s + overheads.item_s * items
-
-
-def play(  # noqa: PLR0913 - three say what is played, three have a default
-    per_s: float, profile: Profile, processes: int, *, max_wait_ms: float = 0.0,
-    overheads: Overheads | None = None, arrivals: int = ARRIVALS,
+def play(
+    per_s: float, service: Service, processes: int, *, max_wait_ms: float = 0.0,
+    arrivals: int = ARRIVALS,
 ) -> Waits:
     """Play ``arrivals`` random arrivals (Poisson, ``per_s`` items a second) through ``processes``.
 
     A free process takes what waits, at most ``max_batch_size``; if that is less, it waits for more
     until the first of them is ``max_wait_ms`` old.
     """
-    overheads = overheads or Overheads()
     come = _arrivals(per_s, arrivals)
     free = [0.0] * processes  # a heap: when each process is free
     waits_s: list[float] = []
@@ -75,13 +79,13 @@ def play(  # noqa: PLR0913 - three say what is played, three have a default
     busy_s, first = 0.0, 0
     while first < len(come):
         start_s = max(heapq.heappop(free), come[first])
-        start_s, after = _fill(come, first, start_s, profile.max_batch_size, max_wait_ms / 1_000)
-        took_s = service_s(profile, overheads, after - first)
+        start_s, after = _fill(come, first, start_s, service.max_batch_size, max_wait_ms / 1_000)
+        took_s = service.seconds(after - first)
         end_s = start_s + took_s
         heapq.heappush(free, end_s)
         busy_s += took_s
         if first >= _WARM_UP * len(come):
-            waits_s += [end_s - come[item] + overheads.way_s for item in range(first, after)]
+            waits_s += [end_s - come[item] + service.way_s for item in range(first, after)]
             batches, counted = batches + 1, counted + after - first
         first = after
     waits_s.sort()

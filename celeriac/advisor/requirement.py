@@ -1,4 +1,4 @@
-"""What is required of predictions, and what a model costs: the two inputs of an advice."""
+"""What is required of predictions."""
 
 from __future__ import annotations
 
@@ -59,27 +59,6 @@ class Requirement:
         """Items that come together between two runs of a batch job; a day's, if continuous."""
         period_s = PERIOD_S[self.update_frequency] or DAY_S
         return max(1, math.ceil(self.volume * period_s / DAY_S))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
-    """What a batch of a version costs one worker process: ``fixed_s + item_s * n`` seconds."""
-
-    fixed_s: float
-    item_s: float
-    max_batch_size: int = 64
-    measured_on: str = ""
-    """The machine that it was measured on, in words."""
-
-    def __post_init__(self) -> None:
-        if not (self.fixed_s >= 0 and self.item_s >= 0 and self.fixed_s + self.item_s > 0):
-            raise _wrong("profile", (self.fixed_s, self.item_s), "seconds, not both 0")
-        if self.max_batch_size < 1:
-            raise _wrong("max_batch_size", self.max_batch_size, "at least 1")
-
-    def seconds(self, items: int) -> float:
-        """What a batch of ``items`` takes."""
-        return self.fixed_s + self.item_s * items
 
 
 def _wrong(field: str, value: object, wanted: str) -> errors.RequestError:

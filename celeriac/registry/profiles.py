@@ -24,8 +24,12 @@ def fitting(
 @lru_cache(maxsize=1)
 def this_machine() -> str:
     """The processor and how many of its cores can be used, as in ``AMD EPYC 7763, 4 cores``."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores"
+    return f"{_processor()}, {usable_cores()} cores"
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

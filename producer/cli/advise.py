@@ -9,13 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from celeriac.advisor.advice import Advice, advise
-from celeriac.advisor.requirement import Profile, Requirement
-from celeriac.messages import ModelRef
-from celeriac.registry.catalogue import fetch
+from celeriac.advisor.requirement import Requirement
 from celeriac.settings import get_settings
-from producer.advice import as_data, cores_here, profile_of
-from producer.broker import Broker
+from producer.advice import advise_for, as_data
+from producer.cli.models import published
 
 
 class Frequency(StrEnum):
@@ -54,42 +51,32 @@ def command(
         latency_ms=latency_ms, volume=volume, update_frequency=update_frequency.value,
         peak_per_s=peak_per_s,
     )
-    profile = _profile(model) if model else None
-    advice = advise(wanted, profile, cores=cores or cores_here())
-    if as_json:
-        sys.stdout.write(json.dumps(as_data(advice, profile, core_hour_cost), indent=2) + "\n")
-    else:
-        _print(advice, profile, as_data(advice, profile, core_hour_cost)["ways"])
-
-
-def _profile(model: str) -> Profile:
-    settings = get_settings()
-    broker = Broker(settings)
-    try:
-        version = fetch(broker.redis).resolve(ModelRef.parse(model))
-    finally:
-        broker.close()
-    return profile_of(
-        ModelRef.parse(model).name, version, settings.realtime.max_batch_items
+    advice, profile = advise_for(
+        wanted, published() if model else None, model, get_settings(), cores
     )
+    data = as_data(advice, profile, core_hour_cost)
+    if as_json:
+        sys.stdout.write(json.dumps(data, indent=2) + "\n")
+    else:
+        _print(data)
 
 
-def _print(advice: Advice, profile: Profile | None, ways: dict[str, dict[str, Any]]) -> None:
+def _print(data: dict[str, Any]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, markup=False)
-    console.print(advice.headline, style="bold")
-    for reason in advice.reasons:
+    console.print(data["recommendation"], style="bold")
+    for reason in data["reasons"]:
         console.print(f"- {reason}")
-    if advice.missing:
+    if data["missing"]:
         console.print("\nWhat would decide:")
-        for one in advice.missing:
+        for one in data["missing"]:
             console.print(f"- {one}")
-    if ways:
+    if data["ways"]:
         console.print()
-        console.print(_table(ways))
-    if profile is not None and profile.measured_on:
-        console.print(f"\nMeasured on {profile.measured_on}.", style="dim")
+        console.print(_table(data["ways"]))
+    if data["measured_on"]:
+        console.print(f"\nMeasured on {data['measured_on']}.", style="dim")
 
 
 def _table(ways: dict[str, dict[str, Any]]) -> Any:

@@ -56,7 +56,7 @@ def offer_local(local: Local) -> None:
 @app.command("list")
 def list_models() -> None:
     """All models with the version that serves."""
-    catalogue = _catalogue()
+    catalogue = published()
     if not catalogue.models:
         typer.echo("No model is registered. See: celeriac models register --help")
         return
@@ -76,7 +76,7 @@ def show(
 ) -> None:
     """One model: its versions, what it takes, and what it answers."""
     ref = ModelRef.parse(model)
-    catalogue = _catalogue()
+    catalogue = published()
     info = catalogue.models.get(ref.name)
     if info is not None and info.versions and "@" not in model and CHAMPION not in info.aliases:
         ref = ModelRef(name=ref.name, version=max(info.versions))  # nothing serves yet
@@ -134,7 +134,7 @@ def status(model: Annotated[str, typer.Argument(help="NAME.")]) -> None:
     """Which worker serves which version of a model."""
     from rich.table import Table
 
-    version = _catalogue().resolve(ModelRef.parse(check_model_name(model)))
+    version = published().resolve(ModelRef.parse(check_model_name(model)))
     broker = Broker(get_settings())
     try:
         workers = read_serving(broker.redis, model, version.device)
@@ -220,7 +220,8 @@ def _require_maintenance(broker: Broker) -> None:
         )
 
 
-def _catalogue() -> Catalogue:
+def published() -> Catalogue:
+    """The catalogue. Raises BrokerError."""
     broker = Broker(get_settings())
     try:
         return fetch(broker.redis)

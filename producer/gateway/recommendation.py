@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
-from celeriac.advisor.advice import Advice, Choice, advise
-from celeriac.advisor.requirement import Profile, Requirement
-from celeriac.messages import ModelRef
-from producer.advice import as_data, cores_here, profile_of
+from celeriac.advisor.advice import Choice
+from celeriac.advisor.requirement import Requirement
+from producer.advice import advise_for, as_data
 from producer.gateway.context import Gateway, RequestContext
 
 router = APIRouter(prefix="/v1/recommendation", tags=["models"])
@@ -50,14 +49,10 @@ async def recommend(  # noqa: PLR0913, PLR0917 - the parameters of the query
     )
     gateway: Gateway = request.app.state.gateway
     context: RequestContext = request.scope["celeriac"]
-    profile = await asyncio.to_thread(_profile, gateway, context, model) if model else None
-    advice: Advice = await asyncio.to_thread(
-        lambda: advise(wanted, profile, cores=cores or cores_here())
+    advice, profile = await asyncio.to_thread(
+        lambda: advise_for(
+            wanted, gateway.client.routes.catalogue(context.left_s()) if model else None, model,
+            gateway.settings, cores,
+        )
     )
     return Recommendation.model_validate(as_data(advice, profile, core_hour_cost))
-
-
-def _profile(gateway: Gateway, context: RequestContext, model: str) -> Profile:
-    ref = ModelRef.parse(model)
-    version = gateway.client.routes.catalogue(context.left_s()).resolve(ref)
-    return profile_of(ref.name, version, gateway.settings.realtime.max_batch_items)

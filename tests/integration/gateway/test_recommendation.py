@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from celeriac.settings import Settings
+from celeriac.settings import BrokerSettings, Settings
 from tests.conftest import environment
 from tests.integration.gateway.conftest import Http, RunningGateway
 
@@ -78,3 +78,16 @@ def test_a_model_that_was_not_measured_says_how(
     )
     assert done.returncode == 1
     assert "echo@1 was never measured: run `celeriac optimize echo`" in done.stderr
+
+
+def test_without_redis_only_a_model_is_missing(
+    gateway_settings: Settings, celeriac: Callable[..., Any]
+) -> None:
+    gone = BrokerSettings(url="redis://127.0.0.1:1/0", connect_timeout_s=0.5)
+    env = environment(gateway_settings.model_copy(update={"broker": gone}))
+    asked = ["--latency-ms", "50", "--volume", "10", "--update-frequency", "daily"]
+    assert celeriac("advise", *asked, env=env).stdout.startswith("real time\n")
+    done = celeriac("advise", *asked, "--model", "idle", env=env)
+    assert done.returncode == 1
+    assert "celeriac: no answer from Redis" in done.stderr
+    assert "Traceback" not in done.stderr
