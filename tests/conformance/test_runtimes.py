@@ -45,6 +45,7 @@ from celeriac.scoring import Scorer, same_answer
 from celeriac.settings import get_settings
 from demo.linear_runtime import Linear
 
+ROOT = Path(__file__).parents[2]
 TEXTS = ["good coffee", "stale tea", "the best I had", "never again", "fine", "too sweet"] * 4
 GOOD = ["great", "other"] * 12
 
@@ -313,6 +314,11 @@ def test_answers_name_model_and_version_and_are_plain_json(subject: Subject) -> 
     found = subject.scorer.score(subject.items)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert {(answer["model"], answer["version"]) for answer in found} == {("model", 1)}
+
+
+def test_the_runtime_of_ones_own_is_short() -> None:
+    """docs/models.md promises it of the example."""
+    assert len((ROOT / "demo" / "linear_runtime.py").read_text().splitlines()) < 100
 
 
 def test_golden_examples_reproduce(subject: Subject) -> None:

@@ -6,12 +6,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestRegressor
 
 from celeriac import release
+from celeriac.optimize import convert
+from celeriac.registry.manifest import InputSchema
 from celeriac.registry.store import Registry
 from celeriac.runtimes.architectures import MLP
 
@@ -52,15 +55,19 @@ print(json.dumps([before, *found]))
 """
 
 
-@pytest.mark.parametrize("form", ["sklearn", "torch"])
+@pytest.mark.parametrize("form", ["sklearn", "torch", "onnx"])
 def test_the_tenth_version_takes_no_more_memory_than_the_first(form: str, tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     rows = np.random.default_rng(1).normal(size=(3_000, 8)).astype(np.float32)
     values = rows[:, 0] * rows[:, 1]
+    model: Any
     if form == "sklearn":
         model = RandomForestRegressor(60, n_jobs=1, random_state=1).fit(rows, values)
     else:
         model = MLP(8, 1, [3_000, 3_000])
+    if form == "onnx":
+        schema = InputSchema(kind="array", shape=(8,), dtype="float32")
+        model = convert.from_torch(model.eval(), schema)
     first = release.register("m", model, examples=rows[:20], registry=registry)
     source = registry.folder("m", 1)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import skops.io
+import structlog
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import RandomForestClassifier
@@ -312,6 +313,22 @@ def test_code_that_raises_when_imported_is_an_error_of_that_version(
         runtimes.load(registry.folder("m", 1), registry.get("m", 1), options)
     assert raised.value.message.startswith("m@1: loading it raised FileNotFoundError: ")
     assert "/etc" not in raised.value.message
+
+
+def test_a_format_without_a_runtime_is_named() -> None:
+    with pytest.raises(errors.RuntimeMissing, match=r"no runtime for the format 'mystery'"):
+        runtimes.runtime("mystery")
+
+
+def test_a_version_that_another_release_wrote_says_so_in_the_log(registry: Registry) -> None:
+    register(registry)
+    here = registry.get("m", 1).frameworks["scikit-learn"]
+    _tamper(registry, f'"scikit-learn": "{here}"', '"scikit-learn": "0.1"')
+    with structlog.testing.capture_logs() as lines:
+        runtimes.load(registry.folder("m", 1), registry.get("m", 1), LoadOptions())
+    (line,) = [line for line in lines if line["log_level"] == "warning"]
+    assert line["event"] == "written by another release of a library"
+    assert (line["library"], line["wrote"], line["here"]) == ("scikit-learn", "0.1", here)
 
 
 def test_labels_are_plain(registry: Registry) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from celeriac.batching.cost import CostLine
-from workers.lane_limits import SHORT_S, Limits
+from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo
+from celeriac.registry.manifest import InputSchema, OutputSchema, Profile
+from workers.lane_limits import SHORT_S, AllLimits, Limits
 from workers.lane_queues import Queues
 
 
@@ -61,3 +66,20 @@ def test_a_queue_is_shared_while_another_one_is_in_use() -> None:
     calm.used_s = 50.0
     assert queues.is_shared(busy, 100.0)
     assert not queues.is_shared(busy, 111.0)
+
+
+def test_what_was_measured_of_a_version_is_the_first_guess() -> None:
+    def version(number: int, *profile: Profile) -> VersionInfo:
+        return VersionInfo(
+            version=number, format="echo", device="cpu", input=InputSchema(kind="any"),
+            output=OutputSchema(kind="any"), created_at="2026-01-01T00:00:00Z", profile=profile,
+        )
+
+    measured = version(1, Profile(device="cpu", threads=1, machine="m", fixed_s=0.1, item_s=0.01))
+    model = ModelInfo(name="m", versions={1: measured, 2: version(2)})
+    host: Any = SimpleNamespace(
+        catalogue=Catalogue(models={"m": model}), device="cpu", threads=1
+    )
+    found = AllLimits(host, 256)
+    assert found.of(("m", 1)).cost.predicted(10) == pytest.approx(0.2, rel=0.2)
+    assert not found.of(("m", 2)).cost.known
