@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from redis.exceptions import NoScriptError
-
+from celeriac import lua
 from celeriac.jobs import scripts
 from celeriac.jobs.plan import DEFAULT_TENANT, ChunkRecord, JobPlan
 from celeriac.messages import (
@@ -482,11 +481,7 @@ class Ledger:
 
     def _run(self, script: str, job_id: str, *arguments: Any) -> Any:
         keys = [job_key(job_id), *(job_part_key(job_id, part) for part in _PARTS), ACTIVE_JOBS_KEY]
-        given = (len(keys), *keys, job_id, self._ttl_s, *arguments)
-        try:
-            return self._client.evalsha(scripts.digest(script), *given)
-        except NoScriptError:  # a server that has just started
-            return self._client.eval(script, *given)
+        return lua.run(self._client, script, keys, job_id, self._ttl_s, *arguments)
 
     def _list(
         self, pipe: Any, job_id: str, now_ms: int, tenant: str = DEFAULT_TENANT

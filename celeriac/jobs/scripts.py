@@ -8,16 +8,6 @@ granted before can never pass for what was granted later.
 
 from __future__ import annotations
 
-import hashlib
-from functools import lru_cache
-
-
-@lru_cache(maxsize=64)
-def digest(script: str) -> str:
-    """By which a server knows a script that it has seen: a fiftieth of its text."""
-    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-
-
 _PRELUDE = """
 local JOB, DONE, WAITING, QUEUED, RUNNING, DEAD, CLAIMS, ACTIVE = unpack(KEYS)
 local time = redis.call('TIME')

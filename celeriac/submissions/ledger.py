@@ -12,9 +12,8 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
-from redis.exceptions import NoScriptError
 
-from celeriac import errors
+from celeriac import errors, lua
 from celeriac.messages import (
     SUBMISSIONS_BYTES_KEY,
     SUBMISSIONS_ENDED_KEY,
@@ -25,7 +24,6 @@ from celeriac.messages import (
     submission_line,
 )
 from celeriac.submissions import scripts
-from celeriac.submissions.scripts import Script
 
 BATCH_ITEMS = 32
 """Submissions that one message calls for, and that run together, at most."""
@@ -355,11 +353,8 @@ class SubmissionLedger:
             open=int(open_), open_bytes=int(open_bytes),
         )
 
-    def _run(self, script: Script, *arguments: Any) -> Any:
-        try:
-            return self._client.evalsha(script.sha, len(_KEYS), *_KEYS, *arguments)
-        except NoScriptError:  # a server that has just started
-            return self._client.eval(script.text, len(_KEYS), *_KEYS, *arguments)
+    def _run(self, script: str, *arguments: Any) -> Any:
+        return lua.run(self._client, script, _KEYS, *arguments)
 
 
 def retry_after_s(open_: int, ends_per_min: float) -> float:

@@ -10,8 +10,6 @@ The names of hashes and lines are made here, so the scripts need one server (as 
 
 from __future__ import annotations
 
-import hashlib
-
 from celeriac.messages import (
     SUBMISSION_PREFIX,
     SUBMISSIONS_PACE_KEY,
@@ -22,15 +20,6 @@ from celeriac.messages import (
     WEBHOOK_TTL_S,
     WEBHOOKS_DUE_PREFIX,
 )
-
-
-class Script:
-    """A script's text and the digest by which a server knows it."""
-
-    def __init__(self, body: str) -> None:
-        self.text = _PRELUDE + body
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
 
 _PRELUDE = f"""
 local SUBMISSION, WAITING = '{SUBMISSION_PREFIX}', '{SUBMISSIONS_WAITING_PREFIX}'
@@ -141,7 +130,7 @@ end
 # delivery ('': no webhook), URL, host, items of a batch, queue, message; then most open, most bytes
 # and most known, of all and of the tenant. If it is one too many: whose limit, which of the
 # three, how many ms until the first is forgotten, how many are open, and how many end in a minute.
-SUBMIT = Script("""
+SUBMIT = _PRELUDE + """
 local name, id, model, line, digest, item = unpack(ARGV, 1, 6)
 local state, of, expires = unpack(fields(name, 'state', 'digest', 'expires_ms'))
 if state then return {of == digest and 'repeated' or 'conflict', expires} end
@@ -187,11 +176,11 @@ if redis.call('ZCARD', WAITING .. line) % tonumber(ARGV[12]) == 1 or ARGV[12] ==
   redis.call('LPUSH', ARGV[13], ARGV[14])
 end
 return {'accepted', expires}
-""")
+"""
 
 # ARGV: line, most items, most bytes, lease in ms, worker, queue, message.
 # One that was begun before runs alone: it may have ended the process, with all that ran beside it.
-CLAIM = Script("""
+CLAIM = _PRELUDE + """
 local line, most, most_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local claims, bytes, expired, looks, early = {}, 0, 0, 0, false
 while #claims < most do
@@ -225,10 +214,10 @@ if early and redis.call('EXISTS', WAITING .. line) == 1 then
   redis.call('LPUSH', ARGV[6], ARGV[7])
 end
 return {claims, expired, listed(hosts)}
-""")
+"""
 
 # ARGV: lease in ms, then name and epoch of each. How many are still held.
-RENEW = Script("""
+RENEW = _PRELUDE + """
 local held = 0
 for index = 2, #ARGV, 2 do
   local name = ARGV[index]
@@ -239,11 +228,11 @@ for index = 2, #ARGV, 2 do
   end
 end
 return held
-""")
+"""
 
 # ARGV: name, epoch, state and answer of each. 'done', 'failed', or why it does not count:
 # 'fenced', or 'ended' (also when this very answer came before).
-COMMIT = Script("""
+COMMIT = _PRELUDE + """
 local outcomes = {}
 for index = 1, #ARGV, 4 do
   local name, epoch, to, answer = unpack(ARGV, index, index + 3)
@@ -258,10 +247,10 @@ for index = 1, #ARGV, 4 do
   outcomes[#outcomes + 1] = outcome
 end
 return {outcomes, listed(hosts)}
-""")
+"""
 
 # ARGV: attempts allowed, the answer if there is none left, then name and epoch of each.
-RELEASE = Script("""
+RELEASE = _PRELUDE + """
 local outcomes = {}
 for index = 3, #ARGV, 2 do
   local name = ARGV[index]
@@ -274,20 +263,20 @@ for index = 3, #ARGV, 2 do
   outcomes[#outcomes + 1] = outcome
 end
 return {outcomes, listed(hosts)}
-""")
+"""
 
 # ARGV: name.
-CANCEL = Script("""
+CANCEL = _PRELUDE + """
 local state = unpack(fields(ARGV[1], 'state'))
 if state == 'queued' or state == 'running' then
   finish(ARGV[1], 'cancelled', '')
   state = 'cancelled'
 end
 return state or ''
-""")
+"""
 
 # ARGV: name, fields. One whose time is over ends here, if nobody was faster.
-READ = Script("""
+READ = _PRELUDE + """
 local name = ARGV[1]
 local state, expires = unpack(fields(name, 'state', 'expires_ms'))
 if not state then return {{}, {}} end
@@ -300,11 +289,11 @@ if delivery then
   sent = redis.call('HMGET', WEBHOOK .. delivery, 'status', 'attempts', 'reason')
 end
 return {fields(name, unpack(ARGV, 2)), sent}
-""")
+"""
 
 # ARGV: most at once, attempts allowed, the answer of one that has none left. What must be looked
 # at now: lapsed leases, and those whose time is over.
-SWEEP = Script("""
+SWEEP = _PRELUDE + """
 local names = redis.call('ZRANGEBYSCORE', OPEN, '-inf', now, 'LIMIT', 0, ARGV[1])
 local lapsed, failed, expired, lines = 0, 0, 0, {}
 for _, name in ipairs(names) do
@@ -329,10 +318,10 @@ end
 local again = {}
 for line, count in pairs(lines) do again[#again + 1] = {line, count} end
 return {#names, lapsed, failed, expired, again, listed(hosts)}
-""")
+"""
 
 # Each line in which something waits: how much, and since how many ms at most.
-WAITING_LINES = Script("""
+WAITING_LINES = _PRELUDE + """
 local found = {}
 for _, line in ipairs(redis.call('SMEMBERS', LINES)) do
   local first = redis.call('ZRANGE', WAITING .. line, 0, 0, 'WITHSCORES')
@@ -344,4 +333,4 @@ for _, line in ipairs(redis.call('SMEMBERS', LINES)) do
   end
 end
 return {found, redis.call('ZCARD', OPEN), redis.call('GET', BYTES) or '0'}
-""")
+"""
