@@ -151,7 +151,7 @@ class JobHandle:
             entry = self._ledger.entry(self.id)
             if entry is None:
                 return _status_of_folder(self._folder)
-            return _unserved(self._broker, [entry])[0]
+            return _statuses(self._broker, [entry])[0]
 
     def wait(
         self, timeout_s: float, on_progress: Callable[[JobStatus], None] | None = None
@@ -331,7 +331,7 @@ def poll_pause_s(waited_s: float) -> float:
 def list_jobs(broker: Broker, limit: int = 100) -> list[JobStatus]:
     """The newest jobs first."""
     with redis_errors(broker):
-        return _unserved(broker, _ledger(broker).entries(limit))
+        return _statuses(broker, _ledger(broker).entries(limit))
 
 
 def publish_missing(  # noqa: PLR0913 - a job, and how it goes on
@@ -396,19 +396,22 @@ def status_of(entry: JobEntry) -> JobStatus:
     )
 
 
-def _unserved(broker: Broker, entries: Sequence[JobEntry]) -> list[JobStatus]:
-    """Their status; those that wait say so if no worker has been there for a minute."""
-    waiting = {
-        batch_queue(entry.device) for entry in entries
-        if entry.device and not entry.state.is_final and not entry.chunks_running
-    }
+def _statuses(broker: Broker, entries: Sequence[JobEntry]) -> list[JobStatus]:
+    """Where they stand; those that wait say so if no worker has been there for a minute."""
+    queues = [_waits_in(entry) for entry in entries]
+    waiting = {queue for queue in queues if queue}
     absent = waiting - seen_of_late(broker.redis, waiting)
     return [
-        replace(status_of(entry), waits_for=queue)
-        if not entry.state.is_final and not entry.chunks_running
-        and (queue := batch_queue(entry.device)) in absent else status_of(entry)
-        for entry in entries
+        replace(status_of(entry), waits_for=queue if queue in absent else "")
+        for entry, queue in zip(entries, queues, strict=True)
     ]
+
+
+def _waits_in(entry: JobEntry) -> str:
+    """The queue that a worker should take from for the job to go on; "" if none needs to."""
+    if not entry.device or entry.state.is_final or entry.chunks_running:
+        return ""
+    return batch_queue(entry.device)
 
 
 def _is_stopping(entry: JobEntry, now: datetime) -> bool:

@@ -128,7 +128,8 @@ class Publisher:
                 strict=True)
         )  # fmt: skip
         self._refuse_unserved(late)
-        lost = [one for one in late if self._is_lost(one, oldest[one.queue], now_ms)]
+        left = (one for one in late if not one.settled())
+        lost = [one for one in left if self._is_lost(one, oldest[one.queue], now_ms)]
         for envelope in lost[LOOK_ENVELOPES:]:
             envelope.look_ms = now_ms  # at the next look
         again = lost[:LOOK_ENVELOPES]
@@ -146,9 +147,12 @@ class Publisher:
 
         Workers of the CPU are a part of every installation: items for them wait for their start.
         """
-        roles = {one.queue: gpu_role(one.queue) for one in late if gpu_role(one.queue)}
-        for queue, role in roles.items():
-            seen = self._channel.exchange(("EXISTS", seen_key(role), seen_key(queue)))[0]
+        roles = {one.queue: role for one in late if (role := gpu_role(one.queue))}
+        if not roles:
+            return
+        asked = (("EXISTS", seen_key(role), seen_key(queue)) for queue, role in roles.items())
+        answers = self._channel.exchange(*asked)
+        for (queue, role), seen in zip(roles.items(), answers, strict=True):
             if seen != 0:  # a worker, or an error
                 continue
             error = errors.NotServed(
