@@ -7,8 +7,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from celery.utils.sysinfo import cpu_budget
-
 from celeriac import errors
 from celeriac.settings import get_settings
 from workers import devices, roles, threads
@@ -48,7 +46,7 @@ def prepare(queues: Sequence[str], pool: str | None, concurrency: str = "") -> N
 
 
 def _limit_threads(role: roles.Role, pool: str, concurrency: str) -> None:
-    cores = max(1, int(cpu_budget().count))
+    cores = threads.cores()
     count = threads.processes(role, concurrency, pool, cores)
     share = threads.share(
         role, processes=count, cores=cores, realtime=get_settings().realtime.threads

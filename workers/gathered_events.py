@@ -1,7 +1,7 @@
 """Task events of the main loop leave some times a second, many in one message.
 
-Celery sends what each turn of its loop has brought: with short chunks that is two or three messages
-a chunk, a quarter of what a worker's main process does then. Events carry their own times, so who
+Celery sends what each turn of its loop has brought: with short chunks that is several messages for
+each, and much of what a worker's main process does then. Events carry their own times, so who
 watches sees the same, a moment later.
 """
 

@@ -10,8 +10,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from celery.utils.sysinfo import cpu_budget
-
 from celeriac.settings import Settings
 from workers import threads
 from workers.commands import ROOT, drain_s, worker_command
@@ -33,7 +31,7 @@ def specs(
     """
     shared = dict(environ)
     if role.startswith("batch."):  # one process for each GPU, and the cores are theirs together
-        threads.limit(shared, max(1, int(cpu_budget().count) // max(1, len(gpus))))
+        threads.limit(shared, max(1, threads.cores() // max(1, len(gpus))))
     found = []
     for gpu in gpus:
         name = f"{role}-{gpu.label}"

@@ -330,6 +330,7 @@ class Stack:
 
 GATEWAY_COMMAND = (sys.executable, "-m", "producer.cli.main", "gateway")
 
+
 def absolute(settings: Settings) -> Settings:
     """``settings`` with absolute paths: children run in another folder."""
     stack = settings.stack.model_copy(update={"state_dir": settings.stack.state_dir.absolute()})

@@ -1,4 +1,4 @@
-"""How many compute threads a process may have: its share of the cores. Pure, but for two readers.
+"""How many compute threads a process may have: its share of the cores.
 
 Libraries read their variables once, when they are imported; so the share is decided from the
 command line, before. What the operator has set already is left as it is.
@@ -7,6 +7,8 @@ command line, before. What the operator has set already is left as it is.
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
+
+from celery.utils.sysinfo import cpu_budget
 
 from celeriac.messages import MAINTENANCE_QUEUE
 from workers.roles import Role
@@ -18,6 +20,11 @@ VARIABLES = (
 WAITING = "OMP_WAIT_POLICY"
 """``passive``: OpenMP's threads that wait for each other sleep. GNU's spin otherwise, and where one
 of them has lost its core to another program, the others spin until the scheduler stops them."""
+
+
+def cores() -> int:
+    """Those that this program may use, at least 1."""
+    return max(1, int(cpu_budget().count))
 
 
 def share(role: Role, *, processes: int, cores: int, realtime: int) -> int:

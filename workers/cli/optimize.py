@@ -66,6 +66,7 @@ def optimize(
     from celeriac.optimize.parity import Allowed
     from celeriac.optimize.table import show
     from celeriac.runtimes import LoadOptions
+    from workers.threads import cores
 
     settings = get_settings()
     registry = Registry(settings.models.root)
@@ -74,7 +75,7 @@ def optimize(
     items, labels = _read(samples, version, text_column, label_column)
     wanted = Wanted(
         batch_sizes=_sizes(batch_sizes), size_s=seconds, limit_s=limit_s,
-        threads=threads or settings.realtime.threads or _cores(), cores=_cores(),
+        threads=threads or settings.realtime.threads or cores(), cores=cores(),
         allowed=Allowed(agreement=agreement, error=max_error),
         only=tuple(word.strip() for word in only.split(",") if word.strip()),
     )
@@ -115,12 +116,6 @@ def _write(found: Any, plot: Path, json: Path | None) -> None:
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
         json.write_text(found.as_json(), encoding="utf-8")
-
-
-def _cores() -> int:
-    from celery.utils.sysinfo import cpu_budget
-
-    return max(1, int(cpu_budget().count))
 
 
 def _sizes(text: str) -> tuple[int, ...]:
