@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import os
 import signal
@@ -31,10 +30,10 @@ from celeriac.settings import (
     RealtimeSettings,
     Settings,
     StackSettings,
-    get_settings,
 )
 from producer import AsyncClient, Client
 from producer.wire import envelope_message, new_id, now_ms
+from tests.integration.own_modules import own_module
 from workers.stack import environment
 from workers.supervisor import Backoff, ChildSpec, Supervisor
 from workers.valkey import EmbeddedServer
@@ -43,7 +42,6 @@ from workers.watchdog import EXIT_CODE
 pytestmark = pytest.mark.uncounted
 
 ROOT = Path(__file__).parents[2]
-MODULES = Path(__file__).parent
 ANSWER, MEMORY, RAISE, HANG, HOLD = range(5)
 ITEM_S = 0.004
 MAX_QUEUE_S = 1.0
@@ -57,15 +55,12 @@ CALM_MS = 80
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """``slow`` takes 4 ms a row, ``acting`` none; ``echo`` answers at once."""
     registry = Registry(tmp_path_factory.mktemp("registry"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CELERIAC_MODELS_TRUSTED_TYPES", "lane_models.Acting")
-        patch.setenv("PYTHONPATH", f"{MODULES}{os.pathsep}{ROOT}")
-        patch.syspath_prepend(str(MODULES))
-        get_settings.cache_clear()
-        acting = importlib.import_module("lane_models").Acting
+    with own_module(
+        "lane_models", "CELERIAC_MODELS_TRUSTED_TYPES", "lane_models.Acting"
+    ) as lane_models:
         rows = np.array([[ANSWER, 1.0], [ANSWER, 2.0]])
         for name, item_s in (("slow", ITEM_S), ("acting", 0.0)):
-            model = acting(item_s=item_s).fit(rows, rows[:, 1])
+            model = lane_models.Acting(item_s=item_s).fit(rows, rows[:, 1])
             release.register(name, model, examples=rows, registry=registry)
         draft = ModelDraft(
             format="echo", input=InputSchema(kind="any"), output=OutputSchema(kind="any")
@@ -74,8 +69,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
         for name in ("slow", "acting", "echo"):
             registry.aliases(name).promote(1, expected=None, who="test", why="")
         yield registry
-        del sys.modules["lane_models"]
-    get_settings.cache_clear()
 
 
 @pytest.fixture

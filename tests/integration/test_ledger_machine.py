@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import redis
-from hypothesis import HealthCheck, settings as hypothesis_settings, strategies as st
+from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
@@ -15,11 +15,11 @@ from hypothesis.stateful import (
     multiple,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from celeriac.jobs.ledger import Answer, Change, JobState, Ledger
 from celeriac.jobs.plan import ChunkRecord
+from tests.integration.state_machines import run_machine
 from tests.integration.test_ledger import job, record
 
 pytestmark = pytest.mark.uncounted
@@ -304,24 +304,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 def test_any_order_of_events(redis_client: redis.Redis) -> None:
-    LedgerMachine.client = redis_client
-    run_state_machine_as_test(
-        LedgerMachine,
-        settings=hypothesis_settings(
-            max_examples=60, stateful_step_count=40, deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(LedgerMachine, redis_client, examples=60, steps=40)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_any_order_of_events_for_long(redis_client: redis.Redis) -> None:
-    LedgerMachine.client = redis_client
-    run_state_machine_as_test(
-        LedgerMachine,
-        settings=hypothesis_settings(
-            max_examples=600, stateful_step_count=60, deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(LedgerMachine, redis_client, examples=600, steps=60)

@@ -6,17 +6,17 @@ from typing import Any, ClassVar
 
 import pytest
 import redis
-from hypothesis import HealthCheck, settings as hypothesis_settings, strategies as st
+from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from celeriac.jobs.ledger import Answer, JobState, Ledger
 from celeriac.messages import job_key
+from tests.integration.state_machines import run_machine
 from tests.integration.test_ledger import job, record
 
 pytestmark = pytest.mark.uncounted
@@ -207,11 +207,4 @@ class OrderMachine(RuleBasedStateMachine):
 
 
 def test_any_order_of_events(redis_client: redis.Redis) -> None:
-    OrderMachine.client = redis_client
-    run_state_machine_as_test(
-        OrderMachine,
-        settings=hypothesis_settings(
-            max_examples=60, stateful_step_count=30, deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(OrderMachine, redis_client, examples=60, steps=30)

@@ -7,14 +7,13 @@ from typing import Any, ClassVar
 
 import pytest
 import redis
-from hypothesis import HealthCheck, settings as hypothesis_settings, strategies as st
+from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
     invariant,
     multiple,
     rule,
-    run_state_machine_as_test,
 )
 
 from celeriac import errors
@@ -29,6 +28,7 @@ from celeriac.submissions.ledger import (
     SubmissionState,
     Webhook,
 )
+from tests.integration.state_machines import run_machine
 
 pytestmark = pytest.mark.uncounted
 
@@ -272,11 +272,4 @@ def test_any_order_of_events(
     redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submissions, "BATCH_ITEMS", 2)  # so that lines have several batches
-    SubmissionMachine.client = redis_client
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        SubmissionMachine,
-        settings=hypothesis_settings(
-            max_examples=150, stateful_step_count=30, deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(SubmissionMachine, redis_client, examples=150, steps=30)

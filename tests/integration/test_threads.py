@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,15 +20,13 @@ from celeriac.settings import (
     RealtimeSettings,
     Settings,
     StackSettings,
-    get_settings,
 )
 from producer import Client
+from tests.integration.own_modules import own_module
 from workers.valkey import EmbeddedServer
 
 pytestmark = pytest.mark.uncounted
 
-ROOT = Path(__file__).parents[2]
-MODULES = Path(__file__).parent
 CORES = cpu_budget().count
 SLACK = 0.4
 """Of a core: the worker's own threads."""
@@ -40,18 +35,14 @@ SLACK = 0.4
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     registry = Registry(tmp_path_factory.mktemp("registry"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CELERIAC_MODELS_ARCHITECTURES", "thread_models")
-        patch.setenv("PYTHONPATH", f"{MODULES}{os.pathsep}{ROOT}")
-        patch.syspath_prepend(str(MODULES))
-        get_settings.cache_clear()
-        network = importlib.import_module("thread_models").Threads()
+    with own_module(
+        "thread_models", "CELERIAC_MODELS_ARCHITECTURES", "thread_models"
+    ) as thread_models:
+        network = thread_models.Threads()
         examples = np.zeros((2, 1), dtype=np.float32)
         release.register("threads", network, examples=examples, registry=registry)
         registry.aliases("threads").promote(1, expected=None, who="test", why="")
         yield registry
-        del sys.modules["thread_models"]
-    get_settings.cache_clear()
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ A100 = {"uuid": "GPU-aaaa-1", "name": "NVIDIA A100"}
 T4 = {"uuid": "GPU-bbbb-2", "name": "NVIDIA T4", "memory": 16_000_000_000}
 DIVIDED = {"uuid": "GPU-cccc-3", "name": "NVIDIA A30", "mig": ["MIG-1111", "MIG-2222"]}
 
+
 def gpu(label: str, uuid: str, name: str = "NVIDIA T4") -> Gpu:
     return Gpu(label=label, uuid=uuid, name=name, memory_bytes=1)
 
