@@ -95,6 +95,7 @@ def check(  # noqa: PLR0913 - who is compared with what, and when
     """Compare. It raises nothing on account of the data, whatever they are."""
     rule = rule or CheckRule()
     broken: dict[str, list[Finding]] = {}
+    looks: list[Finding] = []
     compared: list[_Compared] = []
     for feature in profile.features:
         one = current.features.get(feature.name)
@@ -103,14 +104,13 @@ def check(  # noqa: PLR0913 - who is compared with what, and when
         breach = breaches.of_feature(feature, one, counts)
         if any(finding.level == "bad" for finding in breach):
             broken[feature.name] = breach
-        elif breach:
-            broken.setdefault("", []).extend(breach)
+        else:
+            looks += breach
         if one is None or bins.is_number(one.values) != (feature.kind == "number"):
             compared.append(_Compared(_nothing(feature, len(codes)), 1.0, False))
         else:
             shown = _Shown(feature, one.values, codes, counts)
             compared.append(_compare(shown, current.stride, rule))
-    looks = broken.pop("", [])
     features = tuple(_judged(compared, broken, rule))
     multivariate = _multivariate(profile, current, rule)
     quality = _quality(profile.performance, current.performance)
@@ -191,12 +191,12 @@ def _nothing(feature: FeatureProfile, rows: int) -> FeatureDrift:
 
 def _described(shown: _Shown, state: State, **fields: Any) -> FeatureDrift:
     feature, counts = shown.feature, shown.counts
-    rows = int(counts.sum())
+    rows, mean = int(counts.sum()), _mean(shown.values)
     return FeatureDrift(
         name=feature.name, role=feature.role, kind=feature.kind, unit=feature.unit, state=state,
         rows=rows, null_share=int(counts[-1]) / max(rows, 1),
         reference_null_share=feature.nulls / max(feature.rows, 1),
-        reference_mean=feature.mean, mean=_mean(shown.values), shift=_shift(shown),
+        reference_mean=feature.mean, mean=mean, shift=_shift(feature, mean),
         picture=picture(feature, shown.values, counts), **fields,
     )
 
@@ -210,11 +210,10 @@ def _mean(values: Array) -> float | None:
     return mean if np.isfinite(mean) else None
 
 
-def _shift(shown: _Shown) -> float | None:
-    mean, before, std = _mean(shown.values), shown.feature.mean, shown.feature.std
-    if mean is None or before is None or not std:
+def _shift(feature: FeatureProfile, mean: float | None) -> float | None:
+    if mean is None or feature.mean is None or not feature.std:
         return None
-    found = (mean - before) / std
+    found = (mean - feature.mean) / feature.std
     return found if np.isfinite(found) else None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from msgspec.structs import replace
 
 from celeriac import errors
 from celeriac.datasets import planner, sources
@@ -20,7 +21,7 @@ from celeriac.datasets.reader import read_chunk
 from celeriac.datasets.records import DatasetPlan
 from celeriac.drift import features
 from celeriac.drift.check import CheckRule, Current, check, no_profile
-from celeriac.drift.performance import performance
+from celeriac.drift.performance import labels_of, performance
 from celeriac.drift.profile import ReferenceProfile
 from celeriac.drift.records import DriftReport
 from celeriac.inputs import IMAGE_COLUMN, Limits, columns_needed
@@ -61,9 +62,9 @@ def check_dataset(  # noqa: PLR0913 - a version, a dataset, and what is wanted
     inputs = features.of_table(profile, table, manifest.input, text_column, limits)
     answers, said = _answers(predict, table)
     current = Current(
-        features=features.merged(inputs, answers), source=sampled.source,
+        features=features.merged(inputs, answers, profile.answers), source=sampled.source,
         rows_total=sampled.rows_total,
-        performance=performance(answers, table[label].to_pylist(), _labels(manifest))
+        performance=performance(answers, table[label].to_pylist(), labels_of(manifest.output))
         if label is not None else None,
     )
     if not answers:
@@ -137,17 +138,10 @@ def _answers(predict: Predict | None, table: pa.Table) -> tuple[features.Feature
         return {}, f"the rows cannot be answered: {error.message}"
 
 
-def _labels(manifest: ModelVersion) -> tuple[Any, ...]:
-    output = manifest.output
-    return output.labels if output.kind == "classifier" and output.outputs == 1 else ()
-
-
 def _without_answers(profile: ReferenceProfile) -> ReferenceProfile:
     inputs = tuple(one for one in profile.features if one.role == "input")
     return profile.model_copy(update={"features": inputs})
 
 
 def _warned(report: DriftReport, said: str) -> DriftReport:
-    from msgspec.structs import replace
-
     return replace(report, warnings=(*report.warnings, said))

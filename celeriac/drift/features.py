@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -131,9 +131,13 @@ def answer_values(column: Any) -> Array | None:
     return from_arrow(column)
 
 
-def merged(inputs: Features, answers: Features) -> Features:
-    """Both together; an input with the name of an answer becomes ``input.NAME``."""
-    renamed = {f"input.{name}" if name in answers else name: one for name, one in inputs.items()}
+def merged(inputs: Features, answers: Features, named: Collection[str] = ()) -> Features:
+    """Both together; an input with the name of an answer becomes ``input.NAME``.
+
+    ``named``: other answers that a profile has, though they are not at hand.
+    """
+    taken = {*answers, *named}
+    renamed = {f"input.{name}" if name in taken else name: one for name, one in inputs.items()}
     return renamed | answers
 
 

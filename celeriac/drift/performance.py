@@ -8,8 +8,14 @@ import numpy as np
 
 from celeriac.drift.features import Features
 from celeriac.drift.profile import Performance
+from celeriac.registry.manifest import OutputSchema
 
 Array = np.ndarray[Any, Any]
+
+
+def labels_of(output: OutputSchema) -> tuple[Any, ...]:
+    """What :func:`performance` takes as labels: those of a classifier with one output."""
+    return output.labels if output.kind == "classifier" and output.outputs == 1 else ()
 
 
 def performance(answers: Features, truth: Any, labels: tuple[Any, ...] = ()) -> Performance | None:
@@ -23,7 +29,8 @@ def performance(answers: Features, truth: Any, labels: tuple[Any, ...] = ()) -> 
         return None
     known = np.array([_is_known(value) for value in truth], dtype=bool)
     if not labels:
-        return _error_of_numbers(given.values, np.asarray(truth), known)
+        numbers = [value for value, is_known in zip(truth, known, strict=True) if is_known]
+        return _error_of_numbers(given.values[known], np.asarray(numbers))
     known &= np.array([_is_known(value) for value in given.values.tolist()], dtype=bool)
     if not known.any():
         return None
@@ -84,10 +91,10 @@ def _auc(scores: Array, positive: Array) -> Performance | None:
     )
 
 
-def _error_of_numbers(given: Array, truth: Array, known: Array) -> Performance | None:
+def _error_of_numbers(given: Array, truth: Array) -> Performance | None:
     if given.dtype == object or truth.dtype.kind not in "iufb":
         return None
-    off = np.abs(given[known] - truth[known].astype(float))
+    off = np.abs(given - truth.astype(float))
     off = off[np.isfinite(off)]
     if not len(off):
         return None

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from celeriac import errors
 
 PROFILE_NAME = "profile.json"
-PROFILE_CONTRACT = 1
 
 
 class _Record(BaseModel):
@@ -164,6 +163,11 @@ class ReferenceProfile(_Record):
     @cached_property
     def by_name(self) -> dict[str, FeatureProfile]:
         return {feature.name: feature for feature in self.features}
+
+    @property
+    def answers(self) -> list[str]:
+        """Names of the features that are answers."""
+        return [feature.name for feature in self.features if feature.role == "answer"]
 
     def dump(self) -> bytes:
         """For the file."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from celeriac import errors
 from celeriac.drift import features
-from celeriac.drift.performance import performance
+from celeriac.drift.performance import labels_of, performance
 from celeriac.drift.profile import ReferenceProfile
 from celeriac.drift.reference import make_profile, rows_taken
 from celeriac.inputs import IMAGE_COLUMN, Limits
@@ -56,10 +56,9 @@ def profile_of(  # noqa: PLR0913 - the reference, and what answers it
             f"the reference does not fit the model: {error.message}"
         ) from error
     known = None if truth is None else [_plain(truth, int(at)) for at in taken]
-    labels = output.labels if output.kind == "classifier" and output.outputs == 1 else ()
     return make_profile(
         features.merged(inputs, answers), rows_given=total, texts=texts, source=source,
-        performance=None if known is None else performance(answers, known, labels),
+        performance=None if known is None else performance(answers, known, labels_of(output)),
     )
 
 

@@ -99,8 +99,10 @@ def _features(
     some = whole.take(pa.array(np.arange(0, whole.num_rows, step)))
     found: Features = {}
     for one in profile.features:
-        name = one.name.removeprefix("input.")
-        column = answers + name if one.role == "answer" else inputs + name
+        prefix = answers if one.role == "answer" else inputs
+        column = prefix + one.name
+        if column not in whole.column_names:  # an input with the name of an answer
+            column = prefix + one.name.removeprefix("input.")
         values: Any = None
         if MEASURED + one.name in whole.column_names:
             values = whole[MEASURED + one.name].drop_null().combine_chunks().to_numpy(
@@ -116,9 +118,5 @@ def _features(
 
 def _plain(column: pa.ChunkedArray) -> Any:
     """Texts as they were before they were condensed, but cut."""
-    whole = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-    if not pa.types.is_struct(whole.type):
-        return whole
-    if whole.type.get_field_index(TEXT) < 0:
-        return whole
-    return pc.struct_field(whole, [whole.type.get_field_index(TEXT)])
+    at = column.type.get_field_index(TEXT) if pa.types.is_struct(column.type) else -1
+    return column if at < 0 else pc.struct_field(column, [at])

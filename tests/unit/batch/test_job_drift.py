@@ -99,6 +99,19 @@ def test_rows_that_have_drifted(numbers: tuple[Scorer, Reference], tmp_path: Pat
     assert "<h2>Drift</h2>" in again.read_bytes().decode()
 
 
+def test_a_column_whose_name_begins_as_that_of_a_renamed_one(tmp_path: Path) -> None:
+    names = ["input.size", "b"]
+    known = table(2_000)[["size", "prediction"]].set_axis(names, axis=1)
+    scorer, reference = registered(
+        tmp_path / "models", LogisticRegression().fit(known, known["b"] > 0),
+        examples=known.head(9), reference=known,
+    )
+    known.to_parquet(tmp_path / "now.parquet")
+    _, manifest = run_job(tmp_path / "out", scorer, reference, tmp_path / "now.parquet")
+    assert manifest.drift is not None
+    assert manifest.drift.state == "stable"
+
+
 def test_rows_that_have_not(numbers: tuple[Scorer, Reference], tmp_path: Path) -> None:
     table(1_500).to_csv(tmp_path / "now.csv", index=False)
     _, manifest = run_job(tmp_path / "out", *numbers, tmp_path / "now.csv")

@@ -139,6 +139,11 @@ def test_a_missing_column(profile: ReferenceProfile) -> None:
     assert broken(compared(profile, {"colour": colours()}), "size") == "is missing"
 
 
+def test_a_broken_column_without_a_name() -> None:
+    nameless = make_profile({"": numbers(), "size": numbers(seed=2)})
+    assert broken(compared(nameless, {"size": numbers(seed=3)}), "") == "is missing"
+
+
 def test_a_changed_type(profile: ReferenceProfile) -> None:
     words = texts(*["12 cm"] * 500)
     report = compared(profile, {"size": words, "colour": colours(500)})

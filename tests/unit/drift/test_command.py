@@ -34,8 +34,13 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
         "m", model, registry=found, examples=known.head(9), reference=known,
         reference_labels=(known["a"] > 0).tolist(),
     )
+    same = known.set_axis(["prediction", "b"], axis=1)
+    release.register(
+        "same", LogisticRegression().fit(same, known["a"] > 0), registry=found,
+        examples=same.head(9), reference=same,
+    )
     release.register("bare", model, registry=found, examples=known.head(9))
-    for name in ("m", "bare"):
+    for name in ("m", "same", "bare"):
         found.aliases(name).promote(1, expected=None, who="test", why="")
     return found
 
@@ -93,6 +98,13 @@ def test_broken_columns_are_findings(run, tmp_path: Path) -> None:  # type: igno
     assert "a: is missing" in found.stdout
     assert "b: has changed its type" in found.stdout
     assert "cannot be answered" in found.stdout
+
+
+@pytest.mark.parametrize("answers", ["--answers", "--no-answers"])
+def test_an_input_with_the_name_of_an_answer(run, tmp_path: Path, answers: str) -> None:  # type: ignore[no-untyped-def]
+    rows(1_000).set_axis(["prediction", "b"], axis=1).to_csv(tmp_path / "now.csv", index=False)
+    found = run("check", "same", "now.csv", answers)
+    assert (found.exit_code, "input.prediction" in found.stdout) == (0, True)
 
 
 def test_a_version_without_a_profile(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

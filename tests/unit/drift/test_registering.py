@@ -214,6 +214,7 @@ def test_an_input_with_the_name_of_an_answer_keeps_apart() -> None:
     assert set(features.merged({"prediction": one, "a": one}, {"prediction": one})) == {
         "input.prediction", "a", "prediction"
     }
+    assert set(features.merged({"prediction": one}, {}, ["prediction"])) == {"input.prediction"}
 
 
 def test_a_damaged_profile_says_so(tmp_path: Path) -> None:
@@ -238,4 +239,9 @@ def test_performance_of_odd_truths() -> None:
         assert (found.measure, found.value, found.rows) == ("accuracy", 0.5, 2)
     assert performance({"prediction": said}, [None] * 3, (0, 1)) is None
     assert performance({}, [1], (0, 1)) is None
+    value = features.Feature(np.array([1.0, 2.0, 5.0]), role="answer")
+    found = performance({"prediction": value}, [None, 2.5, 5.0])
+    assert found is not None
+    assert (found.measure, found.value, found.rows) == ("mean absolute error", 0.25, 2)
+    assert performance({"prediction": value}, [None] * 3) is None
     assert performance({"prediction": said}, [1], (0, 1)) is None
