@@ -37,10 +37,10 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stretch(msgspec.Struct, frozen=True, kw_only=True):
-    """A stretch of the current rows, or one look at a window of a stream."""
+    """A stretch of the current rows."""
 
     at: str
-    """Its first and last row, or its time."""
+    """Its first and last row."""
     statistic: float
     threshold: float
 
@@ -100,16 +100,6 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     """By more than chance explains."""
 
 
-class EpisodeRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """An alarm of the past, or of now."""
-
-    feature: str
-    opened_at: str
-    closed_at: str = ""
-    peak: float
-    threshold: float
-
-
 class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     """``drift.json``."""
 
@@ -131,7 +121,6 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     multivariate: Multivariate | None = None
     quality: Quality | None = None
     warnings: tuple[str, ...] = ()
-    episodes: tuple[EpisodeRecord, ...] = ()
 
     @property
     def drifted(self) -> list[str]:
