@@ -217,7 +217,7 @@ class Bench:
     def weather(self) -> Iterator[Row]:
         """Three stations, 2013: every other week is the reference, so that both halves have all
         seasons, and the other weeks are the clean stream of seven features."""
-        found = [self._station(one, name) for name, one in _weather_by_station()]
+        found = [self._station(one) for one in _weather_by_station()]
         rows = sum(one[0] for one in found)
         alarmed = sum(one[1] for one in found)
         yield Row(
@@ -234,7 +234,7 @@ class Bench:
             value=sum(one[2] for one in found), unit="of 3",
         )
 
-    def _station(self, weather: Any, _name: str) -> tuple[int, bool, bool, int]:
+    def _station(self, weather: Any) -> tuple[int, bool, bool, int]:
         weeks = np.arange(len(weather)) // 168 % 2
         columns = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "pressure", "visib"]
         alarmed = fired = False
@@ -292,12 +292,12 @@ def _yes(measure: str, met: bool, value: float) -> Row:
     return Row(measure=measure, value=value, unit="", goal="yes", met=met)
 
 
-def _weather_by_station() -> list[tuple[str, Any]]:
+def _weather_by_station() -> list[Any]:
     import pandas as pd
 
     demo_data(HOME / "data")
     weather = pd.read_parquet(HOME / "data" / "weather.parquet").sort_values("time_hour")
-    return [(str(name), one.reset_index(drop=True)) for name, one in weather.groupby("origin")]
+    return [one.reset_index(drop=True) for _, one in weather.groupby("origin")]
 
 
 def _flights_of_july() -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.signal import lfilter
 
-from celeriac.drift import bins, statistics
+from celeriac.drift import bins, calibration, statistics
 from celeriac.drift.features import Feature
 from celeriac.drift.profile import FeatureProfile
 from celeriac.drift.reference import make_profile
@@ -35,13 +35,8 @@ def profiled(values: Array) -> FeatureProfile:
 def distances(feature: FeatureProfile, streams: Array) -> Array:
     """Of each look at each stream, ``(streams, looks)``; the first one sees a full window."""
     codes = bins.codes(feature, streams.ravel()).reshape(streams.shape)
-    rows = streams.shape[1] // STEP * STEP
-    place = np.arange(len(streams) * (rows // STEP)).reshape(len(streams), -1, 1) * feature.bins
-    flat = codes[:, :rows].reshape(len(streams), -1, STEP) + place
-    counts = np.bincount(flat.ravel(), minlength=place.size * feature.bins)
-    sums = np.cumsum(counts.reshape(len(streams), -1, feature.bins), axis=1)
-    windows = sums[:, WINDOW // STEP - 1 :].copy()
-    windows[:, 1:] -= sums[:, : -(WINDOW // STEP)]
+    counts = calibration.by_step(codes, STEP, feature.bins)
+    windows = calibration.windows_of(counts, WINDOW // STEP)
     reference = statistics.ordered(np.asarray(feature.counts, dtype=float))
     return np.asarray(statistics.distance(
         feature.kind, statistics.shares(reference), statistics.shares(statistics.ordered(windows))
@@ -95,5 +90,3 @@ def first_alarms(found: Array, threshold: float) -> Array:
 def rate(share: float, rows: int) -> float:
     """Alarms in 100,000 rows, if this share of streams of ``rows`` has at least one."""
     return float(-np.log(max(1 - share, 1e-3)) / rows * 100_000)
-
-

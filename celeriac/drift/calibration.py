@@ -76,8 +76,8 @@ def calibrate(
     chance = np.random.default_rng(seed)
     step = max(1, window_rows // LOOKS_PER_WINDOW)
     drawn = _streams(codes, chance, streams, window_rows * HORIZON_WINDOWS, block)
-    counts = _by_step(drawn, step, feature.bins)
-    windows = _windows(counts, window_rows // step)
+    counts = by_step(drawn, step, feature.bins)
+    windows = windows_of(counts, window_rows // step)
     reference = _references(feature, chance, streams)
     found = distance(feature.kind, reference[:, None, :], shares(_laid_out(feature.kind, windows)))
     largest = window_rows * found.max(axis=1) ** 2
@@ -117,16 +117,16 @@ def _streams(codes: Array, chance: Any, streams: int, rows: int, block: int) -> 
     return drawn
 
 
-def _by_step(drawn: Array, step: int, bins: int) -> Array:
-    """Counts ``(streams, steps, bins)``."""
-    streams, rows = drawn.shape
+def by_step(codes: Array, step: int, bins: int) -> Array:
+    """Numbers of bins ``(streams, rows)`` as counts ``(streams, steps, bins)``."""
+    streams, rows = codes.shape
     steps = rows // step
     place = np.arange(streams * steps).reshape(streams, steps, 1) * bins
-    flat = drawn[:, : steps * step].reshape(streams, steps, step) + place
+    flat = codes[:, : steps * step].reshape(streams, steps, step) + place
     return np.bincount(flat.ravel(), minlength=streams * steps * bins).reshape(streams, steps, bins)
 
 
-def _windows(counts: Array, steps: int) -> Array:
+def windows_of(counts: Array, steps: int) -> Array:
     """Sums of ``steps`` neighbours: ``(streams, looks, bins)``."""
     sums = np.cumsum(counts, axis=1)
     windows = sums[:, steps - 1 :].copy()
