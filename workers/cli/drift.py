@@ -16,6 +16,7 @@ from celeriac.settings import get_settings
 if TYPE_CHECKING:
     from celeriac.drift.profile import FeatureProfile, ReferenceProfile
     from celeriac.drift.records import DriftReport
+    from celeriac.drift.window import WindowRule
 
 app = typer.Typer(no_args_is_help=True, help="Compare data with what a model was made for.")
 
@@ -176,7 +177,9 @@ def _print_profile(ref: str, profile: ReferenceProfile) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from celeriac.drift.window import WindowRule
+
+    console, rule = Console(highlight=False), WindowRule()
     console.print(
         f"[bold]{ref}[/] is compared with {profile.rows:,} rows of its {profile.source}"
         + (f" (of {profile.rows_given:,})" if profile.rows_given > profile.rows else "")
@@ -192,22 +195,21 @@ def _print_profile(ref: str, profile: ReferenceProfile) -> None:
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     watched = sum(one.calibration is not None for one in profile.features)
     for one in profile.features[: 2 * MOST_LINES]:
-        table.add_row(*_line(one, watched))
+        table.add_row(*_line(one, watched, rule))
     console.print()
     console.print(table)
     if len(profile.features) > 2 * MOST_LINES:
         console.print(f"and {len(profile.features) - 2 * MOST_LINES} more features")
     console.print(
-        "\nthreshold: of the distance of a window of 1,000 rows, at one false alarm in\n"
-        "100,000 rows; alike over: rows whose neighbours tell the same"
+        f"\nthreshold: of the distance of a window of {rule.rows:,} rows, at one false alarm in\n"
+        f"{rule.rows_between_alarms:,.0f} rows; alike over: rows whose neighbours tell the same"
     )
 
 
-def _line(one: FeatureProfile, watched: int) -> tuple[str, str, str, str, str]:
-    from celeriac.drift.window import WindowRule, window_threshold
+def _line(one: FeatureProfile, watched: int, rule: WindowRule) -> tuple[str, str, str, str, str]:
+    from celeriac.drift.window import window_threshold
     from celeriac.reports.charts import number, share
 
-    rule = WindowRule()
     if one.kind == "category":
         values = ", ".join(one.categories[:4]) + (", ..." if len(one.categories) > 4 else "")
     elif one.edges:
