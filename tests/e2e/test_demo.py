@@ -135,6 +135,8 @@ def test_it_says_what_it_did(demo: Demo) -> None:
     assert 10 <= int(killed[1]) < int(killed[2])
     assert f"{killed[2]} parts, each identical to the other job's" in text
     assert re.search(r'\{"category":"great","confidence":0\.\d+\}', text)  # over HTTP
+    assert "2 features of 13 have changed; the answers have not become worse." in text  # July
+    assert (demo.folder / ".celeriac/demo/out/drift/drift.html").exists()
     output = demo.folder / ".celeriac/demo/out/reviews_x10"
     assert json.loads((output / "manifest.json").read_text())["rows_in"] == 10_000
     assert (output / "_SUCCESS").exists()
