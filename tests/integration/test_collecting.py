@@ -6,9 +6,11 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from celery import Celery
 
 from celeriac import errors, release
 from celeriac.jobs.ledger import JobState, Ledger
@@ -18,6 +20,7 @@ from celeriac.registry.store import Registry
 from celeriac.release import collecting
 from celeriac.release.pins import pinned
 from celeriac.settings import NightlySettings, Settings
+from tasks.schedule import beat_schedule
 from tests.conftest import Ran
 from workers.stack import environment
 
@@ -138,6 +141,25 @@ def test_the_command(
     without = celeriac("models", "gc", env=env | {"CELERIAC_BROKER_URL": "redis://127.0.0.1:1/0"})
     assert without.returncode == 1
     assert "Redis" in without.stderr
+
+
+def test_each_hour_if_the_settings_say_so(
+    settings: Settings, registry: Registry, redis_client: redis.Redis,
+    start_worker: Callable[..., Any],
+) -> None:
+    assert "collect-versions" not in beat_schedule(settings)
+    models = settings.models.model_copy(update={"keep_versions": 2})
+    entry = beat_schedule(settings.model_copy(update={"models": models}))["collect-versions"]
+    assert entry["schedule"] == HOUR_S
+    start_worker("maintenance")
+    app = Celery(broker=settings.broker_url, backend=settings.broker_url, set_as_current=False)
+    app.send_task(entry["task"], kwargs=entry["kwargs"], queue=entry["options"]["queue"])
+    app.close()
+    deadline = time.monotonic() + 20
+    while len(registry.retired("m")) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert registry.versions("m") == [2, 3, 4, 6, 7]
 
 
 def test_aliases_and_history_by_command(

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from celeriac.jobs.ledger import JobState
+from celeriac.release.pins import pinned
 from producer.broker import Broker
 from producer.datasets import submit_dataset
 from producer.serving import wait_served
@@ -43,6 +44,7 @@ def test_no_request_fails_and_each_answer_names_its_version(life: Life, tmp_path
     with Callers(life.settings, "swapped", THREADS) as callers:
         _wait(lambda: len(callers.versions) > 50)
         job = _job(life, tmp_path)
+        assert pinned(life.redis, life.settings)["swapped"] == {1}  # no collection takes it
         for version in (2, 3):
             life.client.promote(f"swapped@{version}", why="test")
             _served(life, version)
