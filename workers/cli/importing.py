@@ -5,13 +5,24 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from celeriac import errors
 from producer.cli.models import app
-from workers.cli.models import read_architecture, read_labels, read_metrics
+from workers.cli.models import (
+    Description,
+    Device,
+    Examples,
+    Input,
+    Labels,
+    Metric,
+    TextColumn,
+    read_architecture,
+    read_labels,
+    read_metrics,
+)
 
 SHOWN_NAMES = 12
 
@@ -29,24 +40,17 @@ def import_file(
     trust: Annotated[
         bool, typer.Option("--trust", help="You trust the file: its code will run.")
     ] = False,
-    examples: Annotated[
-        Path | None,
-        typer.Option(help="Inputs, at least one: .csv, .jsonl, .npy, or a folder of images."),
-    ] = None,
-    input: Annotated[
-        Path | None, typer.Option(help="What an item is, as JSON. Images need it.")
-    ] = None,
+    examples: Examples = None,
+    input: Input = None,
     architecture: Annotated[
         str | None, typer.Option(help="Of a state_dict: package.module:Class.")
     ] = None,
     arguments: Annotated[str, typer.Option(help="Arguments of the class, as JSON.")] = "{}",
-    labels: Annotated[
-        str | None, typer.Option(help="Classifier that has none itself: in order, as a,b,c.")
-    ] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="As accuracy=0.93.")] = None,
-    text_column: Annotated[str, typer.Option(help="Column of a text model.")] = "text",
-    description: Annotated[str, typer.Option(help="What it is for.")] = "",
-    device: Annotated[Literal["cpu", "gpu"], typer.Option(help="Where it runs.")] = "cpu",
+    labels: Labels = None,
+    metric: Metric = None,
+    text_column: TextColumn = "text",
+    description: Description = "",
+    device: Device = "cpu",
     timeout: Annotated[
         float, typer.Option(min=1, max=3_600, help="Seconds for loading and converting it.")
     ] = 120.0,

@@ -14,6 +14,19 @@ from celeriac.registry.store import Registry
 from celeriac.settings import get_settings
 from producer.cli.models import app, offer_local, tell_latency
 
+Examples = Annotated[
+    Path | None,
+    typer.Option(help="Inputs, at least one: .csv, .jsonl, .npy, or a folder of images."),
+]
+Input = Annotated[Path | None, typer.Option(help="What an item is, as JSON. Images need it.")]
+Labels = Annotated[
+    str | None, typer.Option(help="Classifier that has none itself: in order, as a,b,c.")
+]
+Metric = Annotated[list[str] | None, typer.Option(help="As accuracy=0.93.")]
+TextColumn = Annotated[str, typer.Option(help="Column of a text model.")]
+Description = Annotated[str, typer.Option(help="What it is for.")]
+Device = Annotated[Literal["cpu", "gpu"], typer.Option(help="Where it runs.")]
+
 
 def register(_main: typer.Typer) -> None:
     """Join the producer's ``celeriac models``."""
@@ -30,22 +43,15 @@ def register_model(
     format: Annotated[
         str | None, typer.Option(help="sklearn, torch, onnx, echo ... Told by the file's name.")
     ] = None,
-    examples: Annotated[
-        Path | None,
-        typer.Option(help="Inputs, at least one: .csv, .jsonl, .npy, or a folder of images."),
-    ] = None,
-    input: Annotated[
-        Path | None, typer.Option(help="What an item is, as JSON. Images need it.")
-    ] = None,
+    examples: Examples = None,
+    input: Input = None,
     architecture: Annotated[str | None, typer.Option(help="torch: package.module:Class.")] = None,
     arguments: Annotated[str, typer.Option(help="torch: arguments of the class, as JSON.")] = "{}",
-    labels: Annotated[
-        str | None, typer.Option(help="Classifier that has none itself: in order, as a,b,c.")
-    ] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="As accuracy=0.93.")] = None,
-    text_column: Annotated[str, typer.Option(help="Column of a text model.")] = "text",
-    description: Annotated[str, typer.Option(help="What it is for.")] = "",
-    device: Annotated[Literal["cpu", "gpu"], typer.Option(help="Where it runs.")] = "cpu",
+    labels: Labels = None,
+    metric: Metric = None,
+    text_column: TextColumn = "text",
+    description: Description = "",
+    device: Device = "cpu",
     cache: Annotated[
         bool, typer.Option("--cache", help="Keep answers, and give them again to equal items.")
     ] = False,
