@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from celeriac import errors
 from producer.cli.models import app
 from workers.cli.models import (
     Description,
@@ -66,14 +64,12 @@ def import_file(
     if not trust:
         typer.echo(_danger(source, suspect))
         raise typer.Exit(1)
-    given = _json(arguments)
-    if architecture is not None:
-        read_architecture(architecture, arguments)  # what is wrong with it is told at once
+    named = None if architecture is None else read_architecture(architecture, arguments)
     done = import_model(
         source, name or _name_of(source), {
             "examples": _absolute(examples), "input": _absolute(input),
             "text_column": text_column, "architecture": architecture,
-            "arguments": given, "labels": read_labels(labels),
+            "arguments": named.arguments if named else {}, "labels": read_labels(labels),
             "metrics": read_metrics(metric or []), "description": description, "device": device,
         },
         timeout_s=timeout, memory_mb=memory_mb,
@@ -110,13 +106,3 @@ def _name_of(source: Path) -> str:
 
 def _absolute(path: Path | None) -> str | None:
     return None if path is None else str(path.absolute())
-
-
-def _json(text: str) -> Any:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise errors.RequestError(f"--arguments {text}: want a JSON object")
-    return found
