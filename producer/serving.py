@@ -59,16 +59,20 @@ class Spread:
         return f"{done} after {self.seconds:.1f} s" + "".join(f"; {one}" for one in late)
 
 
+def read_heartbeats(client: Any) -> list[dict[str, Any]]:
+    """What each live worker says of itself. Through a redis-py client; may raise RedisError."""
+    keys = list(client.scan_iter(match=worker_key("*"), count=1_000))
+    lives: Iterable[Any] = client.mget(keys) if keys else []
+    return [msgspec.json.decode(life) for life in lives if life]
+
+
 def read_serving(client: Any, name: str, device: str) -> list[Serving]:
     """The live workers of ``device`` that answer single items, and what they serve of a model.
 
     Through a redis-py client; may raise redis.RedisError.
     """
-    keys = list(client.scan_iter(match=worker_key("*"), count=1_000))
-    lives: Iterable[Any] = client.mget(keys) if keys else []
-    said = [msgspec.json.decode(life) for life in lives if life]
     found = [
-        _serving(worker, name) for worker in said
+        _serving(worker, name) for worker in read_heartbeats(client)
         if worker.get("device") == device or name in (worker.get("serving") or {})
     ]
     return sorted(found, key=lambda worker: worker.hostname)

@@ -9,24 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-import msgspec
 import redis
 import typer
 
 from celeriac import errors
-from celeriac.messages import (
-    CHAMPION,
-    MAINTENANCE_QUEUE,
-    ModelRef,
-    check_model_name,
-    worker_key,
-)
+from celeriac.messages import CHAMPION, MAINTENANCE_QUEUE, ModelRef, check_model_name
 from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo, fetch
 from celeriac.registry.manifest import InputSchema, OutputSchema, Serving
 from celeriac.settings import get_settings
 from producer.broker import Broker, broker_error
 from producer.client import Client, who
-from producer.serving import read_serving, wait_served
+from producer.serving import read_heartbeats, read_serving, wait_served
 
 app = typer.Typer(help="List, show, promote and roll back models.", no_args_is_help=True)
 
@@ -206,12 +199,10 @@ def _through_queue(action: str, model: str, why: str, force: bool) -> dict[str, 
 def _require_maintenance(broker: Broker) -> None:
     """Raises BrokerError unless a worker of the maintenance role lives."""
     try:
-        keys = list(broker.redis.scan_iter(match=worker_key("*"), count=1_000))
-        lives: list[Any] = broker.redis.mget(keys) if keys else []
+        roles = {worker.get("role") for worker in read_heartbeats(broker.redis)}
     except redis.RedisError as error:
         message = broker_error(error, broker.url).message
         raise errors.BrokerError(f"{message}; {_LOCAL_HINT}") from error
-    roles = {msgspec.json.decode(life).get("role") for life in lives if life}
     if MAINTENANCE_QUEUE not in roles:
         raise errors.BrokerError(
             "no maintenance worker runs, and it is the one that checks and promotes. Start the "
