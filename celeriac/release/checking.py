@@ -28,6 +28,15 @@ class Checked:
     uncompared: str = ""
     """Why a champion that should have been measured was not."""
 
+    def figures(self) -> dict[str, Any]:
+        """What was measured: ``latency`` and ``champion_latency``, each ``{"one_ms", "batch_ms",
+        "batch_items"}`` or None; ``uncompared``, if there is a reason."""
+        return {
+            "latency": self.latency.figures() if self.latency else None,
+            "champion_latency": self.champion.figures() if self.champion else None,
+            **({"uncompared": self.uncompared} if self.uncompared else {}),
+        }
+
 
 def check(
     registry: Registry, ref: ModelRef | str, settings: Settings, *,

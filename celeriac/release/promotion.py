@@ -36,14 +36,15 @@ def promote(  # noqa: PLR0913 - a promotion, and what its history says
     version = registry.resolve(ref)
     aliases = registry.aliases(ref.name)
     champion = aliases.read().get(CHAMPION)
-    checked = check(registry, ModelRef(name=ref.name, version=version), settings, slower=force)
-    latency = checked.latency.figures() if checked.latency else None
-    changed = aliases.promote(version, expected=champion, who=who, why=why, metrics=latency)
+    figures = check(
+        registry, ModelRef(name=ref.name, version=version), settings, slower=force
+    ).figures()
+    changed = aliases.promote(
+        version, expected=champion, who=who, why=why, metrics=figures["latency"]
+    )
     return {
         "model": ref.name, "version": version, "changed": changed,
-        "previous": aliases.read().get(PREVIOUS), "latency": latency,
-        "champion_latency": checked.champion.figures() if checked.champion else None,
-        **({"uncompared": checked.uncompared} if checked.uncompared else {}),
+        "previous": aliases.read().get(PREVIOUS), **figures,
     }
 
 

@@ -103,11 +103,7 @@ def check(
         f"{version.ref}: {len(version.files)} files verified, "
         f"{len(version.golden)} golden examples reproduced"
     )
-    tell_latency({
-        "latency": checked.latency.figures() if checked.latency else None,
-        "champion_latency": checked.champion.figures() if checked.champion else None,
-        "uncompared": checked.uncompared,
-    })
+    tell_latency(checked.figures())
 
 
 def _on_folder(action: str, model: str, who: str, why: str, force: bool) -> dict[str, Any]:
