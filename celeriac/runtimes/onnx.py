@@ -144,7 +144,7 @@ def save(model: OnnxFile, folder: Path, *, architecture: Architecture | None) ->
     output = model.output or _described(session.get_outputs(), graph)
     return Saved(
         output=output, frameworks=frameworks("onnxruntime"),
-        recipe={"scores": _scores(model, output, session)},
+        recipe={"scores": _scores(model, graph, output, session)},
     )
 
 
@@ -165,7 +165,7 @@ def wrap(model: OnnxFile, output: OutputSchema, schema: InputSchema) -> OnnxMode
         )
     source = model.path if graph.external and model.path else model.data
     session = _session(source, LoadOptions())
-    return OnnxModel(session, schema, output, _scores(model, output, session))
+    return OnnxModel(session, schema, output, _scores(model, graph, output, session))
 
 
 def read(path: Path, _options: LoadOptions | None = None, scores: Scores | None = None) -> OnnxFile:
@@ -352,14 +352,15 @@ def _outputs(outputs: Sequence[Any], schema: OutputSchema) -> tuple[str, list[st
     return "", numbers
 
 
-def _scores(model: OnnxFile, output: OutputSchema | None, session: Any) -> Scores:
+def _scores(
+    model: OnnxFile, graph: onnx_graph.Graph, output: OutputSchema | None, session: Any
+) -> Scores:
     if model.scores is not None:
         return model.scores
     outputs = session.get_outputs()
     if any(one.type in _LABELS for one in outputs):
         return "probabilities" if output is None or output.probabilities else "none"
-    producers = onnx_graph.scan(model.data).producers
-    sure = all(producers.get(one.name) in _SURE for one in outputs)
+    sure = all(graph.producers.get(one.name) in _SURE for one in outputs)
     return "probabilities" if sure else "logits"
 
 
