@@ -38,7 +38,6 @@ class VersionInfo(_Record):
     metrics: dict[str, float] = {}
     description: str = ""
 
-
     @property
     def batch_device(self) -> Literal["cpu", "gpu"]:
         """Where chunks of a new job go."""
