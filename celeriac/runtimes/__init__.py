@@ -9,7 +9,8 @@ A runtime module has the name of its format and four functions::
 
 ``takes`` is true of objects in memory that it can save; ``wrap`` makes a Model of one of them, and
 ``load`` does so from files. It may also have ``dtype_of(model)``, which says what the model wants
-numbers in ("float32", "float64", or None: as they come), and, for ``celeriac models register``,
+numbers in ("float32", "float64", or None: as they come), ``RECIPE``, the keys of recipes that it
+knows (a version that asks for others is not loaded), and, for ``celeriac models register``,
 ``SUFFIX`` and ``read(path, options)``, which gives the object in a file.
 Runtimes do not know each other, and each imports its library only inside these functions.
 """
@@ -17,7 +18,7 @@ Runtimes do not know each other, and each imports its library only inside these 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version as installed
 from pathlib import Path
@@ -129,7 +130,9 @@ def load(folder: Path, version: ModelVersion, options: LoadOptions) -> Model:
     """
     _note_mismatch(version)
     try:
-        model: Model = runtime(version.format).load(folder, version, options)
+        module = runtime(version.format)
+        _check_recipe(version.recipe, module)
+        model: Model = module.load(folder, version, options)
     except errors.CeleriacError as error:
         raise type(error)(f"{version.ref}: {error.message}") from error
     except Exception as error:
@@ -139,6 +142,14 @@ def load(folder: Path, version: ModelVersion, options: LoadOptions) -> Model:
             f"{version.ref}: loading it raised {errors.told(error)}"
         ) from error
     return model
+
+
+def _check_recipe(recipe: Mapping[str, Any], module: ModuleType) -> None:
+    unknown = sorted(recipe.keys() - set(getattr(module, "RECIPE", recipe)))
+    if unknown:
+        raise errors.RegistryError(
+            f"its recipe asks for {', '.join(unknown)}, which this release does not know"
+        )
 
 
 def library(module: str, *, pip: str) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 from celeriac.registry.manifest import Architecture, InputSchema, ModelVersion, OutputSchema
 from celeriac.runtimes import LoadOptions, Output, Saved
 
+RECIPE = ()
+
 
 class EchoModel:
     """The item is the answer."""

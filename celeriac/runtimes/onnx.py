@@ -28,6 +28,7 @@ from celeriac.runtimes import LoadOptions, Output, Saved, frameworks, library, o
 FILE = "model.onnx"
 SUFFIX = ".onnx"
 PIP = "onnxruntime"
+RECIPE = ("scores",)
 MOST_BYTES = 2**31 - 1
 """Of one file: protobuf has no larger ones. Weights beyond that lie in files beside it."""
 

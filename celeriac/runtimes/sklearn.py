@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from celeriac.runtimes.sklearn_direct import Direct, direct
 FILE = "model.skops"
 SUFFIX = ".skops"
 PIP = "scikit-learn 'skops>=0.13'"
+RECIPE = ("direct",)
 
 TRUSTED = (
     "numpy.dtype",
@@ -95,7 +96,6 @@ class SklearnModel:
             probabilities = [np.column_stack([1 - column, column]) for column in probabilities.T]
         return Output(values=values, probabilities=probabilities)
 
-
     def _direct(self, found: Any) -> Output:
         if self._output.kind == "regressor":
             return Output(values=found)
@@ -135,16 +135,8 @@ def load(folder: Path, version: ModelVersion, options: LoadOptions) -> SklearnMo
     for part in _estimators(estimator):
         if getattr(part, "n_jobs", None) is not None:
             part.n_jobs = 1  # the workers are the parallel part
-    return SklearnModel(estimator, version.output, _shorter(estimator, version.recipe))
-
-
-def _shorter(estimator: Any, recipe: Mapping[str, Any]) -> Direct | None:
-    unknown = sorted(recipe.keys() - {"direct"})
-    if unknown:
-        raise errors.RegistryError(
-            f"its recipe asks for {', '.join(unknown)}, which this release does not know"
-        )
-    return direct(estimator) if recipe.get("direct") else None
+    shorter = direct(estimator) if version.recipe.get("direct") else None
+    return SklearnModel(estimator, version.output, shorter)
 
 
 def wrap(model: Any, output: OutputSchema, _input: InputSchema) -> SklearnModel:

@@ -22,11 +22,12 @@ from celeriac.outputs import from_logits
 from celeriac.registry.manifest import Architecture, InputSchema, ModelVersion, OutputSchema
 from celeriac.runtimes import LoadOptions, Output, Saved, frameworks, library
 from celeriac.runtimes.torch_device import Engine, link_to, watching
-from celeriac.runtimes.torch_recipe import applied
+from celeriac.runtimes.torch_recipe import KNOWN, applied
 
 FILE = "model.safetensors"
 SUFFIX = ".safetensors"
 PIP = "'torch>=2.10' safetensors"
+RECIPE = KNOWN
 
 
 class TorchModel:

@@ -18,12 +18,7 @@ KNOWN = ("channels_last", "int8", "compile")
 
 
 def applied(module: Any, recipe: Mapping[str, Any]) -> Any:
-    """The network as the recipe wants it. Raises RegistryError if it asks for what is not known."""
-    unknown = sorted(recipe.keys() - set(KNOWN))
-    if unknown:
-        raise errors.RegistryError(
-            f"its recipe asks for {', '.join(unknown)}, which this release does not know"
-        )
+    """The network as the recipe wants it. Raises RegistryError if this torch cannot do it."""
     torch = library("torch", pip="torch")
     if recipe.get("channels_last"):
         module = module.to(memory_format=torch.channels_last)

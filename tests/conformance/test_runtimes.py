@@ -31,7 +31,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from celeriac import errors, release
+from celeriac import errors, release, runtimes
 from celeriac.inputs import collate
 from celeriac.messages import decode_item, encode_item
 from celeriac.optimize import convert
@@ -410,6 +410,15 @@ def test_a_changed_byte_is_refused_before_loading(subject: Subject, tmp_path: Pa
     path.write_bytes(data)
     with pytest.raises(errors.ModelCorrupt, match=rf"model@1: {files[0].path}"):
         Scorer.load(Registry(root), "model", 1, LoadOptions())
+
+
+def test_a_recipe_of_a_later_release_is_refused(subject: Subject) -> None:
+    version = subject.scorer.manifest
+    if not hasattr(runtimes.runtime(version.format), "RECIPE"):
+        pytest.skip("this runtime does not say what it knows")
+    later = version.model_copy(update={"recipe": {**version.recipe, "new": True}})
+    with pytest.raises(errors.RegistryError, match="model@1: its recipe asks for new, which"):
+        runtimes.load(subject.registry.folder("model", 1), later, LoadOptions())
 
 
 def test_items_as_a_client_sends_them(subject: Subject) -> None:

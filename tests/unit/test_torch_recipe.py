@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from celeriac import errors
 from celeriac.runtimes.architectures import DigitCNN
 from celeriac.runtimes.torch_recipe import applied, compiler
 
@@ -59,8 +58,3 @@ def test_without_a_compiler_the_network_runs_as_it_is(monkeypatch: pytest.Monkey
     monkeypatch.setattr("celeriac.runtimes.torch_recipe.compiler", lambda: None)
     plain = network()
     assert applied(plain, {"compile": True}) is plain
-
-
-def test_an_unknown_recipe_is_refused() -> None:
-    with pytest.raises(errors.RegistryError, match="asks for warp, which this release does not"):
-        applied(network(), {"warp": True})
