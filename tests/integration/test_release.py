@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import pickle
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -99,6 +101,23 @@ def test_a_changed_byte_is_refused(registry: Registry, plain: Settings) -> None:
     assert registry.aliases("m").read() == {}
 
 
+def _own_code(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, code: str, **settings: Any
+) -> tuple[Any, Settings]:
+    """A module of networks that the settings beside it allow, here and in processes that check."""
+    folder = registry.root.parent / "code"
+    folder.mkdir()
+    (folder / "celeriac_test_nets.py").write_text(code)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    allowed = Settings(models=ModelsSettings(
+        root=registry.root, architectures=("celeriac_test_nets",), **settings
+    ))
+    monkeypatch.setattr("celeriac.release.registering.get_settings", lambda: allowed)
+    monkeypatch.delitem(sys.modules, "celeriac_test_nets", raising=False)
+    return importlib.import_module("celeriac_test_nets"), allowed
+
+
 _LAG = """
 import time
 from torch import nn
@@ -115,20 +134,11 @@ class Lag(nn.Module):
 
 @pytest.mark.slow
 def test_a_version_that_is_much_slower_is_refused_unless_it_is_forced(
-    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "celeriac_test_lag.py").write_text(_LAG)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    settings = Settings(models=ModelsSettings(
-        root=registry.root, architectures=("celeriac_test_lag",), max_slowdown=2.0
-    ))
-    monkeypatch.setattr("celeriac.release.registering.get_settings", lambda: settings)
-    import celeriac_test_lag
-
+    nets, settings = _own_code(registry, monkeypatch, _LAG, max_slowdown=2.0)
     for seconds in (0.02, 0.022, 0.1):
-        network = celeriac_test_lag.Lag(seconds)
-        release.register("m", network, examples=X, registry=registry)
+        release.register("m", nets.Lag(seconds), examples=X, registry=registry)
     release.promote(registry, "m@1", settings=settings, who="ann")
     release.promote(registry, "m@2", settings=settings, who="ann")  # a little slower will do
     with pytest.raises(errors.PromotionRefused, match=(
@@ -162,7 +172,7 @@ _CODE = """
 import os, time
 from pathlib import Path
 from torch import nn
-class {name}(nn.Linear):
+class Net(nn.Linear):
     def __init__(self):
         super().__init__(3, 1)
         if "celeriac.release" in Path("/proc/self/cmdline").read_text():
@@ -180,26 +190,15 @@ class {name}(nn.Linear):
     ],
 )
 def test_a_version_that_ends_or_hangs_its_process_is_refused(
-    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    registry: Registry, monkeypatch: pytest.MonkeyPatch,
     action: str, timeout_s: float, says: str,
 ) -> None:
-    code = tmp_path / "code"
-    code.mkdir()
-    (code / "celeriac_test_nets.py").write_text(_CODE.format(name="Net", action=action))
-    monkeypatch.syspath_prepend(str(code))
-    monkeypatch.setenv("PYTHONPATH", str(code))
-    settings = Settings(models=ModelsSettings(
-        root=registry.root, architectures=("celeriac_test_nets",), check_timeout_s=timeout_s,
-    ))
-    monkeypatch.setattr("celeriac.release.registering.get_settings", lambda: settings)
-    import celeriac_test_nets
-
-    try:
-        release.register("m", celeriac_test_nets.Net(), examples=X, registry=registry)
-        with pytest.raises(errors.PromotionRefused, match=says):
-            release.promote(registry, "m@1", settings=settings, who="ann")
-    finally:
-        del sys.modules["celeriac_test_nets"]
+    nets, settings = _own_code(
+        registry, monkeypatch, _CODE.format(action=action), check_timeout_s=timeout_s
+    )
+    release.register("m", nets.Net(), examples=X, registry=registry)
+    with pytest.raises(errors.PromotionRefused, match=says):
+        release.promote(registry, "m@1", settings=settings, who="ann")
     assert registry.aliases("m").read() == {}
 
 
@@ -208,24 +207,13 @@ def test_a_version_that_ends_or_hangs_its_process_is_refused(
 )
 @pytest.mark.slow
 def test_a_champion_that_ends_or_hangs_the_process_keeps_no_other_from_coming(
-    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    registry: Registry, monkeypatch: pytest.MonkeyPatch,
     action: str, timeout_s: float,
 ) -> None:
-    code = tmp_path / "code"
-    code.mkdir()
-    (code / "celeriac_test_old.py").write_text(_CODE.format(name="Net", action=action))
-    monkeypatch.syspath_prepend(str(code))
-    monkeypatch.setenv("PYTHONPATH", str(code))
-    settings = Settings(models=ModelsSettings(
-        root=registry.root, architectures=("celeriac_test_old",), check_timeout_s=timeout_s,
-    ))
-    monkeypatch.setattr("celeriac.release.registering.get_settings", lambda: settings)
-    import celeriac_test_old
-
-    try:
-        release.register("m", celeriac_test_old.Net(), examples=X, registry=registry)
-    finally:
-        del sys.modules["celeriac_test_old"]
+    nets, settings = _own_code(
+        registry, monkeypatch, _CODE.format(action=action), check_timeout_s=timeout_s
+    )
+    release.register("m", nets.Net(), examples=X, registry=registry)
     registry.aliases("m").promote(1, expected=None, who="ann", why="it was well then")
     register(registry)
     done = release.promote(registry, "m@2", settings=settings, who="ann")
