@@ -24,6 +24,7 @@ from celeriac.inputs import ARRAYS, take
 from celeriac.outputs import from_logits
 from celeriac.registry.manifest import Architecture, InputSchema, ModelVersion, OutputSchema
 from celeriac.runtimes import LoadOptions, Output, Saved, frameworks, library, onnx_graph
+from celeriac.runtimes.columns import classified, values_of
 
 FILE = "model.onnx"
 SUFFIX = ".onnx"
@@ -91,8 +92,11 @@ class OnnxModel:
         if any(len(column) != rows for column in columns):
             raise ValueError(f"the graph gave {len(columns[0])} answers to {rows} items")
         if self._output.kind == "regressor":
-            return Output(values=_values(columns))
-        return self._labelled(columns) if self._label else self._classify(columns)
+            return Output(values=values_of(columns))
+        if self._label:
+            return self._labelled(columns)
+        choose = from_logits if self._scores == "logits" else _from_probabilities
+        return classified(columns, self._output, choose)
 
     def _run(self, inputs: Any) -> list[Any]:
         try:
@@ -109,20 +113,6 @@ class OnnxModel:
         if not self._output.probabilities:
             return Output(values=values)
         return Output(values=values, probabilities=_checked(columns[1]))
-
-    def _classify(self, columns: list[Any]) -> Output:
-        several = self._output.outputs > 1
-        labels = self._output.labels if several else (self._output.labels,)
-        if len(columns) != len(labels):
-            raise ValueError(f"the graph gave {len(columns)} outputs, not {len(labels)}")
-        choose = from_logits if self._scores == "logits" else _from_probabilities
-        pairs = [choose(scores, list(of)) for scores, of in zip(columns, labels, strict=True)]
-        if not several:
-            return Output(values=pairs[0][0], probabilities=pairs[0][1])
-        return Output(
-            values=np.column_stack([values for values, _ in pairs]).astype(object),
-            probabilities=[probabilities for _, probabilities in pairs],
-        )
 
 
 def takes(model: Any) -> bool:
@@ -363,11 +353,6 @@ def _scores(
         return "probabilities" if output is None or output.probabilities else "none"
     sure = all(graph.producers.get(one.name) in _SURE for one in outputs)
     return "probabilities" if sure else "logits"
-
-
-def _values(columns: list[Any]) -> Any:
-    values = np.column_stack(columns) if len(columns) > 1 else columns[0]
-    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
 def _from_probabilities(scores: Any, labels: list[Any]) -> tuple[Any, Any]:

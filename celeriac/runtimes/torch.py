@@ -15,12 +15,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from celeriac import errors
 from celeriac.outputs import from_logits
 from celeriac.registry.manifest import Architecture, InputSchema, ModelVersion, OutputSchema
 from celeriac.runtimes import LoadOptions, Output, Saved, frameworks, library
+from celeriac.runtimes.columns import classified, values_of
 from celeriac.runtimes.torch_device import Engine, link_to, watching
 from celeriac.runtimes.torch_recipe import KNOWN, applied
 
@@ -46,26 +45,8 @@ class TorchModel:
         """Forward passes over slices of ``inputs``, joined."""
         columns = self._engine.run(inputs)
         if self._output.kind == "classifier":
-            return self._classify(columns)
-        if len(columns) > 1:
-            return Output(values=np.column_stack(columns))
-        values = columns[0]
-        if values.ndim == 2 and values.shape[1] == 1:
-            values = values[:, 0]
-        return Output(values=values)
-
-    def _classify(self, columns: list[np.ndarray[Any, Any]]) -> Output:
-        several = self._output.outputs > 1
-        labels = self._output.labels if several else (self._output.labels,)
-        if len(columns) != len(labels):
-            raise ValueError(f"the network gave {len(columns)} outputs, not {len(labels)}")
-        pairs = [from_logits(logits, list(of)) for logits, of in zip(columns, labels, strict=True)]
-        if not several:
-            return Output(values=pairs[0][0], probabilities=pairs[0][1])
-        return Output(
-            values=np.column_stack([values for values, _ in pairs]).astype(object),
-            probabilities=[probabilities for _, probabilities in pairs],
-        )
+            return classified(columns, self._output, from_logits)
+        return Output(values=values_of(columns))
 
 
 def takes(model: Any) -> bool:
