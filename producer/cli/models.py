@@ -6,7 +6,7 @@ nor a model library. In a checkout, ``workers.cli.models`` adds what works on th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 import redis
@@ -53,14 +53,10 @@ def list_models() -> None:
     if not catalogue.models:
         typer.echo("No model is registered. See: celeriac models register --help")
         return
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("MODEL", "SERVES", "VERSIONS", "TAKES", "ANSWERS", "DEVICE", "METRICS"):
-        table.add_column(heading, overflow="fold")
-    for model in catalogue.models.values():
-        table.add_row(*_list_row(model))
-    _print(table)
+    show_rows(
+        ("MODEL", "SERVES", "VERSIONS", "TAKES", "ANSWERS", "DEVICE", "METRICS"),
+        map(_list_row, catalogue.models.values()),
+    )
 
 
 @app.command()
@@ -125,8 +121,6 @@ def rollback(
 @app.command()
 def status(model: Annotated[str, typer.Argument(help="NAME.")]) -> None:
     """Which worker serves which version of a model."""
-    from rich.table import Table
-
     version = published().resolve(ModelRef.parse(check_model_name(model)))
     broker = Broker(get_settings())
     try:
@@ -139,13 +133,10 @@ def status(model: Annotated[str, typer.Argument(help="NAME.")]) -> None:
     if not workers:
         typer.echo(f"No worker that serves single items on the {version.device} is up.")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("WORKER", "ROLE", "SERVES", "NOTE"):
-        table.add_column(heading, overflow="fold")
-    for worker in workers:
-        serves = str(worker.version) if worker.version else "-"
-        table.add_row(worker.hostname, worker.role, serves, worker.kept_back)
-    _print(table)
+    show_rows(("WORKER", "ROLE", "SERVES", "NOTE"), (
+        (worker.hostname, worker.role, str(worker.version or "-"), worker.kept_back)
+        for worker in workers
+    ))
 
 
 def tell_latency(result: dict[str, Any]) -> None:
@@ -223,6 +214,18 @@ def published() -> Catalogue:
 
 
 # --- tables --------------------------------------------------------------------------------------
+
+
+def show_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table whose long cells are folded."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    _print(table)
 
 
 def _list_row(model: ModelInfo) -> list[str]:

@@ -12,7 +12,7 @@ from celeriac.registry.aliases import CHALLENGER, Move
 from celeriac.registry.store import Registry
 from celeriac.settings import get_settings
 from producer.broker import connect
-from producer.cli.models import app
+from producer.cli.models import app, show_rows
 from producer.client import who
 from tasks.models import publish_registry
 
@@ -53,19 +53,14 @@ def history(
     ] = False,
 ) -> None:
     """Which alias of a model moved when, by whom and why."""
-    from rich.console import Console
-    from rich.table import Table
-
     moves = Registry(get_settings().models.root).aliases(check_model_name(model)).history()
     if not moves:
         typer.echo(f"No alias of {model} has moved yet. See: celeriac models promote --help")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("TIME (UTC)", "ALIAS", "MOVE", "WHO", "WHY", "MEASURED"):
-        table.add_column(heading, overflow="fold")
-    for move in moves if everything else moves[-SHOWN:]:
-        table.add_row(*_row(move))
-    Console(highlight=False, markup=False).print(table)
+    show_rows(
+        ("TIME (UTC)", "ALIAS", "MOVE", "WHO", "WHY", "MEASURED"),
+        map(_row, moves if everything else moves[-SHOWN:]),
+    )
 
 
 def publish_now() -> None:
