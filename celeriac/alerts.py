@@ -1,4 +1,4 @@
-"""Alerts: what a webhook or a command is told of a run that did not go as it should."""
+"""Alerts: what a webhook or a command is told of a night that went wrong, or of drift."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from enum import StrEnum
 import msgspec
 
 VERSION = 1
+_OF_SCHEDULE = ("schedule", "date", "attempt", "job_id")
+_OF_MODEL = ("model", "version", "state", "features")
 
 
 class AlertKind(StrEnum):
@@ -20,36 +22,62 @@ class AlertKind(StrEnum):
     """A date has no run that began in time."""
     ERRORS = "errors"
     """A run has its output, but not of all rows: some failed, or chunks were given up."""
+    DATA_QUALITY = "data_quality"
+    """What a model is given is broken."""
+    DATA_DRIFT = "data_drift"
+    """What a model is given is distributed otherwise than its reference."""
+    CONCEPT_DRIFT = "concept_drift"
+    """The answers of a model do not fit the truth any more."""
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """One alert; its JSON is the body of the webhook and the input of the command."""
 
     kind: AlertKind
-    schedule: str
-    """Name of the entry in ``celeriac.toml``."""
+    schedule: str = ""
+    """Name of the entry in ``celeriac.toml``; of an alert about a model: empty."""
     entry: str
-    """Kind of the entry: ``dataset``."""
-    date: str
-    """Logical date, as 2026-11-22."""
-    attempt: int
+    """Kind of the entry: ``dataset``; of a model, what was looked at: ``stream`` ..."""
+    date: str = ""
+    """Logical date, as 2026-11-22; of a model: empty."""
+    attempt: int = 0
     reason: str
     next: str
     """What to do about it: commands."""
     job_id: str = ""
     at: str
     """When it was noticed, ISO 8601, UTC."""
+    model: str = ""
+    """Whose alert it is, if it is none of a schedule."""
+    version: int = 0
+    state: str = ""
+    """``opened`` or ``closed``."""
+    features: tuple[str, ...] = ()
     v: int = VERSION
 
     @property
     def claim(self) -> tuple[str, str, int, str]:
-        """What is told once: kind, date and attempt of a schedule."""
+        """What is told once: kind, date and attempt of a schedule, or time, version and state of a
+        model."""
+        if self.model:
+            about = f"{self.model}:{self.entry}:{self.state}"
+            return (str(self.kind), self.at, self.version, about)
         return (str(self.kind), self.date, self.attempt, self.schedule)
+
+    def fields(self) -> dict[str, object]:
+        """What a line of the log says of it."""
+        if self.model:
+            return {"model": self.model, "version": self.version, "state": self.state}
+        return {"schedule": self.schedule, "date": self.date, "attempt": self.attempt}
 
 
 def encode(alert: Alert) -> bytes:
-    """The JSON that is sent, and signed as all webhooks are (:mod:`celeriac.webhooks`)."""
-    return msgspec.json.encode(alert)
+    """The JSON that is sent, and signed as all webhooks are (:mod:`celeriac.webhooks`): of a model
+    without the fields of a schedule, and the reverse."""
+    other = _OF_SCHEDULE if alert.model else _OF_MODEL
+    return msgspec.json.encode({
+        name: value for name, value in msgspec.structs.asdict(alert).items() if name not in other
+    })
 
 
 def is_retryable(status: int) -> bool:

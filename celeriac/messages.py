@@ -71,6 +71,7 @@ CATALOGUE_PUBLISH = "celeriac.models.publish"
 NIGHTLY_RUN = "celeriac.nightly.run"
 NIGHTLY_WATCH = "celeriac.nightly.watch"
 ALERT_SEND = "celeriac.alerts.send"
+DRIFT_NOTICE = "celeriac.drift.notice"
 
 # --- Redis keys: each says who owns it or when it expires ---------------------------------------
 
@@ -230,9 +231,10 @@ ALERTS_SENDER_KEY = "celeriac:alerts:sender"
 """The task that delivers an alert now. Owned by it; expires soon after its time limit."""
 
 
-def alert_key(kind: str, date: str, attempt: int, schedule: str) -> str:
-    """Says that an alert has been sent. Expires after :data:`ALERT_S`."""
-    return f"celeriac:alert:{kind}:{date}:{attempt}:{schedule}"
+def alert_key(kind: str, at: str, number: int, about: str) -> str:
+    """Says that an alert has been sent: of a date and attempt of a schedule, or of a time and
+    version of a model. Expires after :data:`ALERT_S`."""
+    return f"celeriac:alert:{kind}:{at}:{number}:{about}"
 
 
 NIGHTLY_PLANNING_S = 60

@@ -119,6 +119,10 @@ NIGHTLY_WATCHED = Gauge(
     "When the watch last looked at a nightly schedule (Unix time): old if beat is down",
     ["schedule"], multiprocess_mode="mostrecent",
 )
+DRIFT_EVENTS = Counter(
+    "celeriac_drift_events_total", "Episodes of drift that opened or closed",
+    ["model", "kind", "state"],
+)
 ALERTS = Counter(
     "celeriac_alerts_total", "Alerts by kind and by what became of them", ["kind", "outcome"]
 )

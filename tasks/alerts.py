@@ -85,10 +85,8 @@ def notify(broker: Broker, alert: Alert) -> bool:
         _CLAIM, 2, *keys, alert.at, ALERT_S, PENDING_KEPT, ALERTS_PENDING_S, *deliveries
     )
     if is_new:
-        log.error(
-            "alert", kind=str(alert.kind), schedule=alert.schedule, date=alert.date,
-            attempt=alert.attempt, reason=alert.reason, do=alert.next,
-        )
+        say = log.info if alert.state == "closed" else log.error
+        say("alert", kind=str(alert.kind), reason=alert.reason, do=alert.next, **alert.fields())
     return bool(is_new)
 
 
@@ -157,8 +155,8 @@ def _deliver(broker: Broker, delivery: Delivery) -> bool:
 def _put_back(broker: Broker, delivery: Delivery, problem: str) -> None:
     alert = delivery.alert
     log.warning(
-        "alert is tried again", kind=str(alert.kind), schedule=alert.schedule, date=alert.date,
-        channel=delivery.channel, tries=delivery.tries, reason=problem,
+        "alert is tried again", kind=str(alert.kind), channel=delivery.channel,
+        tries=delivery.tries, reason=problem, **alert.fields(),
     )
     broker.redis.rpush(ALERTS_PENDING_KEY, msgspec.json.encode(delivery))
     broker.redis.expire(ALERTS_PENDING_KEY, ALERTS_PENDING_S)
@@ -207,11 +205,13 @@ def _kill_all(process: subprocess.Popen[bytes]) -> None:
 def _record(broker: Broker, alert: Alert, channel: str, problem: str) -> None:
     outcome = f"{channel}_failed" if problem else f"{channel}_sent"
     metrics.ALERTS.labels(str(alert.kind), outcome).inc()
-    fields = {"schedule": alert.schedule, "date": alert.date, "channel": channel}
+    fields = {**alert.fields(), "channel": channel}
     if problem:
         log.error("alert not delivered", kind=str(alert.kind), reason=problem, **fields)
     else:
         log.info("alert delivered", kind=str(alert.kind), **fields)
+    if not alert.schedule:
+        return
     what = f"alert by {channel} failed" if problem else f"alert by {channel} sent"
     with suppress(errors.BrokerError):  # it has been told; the history is a convenience
         note(
