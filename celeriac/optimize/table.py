@@ -29,27 +29,28 @@ def show(found: Found, console: Console | None = None) -> None:
     console.print(f"\n{found.model} on {found.machine}, {found.device}, "
                   f"{_threads(found.threads)}; compared on {found.samples} {count}")
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("form", overflow="fold")
-    for size in sizes:
-        table.add_column(f"ms of {size}", justify="right", no_wrap=True)
-    for name in ("gain", "labels", "off by"):
+    table.add_column("\nform", overflow="fold")
+    metrics = {line.parity.metric_name for line in found.lines
+               if line.parity is not None and line.parity.metric is not None}
+    times = (f"ms of\n{size}" for size in sizes)
+    for name in (*times, "\ngain", "\nlabels", "off\nby", *(f"\n{name}" for name in metrics)):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold")
+    table.add_column("\nverdict", overflow="fold")
     for line in found.lines:
         if line.verdict != "skipped":
-            table.add_row(*_cells(line, sizes), style=_STYLES.get(line.verdict, ""))
+            table.add_row(*_cells(line, sizes, bool(metrics)), style=_STYLES.get(line.verdict, ""))
     console.print(table)
     for text in _notes(found):
         console.print(text, markup=False, soft_wrap=True)
 
 
-def _cells(line: Line, sizes: list[int]) -> list[str]:
-    agreement, error = _shown(line.parity)
+def _cells(line: Line, sizes: list[int], metric: bool) -> list[str]:
+    agreement, error, right = _shown(line.parity)
     verdict = {"original": "", "threads": "no version"}.get(line.verdict, line.verdict)
     return [
         line.name, *(_ms(line.predict_ms.get(size)) for size in sizes),
         f"{line.mean_speedup:.2f} x" if line.mean_speedup is not None else "",
-        agreement, error, verdict,
+        agreement, error, *([right] if metric else []), verdict,
     ]
 
 
@@ -59,12 +60,6 @@ def _notes(found: Found) -> Iterator[str]:
         for line in found.lines:
             if line.verdict == verdict:
                 yield f"{words}: {line.name}: {line.why}"
-    for line in found.lines:
-        if line.parity is not None and line.parity.metric is not None and (
-            line.verdict in ("original", "winner")
-        ):
-            name = line.parity.metric_name
-            yield f"{name[0].upper()}{name[1:]} of {line.name}: {line.parity.metric:.4f}"
     for line in found.lines:
         if line.verdict == "threads" and line.why:
             yield f"More threads pay: {line.name}: {line.why}: [realtime] threads = {line.threads}"
@@ -84,12 +79,13 @@ def _end(found: Found) -> Iterator[str]:
         yield f"  celeriac models promote {found.version.ref}"
 
 
-def _shown(parity: Parity | None) -> tuple[str, str]:
+def _shown(parity: Parity | None) -> tuple[str, str, str]:
+    """Equal labels, the largest error, and accuracy or R2."""
     if parity is None:
-        return "", ""
+        return "", "", ""
     agreement = "" if parity.agreement is None else f"{_floor(parity.agreement)}%"
     error = "" if parity.error is None else "0" if parity.error == 0 else f"{parity.error:.0e}"
-    return agreement, error
+    return agreement, error, "" if parity.metric is None else f"{parity.metric:.4f}"
 
 
 def _floor(share: float) -> str:

@@ -125,21 +125,23 @@ def _others() -> dict[str, str]:
 def load(folder: Path, version: ModelVersion, options: LoadOptions) -> Model:
     """Load a version whose files were verified.
 
-    Raises RegistryError, or one of its kinds, that names the version, whatever its code raises;
-    DeviceLost if the GPU is lost by it.
+    Raises RegistryError, or one of its kinds, that names the version, whatever its code raises,
+    and the cure if other releases of libraries wrote it; DeviceLost if the GPU is lost by it.
     """
-    _note_mismatch(version)
+    others = _other_releases(version)
     try:
         module = runtime(version.format)
         _check_recipe(version.recipe, module)
         model: Model = module.load(folder, version, options)
     except errors.CeleriacError as error:
-        raise type(error)(f"{version.ref}: {error.message}") from error
+        by_release = type(error) in (errors.RegistryError, errors.UntrustedModel)
+        cure = _cure(others) if by_release else ""
+        raise type(error)(f"{version.ref}: {error.message}{cure}") from error
     except Exception as error:
         if type(error).__name__ == "SoftTimeLimitExceeded":  # of the task that we run in
             raise
         raise errors.RegistryError(
-            f"{version.ref}: loading it raised {errors.told(error)}"
+            f"{version.ref}: loading it raised {errors.told(error)}{_cure(others)}"
         ) from error
     return model
 
@@ -172,15 +174,28 @@ def frameworks(*packages: str) -> dict[str, str]:
     return {package: installed(package) for package in packages}
 
 
-def _note_mismatch(version: ModelVersion) -> None:
+def _other_releases(version: ModelVersion) -> list[tuple[str, str, str]]:
+    """Each library of which another release wrote it, that release and the one here; logged."""
+    others = []
     for package, wrote in version.frameworks.items():
         try:
             here = installed(package)
         except PackageNotFoundError:
             continue  # the runtime itself says what is missing
         if here.split("+")[0] != wrote.split("+")[0]:
+            others.append((package, wrote, here))
             log.warning("written by another release of a library", model=version.name,
                         version=version.version, library=package, wrote=wrote, here=here)
+    return others
+
+
+def _cure(others: Sequence[tuple[str, str, str]]) -> str:
+    if not others:
+        return ""
+    releases = ", ".join(f"{name} {wrote} (here is {here})" for name, wrote, here in others)
+    pip = " ".join(f"{name}=={wrote.split('+')[0]}" for name, wrote, _ in others)
+    return (f". It was written by {releases}; if that is why: pip install {pip}, or register the "
+            "model again here")
 
 
 __all__ = [

@@ -7,6 +7,7 @@ from the file.
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 import zipfile
@@ -76,9 +77,15 @@ class SklearnModel:
         self._shorter = shorter
         self._transform, self._estimator = _split(estimator)
         self._by_argmax = output.outputs == 1 and _is_by_argmax(self._estimator)
+        self._width = getattr(estimator, "n_features_in_", None)
 
     def predict(self, inputs: Any) -> Output:
-        """Labels and, where the estimator gives them, probabilities; numbers of a regressor."""
+        """Labels and, where the estimator gives them, probabilities; numbers of a regressor.
+
+        Images become rows, if the estimator was fitted on rows of as many numbers.
+        """
+        if getattr(inputs, "ndim", 2) > 2 and self._width == math.prod(inputs.shape[1:]):
+            inputs = inputs.reshape(len(inputs), self._width)
         found = None if self._shorter is None else self._shorter(inputs)
         if found is not None:
             return self._direct(found)

@@ -131,6 +131,15 @@ def _pictures() -> Case:
                 labels=list(range(10)), input=schema, raw=raw)
 
 
+def _scans() -> Case:
+    """An estimator of rows, asked with files of images."""
+    x, y = _digits()
+    schema = InputSchema(kind="image", shape=(8, 8), pixels=Pixels(mode="L", scale=16 / 240))
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)).fit(x, y)
+    return Case(model, [_png(image) for image in x[:40].reshape(-1, 8, 8) * 15],
+                encode_item(b"no"), input=schema, raw=x[:40])
+
+
 def _png(image: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image.round().astype(np.uint8)).save(file, "PNG")
@@ -223,6 +232,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "sklearn two classifications": _two_labels,
     "sklearn many labels": _many_labels,
     "sklearn outlier detector": _outliers,
+    "sklearn classifier of image files": _scans,
     "torch image classifier": _cnn,
     "torch classifier of image files": _pictures,
     "torch yes or no": _yes_no,
@@ -235,6 +245,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "onnx pipeline of texts and numbers": _onnx_frame,
     "onnx image classifier": _onnx_cnn,
     "onnx classifier of image files": _onnx_pictures,
+    "onnx classifier of image files, of rows": lambda: _converted(_scans(), _scans().input),
     "a runtime of one's own": _linear,
     "echo": _echo,
 }
@@ -299,10 +310,10 @@ def _own_answers(case: Case) -> list[Any]:
         return list(case.examples)
     if isinstance(model, Linear):
         return [model.labels[n] for n in (case.examples @ model.weights).argmax(axis=1)]
+    raw = case.examples if case.raw is None else case.raw
     if hasattr(model, "predict"):
-        return np.asarray(model.predict(case.examples)).tolist()
+        return np.asarray(model.predict(raw)).tolist()
     with torch.inference_mode():
-        raw = case.examples if case.raw is None else case.raw
         values = model.eval()(torch.tensor(raw, dtype=torch.float32))
     if case.labels is None:
         return values.tolist()

@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
+import redis
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -28,12 +29,16 @@ from celeriac.messages import ModelRef
 from celeriac.optimize.measuring import Task, measure
 from celeriac.optimize.optimising import Optimiser, Wanted
 from celeriac.optimize.parity import Allowed
+from celeriac.registry.catalogue import fetch, publish
+from celeriac.registry.profiles import this_machine
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
 from celeriac.scoring import Scorer
 from celeriac.settings import ModelsSettings, Settings, StackSettings, get_settings
 from workers import devices
+from workers.lane_limits import AllLimits
 from workers.stack import environment
+from workers.valkey import EmbeddedServer
 
 pytestmark = pytest.mark.uncounted
 
@@ -51,7 +56,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     registry = Registry(home / "models")
     labels = ["yes" if text.split()[0] in ("good", "best", "fine") else "no" for text in TEXTS]
     model = make_pipeline(TfidfVectorizer(), LogisticRegression(C=10)).fit(TEXTS, labels)
-    release.register("texts", model, registry=registry, examples=TEXTS)
+    for name in ("texts", "asked"):
+        release.register(name, model, registry=registry, examples=TEXTS)
     pd.DataFrame({"said": TEXTS, "right": labels}).to_csv(home / "texts.csv", index=False)
     x, y = load_digits(return_X_y=True)
     forest = RandomForestClassifier(60, random_state=0).fit(x[:300], y[:300])
@@ -117,8 +123,38 @@ def test_texts_with_labels(
         env=env,
     )
     assert ran.returncode == 0, ran.stderr
-    assert "Accuracy of direct: 1.0000" in ran.stdout
+    header, *forms = [line.split() for line in ran.stdout.splitlines()[3:6]]
+    assert header[-2:] == ["accuracy", "verdict"]
+    assert [(form[0], form[-1]) for form in forms] == [
+        ("original", "1.0000"), ("direct", "winner")
+    ]
+    assert forms[1][-2] == "1.0000"
     assert Registry(home / "models").get("texts", 2).recipe == {"direct": True}
+
+
+def test_the_adviser_and_the_workers_reckon_with_what_was_measured(
+    celeriac: Callable[..., Any], env: dict[str, str], home: Path, server: EmbeddedServer,
+    redis_client: redis.Redis,
+) -> None:
+    env = env | {"CELERIAC_BROKER_URL": server.url}
+    ran = celeriac("optimize", "asked@1", "--only", "direct", *FAST, env=env)
+    assert ran.returncode == 0, ran.stderr
+    registry = Registry(home / "models")
+    publish(redis_client, registry.infos())
+    asked = ("advise", "--latency-ms", "200", "--volume", "100000", "--update-frequency",
+             "continuous", "--json", "--model")
+    advice = json.loads(celeriac(*asked, "asked@2", env=env).stdout)
+    assert advice["recommendation"] == "real time"
+    assert advice["measured_on"] == this_machine()
+    usual = registry.get("asked", 2).profile[0]
+    assert advice["ways"]["real_time"]["p50_ms"] >= 1e3 * (usual.fixed_s + usual.item_s) > 0
+    assert "asked@1 was never measured" in celeriac(*asked, "asked@1", env=env).stderr
+    host: Any = SimpleNamespace(catalogue=fetch(redis_client), device="cpu", threads=1)
+    batches = AllLimits(host, 256)  # a real-time worker's, which has run nothing yet
+    assert batches.of(("asked", 2)).cost.predicted(4) == pytest.approx(
+        usual.fixed_s + 4 * usual.item_s, rel=0.2
+    )
+    assert not batches.of(("asked", 1)).cost.known
 
 
 def test_a_network_becomes_a_graph(

@@ -7,12 +7,14 @@ import json
 import pickle
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import skl2onnx
 import skops.io
 import structlog
 import torch
@@ -317,6 +319,54 @@ def test_a_version_that_another_release_wrote_says_so_in_the_log(registry: Regis
     (line,) = [line for line in lines if line["log_level"] == "warning"]
     assert line["event"] == "written by another release of a library"
     assert (line["library"], line["wrote"], line["here"]) == ("scikit-learn", "0.1", here)
+
+
+def _an_estimator_that_moved(registry: Registry) -> None:
+    register(registry)
+    path = registry.folder("m", 1) / "model.skops"
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts["schema.json"] = parts["schema.json"].replace(b"._logistic", b"._renamed_since")
+    path.unlink()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+
+
+def _a_network_with_another_argument(registry: Registry) -> None:
+    release.register("m", MLP(3, 1), examples=X, registry=registry)
+    _tamper(registry, '"hidden"', '"hidden_then"')
+
+
+def _operators_of_a_later_release(registry: Registry) -> None:
+    graph = skl2onnx.to_onnx(LogisticRegression().fit(X, Y), X[:1], options={"zipmap": False})
+    release.register("m", graph.SerializeToString(), examples=X, registry=registry)
+    graph.opset_import[0].version = 10_000
+    path = registry.folder("m", 1) / "model.onnx"
+    path.unlink()
+    path.write_bytes(graph.SerializeToString())
+
+
+@pytest.mark.parametrize(("make", "library", "says"), [
+    (_an_estimator_that_moved, "scikit-learn", "_renamed_since"),
+    (_a_network_with_another_argument, "torch", "does not take its arguments"),
+    (_operators_of_a_later_release, "onnxruntime", "ONNX Runtime cannot load model.onnx"),
+])
+def test_a_version_that_only_another_release_can_load_names_the_cure(
+    make: Callable[[Registry], None], library: str, says: str, registry: Registry
+) -> None:
+    make(registry)
+    here = registry.get("m", 1).frameworks[library]
+    with pytest.raises(errors.RegistryError, match=f"m@1: .*{says}") as raised:
+        runtimes.load(registry.folder("m", 1), registry.get("m", 1), LoadOptions())
+    assert "pip install" not in raised.value.message  # it is the same release
+    _tamper(registry, f'"{library}": "{here}"', f'"{library}": "0.1+cpu"')
+    with pytest.raises(errors.RegistryError, match=f"m@1: .*{says}") as raised:
+        runtimes.load(registry.folder("m", 1), registry.get("m", 1), LoadOptions())
+    assert raised.value.message.endswith(
+        f". It was written by {library} 0.1+cpu (here is {here}); if that is why: pip install "
+        f"{library}==0.1, or register the model again here"
+    )
 
 
 def test_labels_are_plain(registry: Registry) -> None:
