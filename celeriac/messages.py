@@ -71,6 +71,7 @@ CATALOGUE_PUBLISH = "celeriac.models.publish"
 NIGHTLY_RUN = "celeriac.nightly.run"
 NIGHTLY_WATCH = "celeriac.nightly.watch"
 ALERT_SEND = "celeriac.alerts.send"
+DRIFT_LABELS = "celeriac.drift.labels"
 DRIFT_NOTICE = "celeriac.drift.notice"
 
 # --- Redis keys: each says who owns it or when it expires ---------------------------------------
@@ -235,6 +236,39 @@ def alert_key(kind: str, at: str, number: int, about: str) -> str:
     """Says that an alert has been sent: of a date and attempt of a schedule, or of a time and
     version of a model. Expires after :data:`ALERT_S`."""
     return f"celeriac:alert:{kind}:{at}:{number}:{about}"
+
+
+FEEDBACK_KEY_KEY = "celeriac:feedback:key"
+"""What signs the ids of predictions where ``[feedback] secret`` is not set. Owned by the
+installation: made by who needs it first, never replaced."""
+
+FEEDBACK_VERSIONS_KEY = "celeriac:feedback:versions"
+"""Sorted set of the versions that have labels, as ``MODEL:VERSION``, by the time of the last one.
+Trimmed by ``celeriac.drift.labels``; expires ``[feedback] kept_s`` after the last label."""
+
+
+def feedback_seen_key(model: str, version: int, day: int) -> str:
+    """Set of the predictions of one day (days since 1970) that have their label. Expires once
+    their ids are accepted no more; at most ``[feedback] max_per_day``."""
+    return f"celeriac:feedback:seen:{model}:{version}:{day}"
+
+
+def feedback_counts_key(model: str, version: int, day: int) -> str:
+    """Hash of how the predictions of one day turned out, by five minutes. Expires
+    ``[feedback] kept_s`` after the last label."""
+    return f"celeriac:feedback:counts:{model}:{version}:{day}"
+
+
+def feedback_stream_key(model: str, version: int) -> str:
+    """List of the errors of a version in the order in which their labels came. Emptied by
+    ``celeriac.drift.labels``; expires ``[feedback] kept_s`` after the last label."""
+    return f"celeriac:feedback:stream:{model}:{version}"
+
+
+def feedback_test_key(model: str, version: int) -> str:
+    """Where the test of a version's errors stands (JSON). Owned by ``celeriac.drift.labels``;
+    expires ``[feedback] kept_s`` after its last change."""
+    return f"celeriac:feedback:test:{model}:{version}"
 
 
 NIGHTLY_PLANNING_S = 60

@@ -191,6 +191,25 @@ class BatchSettings(Section):
     """How long Redis remembers a job after its last change. Its files stay."""
 
 
+class FeedbackSettings(Section):
+    """``[feedback]``: labels that come after their predictions."""
+
+    secret: str = ""
+    """Signs the ids of predictions. Unset: a key that is made once and kept in Redis; then no id
+    outlives what Redis has."""
+    accepted_s: Annotated[int, Field(ge=60, le=31_536_000)] = 2_592_000
+    """How long after its prediction a label is taken."""
+    kept_s: Annotated[int, Field(ge=3_600, le=63_072_000)] = 7_776_000
+    """How long the counts of labels are kept after the last of them came."""
+    max_per_day: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
+    """Labels for the predictions that one version made on one day, at most; each takes about 60
+    bytes of Redis until no more are taken."""
+    labels_between_alarms: Annotated[int, Field(ge=100, le=100_000_000)] = 20_000
+    """So many labels come between two false alarms of a version whose errors stay as they were."""
+    first_labels: Annotated[int, Field(ge=50, le=100_000)] = 300
+    """Of a version whose reference has no labels, these say how often it is wrong."""
+
+
 class AlertSettings(Section):
     """``[alerts]``: who is told of a night that failed, is late, was missed or lacks rows."""
 
@@ -306,6 +325,7 @@ class Settings(Section):
     cache: CacheSettings = CacheSettings()
     submissions: SubmissionSettings = SubmissionSettings()
     batch: BatchSettings = BatchSettings()
+    feedback: FeedbackSettings = FeedbackSettings()
     alerts: AlertSettings = AlertSettings()
     nightly: dict[str, NightlySettings] = Field(default_factory=dict)
     gateway: GatewaySettings = GatewaySettings()
