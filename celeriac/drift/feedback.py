@@ -205,8 +205,8 @@ def _buckets(
 def _of_day(day: int, fields: Mapping[bytes, bytes]) -> Iterator[tuple[float, _Counts]]:
     found: dict[int, _Counts] = {}
     for field, value in fields.items():
-        bucket, _, what = field.decode().partition(":")
-        counts = found.setdefault(int(bucket), _Counts())
+        number, _, what = field.decode().partition(":")
+        counts = found.setdefault(int(number), _Counts())
         setattr(counts, what, int(value) if what in {"rows", "right"} else float(value))
     for bucket in sorted(found):
         yield float(day * DAY_S + bucket * BUCKET_S), found[bucket]

@@ -1,0 +1,222 @@
+"""Are answers wrong more often than they were? A cumulative sum of the errors of one version.
+
+Each label adds to the sum what it says for "errors have doubled" against "errors are as before"
+(Page, 1954; of a wrong answer much, of a right one a little the other way); the sum never falls
+below zero, and beyond its limit it alarms. It moves on a lattice of whole numbers, so the labels
+between two false alarms are known exactly (Brook and Evans, 1972; Reynolds and Stoumbos, 1999), and
+the limit follows from the number that is wished. Absolute errors of numbers become right and wrong
+first: wrong is what is further off than four of five answers of the reference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from scipy.linalg import solve_banded
+
+from celeriac import errors
+from celeriac.drift.episodes import Episode, Event, Hysteresis, Look, Watched, step
+
+FAR_SHARE = 0.2
+"""Of the reference's numbers, those that count as wrong: the ones furthest off."""
+SURE = 0.5
+"""So many standard errors is the usual rate taken higher than the reference says."""
+LEAST_RATE, MOST_RATE = 0.002, 0.8
+CEILING = 1.5
+"""The sum does not rise beyond so many times its limit, so that an end is seen soon."""
+RULE = Hysteresis(close_below=0.5, close_looks=1)
+FEATURE = "error"
+
+
+class Usual(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a version is wrong when nothing has changed, and the test that follows from it."""
+
+    source: Literal["reference", "first labels"]
+    rows: int
+    """Labelled ones that say so."""
+    rate: float
+    """Share of wrong answers, as measured."""
+    far: float | None = None
+    """Of numbers: an absolute error beyond it is wrong."""
+    up: int
+    """What a wrong answer adds to the sum; a right one takes 1 away."""
+    limit: int
+    """Beyond it the sum alarms."""
+
+    @property
+    def doubled(self) -> float:
+        """The rate that is looked for."""
+        return _rates(self.rate, self.rows)[1]
+
+
+class ErrorTest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where the test of a version stands between two looks."""
+
+    usual: Usual | None = None
+    gathered: tuple[float, ...] = ()
+    """The first errors, while nobody knows yet what is usual."""
+    sum: int = 0
+    labels: int = 0
+    """That it has looked at."""
+    watched: Watched = Watched(feature=FEATURE)
+
+    def dump(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def load(cls, data: bytes) -> ErrorTest:
+        """The inverse of :meth:`dump`. Raises RequestError if it is of another release."""
+        try:
+            return msgspec.json.decode(data, type=cls)
+        except msgspec.MsgspecError as error:
+            raise errors.RequestError(f"the test of errors is damaged: {error}") from error
+
+
+class Outcome(NamedTuple):
+    """After some labels."""
+
+    test: ErrorTest
+    event: Event | None = None
+    episode: Episode | None = None
+    """The one that opened or closed."""
+    rate: float = 0.0
+    """Share of wrong answers among these labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What is wished of the test."""
+
+    labels_between_alarms: int = 20_000
+    first_labels: int = 300
+
+
+def tested(test: ErrorTest, found: Sequence[float], now_s: float, terms: Terms) -> Outcome:
+    """Take note of errors in the order in which their labels came; one look for all of them.
+
+    ``found``: of a class 1 for a wrong answer and 0 for a right one, of a number its absolute
+    error. ``now_s``: Unix time.
+    """
+    if not found:
+        return Outcome(test)
+    usual = test.usual
+    if usual is None:
+        test, found = _gathered(test, found, terms)
+        usual = test.usual
+        if usual is None or not found:
+            return Outcome(test)
+    wrong = [value > (0.5 if usual.far is None else usual.far) for value in found]
+    last, highest = _summed(test.sum, wrong, usual)
+    is_open = test.watched.episode is not None
+    look = Look(at_s=now_s, statistic=last if is_open else highest, threshold=usual.limit)
+    watched, event, episode = step(test.watched, look, RULE)
+    test = msgspec.structs.replace(
+        test, sum=last, labels=test.labels + len(wrong), watched=watched
+    )
+    return Outcome(test, event, episode, sum(wrong) / len(wrong))
+
+
+def usual_of_classes(
+    wrong: float, rows: int, terms: Terms, source: Literal["reference", "first labels"]
+) -> Usual:
+    """From the share of wrong answers among ``rows`` labelled ones."""
+    return _usual(wrong, rows, None, terms, source)
+
+
+def usual_of_numbers(
+    far: float, rows: int, terms: Terms, source: Literal["reference", "first labels"]
+) -> Usual:
+    """From the absolute error that a share of :data:`FAR_SHARE` of ``rows`` answers exceeds."""
+    return _usual(FAR_SHARE, rows, far, terms, source)
+
+
+def run_length(rate: float, up: int, limit: int) -> float:
+    """Labels until an alarm, in the mean, of answers of which a share of ``rate`` is wrong.
+
+    A sum of ``s`` needs ``x[s] = 1 + rate * x[s + up] + (1 - rate) * x[max(s - 1, 0)]`` labels
+    more, and none beyond ``limit``.
+    """
+    states = limit + 1
+    bands = np.zeros((min(up, limit) + 2, states))
+    top = len(bands) - 2
+    bands[top] = 1.0
+    bands[top, 0] = rate
+    bands[top + 1, :-1] = -(1 - rate)
+    if up <= limit:
+        bands[0, up:] = -rate
+    return float(solve_banded((1, top), bands, np.ones(states))[0])
+
+
+def _usual(
+    rate: float, rows: int, far: float | None, terms: Terms,
+    source: Literal["reference", "first labels"],
+) -> Usual:
+    before, after = _rates(rate, rows)
+    for_wrong = math.log(after / before)
+    for_right = math.log((1 - before) / (1 - after))
+    up = max(1, round(for_wrong / for_right))
+    return Usual(
+        source=source, rows=rows, rate=rate, far=far, up=up,
+        limit=_limit(before, up, terms.labels_between_alarms),
+    )
+
+
+def _rates(rate: float, rows: int) -> tuple[float, float]:
+    """What counts as usual, a little more than was measured, and what counts as doubled."""
+    share = (rate * rows + 0.5) / (rows + 1)
+    spread = math.sqrt(share * (1 - share) / (rows + 1))
+    before = min(max(share + SURE * spread, LEAST_RATE), MOST_RATE)
+    after = max(2 * share, 1.5 * before)
+    return before, min(after, (1 + before) / 2)
+
+
+def _limit(rate: float, up: int, labels_between_alarms: int) -> int:
+    """The lowest with which a false alarm is rare enough."""
+    high = up
+    while run_length(rate, up, high) < labels_between_alarms:
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        if run_length(rate, up, middle) < labels_between_alarms:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _gathered(
+    test: ErrorTest, found: Sequence[float], terms: Terms
+) -> tuple[ErrorTest, Sequence[float]]:
+    """The test with the first errors, and what is left of them once they are enough."""
+    lacking = terms.first_labels - len(test.gathered)
+    known = (*test.gathered, *found[:lacking])
+    labels = test.labels + len(found[:lacking])
+    if len(known) < terms.first_labels:
+        return msgspec.structs.replace(test, gathered=known, labels=labels), ()
+    usual = usual_of_errors(known, terms)
+    test = msgspec.structs.replace(test, usual=usual, gathered=(), labels=labels)
+    return test, found[lacking:]
+
+
+def usual_of_errors(found: Sequence[float], terms: Terms) -> Usual:
+    """From the first errors themselves."""
+    values = np.asarray(found, dtype=float)
+    if np.isin(values, (0.0, 1.0)).all():
+        return usual_of_classes(float(values.mean()), len(values), terms, "first labels")
+    far = float(np.quantile(values, 1 - FAR_SHARE))
+    return usual_of_numbers(far, len(values), terms, "first labels")
+
+
+def _summed(sum_: int, wrong: Sequence[bool], usual: Usual) -> tuple[int, int]:
+    """The sum after these answers, and the highest that it was."""
+    highest, ceiling = sum_, math.ceil(CEILING * usual.limit)
+    for is_wrong in wrong:
+        sum_ = min(sum_ + usual.up, ceiling) if is_wrong else max(sum_ - 1, 0)
+        highest = max(highest, sum_)
+    return sum_, highest
