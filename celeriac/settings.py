@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from celeriac import errors
+from celeriac.policies import AdaptSettings
 from celeriac.schedules import NightlySettings, checked_model
 from celeriac.section import Section
 
@@ -210,6 +211,21 @@ class FeedbackSettings(Section):
     """Of a version whose reference has no labels, these say how often it is wrong."""
 
 
+class DriftSettings(Section):
+    """``[drift]``: what is done about drift."""
+
+    adapt: dict[str, AdaptSettings] = Field(default_factory=dict)
+    """By model."""
+
+    @field_validator("adapt")
+    @classmethod
+    def _of_models(cls, adapt: dict[str, AdaptSettings]) -> dict[str, AdaptSettings]:
+        for name in adapt:
+            if checked_model(name) and "@" in name:
+                raise ValueError(f"{name!r} names a version; the table is of a model as a whole")
+        return adapt
+
+
 class AlertSettings(Section):
     """``[alerts]``: who is told of a night that failed, is late, was missed or lacks rows."""
 
@@ -326,6 +342,7 @@ class Settings(Section):
     submissions: SubmissionSettings = SubmissionSettings()
     batch: BatchSettings = BatchSettings()
     feedback: FeedbackSettings = FeedbackSettings()
+    drift: DriftSettings = DriftSettings()
     alerts: AlertSettings = AlertSettings()
     nightly: dict[str, NightlySettings] = Field(default_factory=dict)
     gateway: GatewaySettings = GatewaySettings()

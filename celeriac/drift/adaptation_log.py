@@ -1,0 +1,76 @@
+"""State and history of a model's adaptation: lines that are only added, beside its versions.
+
+The last whole line has the state. A line is added only by who has seen the one before it (compare
+and set under a lock), so two workers never take the same step. Redis may forget everything.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from celeriac.drift.adaptation import Adaptation, Step
+from celeriac.logs import get_logger
+from celeriac.registry import files
+
+log = get_logger(__name__)
+NAME = "adaptation.jsonl"
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """One step."""
+
+    number: int
+    at_s: float
+    """Unix time."""
+    what: str
+    who: str
+    why: str
+    state: Adaptation
+    """After it."""
+
+
+class AdaptationLog:
+    """``adaptation.jsonl`` in the folder of one model."""
+
+    def __init__(self, root: Path, model: str) -> None:
+        self._model = model
+        self._file = root / model / NAME
+        self._lock = root / model / ".adaptation.lock"
+
+    def lines(self) -> list[Line]:
+        """All steps, the oldest first. A line that a crash has cut is left out."""
+        try:
+            found = self._file.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        lines = []
+        for number, text in enumerate(found, start=1):
+            try:
+                lines += [msgspec.json.decode(text, type=Line)] if text else []
+            except msgspec.MsgspecError:
+                log.warning("a line of adaptation.jsonl is damaged", model=self._model, line=number)
+        return lines
+
+    def read(self) -> tuple[Adaptation, int]:
+        """The state, and the number of the line that has it; 0 if there is none."""
+        lines = self.lines()
+        return (lines[-1].state, lines[-1].number) if lines else (Adaptation(model=self._model), 0)
+
+    def add(self, step: Step, *, seen: int, now_s: float) -> bool:
+        """Add a step; False if another line than ``seen`` is the last one.
+
+        Raises RegistryError if the lock is held too long, OSError if the disk is full.
+        """
+        with files.locked(self._lock):
+            files.drop_cut_line(self._file)
+            _, last = self.read()
+            if last != seen:
+                return False
+            line = Line(
+                number=seen + 1, at_s=now_s, what=step.what, who=step.who, why=step.why[:1_000],
+                state=step.state,
+            )
+            files.append(self._file, msgspec.json.encode(line) + b"\n")
+            return True
