@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from celeriac.messages import Prediction as Prediction
     from producer.aio import AsyncClient as AsyncClient
     from producer.client import Client as Client
+    from producer.feedback import Feedback as Feedback
 
 _HOMES = {
     "AsyncClient": "producer.aio",
     "Client": "producer.client",
+    "Feedback": "producer.feedback",
     "Prediction": "celeriac.messages",
 }
 
-__all__ = ["AsyncClient", "Client", "Prediction", "errors"]
+__all__ = ["AsyncClient", "Client", "Feedback", "Prediction", "errors"]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,7 @@ from celeriac.settings import Settings
 from producer.bulk import Bulk, blocks
 from producer.calls import Call, Outcome
 from producer.client import Client
+from producer.feedback import Feedback
 from producer.handles import AsyncPredictionHandle
 from producer.landings import Landing
 from producer.realtime import abandon, answer
@@ -120,6 +121,17 @@ class AsyncClient:
         return AsyncPredictionHandle(
             await asyncio.to_thread(self._client.prediction, prediction_id)
         )
+
+    async def prediction_id(self, prediction: Prediction) -> str:
+        """As :meth:`Client.prediction_id`; it waits for Redis once a minute, at most."""
+        feedbacks = self._client.feedbacks
+        if not feedbacks.is_ready:
+            await asyncio.to_thread(feedbacks.prepare)
+        return feedbacks.id_of(prediction)
+
+    async def feedback(self, prediction_id: str, label: Any) -> Feedback:
+        """As :meth:`Client.feedback`."""
+        return await asyncio.to_thread(self._client.feedback, prediction_id, label)
 
     async def models(self) -> dict[str, ModelInfo]:
         """As :meth:`Client.models`."""

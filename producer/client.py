@@ -32,6 +32,7 @@ from producer import handles, wire
 from producer.broker import Broker, broker_error
 from producer.bulk import Bulk, blocks
 from producer.calls import Outcome
+from producer.feedback import Feedback, Feedbacks
 from producer.handles import PredictionHandle
 from producer.realtime import Realtime, answer
 from producer.results import check_timeout, wait_result
@@ -77,6 +78,7 @@ class Client:
         self.timeout_s = check_timeout(timeout_s, settings.realtime.timeout_s)
         self.broker = Broker(settings)
         self.realtime = Realtime(self.broker)
+        self.feedbacks = Feedbacks(self.broker, self.realtime.routes)
 
     def __enter__(self) -> Self:
         return self
@@ -185,6 +187,27 @@ class Client:
         Raises PredictionNotFound for an id that was never given, or is forgotten.
         """
         return handles.find(self.broker, prediction_id, self.timeout_s)
+
+    # --- labels ---------------------------------------------------------------------------------
+
+    def prediction_id(self, prediction: Prediction) -> str:
+        """An id by which :meth:`feedback` knows an answer when its truth comes.
+
+        It says by itself what was predicted, by which version and when, signed, so nothing is
+        stored: keep it with what the label will come for. Each call makes another one, for another
+        label. Raises RequestError for a model of several outputs.
+        """
+        return self.feedbacks.id_of(prediction)
+
+    def feedback(self, prediction_id: str, label: Any) -> Feedback:
+        """Tell what the right answer would have been: a class, or a number.
+
+        ``prediction_id`` is one of :meth:`prediction_id`, of the gateway, or of a submitted
+        prediction. A prediction counts once, however often it is labelled. Raises
+        PredictionNotFound for an id that was not given here or is older than
+        ``[feedback] accepted_s``, and RequestError for a label that the version could never give.
+        """
+        return self.feedbacks.give(prediction_id, label, timeout_s=self.timeout_s)
 
     # --- models ---------------------------------------------------------------------------------
 

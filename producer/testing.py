@@ -15,7 +15,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from celeriac import errors
-from celeriac.messages import ModelRef, Prediction, check_model_name
+from celeriac.drift import prediction_ids
+from celeriac.drift.labels import judge
+from celeriac.messages import DEFAULT_TENANT, ModelRef, Prediction, check_model_name
 from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo
 from celeriac.registry.manifest import InputSchema, OutputSchema
 from celeriac.settings import RealtimeSettings
@@ -24,6 +26,7 @@ from celeriac.submissions.requests import check_id, digest_of
 from producer import wire
 from producer.bulk import blocks
 from producer.client import check_expiry
+from producer.feedback import Feedback
 from producer.handles import PredictionStatus
 from producer.realtime import encode
 from producer.results import check_timeout
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 _DEFAULTS = RealtimeSettings()
 _CREATED = datetime(2026, 1, 1, tzinfo=UTC)
+_KEY = b"of made-up ids"
 
 Answers = Callable[[list[Any]], Sequence[Any]] | Any
 """What a fake model answers: a function from the items to a list with an answer for each, or one
@@ -67,6 +71,7 @@ class FakeClient:
         self._catalogue = Catalogue(models={name: _info(name) for name in self._answers})
         self._handles: dict[str, FakePredictionHandle] = {}
         self._jobs: dict[str, FakeJob] = {}
+        self._labelled: set[str] = set()
         self._counts = Counts()
         self.calls: list[FakeCall] = []
 
@@ -126,6 +131,29 @@ class FakeClient:
         if prediction_id not in self._handles:
             raise errors.PredictionNotFound(f"no prediction has the id {prediction_id!r}")
         return self._handles[prediction_id]
+
+    def prediction_id(self, prediction: Prediction) -> str:
+        return prediction_ids.make(
+            prediction, key=_KEY, tenant=DEFAULT_TENANT, now_s=datetime.now(UTC).timestamp()
+        )
+
+    def feedback(self, prediction_id: str, label: Any) -> Feedback:
+        """Of a fake model any label will do that is a class or a number as its answer is."""
+        if prediction_id in self._handles:
+            answered = self._handles[prediction_id].result()
+            name, version = answered.model, answered.version
+            predicted = prediction_ids.short(prediction_ids.answer_of(answered))
+        else:
+            said = prediction_ids.read(prediction_id, key=_KEY, tenant=DEFAULT_TENANT)
+            name, version, predicted = said.model, said.version, said.predicted
+        self.calls.append(FakeCall("feedback", f"{name}@{version}", (prediction_id, label)))
+        judged = judge(predicted, label, OutputSchema(kind="any"))
+        counted = prediction_id not in self._labelled
+        self._labelled.add(prediction_id)
+        return Feedback(
+            prediction_id=prediction_id, model=name, version=version, counted=counted,
+            right=judged.right, absolute_error=judged.absolute_error,
+        )
 
     def models(self) -> dict[str, ModelInfo]:
         return dict(self._catalogue.models)

@@ -96,7 +96,7 @@ class Terms:
     first_labels: int = 300
 
 
-def tested(test: ErrorTest, found: Sequence[float], now_s: float, terms: Terms) -> Outcome:
+def note_errors(test: ErrorTest, found: Sequence[float], now_s: float, terms: Terms) -> Outcome:
     """Take note of errors in the order in which their labels came; one look for all of them.
 
     ``found``: of a class 1 for a wrong answer and 0 for a right one, of a number its absolute

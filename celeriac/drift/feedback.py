@@ -106,14 +106,14 @@ class Accuracy:
         return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def signing_key(client: Any, settings: FeedbackSettings) -> bytes:
+def signing_key(client: Any, settings: FeedbackSettings, held: bytes = b"") -> bytes:
     """What signs ids: ``[feedback] secret``, or a key that is made once and kept in Redis.
 
-    Raises redis.RedisError.
+    ``held`` was the key before: it is put back if Redis has lost it. Raises redis.RedisError.
     """
     if settings.secret:
         return settings.secret.encode()
-    key: bytes = lua.run(client, _KEY, [FEEDBACK_KEY_KEY], secrets.token_hex(32))
+    key: bytes = lua.run(client, _KEY, [FEEDBACK_KEY_KEY], held or secrets.token_hex(32))
     return key
 
 
@@ -165,6 +165,34 @@ def accuracy_over_time(  # noqa: PLR0913, PLR0917 - of what, and when
     for begin_s, counts in _buckets(client, model, version, since_s, now_s).items():
         steps.setdefault(begin_s // step_s * step_s, []).append(counts)
     return [(begin_s, _total(steps[begin_s])) for begin_s in sorted(steps)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionAccuracy:
+    """How good one version was."""
+
+    version: int
+    whole: Accuracy
+    over_time: list[tuple[float, Accuracy]]
+    """By the beginning of each step, Unix time."""
+
+
+def accuracies(
+    client: Any, model: str, since_s: float, step_s: float, now_s: float
+) -> list[VersionAccuracy]:
+    """Of each version of a model that has labels since then, the newest first.
+
+    Raises redis.RedisError.
+    """
+    found = []
+    for name, version in sorted(labelled_versions(client), reverse=True):
+        if name != model:
+            continue
+        over_time = accuracy_over_time(client, model, version, since_s, step_s, now_s)
+        whole = accuracy_since(client, model, version, since_s, now_s)
+        if whole.rows:
+            found.append(VersionAccuracy(version=version, whole=whole, over_time=over_time))
+    return found
 
 
 def labelled_versions(client: Any) -> dict[tuple[str, int], float]:

@@ -48,7 +48,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 def has_truth(prediction: Prediction) -> bool:
     """True if one label or number can be right: not of models with several outputs."""
-    return isinstance(_answer(prediction), (bool, int, float, str))
+    return isinstance(answer_of(prediction), (bool, int, float, str))
 
 
 def make(prediction: Prediction, *, key: bytes, tenant: str, now_s: float) -> str:
@@ -57,13 +57,11 @@ def make(prediction: Prediction, *, key: bytes, tenant: str, now_s: float) -> st
     Raises RequestError for an answer that is a list or an object.
     """
     if not has_truth(prediction):
-        raise errors.RequestError(
-            f"an answer of {prediction.model!r} is no single label or number, so no label can say "
-            "whether it was right"
-        )
-    body = _encode(Said(
-        prediction.model, prediction.version, int(now_s), os.urandom(8), short(_answer(prediction))
-    ))
+        raise no_truth(prediction)
+    predicted = short(answer_of(prediction))
+    body = _encode(
+        Said(prediction.model, prediction.version, int(now_s), os.urandom(8), predicted)
+    )
     text = base64.urlsafe_b64encode(_sign(body, key, tenant) + body).rstrip(b"=")
     return PREFIX + text.decode("ascii")
 
@@ -107,7 +105,15 @@ def _invented(text: str) -> errors.PredictionNotFound:
     )
 
 
-def _answer(prediction: Prediction) -> Any:
+def no_truth(prediction: Prediction) -> errors.RequestError:
+    return errors.RequestError(
+        f"an answer of {prediction.model!r} is no single label or number, so no label can say "
+        "whether it was right"
+    )
+
+
+def answer_of(prediction: Prediction) -> Any:
+    """The label or the number."""
     return prediction.value if prediction.label is None else prediction.label
 
 

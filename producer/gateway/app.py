@@ -14,6 +14,7 @@ from celeriac.settings import Settings
 from producer.gateway import (
     admin,
     failures,
+    feedback,
     health,
     jobs,
     metrics,
@@ -37,7 +38,7 @@ from producer.gateway.rates import Rates
 HOT_ROUTES = [*predict.ROUTES, *oip.ROUTES]
 COLD_ROUTERS = [
     predictions.router, jobs.router, models.router, health.router, oip.router, admin.router,
-    recommendation.router,
+    recommendation.router, feedback.router,
 ]  # fmt: skip
 ADMIN_ROUTERS = [health.router, models.admin_router, admin.router]
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import redis
 
-from celeriac.messages import ModelRef
-from celeriac.registry.catalogue import VersionInfo
+from celeriac import errors
+from celeriac.drift.feedback import VersionAccuracy, accuracies
+from celeriac.drift.prediction_ids import has_truth
+from celeriac.messages import ModelRef, Prediction
+from celeriac.registry.catalogue import Catalogue, VersionInfo
 from producer import orders
 from producer.aio import AsyncClient
 from producer.broker import broker_error
 from producer.calls import Call
 from producer.client import check_expiry
+from producer.feedback import Feedback
 from producer.handles import AsyncPredictionHandle, find, submit
 from producer.jobs import JobHandle, JobStatus, status_of
 from producer.orders import Order, Placed
@@ -59,10 +64,62 @@ class GatewayClient(AsyncClient):
             find, self._client.broker, prediction_id, self.timeout_s, tenant
         ))
 
+    async def ids(
+        self, tenant: str, outcomes: Sequence[Prediction | errors.CeleriacError]
+    ) -> list[str | None]:
+        """An id for each answer of which a label can say that it was right; None for the others.
+
+        Raises BrokerError.
+        """
+        feedbacks = self._client.feedbacks
+        if not feedbacks.is_ready:
+            await asyncio.to_thread(feedbacks.prepare)
+        return [
+            feedbacks.id_of(one, tenant)
+            if isinstance(one, Prediction) and has_truth(one) else None
+            for one in outcomes
+        ]
+
+    async def label_for(
+        self, tenant: str, labels: Sequence[tuple[str, Any]]
+    ) -> list[Feedback | errors.CeleriacError]:
+        """Count labels, each by the id of its prediction. Raises BrokerError."""
+        return await asyncio.to_thread(self._label, tenant, labels)
+
+    async def accuracies(
+        self, name: str, since_s: float, step_s: float
+    ) -> list[VersionAccuracy]:
+        """Of the versions of a model that have labels. Raises BrokerError."""
+        broker = self._client.broker
+        try:
+            return await asyncio.to_thread(
+                accuracies, broker.redis, name, since_s, step_s, time.time()
+            )
+        except redis.RedisError as error:
+            raise broker_error(error, broker.url) from error
+
+    def _label(
+        self, tenant: str, labels: Sequence[tuple[str, Any]]
+    ) -> list[Feedback | errors.CeleriacError]:
+        found: list[Feedback | errors.CeleriacError] = []
+        for prediction_id, label in labels:
+            try:
+                found.append(self._client.feedbacks.give(
+                    prediction_id, label, timeout_s=self.timeout_s, tenant=tenant
+                ))
+            except (errors.BrokerError, errors.DeadlineExceeded):
+                raise
+            except errors.CeleriacError as error:
+                found.append(error)
+        return found
+
+    async def catalogue(self, timeout_s: float) -> Catalogue:
+        """As it is now. Raises BrokerError, DeadlineExceeded."""
+        return await asyncio.to_thread(self.routes.catalogue, timeout_s)
+
     async def version(self, ref: ModelRef, timeout_s: float) -> VersionInfo:
         """What ``ref`` means now. Raises ModelNotFound, VersionNotFound."""
-        found = await asyncio.to_thread(self.routes.catalogue, timeout_s)
-        return found.resolve(ref)
+        return (await self.catalogue(timeout_s)).resolve(ref)
 
     async def serving(self, name: str, device: str) -> list[Serving]:
         """The live workers that serve a model, or could. Raises BrokerError."""

@@ -33,6 +33,7 @@ predictions also have `X-Model-Version`, `X-Cache`, `X-Batch-Size` and `Server-T
 TAGS = [
     {"name": "predictions", "description": "The answer at once."},
     {"name": "asynchronous predictions", "description": "The answer later; never lost."},
+    {"name": "labels", "description": "The truth, once somebody knows it."},
     {"name": "jobs", "description": "Whole datasets."},
     {"name": "models", "description": "What there is to ask."},
     {"name": "Open Inference Protocol", "description": "For clients of Triton, KServe, MLServer."},
@@ -70,6 +71,7 @@ SCHEMAS: dict[str, Any] = {
         "properties": {
             "model": {"type": "string"}, "version": {"type": "integer"}, "label": {},
             "probability": {"type": ["number", "array", "null"]}, "value": {},
+            "id": {"type": "string", "description": "With `Prefer: prediction-id`"},
         },
     },
     "ItemError": {
@@ -172,7 +174,7 @@ def _refusals(path: str, operation: dict[str, Any]) -> set[str]:
         found.add("404")
     if "requestBody" in operation:
         found.update(("413", "415"))
-        if path in HOT_PATHS or path == "/v1/predictions/{id}":
+        if path in HOT_PATHS or path in {"/v1/predictions/{id}", "/v1/feedback"}:
             found.update(("404", "422"))
     if "202" in operation["responses"]:
         found.add("409")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +18,7 @@ from producer.gateway.hot import HotRoute
 from producer.gateway.pressure import Gate
 
 _encode = msgspec.json.Encoder().encode
+_IDS = re.compile(r"(?:^|[,;\s])prediction-id(?:$|[,;\s])")
 
 
 class ClassifyRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -50,7 +53,9 @@ async def classify(gateway: Gateway, context: RequestContext, _: str) -> Answer:
     request = body.decode(gateway, data, _classify_request)
     prediction = await predict_one(gateway, context, gateway.limits.classify_model, request.text)
     confidence = prediction.probability
-    answer = {"category": prediction.label, "confidence": confidence}
+    answer: dict[str, Any] = {"category": prediction.label, "confidence": confidence}
+    if _wants_ids(context):
+        (answer["id"],) = await gateway.client.ids(context.caller.tenant, [prediction])
     return Answer(200, _encode(answer))
 
 
@@ -65,7 +70,7 @@ async def predict(gateway: Gateway, context: RequestContext, model: str) -> Answ
     if b"prefer" in context.headers and predictions.is_wanted(context):
         return await predictions.submitted(gateway, context, model, data)
     if kind.startswith(b"image/"):
-        return Answer(200, _encode(await predict_one(gateway, context, model, data)))
+        return await _predict_one(gateway, context, model, data)
     if kind and b"json" not in kind:
         raise UnsupportedBody("send JSON (application/json), or one image (image/png, image/jpeg)")
     request = body.decode(gateway, data, _predict_request)
@@ -77,7 +82,7 @@ async def predict(gateway: Gateway, context: RequestContext, model: str) -> Answ
     if request.item is msgspec.UNSET:
         raise fault('the body has neither "item" nor "items"', "item")
     (item,) = unwrap_all([request.item], data)
-    return Answer(200, _encode(await predict_one(gateway, context, model, item)))
+    return await _predict_one(gateway, context, model, item)
 
 
 async def predict_one(
@@ -132,6 +137,16 @@ def _enter(gateway: Gateway, context: RequestContext, model: str) -> Gate:
     return gateway.pressure.enter(model, time.monotonic(), path, context.route)
 
 
+async def _predict_one(
+    gateway: Gateway, context: RequestContext, model: str, item: Any
+) -> Answer:
+    prediction = await predict_one(gateway, context, model, item)
+    if _wants_ids(context):
+        (shown,) = await _with_ids(gateway, context, [prediction])
+        return Answer(200, _encode(shown))
+    return Answer(200, _encode(prediction))
+
+
 async def _predict_many(
     gateway: Gateway, context: RequestContext, model: str, items: list[Any]
 ) -> Answer:
@@ -139,11 +154,32 @@ async def _predict_many(
     found = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
     if outcomes and not found:
         _raise_whole(outcomes[0])
+    shown = (
+        await _with_ids(gateway, context, outcomes) if _wants_ids(context)
+        else [entry(outcome) for outcome in outcomes]
+    )
     return Answer(200, _encode(Predictions(
-        model=found[0].model if found else model,
-        version=context.version or None,
-        predictions=[entry(outcome) for outcome in outcomes],
+        model=found[0].model if found else model, version=context.version or None,
+        predictions=shown,
     )))
+
+
+def _wants_ids(context: RequestContext) -> bool:
+    """True if the caller will tell the truth some day: ``Prefer: prediction-id``."""
+    return b"prefer" in context.headers and bool(_IDS.search(context.header(b"prefer")))
+
+
+async def _with_ids(
+    gateway: Gateway, context: RequestContext,
+    outcomes: Sequence[Prediction | errors.CeleriacError],
+) -> list[Any]:
+    """Entries of a list of answers, each with its id; an answer that no label fits has none."""
+    ids = await gateway.client.ids(context.caller.tenant, outcomes)
+    return [
+        outcome.to_wire() | {"id": one} if one and isinstance(outcome, Prediction)
+        else entry(outcome)
+        for outcome, one in zip(outcomes, ids, strict=True)
+    ]
 
 
 def entry(outcome: Prediction | errors.CeleriacError) -> Any:
@@ -183,6 +219,10 @@ OPENAPI: dict[str, Any] = {
             "tags": ["predictions"],
             "summary": "The category of a text",
             "operationId": "classify",
+            "parameters": [{
+                "name": "Prefer", "in": "header", "schema": {"type": "string"},
+                "description": "prediction-id: with an `id` for `POST /v1/feedback`",
+            }],
             "requestBody": {"required": True, "content": {"application/json": {
                 "schema": {
                     "type": "object", "required": ["text"], "additionalProperties": False,
@@ -197,6 +237,7 @@ OPENAPI: dict[str, Any] = {
                         "type": "object", "required": ["category", "confidence"],
                         "properties": {
                             "category": {}, "confidence": {"type": ["number", "array", "null"]},
+                            "id": {"type": "string"},
                         },
                     },
                     "example": {"category": "positive", "confidence": 0.98},
@@ -212,7 +253,8 @@ OPENAPI: dict[str, Any] = {
             "parameters": [
                 {
                     "name": "Prefer", "in": "header", "schema": {"type": "string"},
-                    "description": "respond-async: fetch the prediction later; one item only",
+                    "description": "respond-async: fetch the prediction later; one item only. "
+                                   "prediction-id: with an `id` for `POST /v1/feedback`",
                 },
                 {
                     "name": "Idempotency-Key", "in": "header",

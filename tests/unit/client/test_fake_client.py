@@ -125,3 +125,16 @@ def test_models_and_promotion(client: FakeClient) -> None:
     assert client.promote("price@1")["version"] == 1
     with pytest.raises(errors.VersionNotFound):
         client.promote("price@7")
+
+
+def test_labels(client: FakeClient) -> None:
+    known = client.prediction_id(client.predict("reviews", "four"))
+    assert client.feedback(known, "good").right is True
+    assert client.feedback(known, "bad").counted is False
+    assert client.calls[-1] == FakeCall("feedback", "reviews@1", (known, "bad"))
+    price = client.submit("price", "anything", id="offer")
+    assert client.feedback(price.id, 10).absolute_error == 2.5
+    with pytest.raises(errors.PredictionNotFound):
+        client.feedback("p1~AAAA", "good")
+    with pytest.raises(errors.RequestError, match="answers with numbers"):
+        client.feedback(price.id, "cheap")

@@ -13,8 +13,8 @@ from celeriac.drift.concept import (
     Outcome,
     Terms,
     Usual,
+    note_errors,
     run_length,
-    tested,
     usual_of_classes,
     usual_of_numbers,
 )
@@ -31,7 +31,7 @@ def wrong(share: float, labels: int, seed: int = 0) -> list[float]:
 def run(test: ErrorTest, *looks: list[float], terms: Terms = TERMS) -> tuple[ErrorTest, list[Any]]:
     events = []
     for number, look in enumerate(looks):
-        outcome = tested(test, look, float(test.watched.seen_at_s + 10 + number), terms)
+        outcome = note_errors(test, look, float(test.watched.seen_at_s + 10 + number), terms)
         test = outcome.test
         if outcome.event:
             events.append((outcome.event, number))
@@ -71,7 +71,7 @@ def test_a_rate_that_doubles_opens_one_episode_which_closes() -> None:
 
 def test_an_alarm_within_one_look_is_not_missed() -> None:
     """All labels of a day may come at once, and its end may be as good as ever."""
-    outcome = tested(
+    outcome = note_errors(
         ErrorTest(usual=TENTH), [*[1.0] * 40, *[0.0] * 3_000], now_s=10.0, terms=TERMS
     )
     assert outcome.event == "opened"
@@ -126,7 +126,7 @@ def test_numbers_that_were_all_right_are_a_reference_too() -> None:
 
 def test_no_labels_change_nothing() -> None:
     test = ErrorTest(usual=TENTH, sum=7)
-    assert tested(test, [], 10.0, TERMS) == Outcome(test)
+    assert note_errors(test, [], 10.0, TERMS) == Outcome(test)
 
 
 def test_it_can_be_kept() -> None:
