@@ -34,6 +34,8 @@ def decode(data: bytes, schema: InputSchema, max_pixels: int) -> Any:
             f"the {image.format} image of {len(data):,} bytes is damaged: {errors.told(error)}"
         ) from error
     values = np.asarray(image, dtype=schema.dtype)
+    if pixels.order == "bgr":
+        values = values[..., ::-1]
     if pixels.channels == "first" and values.ndim == 3:
         values = values.transpose(2, 0, 1)
     return _scaled(values.reshape(schema.shape), schema)
@@ -87,6 +89,8 @@ def _eight_bits(image: Any) -> Any:
 
 def _fitted(image: Any, size: tuple[int, int], pixels: Pixels) -> Any:
     height, width = size
+    if pixels.margin:
+        return _without_margin(image, size, pixels.margin)
     if image.size == (width, height):
         return image
     pillow = _pillow()
@@ -100,6 +104,13 @@ def _fitted(image: Any, size: tuple[int, int], pixels: Pixels) -> Any:
 
         return ImageOps.fit(image, (width, height), pillow.Resampling.BILINEAR)
     return image.resize((width, height), pillow.Resampling.BILINEAR)
+
+
+def _without_margin(image: Any, size: tuple[int, int], margin: int) -> Any:
+    height, width = size
+    larger = (width + 2 * margin, height + 2 * margin)
+    stretched = image.resize(larger, _pillow().Resampling.BILINEAR)
+    return stretched.crop((margin, margin, margin + width, margin + height))
 
 
 def _scaled(values: Any, schema: InputSchema) -> Any:
@@ -156,5 +167,7 @@ def pixels_of(values: Any, schema: InputSchema) -> Any:
     pixels = (values if offset is None else values - offset) / scale
     if len(schema.shape) == 2:
         return pixels[..., None]
-    first = schema.pixels is not None and schema.pixels.channels == "first"
-    return np.moveaxis(pixels, 1, -1) if first else pixels
+    wanted = schema.pixels or Pixels()
+    if wanted.channels == "first":
+        pixels = np.moveaxis(pixels, 1, -1)
+    return pixels[..., ::-1] if wanted.order == "bgr" else pixels

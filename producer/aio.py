@@ -17,6 +17,7 @@ from celeriac import errors
 from celeriac.messages import Prediction
 from celeriac.registry.catalogue import ModelInfo
 from celeriac.settings import Settings
+from producer.broker import Broker
 from producer.bulk import Bulk, blocks
 from producer.calls import Call, Outcome
 from producer.client import Client
@@ -60,6 +61,11 @@ class AsyncClient:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+    @property
+    def broker(self) -> Broker:
+        """As :attr:`Client.broker`."""
+        return self._client.broker
 
     @property
     def routes(self) -> Routes:

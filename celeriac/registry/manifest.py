@@ -50,6 +50,11 @@ class Pixels(_Record):
     fit: Literal["stretch", "crop", "exact"] = "stretch"
     """How an image of another size becomes one of the model's: stretched; cut to its middle, of
     the model's proportions, and made smaller or larger; or not at all."""
+    margin: Annotated[int, Field(ge=0, le=1_024)] = 0
+    """With ``stretch``: it is made so many pixels larger on each side, which are then cut off."""
+    order: Literal["rgb", "bgr"] = "rgb"
+    """Of three channels: networks that come from Caffe take blue first. ``mean`` and ``std`` are in
+    this order."""
     scale: Annotated[float, Field(gt=0, le=1e6)] = 1 / 255
     mean: tuple[float, ...] = ()
     """One number for each channel, or none."""
@@ -93,6 +98,8 @@ class InputSchema(_Record):
                 raise ValueError("pixels are for the kind 'image'")
             return self
         pixels = self.pixels or Pixels()
+        if pixels.margin and pixels.fit != "stretch":
+            raise ValueError("a margin is for the fit 'stretch'")
         count = 3 if pixels.mode == "RGB" else 1
         shapes = [[count, "height", "width"]] if pixels.channels == "first" else [
             ["height", "width", count]

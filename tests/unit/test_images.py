@@ -14,6 +14,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from celeriac import errors
+from celeriac.images import pixels_of
 from celeriac.inputs import Limits, collate
 from celeriac.messages import CONTRACT, Envelope, encode_item
 from celeriac.registry.manifest import InputSchema, Pixels
@@ -260,3 +261,29 @@ def test_a_file_travels_as_base64_once() -> None:
     message = envelope_message(envelope, "realtime.cpu.m")
     assert item["$bytes"].encode() in message
     assert len(message) < len(data) * 4 / 3 + 2_000
+
+
+def test_a_margin_is_made_and_cut_off() -> None:
+    picture = Image.fromarray(RNG.integers(0, 256, (50, 70, 3)).astype(np.uint8))
+    wanted = InputSchema(
+        kind="image", shape=(4, 6, 3), dtype="float32", pixels=Pixels(scale=1.0, margin=2)
+    )
+    larger = np.asarray(picture.resize((10, 8), Image.Resampling.BILINEAR), dtype=np.float32)
+    assert (array_of(file_of(picture), wanted) == larger[2:6, 2:8]).all()
+    as_it_is = array_of(file_of(Image.fromarray(PICTURE)), wanted)
+    assert not (as_it_is == PICTURE).all()  # its own size is no exception
+    with pytest.raises(ValidationError, match="a margin is for the fit 'stretch'"):
+        Pixels.model_validate({"margin": 2, "fit": "crop"}) and InputSchema(
+            kind="image", shape=(4, 6, 3), pixels=Pixels(margin=2, fit="crop")
+        )
+
+
+@pytest.mark.parametrize("channels", ["last", "first"])
+def test_blue_may_come_first(channels: Any) -> None:
+    pixels = Pixels(scale=1.0, mean=(1.0, 2.0, 3.0), order="bgr", channels=channels)
+    shape = (4, 6, 3) if channels == "last" else (3, 4, 6)
+    wanted = InputSchema(kind="image", shape=shape, dtype="float32", pixels=pixels)
+    found = array_of(file_of(Image.fromarray(PICTURE)), wanted)
+    blue_first = PICTURE[..., ::-1].astype(np.float32) - [1.0, 2.0, 3.0]
+    assert (found == (blue_first if channels == "last" else blue_first.transpose(2, 0, 1))).all()
+    assert np.allclose(pixels_of(found[None], wanted)[0], PICTURE)

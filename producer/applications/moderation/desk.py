@@ -1,0 +1,182 @@
+"""What deciding needs besides the models: policy, records, and the review queue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import redis
+
+from celeriac import errors
+from celeriac.applications.moderation import audit
+from celeriac.applications.moderation.audit import AuditLog, Human, Record
+from celeriac.applications.moderation.decision import (
+    Asked,
+    Post,
+    Verdict,
+    check_labels,
+    digests_of,
+)
+from celeriac.applications.moderation.policy import Policy
+from celeriac.applications.moderation.reviews import Label, Review, ReviewQueue
+from celeriac.messages import ModelRef, Prediction
+from celeriac.registry.catalogue import Catalogue, ModelInfo
+from producer.applications.moderation.asking import Outcome
+from producer.applications.moderation.decisions import Explanation
+from producer.applications.moderation.policy_file import PolicyFile
+from producer.broker import Broker, broker_error
+
+_DAY_S = 86_400
+
+
+class Desk:
+    """What deciding needs besides the models: policy, records, review queue. Safe with threads."""
+
+    def __init__(self, broker: Broker, policy: Policy | Path | None, tenant: str) -> None:
+        settings = broker.settings.moderation
+        self._broker = broker
+        self._settings = settings
+        self._tenant = tenant
+        path = policy if isinstance(policy, Path) else settings.policy
+        self._policy = policy if isinstance(policy, Policy) else PolicyFile(path)
+        self._log = AuditLog(settings.folder)
+        self._key = settings.digest_key.encode()
+        self._checked: set[tuple[str, str, int]] = set()
+
+    @property
+    def folder(self) -> Path:
+        """Where the records are."""
+        return self._settings.folder
+
+    def policy(self) -> Policy:
+        """The policy that holds now."""
+        policy = self._policy
+        return policy if isinstance(policy, Policy) else policy.current()
+
+    def must_check(
+        self, asked: Sequence[Asked], outcomes: Iterable[Outcome], policy: Policy
+    ) -> bool:
+        """True if a version answered whose labels were not looked at yet."""
+        models = (question.model for one in asked for question in one.questions)
+        return any(
+            (policy.digest, model, outcome.version) not in self._checked
+            for model, outcome in zip(models, outcomes, strict=True)
+            if isinstance(outcome, Prediction)
+        )
+
+    def check(
+        self, models: Mapping[str, ModelInfo], policy: Policy, asked: Sequence[Asked],
+        outcomes: Iterable[Outcome],
+    ) -> None:
+        """Raises ConfigError if the policy names labels that a model does not have."""
+        check_labels(policy, labels_of(models, policy))
+        names = (question.model for one in asked for question in one.questions)
+        self._checked |= {
+            (policy.digest, model, outcome.version)
+            for model, outcome in zip(names, outcomes, strict=True)
+            if isinstance(outcome, Prediction)
+        }
+
+    def record(
+        self, posts: Sequence[Post], verdicts: Sequence[Verdict], policy: Policy, tenant: str = ""
+    ) -> list[Record]:
+        """Note why posts were decided so. Raises StorageError, Conflict."""
+        self._log.keep(policy)
+        noted = [
+            (verdict, digests_of(post, self._key), post.id)
+            for post, verdict in zip(posts, verdicts, strict=True)
+        ]
+        return self._log.write(noted, tenant or self._tenant, audit.now_utc())
+
+    def queue(self, record: Record, post: Post) -> bool:
+        """Have somebody look at a post; False if the queue is full."""
+        with self.redis():
+            return self.reviews(record.tenant).enter(record, post)
+
+    def reviews(self, tenant: str = "") -> ReviewQueue:
+        settings = self._settings
+        return ReviewQueue(
+            self._broker.redis, tenant=tenant or self._tenant, most_open=settings.max_reviews,
+            review_s=settings.review_days * _DAY_S, label_s=settings.label_days * _DAY_S,
+        )
+
+    def redis(self) -> _Redis:
+        return _Redis(self._broker)
+
+    def explain(self, decision_id: str, tenant: str = "") -> Explanation:
+        """Why a post was decided so. Raises RequestError, PredictionNotFound."""
+        record, reviews = audit.find(self.folder, decision_id, tenant or self._tenant)
+        return Explanation(record, reviews, audit.kept_policy(self.folder, record.policy))
+
+    def settle(  # noqa: PLR0913 - what somebody says
+        self, decision_id: str, decision: str, *, by: str, categories: Sequence[str] = (),
+        note: str = "", tenant: str = "",
+    ) -> Label:
+        """What somebody decides about a post that was to be reviewed.
+
+        Raises RequestError, Conflict if it was decided already, PredictionNotFound.
+        """
+        if decision not in ("allow", "block"):
+            raise errors.RequestError(f"a review ends as 'allow' or 'block', not {decision!r}")
+        if len(note) > 2_000 or len(by) > 200:
+            raise errors.RequestError("a note has at most 2,000 characters, a name 200")
+        with self.redis():
+            queue = self.reviews(tenant)
+            review = queue.review(decision_id)
+            self._check_categories(review, categories)
+            label = Label(
+                id=decision_id, at_ms=int(time.time() * 1_000), by=by, review=review, note=note,
+                decision="allow" if decision == "allow" else "block",
+                categories=tuple(dict.fromkeys(categories)),
+            )
+            queue.decide(label)
+        audit.add_review(self.folder, Human(
+            id=decision_id, at=audit.now_utc().isoformat(timespec="milliseconds"), by=by,
+            reviewed=label.decision, categories=label.categories, note=note,
+            tenant=review.record.tenant,
+        ))
+        return label
+
+    def close(self) -> None:
+        self._log.close()
+
+    def _check_categories(self, review: Review, categories: Sequence[str]) -> None:
+        known = {score.category for score in review.record.scores} | set(self.policy().categories)
+        for name in categories:
+            if name not in known:
+                raise errors.RequestError(
+                    f"no category {name[:80]!r}; there is {', '.join(sorted(known))}"
+                )
+
+
+class _Redis:
+    """Turns an error of Redis into ours."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, redis.RedisError):
+            raise broker_error(error, self._broker.url) from error
+
+
+def labels_of(models: Mapping[str, ModelInfo], policy: Policy) -> dict[str, tuple[Any, ...]]:
+    """The labels of each model that a policy names, as far as there is such a version."""
+    catalogue = Catalogue(models=dict(models))
+    found: dict[str, tuple[Any, ...]] = {}
+    for category in policy.categories.values():
+        try:
+            version = catalogue.resolve(ModelRef.parse(category.model))
+        except (errors.ModelNotFound, errors.VersionNotFound):
+            continue
+        found[category.model] = version.output.labels
+    return found

@@ -1,0 +1,227 @@
+"""Decides on posts, waiting in threads or on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from celeriac import errors
+from celeriac.applications.moderation.decision import Asked, Post, Verdict, ask
+from celeriac.applications.moderation.labels import write_labels
+from celeriac.applications.moderation.policy import Policy
+from celeriac.applications.moderation.reviews import Label, Review
+from celeriac.messages import DEFAULT_TENANT
+from producer.aio import AsyncClient
+from producer.applications.moderation.asking import (
+    Outcome,
+    blocks,
+    by_model,
+    in_order,
+    together,
+    verdicts_of,
+)
+from producer.applications.moderation.decisions import Decision, Explanation, decision_of
+from producer.applications.moderation.desk import Desk
+from producer.client import Client, who
+
+
+class Moderator:
+    """Decides on posts with the models of a client.
+
+    ``policy`` is a Policy, the path of its file, or by default what ``[moderation] policy`` names;
+    a file is read again when it has changed. Decisions are recorded in ``[moderation] folder``
+    before they are given. Safe with threads. Methods raise what the client's ``predict`` raises,
+    ConfigError for a policy that does not fit its models, and StorageError if a decision cannot be
+    recorded: then nothing was decided.
+    """
+
+    def __init__(
+        self, client: Client, policy: Policy | Path | None = None, *, tenant: str = DEFAULT_TENANT
+    ) -> None:
+        self._client = client
+        self.desk = Desk(client.broker, policy, tenant)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file of records. The client stays open."""
+        self.desk.close()
+
+    def moderate(
+        self, text: str | None = None, images: Sequence[bytes] = (), *, id: str = "",
+        timeout_s: float | None = None,
+    ) -> Decision:
+        """Decide on one post: a text, images (bytes of files), or both, as one.
+
+        ``id`` is your own name of the post, for records and reviewers. Raises RequestError for a
+        post with nothing in it, PayloadTooLarge beyond a million characters or 16 images, or for an
+        image beyond the limit of an item.
+        """
+        post = Post(text=text, images=tuple(images), id=id)
+        policy = self.desk.policy()
+        asked = ask(post, policy)
+        outcomes = self._outcomes([asked], timeout_s)
+        verdict = self._verdicts([asked], outcomes, policy)[0]
+        (record,) = self.desk.record([post], [verdict], policy)
+        queued = self.desk.queue(record, post) if record.decision == "review" else None
+        return decision_of(record, queued)
+
+    def moderate_many(
+        self, posts: Iterable[Post | str], *, timeout_s: float | None = None
+    ) -> list[Decision]:
+        """Decide on any number of posts, in their order; a text alone is a post.
+
+        ``timeout_s`` is for some thousands at a time. The first error is raised.
+        """
+        found: list[Decision] = []
+        for block in blocks(posts):
+            policy = self.desk.policy()
+            asked = [ask(post, policy) for post in block]
+            outcomes = self._outcomes(asked, timeout_s)
+            verdicts = self._verdicts(asked, outcomes, policy)
+            records = self.desk.record(block, verdicts, policy)
+            found += [
+                decision_of(
+                    record, self.desk.queue(record, post) if record.decision == "review" else None
+                )
+                for record, post in zip(records, block, strict=True)
+            ]
+        return found
+
+    # --- reviews ----------------------------------------------------------------------------------
+
+    def explain(self, decision_id: str) -> Explanation:
+        """Why a post was decided so. Raises RequestError, PredictionNotFound."""
+        return self.desk.explain(decision_id)
+
+    def reviews(self, most: int = 100) -> list[Review]:
+        """What waits to be looked at, the oldest first."""
+        with self.desk.redis():
+            return self.desk.reviews().open(most)
+
+    def decide(
+        self, decision_id: str, decision: str, *, by: str = "", categories: Sequence[str] = (),
+        note: str = "",
+    ) -> Label:
+        """Settle a review as ``allow`` or ``block``; the first who does so wins.
+
+        Raises Conflict if somebody has, PredictionNotFound if it is not (any more) a review.
+        """
+        return self.desk.settle(
+            decision_id, decision, by=by or who(), categories=categories, note=note
+        )
+
+    def labels(self) -> list[Label]:
+        """What people decided, the oldest first."""
+        with self.desk.redis():
+            return self.desk.reviews().labels()
+
+    def export_labels(self, path: Path) -> int:
+        """Write the labels as a dataset (.csv, .jsonl or .parquet); how many there are."""
+        labels = self.labels()
+        write_labels(path, labels)
+        return len(labels)
+
+    # --- within -----------------------------------------------------------------------------------
+
+    def _outcomes(self, asked: Sequence[Asked], timeout_s: float | None) -> list[Outcome]:
+        """The outcome of each question: models are asked at the same time."""
+        if len(asked) == 1 and len(asked[0].questions) == 1:
+            question = asked[0].questions[0]
+            try:
+                return [self._client.predict(question.model, question.item, timeout_s=timeout_s)]
+            except errors.ItemError as error:
+                return [error]
+        items = by_model(asked)
+
+
+        def work(model: str) -> list[Outcome]:
+            return self._client.predict_many(
+                model, items[model], timeout_s=timeout_s, return_errors=True
+            )
+
+        found = together(work, items)
+        return in_order(asked, found)
+
+    def _verdicts(
+        self, asked: Sequence[Asked], outcomes: Sequence[Outcome], policy: Policy
+    ) -> list[Verdict]:
+        if self.desk.must_check(asked, outcomes, policy):
+            self.desk.check(self._client.models(), policy, asked, outcomes)
+        return verdicts_of(asked, outcomes, policy)
+
+
+class AsyncModerator:
+    """:class:`Moderator` for asyncio, over an AsyncClient."""
+
+    def __init__(
+        self, client: AsyncClient, policy: Policy | Path | None = None, *,
+        tenant: str = DEFAULT_TENANT,
+    ) -> None:
+        self._client = client
+        self.desk = Desk(client.broker, policy, tenant)
+
+    def close(self) -> None:
+        """Close the file of records. The client stays open."""
+        self.desk.close()
+
+    async def moderate(
+        self, text: str | None = None, images: Sequence[bytes] = (), *, id: str = "",
+        timeout_s: float | None = None, tenant: str = "",
+    ) -> Decision:
+        """As :meth:`Moderator.moderate`; ``tenant``: whose post it is, if not the moderator's."""
+        post = Post(text=text, images=tuple(images), id=id)
+        return (await self._decided([post], timeout_s, tenant))[0]
+
+    async def moderate_many(
+        self, posts: Iterable[Post | str], *, timeout_s: float | None = None, tenant: str = ""
+    ) -> list[Decision]:
+        """As :meth:`Moderator.moderate_many`."""
+        return [
+            one for block in blocks(posts)
+            for one in await self._decided(block, timeout_s, tenant)
+        ]
+
+    async def _decided(
+        self, posts: list[Post], timeout_s: float | None, tenant: str
+    ) -> list[Decision]:
+        policy = self.desk.policy()
+        asked = [ask(post, policy) for post in posts]
+        outcomes = await self._outcomes(asked, timeout_s)
+        if self.desk.must_check(asked, outcomes, policy):
+            self.desk.check(await self._client.models(), policy, asked, outcomes)
+        records = self.desk.record(posts, verdicts_of(asked, outcomes, policy), policy, tenant)
+        found = []
+        for record, post in zip(records, posts, strict=True):
+            queued = None
+            if record.decision == "review":
+                queued = await asyncio.to_thread(self.desk.queue, record, post)
+            found.append(decision_of(record, queued))
+        return found
+
+    async def _outcomes(self, asked: Sequence[Asked], timeout_s: float | None) -> list[Outcome]:
+        if len(asked) == 1 and len(asked[0].questions) == 1:
+            question = asked[0].questions[0]
+            try:
+                return [
+                    await self._client.predict(question.model, question.item, timeout_s=timeout_s)
+                ]
+            except errors.ItemError as error:
+                return [error]
+        items = by_model(asked)
+        waits: list[Awaitable[Any]] = [
+            self._client.predict_many(model, one, timeout_s=timeout_s, return_errors=True)
+            for model, one in items.items()
+        ]
+        found = await asyncio.gather(*waits)
+        return in_order(asked, dict(zip(items, found, strict=True)))
