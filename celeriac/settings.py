@@ -325,8 +325,8 @@ class GatewaySettings(Section):
 class ModerationSettings(Section):
     """``[moderation]``: content moderation (docs/moderation.md)."""
 
-    policy: Path | None = None
-    """The policy file. Unset: the example (``celeriac moderation policy --example``)."""
+    policy: str = ""
+    """The policy file. Empty: the example (``celeriac moderation policy --example``)."""
     folder: Path = Path(".celeriac/moderation")
     """Where records of decisions, and the policies that they name, are kept; gateways and callers
     that share it can explain each other's decisions."""

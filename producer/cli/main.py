@@ -15,7 +15,7 @@ import typer
 import producer
 from celeriac import __version__, errors
 
-PRODUCER_COMMANDS = ("predict", "batch", "nightly", "models", "gateway", "advise")
+PRODUCER_COMMANDS = ("predict", "batch", "nightly", "models", "gateway", "advise", "moderation")
 """Modules of ``producer.cli``; each has ``register(app)``."""
 
 

@@ -79,15 +79,15 @@ def together(work: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
         except BaseException as error:  # noqa: BLE001 - raised below, by who waits
             failed.append(error)
 
-    *others, last = [*names] or [None]
+    listed = list(names)
     threads = [
         threading.Thread(target=run, args=(name,), name=f"celeriac-ask-{name}", daemon=True)
-        for name in others
+        for name in listed[1:]
     ]
     for thread in threads:
         thread.start()
-    if last is not None:
-        run(last)
+    for name in listed[:1]:
+        run(name)
     for thread in threads:
         thread.join()
     if failed:

@@ -40,7 +40,8 @@ class Desk:
         self._broker = broker
         self._settings = settings
         self._tenant = tenant
-        path = policy if isinstance(policy, Path) else settings.policy
+        named = Path(settings.policy) if settings.policy else None
+        path = policy if isinstance(policy, Path) else named
         self._policy = policy if isinstance(policy, Policy) else PolicyFile(path)
         self._log = AuditLog(settings.folder)
         self._key = settings.digest_key.encode()

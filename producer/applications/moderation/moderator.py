@@ -109,6 +109,11 @@ class Moderator:
         with self.desk.redis():
             return self.desk.reviews().open(most)
 
+    def count_reviews(self) -> int:
+        """How many wait."""
+        with self.desk.redis():
+            return self.desk.reviews().count()
+
     def decide(
         self, decision_id: str, decision: str, *, by: str = "", categories: Sequence[str] = (),
         note: str = "",
