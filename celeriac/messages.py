@@ -73,6 +73,7 @@ NIGHTLY_WATCH = "celeriac.nightly.watch"
 ALERT_SEND = "celeriac.alerts.send"
 DRIFT_LABELS = "celeriac.drift.labels"
 DRIFT_NOTICE = "celeriac.drift.notice"
+DRIFT_WATCH = "celeriac.drift.watch"
 
 # --- Redis keys: each says who owns it or when it expires ---------------------------------------
 
@@ -278,6 +279,40 @@ NIGHTLY_EVENTS_S = 90 * 86_400
 NIGHTLY_STATUS_S = 86_400
 ALERTS_PENDING_S = 86_400
 ALERT_S = 35 * 86_400
+
+
+def drift_counts_key(model: str, version: int) -> str:
+    """Hash of what workers have counted of a version's items, by stretch of time and process.
+    Trimmed by who counts; expires :data:`DRIFT_KEPT_S` after the last item."""
+    return f"celeriac:drift:counts:{model}:{version}"
+
+
+def drift_times_key(model: str, version: int) -> str:
+    """Sorted set of the fields of :func:`drift_counts_key`, by the Unix time at which each begins.
+    Trimmed and expires with it."""
+    return f"celeriac:drift:times:{model}:{version}"
+
+
+DRIFT_COUNTED_KEY = "celeriac:drift:counted"
+"""Sorted set of the versions, as ``NAME@VERSION``, whose items are counted, by the Unix time of the
+last. Trimmed by the watch; expires :data:`DRIFT_KEPT_S` after the last item of any."""
+
+
+def drift_standing_key(model: str, version: int) -> str:
+    """How a version's items stand (JSON). Owned by ``celeriac.drift.watch``, which writes it anew;
+    expires :data:`DRIFT_KEPT_S` after its last look."""
+    return f"celeriac:drift:standing:{model}:{version}"
+
+
+DRIFT_STANDINGS_KEY = "celeriac:drift:standings"
+"""Set of the versions, as ``NAME@VERSION``, that have a :func:`drift_standing_key`. Owned by the
+watch; expires with the last of them."""
+
+DRIFT_WATCHER_KEY = "celeriac:drift:watcher"
+"""The task that watches now. Owned by it; expires :data:`DRIFT_WATCHER_S` after a kill."""
+
+DRIFT_KEPT_S = 8 * 86_400
+DRIFT_WATCHER_S = 60
 
 
 def worker_key(hostname: str) -> str:

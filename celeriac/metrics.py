@@ -123,6 +123,32 @@ DRIFT_EVENTS = Counter(
     "celeriac_drift_events_total", "Episodes of drift that opened or closed",
     ["model", "kind", "state"],
 )
+DRIFT_ITEMS = Counter(
+    "celeriac_drift_items_total",
+    "Single items of versions with a profile: counted, skipped (they come faster than they can be "
+    "counted) or lost (Redis was away)", ["model", "outcome"],
+)
+DRIFT_DISTANCE = Gauge(
+    "celeriac_drift_distance", "Distance of a feature's newest items from the reference, 0 to 1",
+    ["model", "version", "feature"], multiprocess_mode="mostrecent",
+)
+DRIFT_THRESHOLD = Gauge(
+    "celeriac_drift_threshold", "Distance beyond which a feature drifts",
+    ["model", "version", "feature"], multiprocess_mode="mostrecent",
+)
+DRIFT_EPISODE = Gauge(
+    "celeriac_drift_episode_open", "1 while the newest items of a version drift or are broken",
+    ["model", "version", "kind"], multiprocess_mode="mostrecent",
+)
+DRIFT_WINDOW = Gauge(
+    "celeriac_drift_window_items", "Items of a version that were looked at together",
+    ["model", "version"], multiprocess_mode="mostrecent",
+)
+DRIFT_WATCHED = Gauge(
+    "celeriac_drift_watched_timestamp_seconds",
+    "When the watch last looked at single items (Unix time): old if beat is down",
+    multiprocess_mode="mostrecent",
+)
 ALERTS = Counter(
     "celeriac_alerts_total", "Alerts by kind and by what became of them", ["kind", "outcome"]
 )

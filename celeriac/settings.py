@@ -212,8 +212,17 @@ class FeedbackSettings(Section):
 
 
 class DriftSettings(Section):
-    """``[drift]``: what is done about drift."""
+    """``[drift]``: single items are compared with what their version was made for, and what is done
+    about drift."""
 
+    enabled: bool = True
+    """Workers count the items of versions that have a profile, and the watch looks at them."""
+    window_rows: Annotated[int, Field(ge=100, le=1_000_000)] = 1_000
+    """The newest items of a version that are looked at together."""
+    rows_between_alarms: Annotated[float, Field(ge=1_000, le=1e12)] = 100_000.0
+    """Items that are counted between two false alarms of a version, on the average."""
+    bucket_s: Annotated[float, Field(ge=0.5, le=3_600)] = 5.0
+    """Items are counted by stretches of so many seconds, and looked at as often."""
     adapt: dict[str, AdaptSettings] = Field(default_factory=dict)
     """By model."""
 

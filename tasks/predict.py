@@ -10,6 +10,7 @@ from celery import Task, shared_task
 
 from celeriac import errors, metrics
 from celeriac.cache.worker import get_worker_cache
+from celeriac.drift.counter import get_counter
 from celeriac.host import get_host
 from celeriac.logs import get_logger
 from celeriac.messages import (
@@ -106,6 +107,7 @@ def _compute(scorer: Scorer, items: list[Any]) -> list[dict[str, Any]]:
     answers = scorer.answer(items, cap)
     metrics.REAL_TIME_SECONDS.labels(scorer.name).observe(time.perf_counter() - started)
     count_answers(scorer.name, answers)
+    get_counter().offer(scorer.manifest, items, answers)
     return answers
 
 

@@ -12,7 +12,7 @@ from celeriac.messages import (
     SUBMISSIONS_RECONCILE,
 )
 from celeriac.settings import Settings
-from tasks import nightly
+from tasks import drift, nightly
 
 PUBLISH_EVERY_S = 30.0
 RECONCILE_EVERY_S = 5.0
@@ -20,7 +20,8 @@ COLLECT_EVERY_S = 3_600.0
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Entries of the beat schedule: the catalogue, lost work, the nights of ``celeriac.toml``."""
+    """Entries of the beat schedule: the catalogue, lost work, drift, the nights of
+    ``celeriac.toml``."""
     return {
         "publish-catalogue": {
             "task": CATALOGUE_PUBLISH,
@@ -46,6 +47,7 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         },
         **_collection(settings),
         **nightly.beat_schedule(settings),
+        **drift.beat_schedule(settings),
     }
 
 

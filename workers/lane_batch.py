@@ -12,9 +12,11 @@ import msgspec
 
 from celeriac import errors, metrics
 from celeriac.cache.worker import get_worker_cache
+from celeriac.drift.counter import get_counter
 from celeriac.host import ModelHost
 from celeriac.logs import get_logger
 from celeriac.messages import CONTRACT, Reply
+from celeriac.registry.manifest import ModelVersion
 from celeriac.scoring import Scorer
 from tasks.predict import count_answers
 from workers.lane_buffer import Target
@@ -48,8 +50,10 @@ class Batch(msgspec.Struct):
     """Of all items, in order."""
     is_scored: bool = False
     """False if the batch failed as a whole."""
-    kept_items: list[Any] = msgspec.field(default_factory=list)
-    """All items, in order, if their answers are to be kept; otherwise none."""
+    manifest: ModelVersion | None = None
+    """Of the version that scored them."""
+    scored_items: list[Any] = msgspec.field(default_factory=list)
+    """All items, in order."""
     replies: list[Reply] = msgspec.field(default_factory=list)
     """One for each envelope, in order."""
     seconds: float = 0.0
@@ -78,8 +82,7 @@ class Batch(msgspec.Struct):
             self.answers = scorer.answer(items, self.limits.cap)
         self.seconds = time.perf_counter() - started
         self.is_scored = True
-        if scorer.manifest.serving.cache:
-            self.kept_items = items
+        self.manifest, self.scored_items = scorer.manifest, items
         start = 0
         for one in self.received:
             end = start + one.count
@@ -161,9 +164,13 @@ class Batch(msgspec.Struct):
                       items=self.items, requests=requests)
 
     def keep(self) -> None:
-        """Have the answers written to the result cache, where the version says so."""
-        if self.kept_items:
-            get_worker_cache().keep(*self.target, self.kept_items, self.answers)
+        """Have the answers written to the result cache, where the version says so, and the items
+        counted, where it has a profile."""
+        if self.manifest is None:
+            return
+        if self.manifest.serving.cache:
+            get_worker_cache().keep(*self.target, self.scored_items, self.answers)
+        get_counter().offer(self.manifest, self.scored_items, self.answers)
 
     def _reply(self, one: Received, answers: list[dict[str, Any]]) -> Reply:
         return Reply(

@@ -8,6 +8,7 @@ from typing import Any
 import redis
 from celery import bootsteps
 
+from celeriac.drift.counter import get_counter
 from celeriac.host import get_host
 from celeriac.logs import get_logger
 from celeriac.settings import get_settings
@@ -43,6 +44,7 @@ class LaneStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.lane = Lane(get_host(), connect(settings), settings, events)
         parent.celeriac_lane = self.lane
         LOSS.lane = self.lane
+        _prepare_counting()
         self._thread = threading.Thread(target=self.lane.run, name="lane", daemon=True)
         self._thread.start()
 
@@ -58,6 +60,13 @@ class LaneStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def terminate(self, parent: Any) -> None:
         self.stop(parent)
+
+
+def _prepare_counting() -> None:
+    """Profiles of what serves are read now, not beside the first items."""
+    host = get_host()
+    for name, version in host.serving().items():
+        get_counter().prepare(host.scorer(name, version).manifest)
 
 
 def _give_back(lane: Lane) -> int:

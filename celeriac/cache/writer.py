@@ -59,7 +59,7 @@ class CacheWriter:
         self, name: str, version: int, items: Sequence[Any], answers: Sequence[dict[str, Any]]
     ) -> bool:
         """Have the answers to ``items`` kept, soon. Never waits; False if they were dropped."""
-        batch = _Batch(name, version, items, answers, sum(map(_weight, items)))
+        batch = _Batch(name, version, items, answers, sum(map(weight, items)))
         with self._changed:
             is_full = (
                 self._items + len(items) > MAX_WAITING_ITEMS
@@ -124,7 +124,7 @@ def _keyed(batch: _Batch) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
 
 
-def _weight(item: Any) -> int:
+def weight(item: Any) -> int:
     """About how many bytes an item holds on to."""
     if isinstance(item, str):
         return len(item)

@@ -42,16 +42,36 @@ def of_feature(feature: FeatureProfile, one: Feature | None, counts: Array) -> l
     ]
 
 
+def rise_of_counts(
+    feature: FeatureProfile, counts: Array, chance: float
+) -> tuple[float, str]:
+    """By how much the share of nulls, or of new values, has risen, and what is to be said of it:
+    nothing if chance gives as much more often than in ``chance`` of all cases.
+
+    All that is known of a stream are its counts.
+    """
+    nulls, rows = int(counts[-1]), int(counts.sum())
+    rise = nulls / max(rows, 1) - feature.nulls / max(feature.rows, 1)
+    if feature.kind == "category":
+        new, present = int(counts[-2]), int(counts[:-1].sum())
+        before = feature.counts[-2] / max(feature.rows, 1)
+        rise = max(rise, new / max(present, 1) - before)
+    said = [*_of_nulls(feature, counts, chance), *_of_new_values(feature, counts, chance)]
+    return rise, next((finding.text for finding in said if finding.level == "bad"), "")
+
+
 def _any_present(values: Array) -> bool:
     if bins.is_number(values):
         return not np.isnan(values).all()
     return any(value is not None for value in values.tolist())
 
 
-def _of_nulls(feature: FeatureProfile, counts: Array) -> Iterator[Finding]:
+def _of_nulls(
+    feature: FeatureProfile, counts: Array, chance: float = CHANCE
+) -> Iterator[Finding]:
     nulls, rows = int(counts[-1]), int(counts.sum())
     before = feature.nulls / max(feature.rows, 1)
-    if _has_risen(feature, nulls, rows, feature.nulls):
+    if _has_risen(feature, nulls, rows, feature.nulls, chance):
         now = "every value is null" if nulls == rows else f"{share(nulls, rows)} are null"
         text = f"{now}; in the reference {share(before, 1) if before else 'none was'}"
         yield Finding(level="bad", what=feature.name, text=text)
@@ -61,11 +81,13 @@ def _of_nulls(feature: FeatureProfile, counts: Array) -> Iterator[Finding]:
         yield Finding(level="look", what=feature.name, text=text)
 
 
-def _of_new_values(feature: FeatureProfile, counts: Array) -> Iterator[Finding]:
+def _of_new_values(
+    feature: FeatureProfile, counts: Array, chance: float = CHANCE
+) -> Iterator[Finding]:
     if feature.kind != "category":
         return
     unseen, rows = int(counts[-2]), int(counts[:-1].sum())
-    if _has_risen(feature, unseen, rows, feature.counts[-2]):
+    if _has_risen(feature, unseen, rows, feature.counts[-2], chance):
         text = f"{share(unseen, rows)} of its values were never seen in the reference"
         yield Finding(level="bad", what=feature.name, text=text)
 
@@ -103,14 +125,16 @@ def _of_range(feature: FeatureProfile, values: Array) -> Iterator[Finding]:
     yield Finding(level="look", what=feature.name, text=text)
 
 
-def _has_risen(feature: FeatureProfile, found: int, rows: int, before: int) -> bool:
+def _has_risen(
+    feature: FeatureProfile, found: int, rows: int, before: int, chance: float
+) -> bool:
     """More than chance and a little give."""
     if not rows or found / rows - before / max(feature.rows, 1) < LEAST_RISE:
         return False
     expected = (before + 1) / (feature.rows + 2)
     tau = feature.autocorrelation_rows
     alone, trials = max(1, round(found / tau)), max(1, round(rows / tau))
-    return float(bdtrc(alone - 1, trials, expected)) < CHANCE
+    return float(bdtrc(alone - 1, trials, expected)) < chance
 
 
 def _has_fallen(feature: FeatureProfile, found: int, rows: int) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from celeriac import errors
+from celeriac.registry.manifest import ModelVersion
 
 PROFILE_NAME = "profile.json"
 
@@ -198,6 +199,12 @@ def read_profile(folder: Path) -> ReferenceProfile | None:
         return None
     except OSError as error:
         raise errors.RegistryError(f"{folder / PROFILE_NAME}: {error.strerror}") from error
+
+
+def profile_digest(manifest: ModelVersion) -> str:
+    """By which two profiles are told apart; empty if the version has none."""
+    digests = [file.sha256 for file in manifest.files if file.path == PROFILE_NAME]
+    return digests[0][:16] if digests else ""
 
 
 class Known:

@@ -1,0 +1,327 @@
+"""The watch over a stream, as a policy: what one look at a version's items makes of its standing.
+
+Clock and counts are passed in. A version has at most one open episode of each kind, in which its
+features join: many that change together are one alarm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+import msgspec.structs
+import numpy as np
+
+from celeriac.drift import breaches
+from celeriac.drift.calibration import LOOKS_PER_WINDOW
+from celeriac.drift.counted import Stretch
+from celeriac.drift.episodes import Hysteresis, Look, Watched, step
+from celeriac.drift.events import DriftEvent
+from celeriac.drift.profile import FeatureProfile
+from celeriac.drift.records import State
+from celeriac.drift.standing import (
+    ENDED_KEPT,
+    KINDS,
+    EndedEpisode,
+    FeatureStanding,
+    Kind,
+    Mark,
+    OpenEpisode,
+    Standing,
+)
+from celeriac.drift.tally import Standard, Tally, unpack
+from celeriac.drift.window import Bucket, FeatureLook, Window, WindowRule, look_at, newest
+from celeriac.settings import DriftSettings
+
+LEAST_QUALITY_ROWS = 100
+"""With fewer items, nothing is said of their nulls."""
+NAMED = 5
+"""Features that a sentence names, at most."""
+
+
+class Seen(NamedTuple):
+    """What has been counted of late."""
+
+    buckets: Sequence[Bucket]
+    rows: int
+    """Items that were counted ..."""
+    came: int
+    """... of so many."""
+    mark: Mark
+    new_rows: int
+    """Since the last look."""
+
+
+def window_rule(settings: DriftSettings) -> WindowRule:
+    """As the settings have it."""
+    return WindowRule(
+        rows=settings.window_rows, rows_between_alarms=settings.rows_between_alarms
+    )
+
+
+def gather(
+    standard: Standard, stretches: Iterable[Stretch], mark: Mark, rule: WindowRule
+) -> Seen:
+    """Add up what the processes have counted, the newest first, until the window is full."""
+    sums: dict[float, Tally] = {}
+    rows = came = 0
+    for stretch in stretches:
+        if rows >= rule.rows and stretch.start_s not in sums:
+            break
+        found = unpack(standard, stretch.data)
+        if found is None:
+            continue
+        rows, came = rows + found.rows, came + found.seen
+        held = sums.setdefault(stretch.start_s, found)
+        if held is not found:
+            held.add(found)
+    newest_s = max(sums, default=0.0)
+    return Seen(
+        buckets=[Bucket(start_s=at, counts=standard.split(sums[at].counts)) for at in sums],
+        rows=rows, came=came, new_rows=_new_rows(sums, mark),
+        mark=Mark(newest_s, sums[newest_s].rows) if sums else mark,
+    )
+
+
+def _new_rows(sums: Mapping[float, Tally], mark: Mark) -> int:
+    if not sums or max(sums) < mark.start_s:  # a clock was ahead: it says nothing of these
+        mark = Mark()
+    found = sum(one.rows for at, one in sums.items() if at >= mark.start_s)
+    return max(0, found - (mark.rows if mark.start_s in sums else 0))
+
+
+def unwatched(
+    model: str, version: int, state: Literal["no_profile", "not_enough_data"], now_s: float
+) -> Standing:
+    """Of a version of which nothing is known."""
+    return Standing(
+        model=model, version=version, state=state, since_s=now_s, watched_at_s=now_s
+    )
+
+
+def look(
+    standing: Standing, standard: Standard, seen: Seen, rule: WindowRule, now_s: float
+) -> Standing:
+    """Look at the items that were counted; what is to be told is ``unsent`` then.
+
+    Without enough new ones since the last look, what was found stands: thresholds are made for
+    looks as dense as :data:`LOOKS_PER_WINDOW`, and the same items are not three looks.
+    """
+    standing = _of_profile(standing, standard)
+    standing = msgspec.structs.replace(standing, watched_at_s=now_s)
+    if seen.new_rows < max(1, rule.rows // LOOKS_PER_WINDOW):
+        return standing
+    window = newest(seen.buckets, rule, now_s)
+    if window is None:
+        return standing
+    return _Looking(standing, standard, window, rule, now_s).step(seen)
+
+
+def retired(standing: Standing, now_s: float) -> tuple[DriftEvent, ...]:
+    """Nobody asks the version any more: what is open closes."""
+    return tuple(
+        _event(standing, kind, "closed", episode.features,
+               f"{standing.ref} is not asked any more", now_s)
+        for kind, episode in standing.episodes.items()
+    )
+
+
+def _of_profile(standing: Standing, standard: Standard) -> Standing:
+    """What was remembered of another profile (the version was deleted, and its number came again)
+    is of no use."""
+    if standing.digest == standard.digest:
+        return standing
+    return Standing(
+        model=standing.model, version=standing.version, state="not_enough_data",
+        since_s=standing.watched_at_s, watched_at_s=standing.watched_at_s,
+        digest=standard.digest, unsent=standing.unsent,
+    )
+
+
+# --- one look ------------------------------------------------------------------------------------
+
+
+class _Looking:
+    def __init__(
+        self, standing: Standing, standard: Standard, window: Window, rule: WindowRule,
+        now_s: float,
+    ) -> None:
+        self._standing = standing
+        self._standard = standard
+        self._window = window
+        self._rule = rule
+        self._now_s = now_s
+        self._memory: dict[str, Watched] = {}
+        self._notes: dict[str, str] = {}
+        """What is broken, by feature."""
+        self._before = {old.name: old for old in standing.features}
+
+    def step(self, seen: Seen) -> Standing:
+        for feature in self._standard.watched:
+            self._look_for_breach(feature)
+        looks = {one.feature: one for one in self._looks()}
+        for name, one in looks.items():
+            self._look_for_drift(name, one)
+        features = tuple(
+            self._shown(feature, looks.get(feature.name)) for feature in self._standard.watched
+        )
+        state = _worst(one.state for one in features)
+        old = self._standing
+        standing = msgspec.structs.replace(
+            old, state=state, since_s=old.since_s if state == old.state else self._now_s,
+            looked_at_s=self._now_s, rows=seen.rows,
+            counted_share=round(seen.rows / max(seen.came, seen.rows, 1), 4),
+            window_start_s=self._window.start_s, window_end_s=self._window.end_s,
+            features=features, mark=seen.mark, memory=self._memory,
+        )
+        return self._episodes(standing)
+
+    # --- features -------------------------------------------------------------------------------
+
+    def _looks(self) -> list[FeatureLook]:
+        watched = self._standard.profile.model_copy(update={"features": self._standard.watched})
+        return look_at(watched, self._window, self._rule)
+
+    def _look_for_breach(self, feature: FeatureProfile) -> None:
+        counts = self._window.counts.get(feature.name)
+        value: float | None = None
+        if counts is not None and counts.sum() >= min(LEAST_QUALITY_ROWS, self._rule.rows):
+            rise, text = breaches.rise_of_counts(feature, np.asarray(counts), self._chance())
+            # Chance gives such a rise, too: it opens nothing, and closes nothing either.
+            value = rise if text else min(rise, breaches.LEAST_RISE)
+            self._notes[feature.name] = text
+        self._step("data_quality", feature.name, value, breaches.LEAST_RISE)
+
+    def _chance(self) -> float:
+        """Of one look at one feature, so that all together keep to the stated rate."""
+        rows = self._rule.rows / LOOKS_PER_WINDOW
+        every = len(self._standard.watched)
+        return min(breaches.CHANCE, rows / self._rule.rows_between_alarms / max(every, 1))
+
+    def _look_for_drift(self, name: str, one: FeatureLook) -> None:
+        is_open = self._old("data_drift", name).episode is not None
+        # Broken data are far from the reference, and so are the answers to them: that is no drift.
+        judged = not self._is_broken(name) if is_open else not self._any_broken
+        self._step("data_drift", name, one.statistic if judged else None, one.threshold)
+
+    def _is_broken(self, name: str) -> bool:
+        held = self._memory.get(f"data_quality:{name}")
+        return held is not None and held.episode is not None
+
+    @property
+    def _any_broken(self) -> bool:
+        return any(
+            one.episode is not None for key, one in self._memory.items()
+            if key.startswith("data_quality:")
+        )
+
+    def _old(self, kind: Kind, name: str) -> Watched:
+        found = self._standing.memory.get(f"{kind}:{name}")
+        return found if found is not None else Watched(feature=name)
+
+    def _step(self, kind: Kind, name: str, value: float | None, threshold: float) -> None:
+        old = self._old(kind, name)
+        # A clock that was ahead, and is right again, must not keep us from looking.
+        old = replace(old, seen_at_s=min(old.seen_at_s, self._now_s - 1.0))
+        taken = Look(at_s=self._now_s, statistic=value, threshold=threshold)
+        new = step(old, taken, Hysteresis()).watched
+        if new.episode is not None:
+            self._memory[f"{kind}:{name}"] = new
+
+    def _shown(self, feature: FeatureProfile, one: FeatureLook | None) -> FeatureStanding:
+        rows = self._window.rows(feature.name)
+        broken = self._is_broken(feature.name)
+        drifts = self._memory.get(f"data_drift:{feature.name}")
+        state: State = "stable"
+        if broken:
+            state = "broken"
+        elif drifts is not None and drifts.episode is not None:
+            state = "drift"
+        elif one is None or one.statistic is None:
+            state = "not_enough_data"
+        before = self._before.get(feature.name)
+        return FeatureStanding(
+            name=feature.name, role=feature.role, state=state, rows=rows,
+            since_s=self._now_s if before is None or before.state != state else before.since_s,
+            distance=None if one is None or one.statistic is None else round(one.statistic, 4),
+            threshold=None if one is None else round(one.threshold, 4),
+            note=self._notes.get(feature.name, "") if broken else "",
+        )
+
+    # --- episodes of the version ----------------------------------------------------------------
+
+    def _episodes(self, standing: Standing) -> Standing:
+        events: list[DriftEvent] = []
+        episodes, ended = dict(standing.episodes), list(standing.ended)
+        for kind in KINDS:
+            now_open = self._open_features(kind)
+            episode = episodes.get(kind)
+            if now_open and episode is None:
+                episodes[kind] = OpenEpisode(opened_at_s=self._now_s, features=now_open)
+                said = self._sentence(standing, kind, now_open)
+                events.append(_event(standing, kind, "opened", now_open, said, self._now_s))
+            elif now_open and episode is not None:
+                joined = tuple(dict.fromkeys([*episode.features, *now_open]))
+                episodes[kind] = msgspec.structs.replace(episode, features=joined)
+            elif episode is not None:
+                del episodes[kind]
+                ended.insert(0, EndedEpisode(
+                    kind=kind, opened_at_s=episode.opened_at_s, closed_at_s=self._now_s,
+                    features=episode.features,
+                ))
+                said = f"{_named(episode.features)}: as in the reference again"
+                events.append(
+                    _event(standing, kind, "closed", episode.features, said, self._now_s)
+                )
+        return msgspec.structs.replace(
+            standing, episodes=episodes, ended=tuple(ended[:ENDED_KEPT]),
+            unsent=(*standing.unsent, *(event.to_dict() for event in events)),
+        )
+
+    def _open_features(self, kind: Kind) -> tuple[str, ...]:
+        """The worst first."""
+        some = [
+            (one.episode.opened_with / max(one.episode.threshold, 1e-9), one.feature)
+            for key, one in self._memory.items()
+            if key.startswith(f"{kind}:") and one.episode is not None
+        ]
+        return tuple(name for _, name in sorted(some, key=lambda pair: (-pair[0], pair[1])))
+
+    def _sentence(self, standing: Standing, kind: Kind, names: tuple[str, ...]) -> str:
+        by_name = {one.name: one for one in standing.features}
+        parts = []
+        for name in names[:NAMED]:
+            one = by_name[name]
+            if kind == "data_quality":
+                parts.append(f"{name}: {one.note}")
+            else:
+                parts.append(
+                    f"{name}: distance {one.distance or 0:.2f}, where {one.threshold or 0:.2f} is "
+                    "much"
+                )
+        more = f"; and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        return f"of the newest {standing.rows:,} items, {'; '.join(parts)}{more}"
+
+
+_ORDER: tuple[State, ...] = ("broken", "drift", "stable", "not_enough_data")
+
+
+def _worst(states: Iterable[State]) -> State:
+    found = set(states)
+    return next((state for state in _ORDER if state in found), "not_enough_data")
+
+
+def _named(features: Sequence[str]) -> str:
+    more = f" and {len(features) - NAMED} more" if len(features) > NAMED else ""
+    return ", ".join(features[:NAMED]) + more
+
+
+def _event(  # noqa: PLR0913, PLR0917 - what an event is made of
+    standing: Standing, kind: Kind, state: Literal["opened", "closed"],
+    features: tuple[str, ...], detail: str, now_s: float,
+) -> DriftEvent:
+    return DriftEvent(
+        kind=kind, state=state, model=standing.model, version=standing.version, source="stream",
+        features=features, detail=detail, at_s=now_s,
+    )

@@ -1,0 +1,192 @@
+"""The watch over single items: what workers have counted, beside what each version was made for.
+
+Beat sends it again and again. One watch at a time looks; what it remembers is in Redis, so that
+any process of the maintenance role may be the next.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec.structs
+import redis
+from celery import shared_task
+
+from celeriac import errors, metrics
+from celeriac.drift import counted, standing
+from celeriac.drift.events import DriftEvent
+from celeriac.drift.standing import KINDS, Standing, Watcher
+from celeriac.logs import get_logger
+from celeriac.messages import DRIFT_WATCH, MAINTENANCE_QUEUE
+from celeriac.registry.catalogue import fetch
+from celeriac.registry.store import Registry
+from celeriac.settings import Settings, get_settings
+from producer import wire
+from producer.broker import Broker
+from tasks.base import CeleriacTask
+from tasks.drift_notices import announce
+
+if TYPE_CHECKING:  # every worker reads this module, for the schedule; few look at anything
+    from celeriac.drift.tally import Standard
+
+log = get_logger(__name__)
+
+IDLE_S = 3_600.0
+"""A version that no alias names, and that nobody has asked for so long, is not watched any more."""
+SHOWN_FEATURES = 50
+"""Of a version, as gauges: answers first."""
+
+
+@shared_task(name=DRIFT_WATCH, base=CeleriacTask, ignore_result=True)
+def watch() -> None:
+    """Look at the newest items of each version once."""
+    broker = Broker(get_settings())
+    try:
+        watch_all(broker, time.time())
+    finally:
+        broker.close()
+
+
+def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Entries of the beat schedule: the watch, unless drift is switched off."""
+    if not settings.drift.enabled:
+        return {}
+    return {
+        "drift-watch": {
+            "task": DRIFT_WATCH,
+            "schedule": settings.drift.bucket_s,
+            "options": {
+                "queue": MAINTENANCE_QUEUE, "expires": settings.drift.bucket_s,
+                "ignore_result": True,
+            },
+        },
+    }
+
+
+def watch_all(broker: Broker, now_s: float) -> list[Standing]:
+    """As :func:`watch`; returns how each version stands: nothing, if another task watches.
+
+    A version that cannot be looked at is logged, and keeps no other one from it. Raises
+    redis.RedisError.
+    """
+    watcher = Watcher(broker.redis, wire.new_id())
+    if not watcher.begin():
+        return []
+    found = []
+    try:
+        for ref in _refs(broker, watcher, now_s):
+            try:
+                found.append(_watch(broker, watcher, ref, now_s))
+            except (errors.CeleriacError, OSError) as error:
+                log.error("drift is not watched", model=ref, reason=str(error))  # noqa: TRY400
+        metrics.DRIFT_WATCHED.set(now_s)
+    except standing.Overtaken:
+        log.warning("another task watches drift now")
+    finally:
+        with suppress(redis.RedisError):
+            watcher.end()
+    return found
+
+
+def _refs(broker: Broker, watcher: Watcher, now_s: float) -> list[str]:
+    """``NAME@VERSION`` of each version that an alias names or that was asked of late. What was
+    watched, and is neither, is told and forgotten."""
+    from celeriac.drift import watching
+
+    models = fetch(broker.redis).models
+    wanted = {
+        f"{name}@{version}" for name, model in models.items() for version in model.aliases.values()
+    }
+    rule = watching.window_rule(broker.settings.drift)
+    wanted |= {
+        ref for ref, at_s in counted.versions(broker.redis, from_s=now_s - rule.most_age_s)
+        if now_s - at_s < IDLE_S
+    }
+    for one in standing.load_all(broker.redis):
+        if one.ref not in wanted:
+            _retire(broker, watcher, one, now_s)
+    return sorted(wanted)
+
+
+def _watch(broker: Broker, watcher: Watcher, ref: str, now_s: float) -> Standing:
+    from celeriac.drift import watching
+
+    name, version = standing.split(ref)
+    one = standing.load(broker.redis, name, version)
+    standard = _standard(Registry(broker.settings.models.root), name, version)
+    if standard is None:
+        if one is None or one.state != "no_profile":
+            one = watching.unwatched(name, version, "no_profile", now_s)
+        one = msgspec.structs.replace(one, watched_at_s=now_s)
+    else:
+        one = one or watching.unwatched(name, version, "not_enough_data", now_s)
+        rule = watching.window_rule(broker.settings.drift)
+        stretches = counted.newest(
+            broker.redis, name, version, from_s=now_s - rule.most_age_s,
+            until_s=now_s + rule.clock_tolerance_s,
+        )
+        seen = watching.gather(standard, stretches, one.mark, rule)
+        one = watching.look(one, standard, seen, rule, now_s)
+    watcher.save(one)
+    if one.unsent:
+        one = _tell(broker, watcher, one)
+    _measure(one)
+    return one
+
+
+def _tell(broker: Broker, watcher: Watcher, one: Standing) -> Standing:
+    """Have the events told that nobody was told of. They are kept until that is done, so a kill
+    in between has one told twice, which counts as once."""
+    for event in one.unsent:
+        announce(broker, DriftEvent.from_dict(event))
+    one = msgspec.structs.replace(one, unsent=())
+    watcher.save(one)
+    return one
+
+
+def _retire(broker: Broker, watcher: Watcher, one: Standing, now_s: float) -> None:
+    from celeriac.drift import watching
+
+    for event in watching.retired(one, now_s):
+        announce(broker, event)
+    watcher.forget(one)
+    counted.forget(broker.redis, one.model, one.version)
+    _measure(msgspec.structs.replace(
+        one, rows=0, episodes={}, features=tuple(
+            msgspec.structs.replace(feature, distance=None, threshold=None)
+            for feature in one.features
+        ),
+    ))
+
+
+def _standard(registry: Registry, name: str, version: int) -> Standard | None:
+    folder = registry.folder(name, version)
+    return _read(str(registry.root), name, version, (folder / "model.json").stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _read(root: str, name: str, version: int, changed: int) -> Standard | None:  # noqa: ARG001
+    """A version never changes, but its number may come again when it was deleted."""
+    from celeriac.drift.tally import Standard
+
+    registry = Registry(Path(root))
+    return Standard.of(registry.folder(name, version), registry.get(name, version))
+
+
+def _measure(one: Standing) -> None:
+    version = str(one.version)
+    metrics.DRIFT_WINDOW.labels(one.model, version).set(one.rows)
+    for kind in KINDS:
+        metrics.DRIFT_EPISODE.labels(one.model, version, kind).set(kind in one.episodes)
+    ranked = sorted(one.features, key=lambda feature: feature.role)
+    for feature in ranked[:SHOWN_FEATURES]:
+        labels = one.model, version, feature.name
+        for gauge, value in (
+            (metrics.DRIFT_DISTANCE, feature.distance), (metrics.DRIFT_THRESHOLD, feature.threshold)
+        ):
+            gauge.labels(*labels).set(math.nan if value is None else value)

@@ -1,0 +1,346 @@
+"""Counting and watching with a real Redis: what is written, told once, and forgotten."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import redis
+from sklearn.linear_model import LogisticRegression
+
+from celeriac import errors, metrics, release
+from celeriac.drift import counted, standing
+from celeriac.drift.counter import DriftCounter
+from celeriac.drift.standing import Overtaken, Watcher
+from celeriac.messages import (
+    DRIFT_COUNTED_KEY,
+    DRIFT_STANDINGS_KEY,
+    DRIFT_WATCHER_KEY,
+    drift_counts_key,
+    drift_standing_key,
+    drift_times_key,
+)
+from celeriac.registry.catalogue import publish
+from celeriac.registry.manifest import ModelVersion
+from celeriac.registry.store import Registry
+from celeriac.runtimes import LoadOptions
+from celeriac.scoring import Scorer
+from celeriac.settings import ModelsSettings, Settings
+from producer.broker import Broker
+from tasks import drift, drift_notices
+
+ANSWER = {"label": "large", "probability": 0.9}
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """``sizes`` has a profile, ``bare`` has none."""
+    registry = Registry(tmp_path_factory.mktemp("registry"))
+    chance = np.random.default_rng(0)
+    rows = pd.DataFrame({"size": chance.normal(size=3_000), "age": chance.normal(size=3_000)})
+    model = LogisticRegression().fit(rows, np.where(rows["size"] > 0, "large", "small"))
+    release.register("sizes", model, examples=rows[:5], reference=rows, registry=registry)
+    release.register("bare", model, examples=rows[:5], registry=registry)
+    for name in ("sizes", "bare"):
+        registry.aliases(name).promote(1, expected=None, who="test", why="")
+    return registry
+
+
+@pytest.fixture
+def broker(
+    settings: Settings, registry: Registry, redis_client: redis.Redis
+) -> Iterator[Broker]:
+    settings = settings.model_copy(update={"models": ModelsSettings(root=registry.root)})
+    publish(redis_client, registry.infos())
+    broker = Broker(settings)
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Events that were announced."""
+    found: list[Any] = []
+    monkeypatch.setattr(drift, "announce", lambda broker, event: found.append(event))
+    return found
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Stream:
+    """Items for a counter, and a clock that goes on."""
+
+    def __init__(self, broker: Broker, registry: Registry) -> None:
+        self.broker, self.registry = broker, registry
+        self.clock = Clock()
+        self.chance = np.random.default_rng(3)
+        self.scorer = Scorer.load(registry, "sizes", 1, LoadOptions())
+        self.counters = [self.counter(), self.counter()]
+
+    def counter(self, client: Any = None) -> DriftCounter:
+        return DriftCounter(
+            self.registry, client or self.broker.redis, self.broker.settings, clock=self.clock
+        )
+
+    def manifest(self, name: str = "sizes") -> ModelVersion:
+        return self.registry.get(name, 1)
+
+    def items(self, rows: int, shift: float = 0.0) -> tuple[list[Any], list[Any]]:
+        values = self.chance.normal(size=(rows, 2))
+        items = [{"size": float(a), "age": float(b + shift)} for a, b in values]
+        return items, self.scorer.score(items)
+
+    def come(self, rows: int = 100, shift: float = 0.0) -> list[standing.Standing]:
+        """Items for each worker, and a look."""
+        self.clock.now_s += 5
+        for counter in self.counters:
+            counter.offer(self.manifest(), *self.items(rows, shift))
+            counter.flush()
+        return drift.watch_all(self.broker, self.clock.now_s)
+
+
+@pytest.fixture
+def stream(broker: Broker, registry: Registry) -> Stream:
+    return Stream(broker, registry)
+
+
+def quiet(found: standing.Standing) -> dict[str, str]:
+    return {one.name: one.state for one in found.features}
+
+
+def test_what_workers_count_is_one_window(stream: Stream, told: list[Any]) -> None:
+    for _ in range(6):
+        found = {one.ref: one for one in stream.come()}
+    assert found["bare@1"].state == "no_profile"
+    sizes = found["sizes@1"]
+    assert sizes.rows == 1_000  # of 1,200 by two workers: the newest
+    assert quiet(sizes)["size"] == quiet(sizes)["age"] == "stable"
+    shown = sizes.shown()
+    assert {"digest", "memory", "unsent", "mark"}.isdisjoint(shown)
+    assert standing.load_all(stream.broker.redis) == [found["bare@1"], sizes]
+
+
+def test_a_shift_is_told_once_and_its_end_once(stream: Stream, told: list[Any]) -> None:
+    stream.counters[0].prepare(stream.manifest())
+    for shift in [0.0] * 6 + [1.0] * 8 + [0.0] * 12:
+        stream.come(shift=shift)
+    assert [(event.kind, event.state, event.features) for event in told] == [
+        ("data_drift", "opened", ("age",)), ("data_drift", "closed", ("age",)),
+    ]
+    assert told[0].model == "sizes"
+
+
+def test_all_keys_expire_or_are_owned(stream: Stream, told: list[Any]) -> None:
+    stream.come()
+    client = stream.broker.redis
+    for key in (
+        drift_counts_key("sizes", 1), drift_times_key("sizes", 1), DRIFT_COUNTED_KEY,
+        drift_standing_key("sizes", 1), DRIFT_STANDINGS_KEY,
+    ):
+        assert 0 < client.ttl(key) <= 8 * 86_400, key
+    assert not client.exists(DRIFT_WATCHER_KEY)
+    assert client.hlen(drift_counts_key("bare", 1)) == 0
+
+
+def test_a_stretch_is_counted_once_however_often_it_is_written(
+    stream: Stream, told: list[Any]
+) -> None:
+    counter = stream.counters[0]
+    for _ in range(3):  # in one stretch of time
+        counter.offer(stream.manifest(), *stream.items(100))
+        counter.flush()
+    assert stream.broker.redis.hlen(drift_counts_key("sizes", 1)) == 1
+    found = {one.ref: one for one in drift.watch_all(stream.broker, stream.clock.now_s)}
+    assert found["sizes@1"].rows == 300
+
+
+def test_the_oldest_counts_go(redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counted, "MOST_FIELDS", 3)
+    for at_s in (10.0, 20.0, 30.0, 40.0, 50.0):
+        counted.write(
+            redis_client, "m", 1, process="a", start_s=at_s, data=str(at_s).encode(), now_s=at_s
+        )
+    assert redis_client.hlen(drift_counts_key("m", 1)) == 3
+    found = counted.newest(redis_client, "m", 1, from_s=0, until_s=45)
+    assert [one.start_s for one in found] == [40.0, 30.0]
+    assert counted.versions(redis_client, from_s=0) == [("m@1", 50.0)]
+    assert counted.versions(redis_client, from_s=60) == []
+
+
+def test_redis_that_is_away_costs_no_answer_and_is_made_good(
+    stream: Stream, told: list[Any]
+) -> None:
+    class Away:
+        is_away = True
+
+        def evalsha(self, *given: Any) -> Any:
+            if self.is_away:
+                raise redis.ConnectionError("away")
+            return stream.broker.redis.evalsha(*given)
+
+        def eval(self, *given: Any) -> Any:
+            return stream.broker.redis.eval(*given)
+
+    away: Any = Away()
+    counter = stream.counter(away)
+    counter.offer(stream.manifest(), *stream.items(100))
+    counter.flush()
+    away.is_away = False
+    counter.offer(stream.manifest(), *stream.items(60))
+    counter.flush()
+    found = {one.ref: one for one in drift.watch_all(stream.broker, stream.clock.now_s)}
+    assert found["sizes@1"].rows == 160
+    away.is_away = True
+    lost = metrics.DRIFT_ITEMS.labels("sizes", "lost")._value.get()
+    counter.offer(stream.manifest(), *stream.items(50))
+    counter.flush()
+    stream.clock.now_s += 60  # that stretch is over
+    counter.offer(stream.manifest(), *stream.items(1))
+    counter.flush()
+    assert metrics.DRIFT_ITEMS.labels("sizes", "lost")._value.get() == lost + 50
+
+
+def test_a_fast_stream_is_counted_in_part(stream: Stream, told: list[Any]) -> None:
+    counter = stream.counters[0]
+    for _ in range(20):
+        counter.offer(stream.manifest(), *stream.items(100))
+    counter.flush()
+    found = {one.ref: one for one in drift.watch_all(stream.broker, stream.clock.now_s)}
+    assert found["sizes@1"].rows == 512
+    assert found["sizes@1"].counted_share == pytest.approx(512 / 2_000, abs=1e-3)
+
+
+def test_items_that_are_strange_cost_a_line_in_the_log(stream: Stream, told: list[Any]) -> None:
+    counter = stream.counters[0]
+    counter.offer(stream.manifest(), [{"size": object(), "age": []}, 7], [ANSWER, {"error": {}}])
+    counter.flush()
+    counter.offer(stream.manifest(), *stream.items(100))
+    counter.flush()
+    found = {one.ref: one for one in drift.watch_all(stream.broker, stream.clock.now_s)}
+    assert found["sizes@1"].rows == 100
+
+
+def test_a_version_without_a_profile_costs_nothing(stream: Stream) -> None:
+    counter = stream.counters[0]
+    for _ in range(3):
+        counter.offer(stream.manifest("bare"), *stream.items(5))
+    assert counter._thread is None
+    assert counter._lines == {}
+
+
+def test_counting_by_its_own_thread(stream: Stream, told: list[Any]) -> None:
+    counter = stream.counters[0]
+    counter.offer(stream.manifest(), *stream.items(100))
+    end_s = time.monotonic() + 20
+    while not stream.broker.redis.exists(drift_counts_key("sizes", 1)):
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
+
+
+def test_one_task_watches_at_a_time(stream: Stream, told: list[Any]) -> None:
+    stream.come()
+    first = Watcher(stream.broker.redis, "first")
+    assert first.begin()
+    assert drift.watch_all(stream.broker, stream.clock.now_s) == []
+    first.end()
+    assert len(drift.watch_all(stream.broker, stream.clock.now_s)) == 2
+
+
+def test_a_watch_that_was_overtaken_writes_nothing(
+    stream: Stream, told: list[Any]
+) -> None:
+    (_, one) = stream.come()
+    slow = Watcher(stream.broker.redis, "slow")
+    assert slow.begin()
+    stream.broker.redis.set(DRIFT_WATCHER_KEY, "another")  # its time was over
+    with pytest.raises(Overtaken):
+        slow.save(one)
+    with pytest.raises(Overtaken):
+        slow.forget(one)
+    slow.end()
+    assert stream.broker.redis.get(DRIFT_WATCHER_KEY) == b"another"
+
+
+def test_many_watches_at_once_open_one_episode(stream: Stream, told: list[Any]) -> None:
+    stream.counters[0].prepare(stream.manifest())
+    for shift in [0.0] * 3 + [1.0] * 3:
+        stream.clock.now_s += 5
+        for counter in stream.counters:
+            counter.offer(stream.manifest(), *stream.items(100, shift))
+            counter.flush()
+        threads = [
+            threading.Thread(target=drift.watch_all, args=(stream.broker, stream.clock.now_s))
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [event.state for event in told] == ["opened"]
+
+
+def test_an_event_that_could_not_be_told_is_told_by_the_next_watch(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(broker: Any, event: Any) -> None:
+        raise errors.BrokerError("away")
+
+    monkeypatch.setattr(drift, "announce", away)
+    for shift in [0.0] * 4 + [2.0] * 4:
+        stream.come(shift=shift)
+    found: list[Any] = []
+    monkeypatch.setattr(drift, "announce", lambda broker, event: found.append(event))
+    drift.watch_all(stream.broker, stream.clock.now_s)
+    assert [event.state for event in found] == ["opened"]
+    drift.watch_all(stream.broker, stream.clock.now_s)
+    assert len(found) == 1
+
+
+def test_a_version_that_nobody_asks_any_more_is_told_and_forgotten(
+    stream: Stream, told: list[Any], redis_client: redis.Redis
+) -> None:
+    for shift in [0.0] * 4 + [2.0] * 4:
+        stream.come(shift=shift)
+    publish(redis_client, {})
+    drift.watch_all(stream.broker, stream.clock.now_s)
+    assert standing.load(redis_client, "sizes", 1) is not None  # it was asked a moment ago
+    drift.watch_all(stream.broker, stream.clock.now_s + drift.IDLE_S)
+    assert standing.load_all(redis_client) == []
+    assert not redis_client.exists(drift_counts_key("sizes", 1))
+    assert [event.state for event in told] == ["opened", "closed"]
+
+
+def test_a_damaged_profile_keeps_no_other_version_from_being_watched(
+    stream: Stream, tmp_path: Path, told: list[Any]
+) -> None:
+    broken = stream.registry.folder("sizes", 1) / "profile.json"
+    whole = broken.read_bytes()
+    drift._read.cache_clear()
+    broken.write_bytes(b"{")
+    try:
+        found = drift.watch_all(stream.broker, stream.clock.now_s)
+    finally:
+        broken.write_bytes(whole)
+    assert [one.ref for one in found] == ["bare@1"]
+
+
+def test_an_event_goes_to_whoever_tells_it(stream: Stream) -> None:
+    """With the task that is really sent: one message for each event."""
+    for shift in [0.0] * 4 + [2.0] * 4:
+        stream.come(shift=shift)
+    waiting = stream.broker.redis.lrange("maintenance", 0, -1)
+    assert len(waiting) == 1
+    assert b"celeriac.drift.notice" in waiting[0]
+    assert drift_notices.DRIFT_NOTICE == "celeriac.drift.notice"
