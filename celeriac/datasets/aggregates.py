@@ -1,4 +1,4 @@
-"""Counts, means, shares and quantiles of a job's output by groups, over its parts one by one.
+"""Counts, means, spread, shares and quantiles of a job's output by groups, part by part.
 
 Quantiles come from a sketch of bins whose width grows with the value (as DDSketch): a result is
 within 0.5 % of a value of that rank, and the sketches of two parts add up.
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from celeriac import errors
+from celeriac.datasets.periods import in_periods
 from celeriac.datasets.records import Aggregation
 
 MAX_GROUPS = 200_000
@@ -48,6 +49,9 @@ def check_aggregation(
             raise errors.RequestError(
                 f"column {name!r} holds no numbers; count them by `share` = {{{name!r}: VALUE}}"
             )
+    for name in wanted.period:
+        if name not in wanted.by:
+            raise errors.RequestError(f"`period` names {name!r}, which is not among `by`")
     for name, shares in wanted.quantiles.items():
         if not shares or not all(0 <= share <= 1 for share in shares):
             raise errors.RequestError(f"quantiles of {name!r} are numbers from 0 to 1: [0.5, 0.95]")
@@ -60,8 +64,9 @@ def aggregate(tables: Iterable[pa.Table], wanted: Aggregation) -> pa.Table:
     """
     totals: pa.Table | None = None
     sketches: dict[str, pa.Table] = dict.fromkeys(wanted.quantiles)
+    origins: dict[str, float] = {}
     for table in tables:
-        groups = _columns_of(table, wanted)
+        groups = _columns_of(table, wanted, origins)
         totals = _merged(totals, _totals(groups, wanted), wanted.by)
         _check_bound(totals.num_rows, MAX_GROUPS, "groups", wanted)
         for name in wanted.quantiles:
@@ -69,7 +74,8 @@ def aggregate(tables: Iterable[pa.Table], wanted: Aggregation) -> pa.Table:
             _check_bound(sketches[name].num_rows, MAX_BINS, "different values", wanted)
     if totals is None:
         raise errors.JobFailed("there is no part to aggregate")
-    return _result(totals.sort_by([(name, "ascending") for name in wanted.by]), sketches, wanted)
+    totals = totals.sort_by([(name, "ascending") for name in wanted.by])
+    return _result(totals, sketches, origins, wanted)
 
 
 def share_name(name: str, value: Any) -> str:
@@ -77,9 +83,18 @@ def share_name(name: str, value: Any) -> str:
     return f"{name}_share_{value}"
 
 
-def _columns_of(table: pa.Table, wanted: Aggregation) -> pa.Table:
-    """What groups the rows, and each measured column as floats."""
-    by = {name: table[name] for name in wanted.by}
+def _columns_of(
+    table: pa.Table, wanted: Aggregation, origins: dict[str, float]
+) -> pa.Table:
+    """What groups the rows, and each measured column as floats.
+
+    Squares are of distances from a value of the column, its origin: those of the values themselves
+    would drown a small spread around a large mean.
+    """
+    by = {
+        name: in_periods(table[name], wanted.period[name]) if name in wanted.period
+        else table[name] for name in wanted.by
+    }
     measured = {_value(name): _floats(table[name]) for name in wanted.measured}
     shares = {
         _value(share_name(name, value)): pc.cast(
@@ -87,13 +102,22 @@ def _columns_of(table: pa.Table, wanted: Aggregation) -> pa.Table:
         ).cast(pa.float64())
         for name, value in wanted.share.items()
     }
-    return pa.table({**by, **measured, **shares})
+    squares = {}
+    for name in wanted.std:
+        values = measured[_value(name)]
+        if name not in origins:
+            known = pc.drop_null(values.filter(pc.fill_null(pc.is_finite(values), False)))
+            origins.update({name: known[0].as_py()} if len(known) else {})
+        away = pc.subtract(values, origins.get(name, 0.0))
+        squares[_squares(name)] = pc.multiply(away, away)
+    return pa.table({**by, **measured, **shares, **squares})
 
 
 def _totals(groups: pa.Table, wanted: Aggregation) -> pa.Table:
     asked: list[tuple[Any, str]] = [([], "count_all")]
     for name in _means(wanted):
         asked += [(_value(name), kind) for kind in ("sum", "count", "min", "max")]
+    asked += [(_squares(name), "sum") for name in wanted.std]
     found = groups.group_by(list(wanted.by), use_threads=False).aggregate(asked)
     return found.rename_columns(
         [_COUNT if name == "count_all" else name for name in found.column_names]
@@ -128,18 +152,33 @@ def _merged(total: pa.Table | None, more: pa.Table, keys: Sequence[str]) -> pa.T
 
 
 def _result(
-    totals: pa.Table, sketches: dict[str, pa.Table], wanted: Aggregation
+    totals: pa.Table, sketches: dict[str, pa.Table], origins: dict[str, float],
+    wanted: Aggregation,
 ) -> pa.Table:
     columns = {name: totals[name] for name in (*wanted.by, _COUNT)}
     for name in (*wanted.mean, *(share_name(*pair) for pair in wanted.share.items())):
         mean = pc.divide(totals[f"{_value(name)}_sum"], totals[f"{_value(name)}_count"])
         shown = f"{name}_mean" if name in wanted.mean else name
         columns[shown] = pc.if_else(pc.is_nan(mean), None, mean)
+    for name in wanted.std:
+        columns[f"{name}_std"] = _deviation(totals, name, origins.get(name, 0.0))
     for name, shares in wanted.quantiles.items():
         found = _quantiles(totals, sketches[name], name, wanted)
         for share in shares:
             columns[f"{name}_p{share * 100:g}"] = pa.array(found[share], pa.float64())
     return pa.table(columns)
+
+
+def _deviation(totals: pa.Table, name: str, origin: float) -> pa.Array:
+    """Null for groups of fewer than two values, and where one is not finite."""
+    counts = totals[f"{_value(name)}_count"].to_numpy().astype(np.float64)
+    sums, squares = (
+        totals[column].to_numpy() for column in (f"{_value(name)}_sum", f"{_squares(name)}_sum")
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        away = sums - counts * origin
+        variances = np.maximum(squares - away * away / counts, 0.0) / (counts - 1)
+    return pa.array(np.sqrt(variances), mask=(counts < 2) | ~np.isfinite(variances))
 
 
 def _quantiles(
@@ -199,6 +238,10 @@ def _cells(wanted: Aggregation) -> list[str]:
 def _value(name: str) -> str:
     """Measured columns have a name that no column of a group has."""
     return f"\0{name}"
+
+
+def _squares(name: str) -> str:
+    return f"\0\0{name}"
 
 
 def _text(value: Any) -> str:

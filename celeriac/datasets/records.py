@@ -13,6 +13,8 @@ Format = Literal["parquet", "csv", "jsonl"]
 SourceFormat = Literal["parquet", "csv", "jsonl", "images"]
 Compression = Literal["", "gzip", "zstd"]
 """Around a whole file; what Parquet compresses inside is its own affair."""
+Period = Literal["day", "week", "month", "quarter", "year"]
+"""A week begins on Monday."""
 
 
 MAX_ROW_BYTES = 4_000
@@ -29,11 +31,15 @@ class Aggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Of the rows in which a column has this value: ``{"prediction": "positive"}``."""
     quantiles: dict[str, tuple[float, ...]] = {}
     """Ranks from 0 to 1: ``{"probability": [0.5, 0.95]}``."""
+    std: tuple[str, ...] = ()
+    """Standard deviation of a sample (divided by n - 1)."""
+    period: dict[str, Period] = {}
+    """Columns of ``by`` that hold dates, and how long the stretches are that make a group."""
 
     @property
     def measured(self) -> list[str]:
         """Columns of numbers that are read."""
-        return list(dict.fromkeys((*self.mean, *self.quantiles)))
+        return list(dict.fromkeys((*self.mean, *self.quantiles, *self.std)))
 
     @property
     def reads(self) -> list[str]:
@@ -47,7 +53,7 @@ class Aggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             return value
         try:
             fields = {
-                name: [one] if name in ("by", "mean") and isinstance(one, str) else one
+                name: [one] if name in ("by", "mean", "std") and isinstance(one, str) else one
                 for name, one in dict(value).items()
             }
             return msgspec.convert(fields, cls)
@@ -55,7 +61,8 @@ class Aggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise errors.RequestError(
                 f"an aggregation looks like {{'by': 'product', 'mean': ['probability'], "
                 f"'share': {{'prediction': 'positive'}}, "
-                f"'quantiles': {{'probability': [0.5]}}}}: {error}"
+                f"'quantiles': {{'probability': [0.5]}}, 'std': ['probability'], "
+                f"'period': {{'date': 'month'}}}}: {error}"
             ) from error
 
 

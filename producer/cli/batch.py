@@ -95,7 +95,7 @@ def submit(
     from producer.datasets import submit_dataset
 
     with open_broker() as broker:
-        with _planning() as on_progress:
+        with planning() as on_progress:
             handle = submit_dataset(
                 broker, source, model, output, chunk_rows=chunk_rows, text_column=text_column,
                 keep_columns=keep or None, id_column=id_column, output_format=output_format,
@@ -103,9 +103,9 @@ def submit(
                 model_column=model_column, error_column=error_column, dedupe=dedupe,
                 max_error_share=max_error_share, expires_s=expires_s, on_progress=on_progress,
             )
-        _say_submitted(handle)
+        say_submitted(handle)
         if wait:
-            raise typer.Exit(_follow(handle, timeout_s))
+            raise typer.Exit(follow(handle, timeout_s))
 
 
 @app.command()
@@ -169,7 +169,7 @@ def resume(
         handle = open_job(broker, job)
         _print_status(handle.resume(max_error_share))
         if wait:
-            raise typer.Exit(_follow(handle, timeout_s))
+            raise typer.Exit(follow(handle, timeout_s))
 
 
 @app.command()
@@ -209,7 +209,8 @@ def _pair(text: str) -> tuple[str, str]:
     return column, value
 
 
-def _say_submitted(handle: JobHandle) -> None:
+def say_submitted(handle: JobHandle) -> None:
+    """The line for a job that has just been submitted."""
     found = handle.status()
     again = "continues" if handle.resumed else "submitted"
     _console().print(
@@ -219,7 +220,8 @@ def _say_submitted(handle: JobHandle) -> None:
     )
 
 
-def _follow(handle: JobHandle, timeout_s: float) -> int:
+def follow(handle: JobHandle, timeout_s: float) -> int:
+    """Wait for the end of a job, with progress; the exit code that says how it ended."""
     with _progress() as progress:
         task = progress.add_task("scoring", total=None, note="")
         shown = _Shown(progress, task)
@@ -305,7 +307,8 @@ def _where_report(found: JobStatus) -> str:
 
 
 @contextmanager
-def _planning() -> Iterator[Any]:
+def planning() -> Iterator[Any]:
+    """A bar while a dataset is planned: gives what ``submit_dataset`` takes as on_progress."""
     from rich.progress import BarColumn, DownloadColumn, TextColumn
 
     columns = (TextColumn("planning"), BarColumn(), DownloadColumn())

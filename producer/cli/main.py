@@ -15,7 +15,9 @@ import typer
 import producer
 from celeriac import __version__, errors
 
-PRODUCER_COMMANDS = ("predict", "batch", "nightly", "models", "gateway", "advise", "moderation")
+PRODUCER_COMMANDS = (
+    "predict", "batch", "nightly", "models", "gateway", "advise", "reviews", "moderation",
+)
 """Modules of ``producer.cli``; each has ``register(app)``."""
 
 

@@ -24,6 +24,7 @@ from producer.gateway import (
     predict,
     predictions,
     recommendation,
+    reviews,
 )
 from producer.gateway.access import GONE, AccessLog
 from producer.gateway.auth import Keys
@@ -38,7 +39,7 @@ from producer.gateway.rates import Rates
 HOT_ROUTES = [*predict.ROUTES, *oip.ROUTES]
 COLD_ROUTERS = [
     predictions.router, jobs.router, models.router, health.router, oip.router, admin.router,
-    recommendation.router, feedback.router,
+    recommendation.router, feedback.router, reviews.router,
 ]  # fmt: skip
 ADMIN_ROUTERS = [health.router, models.admin_router, admin.router]
 

@@ -21,7 +21,7 @@ OPEN_PATHS = frozenset({
 })
 OPEN_PREFIX = "/docs/"
 """The files of the /docs page."""
-SCOPES = (("/v1/jobs", "batch"), ("/metrics", "admin"))
+SCOPES = (("/v1/jobs", "batch"), ("/v1/reviews/summaries", "batch"), ("/metrics", "admin"))
 """Of paths that begin so; all others need ``infer``."""
 
 

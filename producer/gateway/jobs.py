@@ -129,6 +129,16 @@ async def submit(request: Request) -> Response:
     """Answers at once. What is wrong with the dataset shows in the job: `failed`, with `error`."""
     gateway, context = _of(request)
     wanted = body.decode(gateway, await body.read(gateway, context), _wanted)
+    return await accept(gateway, context, wanted)
+
+
+async def accept(
+    gateway: Gateway, context: RequestContext, wanted: JobRequest, path: str = "/v1/jobs",
+) -> Response:
+    """Keep an order; the answer is the job, which will be found under ``path``.
+
+    Raises Forbidden for a path outside the roots, Conflict for an idempotency key of another one.
+    """
     if wanted.aggregate is not None:
         Aggregation.of(wanted.aggregate)
     version = await _version(gateway, context, wanted.model)
@@ -140,7 +150,7 @@ async def submit(request: Request) -> Response:
         raise errors.Conflict("this Idempotency-Key came with another body before; take a new key")
     status = await _status(gateway, context, job_id)
     response = _job(gateway, context, status, 202 if placed.is_new else 200)
-    response.headers["Location"] = f"/v1/jobs/{job_id}"
+    response.headers["Location"] = f"{path}/{job_id}"
     return response
 
 
@@ -203,7 +213,7 @@ async def resume(id: str, request: Request) -> Response:
 async def files(id: str, request: Request) -> Response:
     """Parts in the order of the dataset, then what was made of them."""
     gateway, context = _of(request)
-    folder = await _folder(gateway, context, id)
+    folder = await folder_of(gateway, context, id)
     found = await results.in_thread(results.list_results, folder, id)
     return _json({"object": "list", "data": [one.shown for one in found]})
 
@@ -217,7 +227,7 @@ async def files(id: str, request: Request) -> Response:
 async def file(id: str, name: str, request: Request) -> Response:
     """`name` as in the list: `parts/part-00000.csv`, `manifest.json`, `report.html`."""
     gateway, context = _of(request)
-    folder = await _folder(gateway, context, id)
+    folder = await folder_of(gateway, context, id)
     found, path = await results.in_thread(results.find_result, folder, id, name)
     return results.respond(found, path)
 
@@ -319,7 +329,7 @@ async def _status(gateway: Gateway, context: RequestContext, job_id: str) -> Job
     return status
 
 
-async def _folder(gateway: Gateway, context: RequestContext, job_id: str) -> JobFolder:
+async def folder_of(gateway: Gateway, context: RequestContext, job_id: str) -> JobFolder:
     """The output of the caller's job. Raises Forbidden unless it lies where it may be read."""
     status = await _status(gateway, context, job_id)
     roots = roots_of(context.caller.tenant, gateway.limits.output_roots)

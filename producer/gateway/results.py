@@ -43,7 +43,7 @@ SHAPE: dict[str, Any] = {"application/json": {"schema": {
     },
 }}}
 """Of the list, for the OpenAPI page."""
-_SAFE = {
+SAFE = {
     "X-Content-Type-Options": "nosniff",
     # The report is a page of figures with its own styles: it runs nothing and loads nothing.
     "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; "
@@ -110,7 +110,7 @@ def find_result(folder: JobFolder, job_id: str, name: str) -> tuple[ResultFile, 
 
 def respond(found: ResultFile, path: Place) -> Response:
     """The content of a file; parts of it too (``Range``), if it is on a disk."""
-    headers = dict(_SAFE)
+    headers = dict(SAFE)
     if found.sha256:
         headers["ETag"] = f'"{found.sha256}"'
     kind = _TYPES.get(path.suffix, "application/octet-stream")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import given, settings, strategies as st
 from celeriac import errors
 from celeriac.datasets import aggregates
 from celeriac.datasets.aggregates import aggregate, check_aggregation
-from celeriac.datasets.records import Aggregation
+from celeriac.datasets.periods import in_periods
+from celeriac.datasets.records import Aggregation, Period
 
 WANTED = Aggregation.of({
     "by": "product", "mean": ["score", "flag"], "share": {"label": "good"},
@@ -95,3 +97,56 @@ def test_too_many_groups_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_aggregated_is_named(value: Any, says: str) -> None:
     with pytest.raises(errors.RequestError, match=says):
         check_aggregation(Aggregation.of(value), ["n"], ["id", "label"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=ROWS, at=st.integers(0, 60), far=st.sampled_from([0.0, 1e9]))
+def test_the_spread_is_that_of_each_group(rows: list[dict[str, Any]], at: int, far: float) -> None:
+    """Also where the values are far from 0."""
+    for row in rows:
+        row["score"] = None if row["score"] is None else far + row["score"] % 100
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    wanted = Aggregation.of({"by": "product", "std": "score"})
+    frame = pd.DataFrame(rows, columns=SCHEMA.names)
+    for found in aggregate([table.slice(0, at), table.slice(at)], wanted).to_pylist():
+        same = frame["product"].isna() if found["product"] is None else (
+            frame["product"] == found["product"]
+        )
+        scores = frame[same]["score"].dropna().astype(float)
+        if len(scores) < 2:
+            assert found["score_std"] is None
+        else:
+            assert found["score_std"] == pytest.approx(scores.std(), abs=1e-4)
+
+
+@pytest.mark.parametrize(("period", "day"), [
+    ("day", "2025-03-30"), ("week", "2025-03-24"), ("month", "2025-03-01"),
+    ("quarter", "2025-01-01"), ("year", "2025-01-01"),
+])
+def test_dates_of_any_kind_become_periods(period: Period, day: str) -> None:
+    at = datetime(2025, 3, 30, 23, 30, tzinfo=UTC)
+    columns = [
+        pa.array([at.date()]), pa.array([at], pa.timestamp("us", "UTC")),
+        pa.array(["2025-03-30", " 2025-03-30T23:30:00Z ", "2025-03-31T01:30:00+02:00"]),
+        pa.array([int(at.timestamp()), int(at.timestamp()) * 1_000]),
+        pa.array([at.timestamp()]),
+    ]
+    for column in columns:
+        found = in_periods(pa.chunked_array([column]), period).to_pylist()
+        assert {str(one) for one in found} == {day}
+
+
+def test_what_is_no_date_is_null() -> None:
+    columns = [
+        pa.array(["31.3.2025", "", "soon", None, "9999-12-31T23:00:00-10:00"]),
+        pa.array([float("nan"), float("inf"), 1e300]), pa.array([True]), pa.array([[1]]),
+        pa.array([None]), pa.array([10**18]),
+    ]
+    for column in columns:
+        assert set(in_periods(pa.chunked_array([column]), "month").to_pylist()) == {None}
+
+
+def test_a_period_of_a_column_that_groups_nothing_is_refused() -> None:
+    wanted = Aggregation.of({"by": "product", "period": {"date": "month"}})
+    with pytest.raises(errors.RequestError, match="not among `by`"):
+        check_aggregation(wanted, [], ["product", "date"])

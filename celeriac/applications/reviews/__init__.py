@@ -1,0 +1,1 @@
+"""How reviews sound, one by one and product by product."""
