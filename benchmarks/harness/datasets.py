@@ -87,7 +87,7 @@ def text_model(root: Path, data: Path) -> None:
 
 def reviews_csv(path: Path, rows: int, data: Path) -> None:
     """Reviews of all 5,000: each time some sentences in another order, and some line breaks."""
-    texts = _reviews(data)
+    texts = reviews(data)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["review_id", "review"])
@@ -97,7 +97,7 @@ def reviews_csv(path: Path, rows: int, data: Path) -> None:
 def mixed_csv(path: Path, rows: int, data: Path) -> None:
     """A table as people export it: ids, six numbers, and 60 characters of a review, quoted."""
     chance = np.random.default_rng(SEED)
-    texts = _reviews(data)
+    texts = reviews(data)
     block = 100_000
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
@@ -120,7 +120,7 @@ def repeated(path: Path, source: Path, times: int) -> None:
 
 def some_reviews(data: Path, count: int) -> list[str]:
     """Single items."""
-    texts = _reviews(data)
+    texts = reviews(data)
     return [next(texts) for _ in range(count)]
 
 
@@ -156,7 +156,8 @@ def demo_data(folder: Path) -> None:
     subprocess.run([sys.executable, "-m", "demo.data", folder], check=True, timeout=120)
 
 
-def _reviews(data: Path) -> Iterator[str]:
+def reviews(data: Path) -> Iterator[str]:
+    """Without end; no two are alike."""
     chance = np.random.default_rng(SEED)
     texts = [*_food_reviews(data, "train")["review"], *_food_reviews(data, "heldout")["review"]]
     while True:

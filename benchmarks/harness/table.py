@@ -44,6 +44,12 @@ def compared(  # noqa: PLR0913 - two values, their names and a bound
                ratio=ratio, goal=goal, met=met)
 
 
+def at_least(measure: str, value: float, unit: str, bound: float) -> Row:
+    """A value with a bound of its own."""
+    goal = f">= {bound:g} {unit}".strip()
+    return Row(measure=measure, value=value, unit=unit, goal=goal, met=value >= bound)
+
+
 def figure(value: float) -> str:
     """Three digits that count, with thousands separated."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -84,6 +84,12 @@ def submit(
     quantile: Annotated[
         list[str] | None, typer.Option(help="COLUMN=0.5: this quantile, by group.")
     ] = None,
+    std: Annotated[
+        list[str] | None, typer.Option(help="Column whose standard deviation is wanted, by group.")
+    ] = None,
+    period: Annotated[
+        list[str] | None, typer.Option(help="COLUMN=month: group the dates of a --by by months.")
+    ] = None,
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", min=0, help="Longest --wait, in seconds.")
     ] = LONGEST_WAIT_S,
@@ -99,7 +105,7 @@ def submit(
             handle = submit_dataset(
                 broker, source, model, output, chunk_rows=chunk_rows, text_column=text_column,
                 keep_columns=keep or None, id_column=id_column, output_format=output_format,
-                merge=merge, aggregate=_aggregation(by, mean, share, quantile),
+                merge=merge, aggregate=_aggregation(by, mean, share, quantile, std, period),
                 model_column=model_column, error_column=error_column, dedupe=dedupe,
                 max_error_share=max_error_share, expires_s=expires_s, on_progress=on_progress,
             )
@@ -185,12 +191,14 @@ def report(
 
 def _aggregation(
     by: list[str] | None, mean: list[str] | None, share: list[str] | None,
-    quantile: list[str] | None,
+    quantile: list[str] | None, std: list[str] | None, period: list[str] | None,
 ) -> dict[str, Any] | None:
     """What --by and its companions mean. Raises RequestError."""
     if not by:
-        if mean or share or quantile:
-            raise errors.RequestError("--mean, --share and --quantile need --by COLUMN")
+        if mean or share or quantile or std or period:
+            raise errors.RequestError(
+                "--mean, --share, --quantile, --std and --period need --by COLUMN"
+            )
         return None
     ranks: dict[str, list[float]] = {}
     for column, text in map(_pair, quantile or []):
@@ -199,7 +207,7 @@ def _aggregation(
         except ValueError as error:
             raise errors.RequestError(f"--quantile {column}={text}: {text!r} is no rank") from error
     return {"by": by, "mean": mean or [], "share": dict(map(_pair, share or [])),
-            "quantiles": ranks}
+            "quantiles": ranks, "std": std or [], "period": dict(map(_pair, period or []))}
 
 
 def _pair(text: str) -> tuple[str, str]:

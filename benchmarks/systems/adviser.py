@@ -1,0 +1,184 @@
+"""The adviser: what it predicts of a model, beside what workers then do.
+
+Models are measured as users do it (``celeriac optimize``) and promoted; the adviser is asked with
+their profiles. Then one real-time worker gets Poisson streams of items, and as many as it can take;
+and the batch worker gets a night's dataset.
+Every prediction is right if it is within 30 % of what was measured.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import datasets
+from benchmarks.harness.points import Measured, Meter, Point, Subject
+from benchmarks.harness.site import PROCESSES, Site, site
+from benchmarks.harness.table import Row
+from celeriac.advisor.advice import BUSY, Advice, run
+from celeriac.advisor.queueing import Service
+from celeriac.advisor.requirement import DAY_S, Requirement
+from celeriac.optimize.optimising import Optimiser, Wanted
+from celeriac.registry.manifest import Profile
+from celeriac.registry.store import Registry
+from celeriac.runtimes import LoadOptions
+from producer import Client
+from producer.advice import advise_for
+
+WITHIN = 0.3
+LOADS = (0.3, 0.6)
+"""Shares of the capacity that the adviser sees in one process."""
+NIGHT_ROWS, QUICK_ROWS = 150_000, 5_000
+ROUNDS = 3
+TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model and its items."""
+
+    name: str
+    items: list[Any]
+    night: Path | None = None
+    """A dataset for the batch worker."""
+
+
+def rows(home: Path, quick: bool) -> Iterator[Row]:
+    """Each model: latency, capacity, workers, and the night."""
+    root, data = home / "models", home / "data"
+    data.mkdir()
+    cases = make(root, data, QUICK_ROWS if quick else NIGHT_ROWS)
+    for case in cases:
+        optimise(root, case, 0.05 if quick else 0.4)
+    with site(home, root, "realtime.cpu", "batch.cpu", "maintenance") as running:
+        for case in cases:
+            yield from _served(home, running, case, quick)
+            if case.night is not None:
+                yield from _nightly(home, running, case, 1 if quick else ROUNDS)
+
+
+def make(root: Path, data: Path, night_rows: int) -> list[Case]:
+    """The text classifier and a forest of 300 trees."""
+    from sklearn.datasets import load_digits
+    from sklearn.ensemble import RandomForestClassifier
+
+    from celeriac import release
+
+    datasets.demo_data(data)
+    datasets.text_model(root, data)
+    night = data / "night.csv"
+    datasets.reviews_csv(night, night_rows, data)
+    pixels, digits = load_digits(return_X_y=True)
+    forest = RandomForestClassifier(300, random_state=0).fit(pixels[:1_200], digits[:1_200])
+    registry = Registry(root)
+    release.register("forest", forest, registry=registry, examples=pixels[1_200:1_250])
+    registry.aliases("forest").promote(1, expected=None, who="bench", why="measured")
+    return [
+        Case("text", datasets.some_reviews(data, 500), night),
+        Case("forest", pixels[1_200:].tolist()),
+    ]
+
+
+def optimise(root: Path, case: Case, size_s: float) -> None:
+    """As the command does, and its winner is promoted. Raises RuntimeError if there is none."""
+    registry = Registry(root)
+    found = Optimiser(
+        registry, case.name, 1, options=LoadOptions(), items=case.items,
+        wanted=Wanted(size_s=size_s, cores=os.cpu_count() or 1),
+    ).run()
+    if found.version is None:
+        raise RuntimeError(f"{case.name}: no faster form was found, so it has no profile")
+    registry.aliases(case.name).promote(
+        found.version.version, expected=1, who="bench", why="measured"
+    )
+
+
+def _served(home: Path, running: Site, case: Case, quick: bool) -> Iterator[Row]:
+    advice, profile = advised(running, case.name, per_s=1.0)
+    most = running.settings.realtime.max_batch_items
+    service = Service.of(profile, most)
+    file = home / f"{case.name}.json"
+    file.write_text(json.dumps(case.items))
+    seconds = 1.5 if quick else 6.0
+    capacity = service.capacity_per_s
+    points = [
+        *(Point(kind="open", per_s=share * capacity, seconds=seconds, warmup_s=1)
+          for share in LOADS for _ in range(1 if quick else ROUNDS)),
+        *(Point(kind="closed", in_flight=4 * most, seconds=seconds, warmup_s=1)
+          for _ in range(1 if quick else ROUNDS)),
+    ]
+    subject = Subject(name="Celeriac", module="benchmarks.subjects.lane",
+                      python=Path(sys.executable), model=case.name, asyncio=True)
+    found = Meter(home, running.server_pid, running.env).run(subject, file, points)
+    count = len(found) // (len(LOADS) + 1)
+    for number, share in enumerate(LOADS):
+        some = found[number * count : (number + 1) * count]
+        advice, _ = advised(running, case.name, per_s=share * capacity)
+        yield from _latencies(case.name, share * capacity, advice, some)
+    reached = statistics.median(one.per_s for one in found[-count:])
+    yield within(f"{case.name}: items a second of one process", capacity, "/s", reached)
+    wanted = 10 * reached
+    advice, _ = advised(running, case.name, per_s=wanted)
+    assert advice.real_time is not None
+    yield within(f"{case.name}: processes for {wanted:,.0f} items/s", advice.real_time.processes,
+                 "", math.ceil(wanted / (BUSY * reached)))
+
+
+def _latencies(
+    name: str, per_s: float, advice: Advice, found: list[Measured]
+) -> Iterator[Row]:
+    assert advice.real_time is not None
+    waits = advice.real_time.waits
+    for share, predicted in ((0.5, waits.p50_ms), (0.99, waits.p99_ms)):
+        measured = statistics.median(one.ms(share) for one in found)
+        yield within(f"{name}: p{share * 100:g} at {per_s:,.0f} items/s", predicted, "ms", measured)
+
+
+def _nightly(home: Path, running: Site, case: Case, rounds: int) -> Iterator[Row]:
+    assert case.night is not None
+    count = 0
+    took: list[float] = []
+    with Client(settings=running.settings) as client:
+        for number in range(rounds + 1):
+            handle = client.submit_dataset(
+                case.night, case.name, home / f"night-{number}", text_column="review",
+                keep_columns=["review_id"],
+            )
+            status = handle.wait(TIMEOUT_S)
+            assert status.created_at is not None
+            assert status.ended_at is not None
+            count = status.rows_done
+            if number:  # the first one loads the model
+                took.append((status.ended_at - status.created_at).total_seconds())
+    _, profile = advised(running, case.name, per_s=1.0)
+    night = Requirement(latency_ms=3_600_000, volume=count, update_frequency="daily")
+    predicted = run(night, profile, PROCESSES).duration_s
+    yield within(f"{case.name}: a night of {count:,} rows on {PROCESSES} cores", predicted, "s",
+                 statistics.median(took))
+
+
+def advised(running: Site, name: str, *, per_s: float) -> tuple[Advice, Profile]:
+    """What the adviser says of a served model at a rate, and the profile that it rests on."""
+    wanted = Requirement(latency_ms=100, volume=max(1, math.ceil(per_s * DAY_S / 5)),
+                         update_frequency="continuous", peak_per_s=per_s)
+    with Client(settings=running.settings) as client:
+        catalogue = client.realtime.routes.catalogue(10)
+        advice, profile = advise_for(wanted, catalogue, name, running.settings, PROCESSES)
+    assert profile is not None
+    return advice, profile
+
+
+def within(measure: str, predicted: float, unit: str, measured: float) -> Row:
+    """A prediction beside what was measured: right within 30 %."""
+    ratio = predicted / measured if measured else math.inf
+    return Row(
+        measure=measure, value=predicted, unit=unit, against="measured", baseline=measured,
+        ratio=ratio, goal=f"{1 - WITHIN:g} to {1 + WITHIN:g}", met=abs(ratio - 1) <= WITHIN,
+    )
