@@ -137,7 +137,7 @@ DRIFT_THRESHOLD = Gauge(
     ["model", "version", "feature"], multiprocess_mode="mostrecent",
 )
 DRIFT_EPISODE = Gauge(
-    "celeriac_drift_episode_open", "1 while the newest items of a version drift or are broken",
+    "celeriac_drift_episode_open", "1 while an episode of a version is open",
     ["model", "version", "kind"], multiprocess_mode="mostrecent",
 )
 DRIFT_WINDOW = Gauge(
@@ -147,6 +147,19 @@ DRIFT_WINDOW = Gauge(
 DRIFT_WATCHED = Gauge(
     "celeriac_drift_watched_timestamp_seconds",
     "When the watch last looked at single items (Unix time): old if beat is down",
+    multiprocess_mode="mostrecent",
+)
+LABELLED = Counter(
+    "celeriac_labelled_total", "Labels that were tested, by the version that they judge",
+    ["model", "version"],
+)
+ACCURACY = Gauge(
+    "celeriac_accuracy", "Share of right answers among the labelled ones of the last seven days",
+    ["model", "version"], multiprocess_mode="mostrecent",
+)
+ABSOLUTE_ERROR = Gauge(
+    "celeriac_absolute_error",
+    "Mean absolute error of the labelled answers of the last seven days", ["model", "version"],
     multiprocess_mode="mostrecent",
 )
 ALERTS = Counter(

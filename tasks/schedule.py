@@ -7,6 +7,7 @@ from typing import Any
 from celeriac.messages import (
     BATCH_RECONCILE,
     CATALOGUE_PUBLISH,
+    DRIFT_LABELS,
     MAINTENANCE_QUEUE,
     MODELS_COLLECT,
     SUBMISSIONS_RECONCILE,
@@ -17,6 +18,7 @@ from tasks import drift, nightly
 PUBLISH_EVERY_S = 30.0
 RECONCILE_EVERY_S = 5.0
 COLLECT_EVERY_S = 3_600.0
+LABELS_EVERY_S = 15.0
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -43,6 +45,13 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
             "schedule": RECONCILE_EVERY_S,
             "options": {
                 "queue": MAINTENANCE_QUEUE, "expires": RECONCILE_EVERY_S, "ignore_result": True,
+            },
+        },
+        "look-at-labels": {
+            "task": DRIFT_LABELS,
+            "schedule": LABELS_EVERY_S,
+            "options": {
+                "queue": MAINTENANCE_QUEUE, "expires": LABELS_EVERY_S, "ignore_result": True,
             },
         },
         **_collection(settings),

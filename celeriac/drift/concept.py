@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -21,11 +21,13 @@ from scipy.linalg import solve_banded
 
 from celeriac import errors
 from celeriac.drift.episodes import Episode, Event, Hysteresis, Look, Watched, step
+from celeriac.drift.performance import FAR_SHARE
+from celeriac.drift.profile import Performance
 
-FAR_SHARE = 0.2
-"""Of the reference's numbers, those that count as wrong: the ones furthest off."""
 SURE = 0.5
 """So many standard errors is the usual rate taken higher than the reference says."""
+LEAST_ROWS = 100
+"""Labelled rows of a reference that say what is usual."""
 LEAST_RATE, MOST_RATE = 0.002, 0.8
 CEILING = 1.5
 """The sum does not rise beyond so many times its limit, so that an end is seen soon."""
@@ -47,11 +49,27 @@ class Usual(msgspec.Struct, frozen=True, kw_only=True):
     """What a wrong answer adds to the sum; a right one takes 1 away."""
     limit: int
     """Beyond it the sum alarms."""
+    labels_between_alarms: int
+    """For which the limit was made."""
 
     @property
     def doubled(self) -> float:
         """The rate that is looked for."""
         return _rates(self.rate, self.rows)[1]
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """The sum, and what it is made of."""
+
+    sum: int = 0
+    labels: int = 0
+    """Since it was zero."""
+    wrong: int = 0
+    """Of these."""
+
+    @property
+    def rate(self) -> float:
+        return self.wrong / max(self.labels, 1)
 
 
 class ErrorTest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -60,7 +78,7 @@ class ErrorTest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     usual: Usual | None = None
     gathered: tuple[float, ...] = ()
     """The first errors, while nobody knows yet what is usual."""
-    sum: int = 0
+    run: Run = Run()
     labels: int = 0
     """That it has looked at."""
     watched: Watched = Watched(feature=FEATURE)
@@ -84,8 +102,8 @@ class Outcome(NamedTuple):
     event: Event | None = None
     episode: Episode | None = None
     """The one that opened or closed."""
-    rate: float = 0.0
-    """Share of wrong answers among these labels."""
+    run: Run = Run()
+    """What the look was made of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,15 +128,28 @@ def note_errors(test: ErrorTest, found: Sequence[float], now_s: float, terms: Te
         usual = test.usual
         if usual is None or not found:
             return Outcome(test)
+    if usual.labels_between_alarms != terms.labels_between_alarms:
+        usual = _usual(usual.rate, usual.rows, usual.far, terms, usual.source)
     wrong = [value > (0.5 if usual.far is None else usual.far) for value in found]
-    last, highest = _summed(test.sum, wrong, usual)
-    is_open = test.watched.episode is not None
-    look = Look(at_s=now_s, statistic=last if is_open else highest, threshold=usual.limit)
+    last, highest = _summed(test.run, wrong, usual)
+    run = last if test.watched.episode is not None else highest
+    look = Look(at_s=now_s, statistic=run.sum, threshold=usual.limit)
     watched, event, episode = step(test.watched, look, RULE)
     test = msgspec.structs.replace(
-        test, sum=last, labels=test.labels + len(wrong), watched=watched
+        test, usual=usual, run=last, labels=test.labels + len(wrong), watched=watched
     )
-    return Outcome(test, event, episode, sum(wrong) / len(wrong))
+    return Outcome(test, event, episode, run)
+
+
+def given_up(test: ErrorTest, now_s: float) -> Outcome:
+    """The end of an open episode about which no labels say anything any more."""
+    episode = test.watched.episode
+    if episode is None:
+        return Outcome(test)
+    episode = replace(episode, closed_at_s=now_s)
+    watched = replace(test.watched, episode=None, seen_at_s=now_s)
+    test = msgspec.structs.replace(test, run=Run(), watched=watched)
+    return Outcome(test, "closed", episode)
 
 
 def usual_of_classes(
@@ -133,6 +164,18 @@ def usual_of_numbers(
 ) -> Usual:
     """From the absolute error that a share of :data:`FAR_SHARE` of ``rows`` answers exceeds."""
     return _usual(FAR_SHARE, rows, far, terms, source)
+
+
+def usual_of_reference(performance: Performance | None, terms: Terms) -> Usual | None:
+    """From how good the answers to the reference were; None if too few have labels."""
+    if performance is None or performance.rows < LEAST_ROWS:
+        return None
+    if performance.far is not None:
+        return usual_of_numbers(performance.far, performance.rows, terms, "reference")
+    accuracy = performance.value if performance.measure == "accuracy" else performance.accuracy
+    if accuracy is None:
+        return None
+    return usual_of_classes(1 - accuracy, performance.rows, terms, "reference")
 
 
 def run_length(rate: float, up: int, limit: int) -> float:
@@ -163,6 +206,7 @@ def _usual(
     return Usual(
         source=source, rows=rows, rate=rate, far=far, up=up,
         limit=_limit(before, up, terms.labels_between_alarms),
+        labels_between_alarms=terms.labels_between_alarms,
     )
 
 
@@ -213,10 +257,15 @@ def usual_of_errors(found: Sequence[float], terms: Terms) -> Usual:
     return usual_of_numbers(far, len(values), terms, "first labels")
 
 
-def _summed(sum_: int, wrong: Sequence[bool], usual: Usual) -> tuple[int, int]:
-    """The sum after these answers, and the highest that it was."""
-    highest, ceiling = sum_, math.ceil(CEILING * usual.limit)
+def _summed(run: Run, wrong: Sequence[bool], usual: Usual) -> tuple[Run, Run]:
+    """The sum after these answers, and where it was highest."""
+    sum_, labels, errors_ = run.sum, run.labels, run.wrong
+    highest, ceiling = run, math.ceil(CEILING * usual.limit)
     for is_wrong in wrong:
-        sum_ = min(sum_ + usual.up, ceiling) if is_wrong else max(sum_ - 1, 0)
-        highest = max(highest, sum_)
-    return sum_, highest
+        labels, errors_ = labels + 1, errors_ + is_wrong
+        sum_ = min(sum_ + usual.up, ceiling) if is_wrong else sum_ - 1
+        if sum_ <= 0:
+            sum_ = labels = errors_ = 0
+        if sum_ > highest.sum:
+            highest = Run(sum_, labels, errors_)
+    return Run(sum_, labels, errors_), highest

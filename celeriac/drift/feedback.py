@@ -135,7 +135,7 @@ def record(
         ],
         labelled.nonce, round((day + 1) * DAY_S + settings.accepted_s), settings.max_per_day,
         int(labelled.made_s % DAY_S // BUCKET_S), settings.kept_s, int(bool(judged.right)),
-        "" if judged.absolute_error is None else repr(judged.absolute_error), MOST_WAITING,
+        "" if judged.absolute_error is None else repr(float(judged.absolute_error)), MOST_WAITING,
         f"{model}:{version}", repr(now_s),
     )  # fmt: skip
     if outcome == b"full":

@@ -11,6 +11,8 @@ from celeriac.drift.profile import Performance
 from celeriac.registry.manifest import OutputSchema
 
 Array = np.ndarray[Any, Any]
+FAR_SHARE = 0.2
+"""Of a reference's numbers, those that are far off."""
 
 
 def labels_of(output: OutputSchema) -> tuple[Any, ...]:
@@ -45,7 +47,7 @@ def performance(answers: Features, truth: Any, labels: tuple[Any, ...] = ()) -> 
         scores = np.where(found == positive, sure, 1 - sure)
         measured = _auc(scores, right == positive)
         if measured is not None:
-            return measured
+            return measured.model_copy(update={"accuracy": float((found == right).mean())})
     share = float((found == right).mean())
     return Performance(
         measure="accuracy", value=share, error=float(np.sqrt(share * (1 - share) / len(found))),
@@ -101,6 +103,7 @@ def _error_of_numbers(given: Array, truth: Array) -> Performance | None:
     return Performance(
         measure="mean absolute error", value=float(off.mean()),
         error=float(off.std() / np.sqrt(len(off))), rows=len(off),
+        far=float(np.quantile(off, 1 - FAR_SHARE)),
     )
 
 

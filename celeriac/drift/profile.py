@@ -139,6 +139,10 @@ class Performance(_Record):
     error: Annotated[float, Field(ge=0)]
     """Standard error of the value, from chance alone."""
     rows: int
+    accuracy: float | None = None
+    """Share of right answers, where ``measure`` is another one."""
+    far: float | None = None
+    """Of numbers: the absolute error that one of five answers exceeds."""
 
     @property
     def more_is_better(self) -> bool:

@@ -11,8 +11,10 @@ from celeriac import errors
 from celeriac.drift.concept import (
     ErrorTest,
     Outcome,
+    Run,
     Terms,
     Usual,
+    given_up,
     note_errors,
     run_length,
     usual_of_classes,
@@ -75,14 +77,15 @@ def test_an_alarm_within_one_look_is_not_missed() -> None:
         ErrorTest(usual=TENTH), [*[1.0] * 40, *[0.0] * 3_000], now_s=10.0, terms=TERMS
     )
     assert outcome.event == "opened"
-    assert outcome.test.sum == 0
+    assert outcome.test.run.sum == 0
+    assert outcome.run.rate == 1
 
 
 def test_how_the_labels_are_cut_into_looks_does_not_move_the_sum() -> None:
     stream = wrong(0.12, 3_000)
     whole, _ = run(ErrorTest(usual=TENTH), stream)
     parts, _ = run(ErrorTest(usual=TENTH), *(stream[at : at + 7] for at in range(0, 3_000, 7)))
-    assert whole.sum == parts.sum
+    assert whole.run == parts.run
 
 
 def test_clean_streams_do_not_alarm_more_often_than_stated() -> None:
@@ -125,7 +128,7 @@ def test_numbers_that_were_all_right_are_a_reference_too() -> None:
 
 
 def test_no_labels_change_nothing() -> None:
-    test = ErrorTest(usual=TENTH, sum=7)
+    test = ErrorTest(usual=TENTH, run=Run(7, 12, 2))
     assert note_errors(test, [], 10.0, TERMS) == Outcome(test)
 
 
@@ -135,3 +138,22 @@ def test_it_can_be_kept() -> None:
     assert ErrorTest.load(test.dump()) == test
     with pytest.raises(errors.RequestError, match="damaged"):
         ErrorTest.load(b"{")
+
+
+def test_another_wish_makes_another_limit() -> None:
+    test, _ = run(ErrorTest(usual=TENTH), wrong(0.1, 10))
+    seldom, _ = run(test, wrong(0.1, 10), terms=Terms(labels_between_alarms=1_000_000))
+    assert seldom.usual is not None
+    assert seldom.usual.limit > TENTH.limit
+    assert seldom.usual.rate == TENTH.rate
+
+
+def test_an_episode_without_labels_is_given_up() -> None:
+    test, events = run(ErrorTest(usual=TENTH), [1.0] * 50)
+    assert events == [("opened", 0)]
+    outcome = given_up(test, 1_000.0)
+    assert (outcome.event, outcome.test.run) == ("closed", Run())
+    assert outcome.episode is not None
+    assert outcome.episode.closed_at_s == 1_000.0
+    assert given_up(outcome.test, 2_000.0).event is None
+    assert run(outcome.test, [1.0] * 50)[1] == [("opened", 0)]

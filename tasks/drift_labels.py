@@ -1,0 +1,87 @@
+"""Labels: are the answers of a version wrong more often than usual?"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from celery import shared_task
+
+from celeriac import errors, metrics
+from celeriac.drift.error_tests import forget_old_versions, step_version
+from celeriac.drift.events import DriftEvent
+from celeriac.drift.feedback import DAY_S, accuracy_since, labelled_versions
+from celeriac.drift.profile import Performance, read_profile
+from celeriac.logs import get_logger
+from celeriac.messages import CONTRACT, DRIFT_LABELS, DRIFT_NOTICE, MAINTENANCE_QUEUE
+from celeriac.registry.store import Registry
+from celeriac.settings import get_settings
+from producer import wire
+from producer.broker import Broker
+from producer.jobs import redis_errors
+from tasks.base import CeleriacTask
+
+log = get_logger(__name__)
+
+SHOWN_S = 7 * DAY_S
+"""The gauges are of the predictions of a week."""
+
+
+@shared_task(name=DRIFT_LABELS, base=CeleriacTask, ignore_result=True)
+def look_at_labels() -> None:
+    """Test the labels that have come since the last look; an episode is announced once."""
+    broker = Broker(get_settings())
+    try:
+        with redis_errors(broker):
+            look(broker, time.time())
+    finally:
+        broker.close()
+
+
+def look(broker: Broker, now_s: float) -> list[DriftEvent]:
+    """As :func:`look_at_labels`; returns the events. Raises redis.RedisError."""
+    client, settings = broker.redis, broker.settings
+    registry = Registry(settings.models.root)
+    events = []
+    forget_old_versions(client, settings.feedback, now_s)
+    for (model, version), last_s in labelled_versions(client).items():
+        stepped = step_version(
+            client, model, version, settings=settings.feedback, queue=MAINTENANCE_QUEUE,
+            performance=partial(_performance, registry, model, version),
+            message=_message, last_label_s=last_s, now_s=now_s,
+        )
+        if stepped.labels:
+            metrics.LABELLED.labels(model, str(version)).inc(stepped.labels)
+            _show(broker, model, version, now_s)
+        if stepped.event is not None:
+            log.warning(
+                "concept drift", model=model, version=version, state=stepped.event.state,
+                detail=stepped.event.detail,
+            )
+            events.append(stepped.event)
+    return events
+
+
+def _message(event: DriftEvent) -> bytes:
+    return wire.task_message(
+        DRIFT_NOTICE, wire.new_id(), MAINTENANCE_QUEUE,
+        {"event": event.to_dict(), "v": CONTRACT}, shown={"model": event.model},
+        ignore_result=True,
+    )
+
+
+def _show(broker: Broker, model: str, version: int, now_s: float) -> None:
+    found = accuracy_since(broker.redis, model, version, now_s - SHOWN_S, now_s)
+    gauge = metrics.ACCURACY if found.more_is_better else metrics.ABSOLUTE_ERROR
+    if found.rows:
+        gauge.labels(model, str(version)).set(found.value)
+
+
+def _performance(registry: Registry, model: str, version: int) -> Performance | None:
+    """How good the version was on its reference; None if nobody knows."""
+    try:
+        profile = read_profile(registry.folder(model, version))
+    except errors.CeleriacError as error:
+        log.warning("no reference of a version", model=model, version=version, reason=str(error))
+        return None
+    return None if profile is None else profile.performance
