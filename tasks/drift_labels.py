@@ -53,6 +53,9 @@ def look(broker: Broker, now_s: float) -> list[DriftEvent]:
         if stepped.labels:
             metrics.LABELLED.labels(model, str(version)).inc(stepped.labels)
             _show(broker, model, version, now_s)
+        if stepped.labels or stepped.event is not None:
+            gauge = metrics.DRIFT_EPISODE.labels(model, str(version), "concept_drift")
+            gauge.set(stepped.is_open)
         if stepped.event is not None:
             log.warning(
                 "concept drift", model=model, version=version, state=stepped.event.state,

@@ -46,8 +46,10 @@ return 1
 class Stepped:
     """What a step found."""
 
-    labels: int
+    labels: int = 0
     event: DriftEvent | None = None
+    is_open: bool = False
+    """An episode is."""
 
 
 def terms_of(settings: FeedbackSettings) -> Terms:
@@ -80,15 +82,16 @@ def step_version(  # noqa: PLR0913 - whose labels, and what becomes of them
     elif now_s - last_label_s > SILENT_S:
         outcome = given_up(test, now_s)
     else:
-        return Stepped(labels=0)
+        return Stepped()
     event = _event(model, version, outcome, now_s, is_silent=not found)
     if not found and event is None:
-        return Stepped(labels=0)
+        return Stepped()
     written = lua.run(
         client, _WRITE, [*keys, queue], held or "", outcome.test.dump(), settings.kept_s,
         len(found), b"" if event is None else message(event),
     )
-    return Stepped(labels=len(found), event=event) if written else Stepped(labels=0)
+    is_open = outcome.test.watched.episode is not None
+    return Stepped(labels=len(found), event=event, is_open=is_open) if written else Stepped()
 
 
 def read_test(client: Any, model: str, version: int) -> ErrorTest | None:

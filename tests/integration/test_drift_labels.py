@@ -71,10 +71,13 @@ def test_labels_that_turn_wrong_open_one_episode(
     assert look(broker, NOW) == []
     label(broker, wrong(0.4, 200, 1))
     (opened,) = look(broker, NOW + 15)
+    gauge = metrics.DRIFT_EPISODE.labels("reviews", "3", "concept_drift")
+    assert gauge._value.get() == 1
     label(broker, wrong(0.4, 100, 2))
     assert look(broker, NOW + 30) == []
     label(broker, wrong(0.1, 600, 3))
     (closed,) = look(broker, NOW + 45)
+    assert gauge._value.get() == 0
     assert [opened.state, closed.state] == ["opened", "closed"]
     assert (opened.kind, opened.source, opened.ref) == ("concept_drift", "feedback", "reviews@3")
     assert "labelled answers are wrong; usual is" in opened.detail
