@@ -8,6 +8,7 @@ from celeriac.messages import (
     MAINTENANCE_QUEUE,
     PREDICT,
     PREDICT_SUBMITTED,
+    SENSORS_ANALYSE,
     batch_queue,
     predict_queue,
 )
@@ -27,6 +28,7 @@ timezone = "UTC"  # a night has a time zone of its own: celeriac.nightly.calenda
 imports = [
     "tasks.predict", "tasks.submissions", "tasks.models", "tasks.batch", "tasks.nightly",
     "tasks.alerts", "tasks.webhooks", "tasks.drift", "tasks.drift_notices", "tasks.drift_labels",
+    "tasks.sensors",
 ]
 task_default_queue = MAINTENANCE_QUEUE  # nothing may fall into a queue that nobody serves
 # For `celery call` and the like: only these queues' workers follow promotions, or have the time.
@@ -34,6 +36,7 @@ task_routes = {
     PREDICT: {"queue": predict_queue("cpu")},
     PREDICT_SUBMITTED: {"queue": predict_queue("cpu")},
     BATCH_CHUNK: {"queue": batch_queue("cpu")},
+    SENSORS_ANALYSE: {"queue": batch_queue("cpu")},
 }
 beat_schedule = _beat_schedule(_settings)
 beat_sync_every = 1  # what has been sent is on disk before the next is due

@@ -14,7 +14,8 @@ CeleriacError
 │   ├── ContractMismatch         contract_mismatch     a message of a version that we do not read
 │   ├── PayloadTooLarge          payload_too_large
 │   ├── Conflict                 conflict              the id is that of another request
-│   └── PredictionNotFound       prediction_not_found  an id that was never given, or is forgotten
+│   ├── PredictionNotFound       prediction_not_found  an id that was never given, or is forgotten
+│   └── SensorNotFound           sensor_not_found
 ├── ItemError                    item_failed           one item of a request is at fault
 │   ├── InvalidItem              item_invalid          it does not fit the model's input schema
 │   ├── ModelFailed              model_failed          the model raised on it
@@ -131,6 +132,12 @@ class PredictionNotFound(RequestError):
     """No prediction has this id, or it is forgotten."""
 
     code = "prediction_not_found"
+
+
+class SensorNotFound(RequestError):
+    """No sensor of this name has sent a reading."""
+
+    code = "sensor_not_found"
 
 
 class ItemError(CeleriacError):

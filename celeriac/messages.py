@@ -71,6 +71,8 @@ CATALOGUE_PUBLISH = "celeriac.models.publish"
 NIGHTLY_RUN = "celeriac.nightly.run"
 NIGHTLY_WATCH = "celeriac.nightly.watch"
 ALERT_SEND = "celeriac.alerts.send"
+SENSORS_ANALYSE = "celeriac.sensors.analyse"
+SENSORS_SWEEP = "celeriac.sensors.sweep"
 DRIFT_LABELS = "celeriac.drift.labels"
 DRIFT_NOTICE = "celeriac.drift.notice"
 DRIFT_WATCH = "celeriac.drift.watch"
@@ -313,6 +315,43 @@ DRIFT_WATCHER_KEY = "celeriac:drift:watcher"
 
 DRIFT_KEPT_S = 8 * 86_400
 DRIFT_WATCHER_S = 60
+
+
+SENSOR_PREFIX = "celeriac:sensor:"
+"""Before ``WHAT:TENANT:SENSOR``, what is known of one sensor. ``state``, ``batches`` (a hash that
+counts them) and ``analyses`` (a list, trimmed to ``[sensors] kept_analyses``) expire ``[sensors]
+forget_after_s`` after its last reading or analysis. ``readings:TENANT:CHANNELS:SENSOR``, what waits
+for the next analysis, is owned by the sweep, which seals it as a batch after ``batch_s``."""
+
+SENSOR_BATCH_PREFIX = "celeriac:sensors:batch:"
+"""Before the number of a batch: hash of readings that are to be analysed. Owned by the sweep until
+their analysis is kept; one that was given up expires after ``forget_after_s``."""
+
+SENSORS_READY_KEY = "celeriac:sensors:ready"
+"""Sorted set of the batches by the time (Unix ms) from which they may be taken. Owned by the
+sweep."""
+
+SENSORS_DUE_KEY = "celeriac:sensors:due"
+"""Sorted set of the sensors with readings that wait, as ``TENANT:CHANNELS:SENSOR``, by the time
+(Unix ms) at which these are sealed. Owned by the sweep."""
+
+SENSORS_COUNT_KEY = "celeriac:sensors:count"
+"""Number of the last batch. One number, kept for good."""
+
+SENSORS_CALLED_KEY = "celeriac:sensors:called"
+"""Says that a message calls for an analysis. Gone when a worker begins; expires after 5 s."""
+
+
+def sensors_key(tenant: str) -> str:
+    """Sorted set of a tenant's sensors by their last reading (Unix ms, within a tenth of
+    ``[sensors] forget_after_s``), with which it expires. Trimmed by who adds to it."""
+    return f"celeriac:sensors:known:{tenant}"
+
+
+def sensor_alarms_key(tenant: str) -> str:
+    """List of alarms that opened and closed (JSON), the newest first. Trimmed to 1,000 by who adds
+    to it; expires ``[sensors] forget_after_s`` after the last one."""
+    return f"celeriac:sensors:alarms:{tenant}"
 
 
 def worker_key(hostname: str) -> str:

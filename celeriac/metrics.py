@@ -91,6 +91,14 @@ SUBMISSIONS_OPEN = Gauge(
     "celeriac_submissions_open", "Submitted predictions that have not ended",
     multiprocess_mode="mostrecent",
 )
+SENSOR_BATCHES = Counter(
+    "celeriac_sensor_batches_total", "Batches of sensors' readings by what became of them",
+    ["outcome"],
+)
+SENSOR_BATCHES_READY = Gauge(
+    "celeriac_sensor_batches_ready", "Batches of sensors' readings that nobody has taken",
+    multiprocess_mode="mostrecent",
+)
 WEBHOOKS = Counter(
     "celeriac_webhooks_total", "Attempts to send a webhook by what became of them", ["outcome"]
 )

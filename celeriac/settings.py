@@ -353,6 +353,40 @@ class ModerationSettings(Section):
     """... and how long what somebody said can be exported, with the text."""
 
 
+class SensorSettings(Section):
+    """``[sensors]``: readings, their alarms and their analyses."""
+
+    window: Annotated[int, Field(ge=20, le=1_000)] = 60
+    """Readings that are remembered of each sensor: what a new one is compared with, and how many
+    may overtake one that comes late. Each takes 16 bytes of Redis."""
+    threshold: Annotated[float, Field(gt=0, le=1e6)] = 8.0
+    """A reading so many (robust) standard deviations from the median is an anomaly."""
+    min_scale: Annotated[float, Field(ge=0)] = 0.0
+    """The least standard deviation that is believed, in the unit of the readings."""
+    close_below: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """An alarm closes after scores below this share of the threshold ..."""
+    close_readings: Annotated[int, Field(ge=1, le=255)] = 3
+    """... of so many readings, one after the other."""
+    batch_readings: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    """After so many readings, a sensor's are analysed together ..."""
+    batch_s: Annotated[float, Field(ge=1, le=86_400)] = 300.0
+    """... or after so long, however few they are."""
+    kept_analyses: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """Of each sensor, the newest; each takes about 700 bytes of Redis for a channel."""
+    max_sensors: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
+    """Of each tenant, at most; the first reading makes a sensor."""
+    max_readings: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
+    """Readings of one call, at most."""
+    max_ahead_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    """So far may a sensor's clock be ahead of ours."""
+    forget_after_s: Annotated[int, Field(ge=60, le=31_536_000)] = 604_800
+    """A sensor that was silent for so long is forgotten."""
+    lease_s: Annotated[float, Field(ge=1, le=3_600)] = 30.0
+    """Batches whose analysis takes longer go to another worker."""
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often the analysis of a batch is begun; then it is given up."""
+
+
 class LogSettings(Section):
     """``[log]``"""
 
@@ -378,6 +412,7 @@ class Settings(Section):
     nightly: dict[str, NightlySettings] = Field(default_factory=dict)
     gateway: GatewaySettings = GatewaySettings()
     moderation: ModerationSettings = ModerationSettings()
+    sensors: SensorSettings = SensorSettings()
     log: LogSettings = LogSettings()
 
     @property

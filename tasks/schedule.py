@@ -10,6 +10,7 @@ from celeriac.messages import (
     DRIFT_LABELS,
     MAINTENANCE_QUEUE,
     MODELS_COLLECT,
+    SENSORS_SWEEP,
     SUBMISSIONS_RECONCILE,
 )
 from celeriac.settings import Settings
@@ -52,6 +53,13 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
             "schedule": LABELS_EVERY_S,
             "options": {
                 "queue": MAINTENANCE_QUEUE, "expires": LABELS_EVERY_S, "ignore_result": True,
+            },
+        },
+        "sweep-sensors": {
+            "task": SENSORS_SWEEP,
+            "schedule": RECONCILE_EVERY_S,
+            "options": {
+                "queue": MAINTENANCE_QUEUE, "expires": RECONCILE_EVERY_S, "ignore_result": True,
             },
         },
         **_collection(settings),

@@ -90,6 +90,7 @@ STATUS = {
     "version_not_found": 404,
     "prediction_not_found": 404,
     "job_not_found": 404,
+    "sensor_not_found": 404,
     "not_found": 404,
     "method_not_allowed": 405,
     "request_timeout": 408,

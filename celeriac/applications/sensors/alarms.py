@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from celeriac.drift.episodes import Episode, Event, Hysteresis, Look, Watched, step
+from celeriac.drift.episodes import Episode, Event, Hysteresis, Look, Step, Watched, step
 
 Array = np.ndarray[Any, Any]
 
@@ -25,15 +25,25 @@ class Change(NamedTuple):
     episode: Episode
 
 
+class Looks(NamedTuple):
+    """Readings in the order of their sensors and times."""
+
+    sensor: Array
+    """Place of each one's sensor among the states."""
+    at_ms: Array
+    score: Array
+    """NaN: not judged."""
+
+
 def watch(
-    states: Array, sensor: Array, at_ms: Array, score: Array, threshold: Array,
-    names: list[str], rule: Hysteresis,
+    states: Array, names: list[str], looks: Looks, threshold: float, rule: Hysteresis
 ) -> tuple[list[Change], Array]:
-    """Take note of readings, in the order of their sensors and times; ``states`` are changed.
+    """Take note of readings; ``states`` are changed.
 
     Returns what opened and closed, and for each reading whether an alarm is open after it. Only
     sensors with an open alarm or an anomaly are looked at one reading after the other.
     """
+    sensor, at_ms, score = looks
     is_open = np.zeros(len(sensor), dtype=bool)
     if not len(sensor):
         return [], is_open
@@ -51,11 +61,14 @@ def watch(
     for start, end, owner in zip(starts[lively], ends[lively], owners[lively], strict=True):
         watched = _read(states[owner], names[owner])
         for row in range(start, end):
-            watched, change = _note(
-                watched, row, float(at_ms[row]) / 1_000, float(score[row]),
-                float(threshold[row]), rule,
+            look = Look(
+                at_s=float(at_ms[row]) / 1_000, threshold=threshold,
+                statistic=None if np.isnan(score[row]) else float(score[row]),
             )
-            changes += [change] if change else []
+            taken = note(watched, look, rule)
+            watched = taken.watched
+            if taken.event is not None and taken.episode is not None:
+                changes.append(Change(row, taken.event, taken.episode))
             is_open[row] = watched.episode is not None
         _write(states, owner, watched)
     return changes, is_open
@@ -66,21 +79,14 @@ def episode_of(state: Any, name: str) -> Episode | None:
     return _read(state, name).episode
 
 
-def _note(  # noqa: PLR0913, PLR0917 - one reading
-    watched: Watched, row: int, at_s: float, score: float, threshold: float, rule: Hysteresis
-) -> tuple[Watched, Change | None]:
-    statistic = None if np.isnan(score) else score
-    seen_at_s = watched.seen_at_s
-    is_late = at_s <= seen_at_s
-    if is_late and (watched.episode is not None or not score > threshold):
-        return watched, None
-    if is_late:
-        watched = replace(watched, seen_at_s=-np.inf)
-    taken = step(watched, Look(at_s=at_s, statistic=statistic, threshold=threshold), rule)
-    watched = replace(taken.watched, seen_at_s=max(seen_at_s, taken.watched.seen_at_s))
-    if taken.event is None or taken.episode is None:
-        return watched, None
-    return watched, Change(row, taken.event, taken.episode)
+def note(watched: Watched, look: Look, rule: Hysteresis) -> Step:
+    """One step of one alarm; of a reading that comes late, see above."""
+    if look.at_s > watched.seen_at_s:
+        return step(watched, look, rule)
+    if watched.episode is not None or (look.statistic or 0.0) <= look.threshold:
+        return Step(watched)
+    taken = step(replace(watched, seen_at_s=-np.inf), look, rule)
+    return taken._replace(watched=replace(taken.watched, seen_at_s=watched.seen_at_s))
 
 
 def _read(state: Any, name: str) -> Watched:

@@ -1,10 +1,10 @@
 """A batch of one sensor's readings: what is usual, does it rise, what is missing?
 
 The trend of a channel is Theil's slope (H. Theil 1950, the incomplete method: each reading beside
-the one half a batch later), which outliers do not move. Its significance is that of Mann and Kendall
-(Kendall's tau of values and times), with the variance that neighbours which resemble each other make
-larger (K. Hamed and A. R. Rao 1998, "A modified Mann-Kendall trend test for autocorrelated data",
-J. Hydrology 204): without it, every slow wave would be a trend.
+the one half a batch later), which outliers do not move. Its significance is that of Mann and
+Kendall (Kendall's tau of values and times), with the variance that neighbours which resemble each
+other make larger (K. Hamed and A. R. Rao 1998, "A modified Mann-Kendall trend test for
+autocorrelated data", J. Hydrology 204): without it, every slow wave would be a trend.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+
+from celeriac.applications.sensors import rows
 
 Array = np.ndarray[Any, Any]
 
@@ -90,27 +92,25 @@ class Analysis:
     channels: tuple[ChannelAnalysis, ...]
 
 
-def analyse(rows: Array, threshold: float, previous_ms: int | None = None) -> Analysis:
+def analyse(readings: Array, previous_ms: int | None = None) -> Analysis:
     """Look at at least one reading, as :mod:`celeriac.applications.sensors.rows` has them.
 
     ``previous_ms`` is the last reading of the batch before: what lacks between two is a gap, too.
     """
-    rows = rows[np.argsort(rows["at_ms"], kind="stable")]
-    at_ms, score = rows["at_ms"], rows["score"]
-    judged = ~np.isnan(score)
-    worst = int(np.nanargmax(score)) if judged.any() else None
+    readings = readings[np.argsort(readings["at_ms"], kind="stable")]
+    at_ms, score = readings["at_ms"], readings["score"]
+    judged = readings["verdict"] != rows.UNJUDGED
+    worst = int(np.where(judged, score, -1.0).argmax()) if judged.any() else None
     interval_s, gaps = _gaps(at_ms, previous_ms)
     longest = sorted(gaps, key=lambda gap: gap.after_ms - gap.before_ms)[:MOST_GAPS]
-    with np.errstate(invalid="ignore"):
-        anomalies = int((score > threshold).sum())
     return Analysis(
-        readings=len(rows), from_ms=int(at_ms[0]), to_ms=int(at_ms[-1]), interval_s=interval_s,
-        anomalies=anomalies, judged=int(judged.sum()),
+        readings=len(readings), from_ms=int(at_ms[0]), to_ms=int(at_ms[-1]), interval_s=interval_s,
+        anomalies=int((readings["verdict"] == rows.ANOMALY).sum()), judged=int(judged.sum()),
         worst_score=None if worst is None else float(score[worst]),
         worst_at_ms=None if worst is None else int(at_ms[worst]),
         gaps=tuple(sorted(longest, key=lambda gap: gap.after_ms)), gap_count=len(gaps),
         missing=sum(gap.missing for gap in gaps),
-        channels=tuple(_channel(at_ms, values) for values in rows["values"].T),
+        channels=tuple(_channel(at_ms, values) for values in readings["values"].T),
     )
 
 

@@ -75,4 +75,5 @@ def _median(rows: Array, count: Array) -> Array:
     place = np.arange(len(rows))
     top = np.maximum(count, 1)
     low, high = ordered[place, (top - 1) // 2], ordered[place, top // 2]
-    return low + (high - low) / 2
+    middle: Array = low + (high - low) / 2
+    return middle

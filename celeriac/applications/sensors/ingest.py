@@ -8,8 +8,8 @@ order of their times, each beside those before it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Rule:
     """A reading with a higher score is an anomaly."""
     min_scale: float = 0.0
     """In the units of the readings: noise below it is none."""
-    hysteresis: Hysteresis = Hysteresis()
+    hysteresis: Hysteresis = field(default_factory=Hysteresis)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +60,25 @@ class Taken:
     """How many of ``rows`` each sensor has."""
 
 
-def take(  # noqa: PLR0913 - columns and what they are judged by
-    states: Array, names: list[str], sensor: Array, at_ms: Array, values: Array, rule: Rule,
-    given: Array | None = None,
+class Came(NamedTuple):
+    """Readings that came, as columns."""
+
+    sensor: Array
+    """Place of each one's sensor among the states."""
+    at_ms: Array
+    values: Array
+    """``(readings, channels)``"""
+
+
+def take(
+    states: Array, names: list[str], came: Came, rule: Rule, given: Array | None = None
 ) -> Taken:
     """Judge readings and move the states on; ``states`` themselves are changed.
 
-    ``sensor`` is the place of each reading's sensor in ``states``, ``at_ms`` its time, ``values``
-    ``(readings, channels)``. ``given`` are scores of a model, instead of the detector's.
+    ``given`` are scores of a model, instead of the detector's.
     """
-    line = _Line(states, sensor, at_ms, values)
+    sensor, at_ms, values = came
+    line = _Line(states, came)
     score = np.full(len(sensor), np.nan)
     known = np.flatnonzero(line.place >= 0)
     if given is None:
@@ -81,7 +90,7 @@ def take(  # noqa: PLR0913 - columns and what they are judged by
     new = line.reading[line.reading >= 0]  # by sensor and time
     owner = sensor[new]
     changes, is_open = alarms.watch(
-        states, owner, at_ms[new], score[new], np.full(len(new), rule.threshold), names,
+        states, names, alarms.Looks(owner, at_ms[new], score[new]), rule.threshold,
         rule.hysteresis,
     )
     with np.errstate(invalid="ignore"):
@@ -97,7 +106,7 @@ def take(  # noqa: PLR0913 - columns and what they are judged by
             changes=[change._replace(row=int(new[change.row])) for change in changes],
         ),
         states=states,
-        rows=rows.of(at_ms[new], score[new], values[new]),
+        rows=rows.of(at_ms[new], score[new], rule.threshold, values[new]),
         counts=counts,
     )
 
@@ -105,7 +114,8 @@ def take(  # noqa: PLR0913 - columns and what they are judged by
 class _Line:
     """What is remembered and what is new, by sensor and time, each time of a sensor once."""
 
-    def __init__(self, states: Array, sensor: Array, at_ms: Array, values: Array) -> None:
+    def __init__(self, states: Array, came: Came) -> None:
+        sensor, at_ms, values = came
         times = states["times"]
         self.outcome = np.zeros(len(sensor), dtype=np.int8)
         """Of each new reading."""

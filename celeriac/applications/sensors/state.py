@@ -53,6 +53,11 @@ def channels_of(data: bytes | None) -> int:
     return data[TOKEN_BYTES + 1]
 
 
+def window_of(data: bytes) -> int:
+    """For how many readings a state has places."""
+    return int(np.frombuffer(data, _START, count=1)["window"][0])
+
+
 def read(data: list[bytes | None], window: int, channels: int) -> Array:
     """States as they were written, each for ``channels``; new ones where there is none."""
     states = new(len(data), window, channels)
@@ -73,7 +78,7 @@ def read(data: list[bytes | None], window: int, channels: int) -> Array:
 
 def _resize(state: Array, data: bytes, channels: int) -> None:
     """Take over a state that was written with another ``[sensors] window``."""
-    old = int(np.frombuffer(data, _START, count=1)["window"][0])
+    old = window_of(data)
     if len(data) != dtype(old, channels).itemsize:
         return
     found = np.frombuffer(data, dtype(old, channels))

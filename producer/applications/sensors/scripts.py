@@ -1,0 +1,180 @@
+"""The changes of sensors in Redis, each one atomic Lua script on the server's own clock.
+
+A state is written only over the state that was read (its first bytes are new with each change), and
+in the same step its readings join those that wait. So a reading that was accepted waits exactly
+once. What waits is sealed as a batch when it is full or its time has come; a batch is leased to one
+worker at a time, and its epoch refuses the answer of a worker that was overtaken.
+
+Names of keys are made here, so the scripts need one server (as Celery does).
+"""
+
+from __future__ import annotations
+
+from celeriac.messages import SENSOR_BATCH_PREFIX, SENSOR_PREFIX
+
+MOST_ALARMS = 1_000
+CALLED_MS = 5_000
+
+_PRELUDE = f"""
+local SENSOR, BATCH = '{SENSOR_PREFIX}', '{SENSOR_BATCH_PREFIX}'
+local MOST_ALARMS, CALLED_MS = {MOST_ALARMS}, {CALLED_MS}
+""" + """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+
+_SEAL = """
+local function seal(tenant, channels, name, rows, why)
+  local width = 16 + 8 * channels
+  local count = #rows / width
+  local counts = SENSOR .. 'batches:' .. tenant .. ':' .. name
+  local last = redis.call('HINCRBY', counts, 'readings', count)
+  local number = redis.call('HINCRBY', counts, 'batches', 1)
+  local previous = redis.call('HGET', counts, 'previous')
+  redis.call('HSET', counts, 'previous', string.sub(rows, -width, -width + 7))
+  redis.call('PEXPIRE', counts, TTL)
+  local id = redis.call('INCR', COUNT)
+  redis.call('HSET', BATCH .. id, 'tenant', tenant, 'sensor', name, 'channels', channels,
+             'rows', rows, 'number', number, 'first', last - count + 1, 'why', why,
+             'previous', previous or '', 'epoch', 0)
+  redis.call('ZADD', READY, now, id)
+end
+"""
+
+SAVE = _PRELUDE + """
+local KNOWN, DUE, READY, COUNT, CALLED, ALARMS = unpack(KEYS)
+local tenant, TTL, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local batch_rows, batch_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
+""" + _SEAL + """
+local sealed = 0
+
+local function append(name, channels, rows)
+  local waiting = SENSOR .. 'readings:' .. tenant .. ':' .. channels .. ':' .. name
+  local member = tenant .. ':' .. channels .. ':' .. name
+  local length = redis.call('APPEND', waiting, rows)
+  local full = batch_rows * (16 + 8 * channels)
+  if length == #rows then redis.call('ZADD', DUE, now + batch_ms, member) end
+  if length < full then return end
+  local all, from = redis.call('GET', waiting), 1
+  while length - from + 1 >= full do
+    seal(tenant, channels, name, string.sub(all, from, from + full - 1), 'full')
+    sealed = sealed + 1
+    from = from + full
+  end
+  if from > length then
+    redis.call('DEL', waiting)
+    redis.call('ZREM', DUE, member)
+  else
+    redis.call('SET', waiting, string.sub(all, from))
+    redis.call('ZADD', DUE, now + batch_ms, member)
+  end
+end
+
+local function has_room(name)
+  if redis.call('ZSCORE', KNOWN, name) then return true end
+  if redis.call('ZCARD', KNOWN) < most then return true end
+  redis.call('ZREMRANGEBYSCORE', KNOWN, '-inf', '(' .. (now - TTL * 1.2))
+  return redis.call('ZCARD', KNOWN) < most
+end
+
+local outcomes, touched = {}, false
+for at = 6, #ARGV, 7 do
+  local name, channels, token, state = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3]
+  local rows, touch, alarms = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
+  local key = SENSOR .. 'state:' .. tenant .. ':' .. name
+  if redis.call('GETRANGE', key, 0, 7) ~= token then
+    outcomes[#outcomes + 1] = 0
+  elseif token == '' and not has_room(name) then
+    outcomes[#outcomes + 1] = 2
+  else
+    outcomes[#outcomes + 1] = 1
+    redis.call('SET', key, state, 'PX', TTL)
+    if touch == '1' then
+      redis.call('ZADD', KNOWN, now, name)
+      touched = true
+    end
+    append(name, channels, rows)
+    if alarms ~= '' then
+      redis.call('LPUSH', ALARMS, alarms)
+      redis.call('LTRIM', ALARMS, 0, MOST_ALARMS - 1)
+      redis.call('PEXPIRE', ALARMS, TTL)
+    end
+  end
+end
+if touched then redis.call('PEXPIRE', KNOWN, math.floor(TTL * 1.2)) end
+local calls = sealed > 0 and redis.call('SET', CALLED, '1', 'NX', 'PX', CALLED_MS) and 1 or 0
+return {outcomes, sealed, calls}
+"""
+"""An outcome for each sensor (0: its state is another now, 1: done, 2: there are too many sensors),
+the batches that were sealed, and whether to call a worker."""
+
+SWEEP = _PRELUDE + """
+local DUE, READY, COUNT, CALLED = unpack(KEYS)
+local TTL = tonumber(ARGV[1])
+""" + _SEAL + """
+local due = redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, tonumber(ARGV[2]))
+local sealed = 0
+for _, member in ipairs(due) do
+  local tenant, channels, name = string.match(member, '^([^:]*):(%d+):(.*)$')
+  local waiting = SENSOR .. 'readings:' .. member
+  local rows = redis.call('GET', waiting)
+  if rows then
+    seal(tenant, tonumber(channels), name, rows, 'time')
+    redis.call('DEL', waiting)
+    sealed = sealed + 1
+  end
+  redis.call('ZREM', DUE, member)
+end
+local ready = redis.call('ZCOUNT', READY, '-inf', now)
+local calls = ready > 0 and redis.call('SET', CALLED, '1', 'NX', 'PX', CALLED_MS) and 1 or 0
+return {#due, sealed, ready, calls}
+"""
+"""Sensors that were due, batches that were sealed, those that are ready, and whether to call."""
+
+CLAIM = _PRELUDE + """
+local READY, CALLED = unpack(KEYS)
+local lease_ms, most, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+redis.call('DEL', CALLED)
+local taken, bytes = {}, 0
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', READY, '-inf', now, 'LIMIT', 0, most)) do
+  local epoch = tonumber(redis.call('HGET', BATCH .. id, 'epoch') or '-1')
+  if epoch < 0 then
+    redis.call('ZREM', READY, id)
+  elseif epoch == 0 or #taken == 0 then
+    redis.call('HINCRBY', BATCH .. id, 'epoch', 1)
+    redis.call('ZADD', READY, now + lease_ms, id)
+    local batch = redis.call('HMGET', BATCH .. id, 'epoch', 'tenant', 'sensor', 'channels', 'rows',
+                             'number', 'first', 'why', 'previous')
+    table.insert(batch, 1, id)
+    taken[#taken + 1] = batch
+    bytes = bytes + #batch[6]
+    if epoch > 0 or bytes >= most_bytes then break end  -- begun before: alone, it may kill
+  end
+end
+return taken
+"""
+
+COMMIT = _PRELUDE + """
+local READY = KEYS[1]
+local TTL, most = tonumber(ARGV[1]), tonumber(ARGV[2])
+local kept = 0
+for at = 3, #ARGV, 6 do
+  local id, epoch, tenant, name = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local analysis, is_given_up = ARGV[at + 4], ARGV[at + 5] == '1'
+  if redis.call('HGET', BATCH .. id, 'epoch') == epoch then
+    local list = SENSOR .. 'analyses:' .. tenant .. ':' .. name
+    redis.call('LPUSH', list, analysis)
+    redis.call('LTRIM', list, 0, most - 1)
+    redis.call('PEXPIRE', list, TTL)
+    redis.call('ZREM', READY, id)
+    if is_given_up then
+      redis.call('HDEL', BATCH .. id, 'epoch')
+      redis.call('PEXPIRE', BATCH .. id, TTL)
+    else
+      redis.call('DEL', BATCH .. id)
+    end
+    kept = kept + 1
+  end
+end
+return kept
+"""
