@@ -108,6 +108,5 @@ def _write(states: Array, owner: int, watched: Watched) -> None:
     states["is_open"][owner] = episode is not None
     states["calm"][owner] = min(watched.calm, 255)
     states["seen_at_s"][owner] = watched.seen_at_s
-    if episode is not None:
-        for field in ("opened_at_s", "opened_with", "threshold", "peak", "peak_at_s"):
-            states[field][owner] = getattr(episode, field)
+    for field in ("opened_at_s", "opened_with", "threshold", "peak", "peak_at_s"):
+        states[field][owner] = 0.0 if episode is None else getattr(episode, field)

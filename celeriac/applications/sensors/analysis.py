@@ -27,6 +27,7 @@ GAP_FACTOR = 3.0
 """A pause so many times as long as usual is a missing period."""
 MOST_GAPS = 10
 """Missing periods that are named; all are counted."""
+_HUGE = 1e150
 _DISTINCT_SHARE = 0.5
 """With fewer different values than this share of the readings, the mode is the most frequent."""
 
@@ -136,23 +137,26 @@ def _gaps(at_ms: Array, previous_ms: int | None) -> tuple[float | None, list[Gap
 
 def _channel(at_ms: Array, values: Array) -> ChannelAnalysis:
     mode, mode_is = mode_of(values)
-    largest = float(np.abs(values).max())
-    unit = largest or 1.0  # sums of numbers near the largest float stay finite
+    least, most = float(values.min()), float(values.max())
+    largest = max(-least, most)
+    unit = largest if largest > _HUGE else 1.0  # sums of such numbers would not be finite
     scaled = values / unit
+
+    def inside(value: Any) -> float:
+        return min(max(float(value) * unit, least), most)
+
     return ChannelAnalysis(
-        mean=_within(float(scaled.mean()) * unit), std=_within(float(scaled.std()) * unit),
-        median=_within(float(np.median(scaled)) * unit), mode=mode, mode_is=mode_is,
-        min=float(values.min()), max=float(values.max()),
+        mean=inside(scaled.mean()), std=_finite(float(scaled.std()) * unit),
+        median=inside(np.median(scaled)), mode=mode, mode_is=mode_is, min=least, max=most,
         quantiles={
-            f"{share:g}": _within(float(found) * unit)
+            f"{share:g}": inside(found)
             for share, found in zip(QUANTILES, np.quantile(scaled, QUANTILES), strict=True)
         },
         trend=trend_of(at_ms, scaled, unit),
     )
 
 
-def _within(value: float) -> float:
-    """A finite number: what rounding took beyond the largest float is that."""
+def _finite(value: float) -> float:
     most = float(np.finfo(np.float64).max)
     return min(max(value, -most), most)
 
@@ -185,7 +189,7 @@ def trend_of(at_ms: Array, values: Array, unit: float = 1.0) -> Trend | None:
     direction: Direction = "none"
     if p < SIGNIFICANT and slope:
         direction = "increasing" if slope > 0 else "decreasing"
-    return Trend(slope_per_hour=_within(slope * unit), p=p, direction=direction)
+    return Trend(slope_per_hour=_finite(slope * unit), p=p, direction=direction)
 
 
 def _significance(at_ms: Array, values: Array, slope: float) -> float:

@@ -28,6 +28,7 @@ LEAST_HISTORY = 20
 """With fewer readings before it, a reading is not judged."""
 RELATIVE_SCALE = 1e-3
 """Of the median: less than this counts as no change where a sensor stood still."""
+_MOST_SCORE = 1e300
 _MOST_CELLS = 2_000_000
 """Numbers that are sorted at once."""
 
@@ -41,13 +42,14 @@ def scores(history: Array, values: Array, min_scale: float = 0.0) -> Array:
     readings, window, channels = history.shape
     found = np.empty(readings)
     step = max(1, _MOST_CELLS // max(1, window * channels))
-    for start in range(0, readings, step):
-        part = slice(start, start + step)
-        each = [
-            _of_channel(history[part, :, channel], values[part, channel], min_scale)
-            for channel in range(channels)
-        ]
-        found[part] = np.fmax.reduce(each)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        for start in range(0, readings, step):
+            part = slice(start, start + step)
+            each = [
+                _of_channel(history[part, :, channel], values[part, channel], min_scale)
+                for channel in range(channels)
+            ]
+            found[part] = np.fmax.reduce(each)
     return found
 
 
@@ -64,9 +66,8 @@ def _of_channel(history: Array, values: Array, min_scale: float) -> Array:
         scale == 0, RELATIVE_SCALE * np.abs(median), 0.0
     )))  # fmt: skip
     distance = np.abs(values - median)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        score = np.where(distance == 0, 0.0, distance / scale)
-    return np.where((count >= LEAST_HISTORY) & np.isfinite(score), score, np.nan)
+    score = np.where(distance == 0, 0.0, np.fmin(distance / scale, _MOST_SCORE))
+    return np.where((count >= LEAST_HISTORY) & ((scale > 0) | (distance == 0)), score, np.nan)
 
 
 def _median(rows: Array, count: Array) -> Array:
@@ -75,5 +76,5 @@ def _median(rows: Array, count: Array) -> Array:
     place = np.arange(len(rows))
     top = np.maximum(count, 1)
     low, high = ordered[place, (top - 1) // 2], ordered[place, top // 2]
-    middle: Array = low + (high - low) / 2
+    middle: Array = low / 2 + high / 2
     return middle

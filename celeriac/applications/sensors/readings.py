@@ -201,7 +201,7 @@ def _seconds(at: Any) -> float:
         at = at.item()
     if isinstance(at, bool) or not isinstance(at, (int, float)):
         raise errors.InvalidItem("at is Unix seconds, or a text of ISO 8601 with its offset")
-    return float(at) if abs(at) < 1e300 else math.inf
+    return math.inf if at >= 1e300 else -math.inf if at <= -1e300 else float(at)
 
 
 def _out_of_range(seconds: float, now_s: float, max_ahead_s: float) -> str:
