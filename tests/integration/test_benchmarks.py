@@ -135,7 +135,7 @@ def test_a_benchmark_is_found_by_its_name() -> None:
         [ROOT / "scripts" / "bench", "nothing"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "benchmarks here: batch" in done.stderr
+    assert "benchmarks here: applications batch" in done.stderr
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def test_arrays_survive_the_wire(array: Any) -> None:
     "item",
     [float("nan"), [1.0, float("inf")], {1: 2}, object(), {"a": {1, 2}}, np.array(["text"]),
      np.array([object()])],
-    ids=repr,
+    ids=["nan", "infinite", "number as key", "object", "set", "array of text", "array of objects"],
 )  # fmt: skip
 def test_what_cannot_be_sent_is_refused(item: Any) -> None:
     with pytest.raises(errors.InvalidItem):
