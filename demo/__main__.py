@@ -112,17 +112,17 @@ def train_and_promote(settings: Settings, data: Path) -> None:
     report("reviews", "great or other? 4,000 food reviews", reached, len(held_out))
 
     films = read(data, "film_reviews")
-    known = films["film"].isin(sorted(films["film"].unique())[::2])
-    model = train.text_classifier(films[known]["text"], films[known]["category"])
-    reached = train.accuracy(model.predict(films[~known]["text"]), films[~known]["category"])
+    known, unseen_films = train.films_in_halves(films)
+    model = train.text_classifier(known["text"], known["category"])
+    reached = train.accuracy(model.predict(unseen_films["text"]), unseen_films["category"])
     release.register(
         "films", model, registry=registry, examples=films["text"].head(20).tolist(),
         text_column="text", metrics={"accuracy": reached},
-        reference=films[~known]["text"].tolist(),
-        reference_labels=films[~known]["category"].tolist(),
+        reference=unseen_films["text"].tolist(),
+        reference_labels=unseen_films["category"].tolist(),
     )
-    report("films", "fresh or rotten? half of 508 films", reached, int((~known).sum()))
-    films[~known].to_csv(data / "film_reviews_heldout.csv", index=False)
+    report("films", "fresh or rotten? half of 508 films", reached, len(unseen_films))
+    unseen_films.to_csv(data / "film_reviews_heldout.csv", index=False)
 
     flights = pd.read_parquet(data / "flights.parquet")
     january = flights[flights["month"] == 1]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from benchmarks import batch as batch_benchmark
     from benchmarks.gateway import Results as GatewayResults
     from benchmarks.realtime import Results
-    from celeriac.optimize.optimising import Found
+    from celeriac.optimize.optimising import Found, Line
 
 COLOURS = {
     "Celeriac, asyncio": "#1b7837", "Celeriac, threads": "#5aae61",
@@ -78,32 +79,48 @@ def gateway(found: GatewayResults, path: Path) -> None:
 
 
 def models(found: Mapping[str, Found], path: Path) -> None:
-    """Items a second over batch size: the original of each model, its winner, and the others."""
+    """Items a second, and the latency of a batch, over batch size: every form of each model."""
     plt = _pyplot()
+    figure, axes = plt.subplots(
+        len(found), 2, figsize=(9.6, 2.5 * len(found)), squeeze=False, layout="constrained"
+    )
+    for (rates, waits), (name, one) in zip(axes, found.items(), strict=True):
+        for line in (one for one in one.lines if one.predict_ms and " threads" not in one.name):
+            _form(rates, line, lambda size, ms: size * 1e3 / ms)
+            _form(waits, line, lambda _size, ms: ms)
+        _by_batch_size(rates, f"{name}: items/s", "{x:,.0f}")
+        _by_batch_size(waits, f"{name}: ms for a batch", "{x:g}")
+        waits.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    for axis in axes[-1]:
+        axis.set_xlabel("items in a batch")
+    _save(plt, figure, path, "Forms of the models, one thread")
+
+
+def _form(axis: Any, line: Line, value: Callable[[int, float], float]) -> None:
+    sizes = sorted(line.predict_ms)
+    label = f"{line.name} (differs)" if line.verdict == "differs" else line.name
+    axis.plot(
+        sizes, [value(size, line.predict_ms[size]) for size in sizes],
+        ":" if line.verdict == "differs" else "-", marker=".", label=label,
+        color={"original": "black", "winner": "#1b7837"}.get(line.verdict),
+        linewidth=2.5 if line.verdict == "winner" else 1.4,
+    )
+    axis.set_xticks(sizes, [str(size) for size in sizes])
+
+
+def _by_batch_size(axis: Any, title: str, form: str) -> None:
     from matplotlib.ticker import NullFormatter
 
-    figure, axes = plt.subplots(
-        1, len(found), figsize=(3.4 * len(found), 3.6), squeeze=False, layout="constrained"
-    )
-    for axis, (name, one) in zip(axes[0], found.items(), strict=True):
-        for line in (one for one in one.lines if one.predict_ms and " threads" not in one.name):
-            sizes = sorted(line.predict_ms)
-            rates = [size * 1e3 / line.predict_ms[size] for size in sizes]
-            dashes = ":" if line.verdict == "differs" else "-"
-            label = f"{line.name} (differs)" if line.verdict == "differs" else line.name
-            colour = {"original": "black", "winner": "#1b7837"}.get(line.verdict)
-            width = 2.5 if line.verdict == "winner" else 1.4
-            axis.plot(sizes, rates, dashes, marker=".", label=label, color=colour, linewidth=width)
-        axis.set_xscale("log", base=2)
-        axis.set_yscale("log")
-        axis.yaxis.set_minor_formatter(NullFormatter())
-        axis.set_xticks(sizes, [str(size) for size in sizes])
-        axis.yaxis.set_major_formatter("{x:,.0f}")
-        axis.set_title(f"{name}: items/s", loc="left")
-        axis.set_xlabel("items in a batch")
-        axis.legend(fontsize=7, frameon=False)
-        axis.grid(visible=True, axis="y", which="major", alpha=0.3)
-    _save(plt, figure, path, "Forms of three models, one thread")
+    ticks = axis.get_xticks(), [label.get_text() for label in axis.get_xticklabels()]
+    low, high = axis.dataLim.intervaly
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xticks(*ticks)
+    axis.set_ylim(10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high)))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_major_formatter(form)
+    axis.set_title(title, loc="left")
+    axis.grid(visible=True, axis="y", which="major", alpha=0.3)
 
 
 def _lines(axes, names, values, title: str, form: str) -> None:  # type: ignore[no-untyped-def]

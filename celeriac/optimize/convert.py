@@ -15,7 +15,7 @@ from celeriac import errors
 from celeriac.inputs import ARRAYS
 from celeriac.registry.manifest import InputSchema, OutputSchema
 from celeriac.runtimes import library
-from celeriac.runtimes.onnx import OnnxFile
+from celeriac.runtimes.onnx import OnnxFile, wrap
 
 PIP = "skl2onnx"
 OPSET = 17
@@ -33,25 +33,28 @@ def from_sklearn(estimator: Any, schema: InputSchema, output: OutputSchema) -> O
     if output.kind == "classifier" and output.probabilities:
         options = {"zipmap": False}
 
-    def converted(*, wide: bool) -> Any:
-        with _quiet():
-            return skl2onnx.to_onnx(
+    scores: Any = "probabilities" if output.probabilities else "none"
+
+    def converted(*, wide: bool) -> OnnxFile:
+        with _quiet(), _boosted_trees():
+            graph = skl2onnx.to_onnx(
                 estimator, initial_types=_types(schema, wide), options=options,
                 target_opset={"": OPSET, "ai.onnx.ml": 3},
             )
+        _set_locale(graph.graph)
+        file = OnnxFile(data=graph.SerializeToString(), scores=scores, output=output)
+        wrap(file, output, schema)  # some graphs of doubles cannot be loaded
+        return file
 
     try:
-        graph = converted(wide=True)
+        return converted(wide=True)
     except Exception:  # noqa: BLE001 - some of its converters know float32 alone
         try:
-            graph = converted(wide=False)
+            return converted(wide=False)
         except Exception as error:
             raise errors.RegistryError(
                 f"skl2onnx cannot convert it: {errors.told(error)[:200]}"
             ) from error
-    _set_locale(graph.graph)
-    scores: Any = "probabilities" if output.probabilities else "none"
-    return OnnxFile(data=graph.SerializeToString(), scores=scores, output=output)
 
 
 def from_torch(module: Any, schema: InputSchema) -> OnnxFile:
@@ -129,6 +132,24 @@ def _set_locale(graph: Any) -> None:
             kept = [one for one in node.attribute if one.name != "locale"]
             del node.attribute[:]
             node.attribute.extend([*kept, onnx.helper.make_attribute("locale", _LOCALE)])
+
+
+@contextlib.contextmanager
+def _boosted_trees() -> Iterator[None]:
+    """Where missing values go is True or False in scikit-learn's boosted trees, the converter hands
+    that on as it is, and ONNX's writer takes whole numbers alone."""
+    trees = library("skl2onnx.common.tree_ensemble", pip=PIP)
+    original = trees.add_node
+
+    def add_node(*given: Any, nodes_missing_value_tracks_true: Any = 0, **named: Any) -> Any:
+        to_left = int(nodes_missing_value_tracks_true)
+        return original(*given, nodes_missing_value_tracks_true=to_left, **named)
+
+    trees.add_node = add_node
+    try:
+        yield
+    finally:
+        trees.add_node = original
 
 
 @contextlib.contextmanager

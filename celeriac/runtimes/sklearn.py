@@ -156,13 +156,13 @@ def read(path: Path, options: LoadOptions) -> Any:
 
     Raises UntrustedModel, which names the types, RuntimeMissing or RegistryError.
     """
-    library("sklearn", pip=PIP)
-    io = _skops()
-    if not _is_skops(path):
+    if not _is_skops(path):  # before a library is loaded
         raise errors.UntrustedModel(
             f"{path.name} is not a skops file; pickle and joblib files are never loaded. "
             "Write it with skops.io.dump(estimator, path)"
         )
+    library("sklearn", pip=PIP)
+    io = _skops()
     trusted = [*TRUSTED, *options.trusted_types]
     try:
         unknown = sorted(set(io.get_untrusted_types(file=path)) - set(trusted))

@@ -92,6 +92,11 @@ def read(path: Path, architecture: Architecture, options: LoadOptions) -> Any:
     Raises UntrustedModel, RuntimeMissing or RegistryError.
     """
     _check_allowed(architecture.path, options)  # before a library is loaded
+    if not _is_safetensors(path):
+        raise errors.RegistryError(
+            f"{path.name} does not hold the weights of {architecture.path}: it is not a "
+            "safetensors file; pickled weights are never loaded"
+        )
     torch = library("torch", pip=PIP)
     weights = library("safetensors.torch", pip=PIP)
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -107,6 +112,13 @@ def read(path: Path, architecture: Architecture, options: LoadOptions) -> Any:
             f"{errors.without_paths(text)}"
         ) from error
     return module.to(options.device).eval()
+
+
+def _is_safetensors(path: Path) -> bool:
+    """True if it begins with a header of JSON, after the header's length in eight bytes."""
+    with path.open("rb") as file:
+        length, first = int.from_bytes(file.read(8), "little"), file.read(1)
+    return first == b"{" and 8 + length <= path.stat().st_size
 
 
 def build(architecture: Architecture, options: LoadOptions) -> Any:

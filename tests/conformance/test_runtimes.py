@@ -20,6 +20,7 @@ from PIL import Image
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
     IsolationForest,
     RandomForestClassifier,
@@ -192,6 +193,18 @@ def _onnx_frame() -> Case:
     return _converted(Case(model, frame, {"city": 1}))
 
 
+def _onnx_boosted() -> Case:
+    """With values that are missing, in the training and in the examples."""
+    x, y = _digits()
+    names = [f"x{number}" for number in range(64)]
+    frame = pd.DataFrame(np.where(x == 13, np.nan, x), columns=names)
+    model = make_pipeline(
+        make_column_transformer(("passthrough", names)),
+        HistGradientBoostingClassifier(max_iter=4, min_samples_leaf=5),
+    ).fit(frame, y % 3)
+    return _converted(Case(model, frame, {"x": 1}))
+
+
 def _onnx_text() -> Case:
     model = make_pipeline(
         TfidfVectorizer(token_pattern="[a-zA-Z]+"), LogisticRegression()
@@ -243,6 +256,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "onnx two regressions": lambda: _converted(_two_numbers()),
     "onnx outlier detector": lambda: _converted(_outliers()),
     "onnx pipeline of texts and numbers": _onnx_frame,
+    "onnx boosted trees": _onnx_boosted,
     "onnx image classifier": _onnx_cnn,
     "onnx classifier of image files": _onnx_pictures,
     "onnx classifier of image files, of rows": lambda: _converted(_scans(), _scans().input),

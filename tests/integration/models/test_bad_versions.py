@@ -201,13 +201,6 @@ CASES: dict[str, tuple[Callable[[World], int], str, str]] = {
 }
 
 
-SELDOM = (
-    "a file that is cut", "a file more", "a manifest that is cut", "a picture",
-    "a zip with a function", "a pickle as onnx", "other weights", "no such format",
-)
-"""Those whose way is another's, too: in the long runs."""
-
-
 @pytest.fixture(scope="module")
 def callers(life: Life) -> Iterator[Callers]:
     """They ask for the champion all the time."""
@@ -215,9 +208,7 @@ def callers(life: Life) -> Iterator[Callers]:
         yield callers
 
 
-@pytest.mark.parametrize("case", [
-    pytest.param(case, marks=pytest.mark.slow if case in SELDOM else ()) for case in CASES
-])
+@pytest.mark.parametrize("case", CASES)
 def test_it_is_refused_with_its_reason_and_the_old_version_serves(
     life: Life, trusted_code: Any, callers: Callers, tmp_path: Path, case: str
 ) -> None:
