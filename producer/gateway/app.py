@@ -19,6 +19,7 @@ from producer.gateway import (
     jobs,
     metrics,
     models,
+    moderation,
     openapi,
     pages,
     predict,
@@ -39,7 +40,7 @@ from producer.gateway.rates import Rates
 HOT_ROUTES = [*predict.ROUTES, *oip.ROUTES]
 COLD_ROUTERS = [
     predictions.router, jobs.router, models.router, health.router, oip.router, admin.router,
-    recommendation.router, feedback.router, reviews.router,
+    recommendation.router, feedback.router, reviews.router, moderation.router,
 ]  # fmt: skip
 ADMIN_ROUTERS = [health.router, models.admin_router, admin.router]
 

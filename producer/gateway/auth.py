@@ -21,7 +21,10 @@ OPEN_PATHS = frozenset({
 })
 OPEN_PREFIX = "/docs/"
 """The files of the /docs page."""
-SCOPES = (("/v1/jobs", "batch"), ("/v1/reviews/summaries", "batch"), ("/metrics", "admin"))
+SCOPES = (
+    ("/v1/jobs", "batch"), ("/v1/reviews/summaries", "batch"), ("/metrics", "admin"),
+    ("/v1/moderation/reviews", "batch"), ("/v1/moderation/labels", "batch"),
+)  # fmt: skip
 """Of paths that begin so; all others need ``infer``."""
 
 

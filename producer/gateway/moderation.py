@@ -1,0 +1,243 @@
+"""Content moderation over HTTP: decisions, why they were made, and the review queue."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from msgspec import Meta
+
+from celeriac.messages import decode_base64
+from producer.applications.moderation import AsyncModerator, Decision, Post
+from producer.gateway import body
+from producer.gateway.context import JSON, Gateway, RequestContext
+from producer.gateway.failures import fault
+
+MOST_POSTS = 1_000
+"""Posts of one request, at most."""
+MOST_SHOWN = 500
+
+_encode = msgspec.json.Encoder().encode
+
+
+class PostRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """``{"text"?, "images"?, "id"?}``"""
+
+    text: str | None = None
+    images: Annotated[list[str], Meta(max_length=16)] = []
+    """Files (PNG, JPEG, WEBP, GIF) in base64."""
+    id: Annotated[str, Meta(max_length=200)] = ""
+    """Your own name of the post."""
+
+
+class PostsRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """``{"posts": [...]}``"""
+
+    posts: Annotated[list[PostRequest], Meta(max_length=MOST_POSTS)]
+
+
+class Settled(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """``{"decision", "categories"?, "note"?, "by"?}``"""
+
+    decision: Literal["allow", "block"]
+    categories: Annotated[list[str], Meta(max_length=100)] = []
+    note: Annotated[str, Meta(max_length=2_000)] = ""
+    by: Annotated[str, Meta(max_length=200)] = ""
+    """Who looked; default: the key's name."""
+
+
+_post = msgspec.json.Decoder(PostRequest)
+_posts = msgspec.json.Decoder(PostsRequest)
+_settled = msgspec.json.Decoder(Settled)
+
+_DECISION: dict[str, Any] = {
+    "id": "20261125-0123456789ab-7", "decision": "block",
+    "reasons": [{
+        "kind": "score", "action": "block", "part": "text", "category": "toxicity", "score": 0.98,
+        "threshold": 0.95, "model": "profanity@1",
+    }],
+    "scores": [
+        {"part": "text", "category": "toxicity", "score": 0.98, "model": "profanity@1"},
+    ],
+    "policy": "house@3", "queued": None,
+}  # fmt: skip
+_SHAPE = {"application/json": {"schema": {
+    "type": "object", "required": ["id", "decision", "reasons", "scores", "policy"],
+    "properties": {
+        "id": {"type": "string"}, "decision": {"enum": ["allow", "review", "block"]},
+        "reasons": {"type": "array", "items": {"type": "object"}},
+        "scores": {"type": "array", "items": {"type": "object"}},
+        "policy": {"type": "string"},
+        "queued": {"type": ["boolean", "null"], "description": "Of a review: it is in the queue"},
+    },
+}, "example": _DECISION}}
+_OBJECT = {"application/json": {"schema": {"type": "object"}}}
+
+
+def _body(kind: type[msgspec.Struct], example: dict[str, Any]) -> dict[str, Any]:
+    (schema,), components = msgspec.json.schema_components([kind], ref_template="#/{name}")
+    whole = dict(components[schema["$ref"].removeprefix("#/")])
+    if kind is PostsRequest:
+        whole["properties"] = {"posts": {
+            "type": "array", "maxItems": MOST_POSTS, "items": components["PostRequest"],
+        }}
+    return {"requestBody": {"required": True, "content": {
+        "application/json": {"schema": whole, "example": example}
+    }}}
+
+
+router = APIRouter(prefix="/v1/moderation", tags=["moderation"])
+
+
+@router.post(
+    "", summary="Decide on one post", responses={200: {"description": "", "content": _SHAPE}},
+    openapi_extra=_body(PostRequest, {"id": "post-7", "text": "Have a nice day"}),
+)
+async def moderate(request: Request) -> Response:
+    """Text and images are decided as one; the gravest reason counts."""
+    gateway, context = _of(request)
+    wanted = body.decode(gateway, await body.read(gateway, context), _post)
+    (found,) = await _decided(gateway, context, [wanted])
+    return _json(found)
+
+
+@router.post(
+    "/batch", summary="Decide on many posts",
+    responses={200: {"description": "In their order", "content": _OBJECT}},
+    openapi_extra=_body(PostsRequest, {"posts": [{"text": "Have a nice day"}, {"text": "moron"}]}),
+)
+async def moderate_many(request: Request) -> Response:
+    """Each by itself; an error of one is the request's. Archives: `celeriac moderation archive`."""
+    gateway, context = _of(request)
+    wanted = body.decode(gateway, await body.read(gateway, context), _posts)
+    return _json({"decisions": await _decided(gateway, context, wanted.posts)})
+
+
+@router.get("/policy", summary="The policy that holds now", responses={200: {
+    "description": "", "content": _OBJECT,
+}})
+async def show_policy(request: Request) -> Response:
+    """Word lists are told to nobody but an admin key: who knows them writes around them."""
+    gateway, context = _of(request)
+    policy = moderator_of(gateway).desk.policy()
+    found = {"ref": policy.ref, "digest": policy.digest, **policy.model_dump(mode="json")}
+    if "admin" not in context.caller.scopes:
+        found["lists"] = {name: len(entries) for name, entries in found["lists"].items()}
+    return _json(found)
+
+
+@router.get("/reviews", summary="What waits for somebody to look at it", responses={200: {
+    "description": "The oldest first", "content": _OBJECT,
+}})
+async def reviews(
+    request: Request, limit: Annotated[int, Query(ge=1, le=MOST_SHOWN)] = 50
+) -> Response:
+    """Of your tenant. The key needs the scope `batch`: these are people's posts."""
+    gateway, context = _of(request)
+    desk, tenant = moderator_of(gateway).desk, context.caller.tenant
+    with desk.redis():
+        queue = desk.reviews(tenant)
+        found = await asyncio.to_thread(queue.open, limit)
+        count = await asyncio.to_thread(queue.count)
+    return _json({"reviews": found, "open": count})
+
+
+@router.post(
+    "/reviews/{id}", summary="Settle a review", openapi_extra=_body(
+        Settled, {"decision": "allow", "note": "quotes a film"}
+    ),
+    responses={
+        200: {"description": "It is settled", "content": _OBJECT},
+        404: {"description": "It was never a review, or has expired"},
+        409: {"description": "Somebody else was faster"},
+    },
+)
+async def settle(id: str, request: Request) -> Response:
+    """The first who does so wins."""
+    gateway, context = _of(request)
+    wanted = body.decode(gateway, await body.read(gateway, context), _settled)
+    by = wanted.by or (context.caller.name if context.caller.name != "-" else "gateway")
+    label = await asyncio.to_thread(
+        lambda: moderator_of(gateway).desk.settle(
+            id, wanted.decision, by=by, categories=wanted.categories, note=wanted.note,
+            tenant=context.caller.tenant,
+        )
+    )
+    return _json({
+        "id": label.id, "decision": label.decision, "by": label.by, "categories": label.categories,
+        "note": label.note,
+    })
+
+
+@router.get("/labels", summary="What people decided", responses={200: {
+    "description": "One JSON object a line", "content": {"application/x-ndjson": {}},
+}})
+async def labels(request: Request) -> Response:
+    """With the texts, for those who train models: the same rows as `celeriac moderation labels`."""
+    from celeriac.applications.moderation.labels import row_of
+
+    gateway, context = _of(request)
+    desk, tenant = moderator_of(gateway).desk, context.caller.tenant
+    with desk.redis():
+        found = await asyncio.to_thread(desk.reviews(tenant).labels)
+    rows = msgspec.json.Encoder().encode_lines([row_of(label) for label in found])
+    return Response(rows, media_type="application/x-ndjson")
+
+
+@router.get("/decisions/{id}", summary="Why a post was decided so", responses={
+    200: {"description": "", "content": _OBJECT},
+    404: {"description": "Your tenant has no such decision (any more)"},
+})
+async def explain(id: str, request: Request) -> Response:
+    """Scores, thresholds and versions, as they were; and what people said since. No content."""
+    gateway, context = _of(request)
+    found = await asyncio.to_thread(
+        moderator_of(gateway).desk.explain, id, context.caller.tenant
+    )
+    policy = found.policy
+    return _json({
+        "record": found.record, "reviews": found.reviews,
+        "policy": policy and policy.model_dump(mode="json", exclude={"lists"}),
+    })
+
+
+async def _decided(
+    gateway: Gateway, context: RequestContext, wanted: list[PostRequest]
+) -> list[Decision]:
+    context.items = len(wanted)
+    posts = [
+        Post(text=one.text, id=one.id, images=tuple(
+            _image(data, f"images[{number}]") for number, data in enumerate(one.images)
+        ))
+        for one in wanted
+    ]
+    return await moderator_of(gateway).moderate_many(
+        posts, timeout_s=context.left_s(), tenant=context.caller.tenant
+    )
+
+
+def _image(data: str, field: str) -> bytes:
+    try:
+        return decode_base64(data)
+    except Exception as error:
+        raise fault(f"{field} is not base64", field) from error
+
+
+@lru_cache(maxsize=8)
+def moderator_of(gateway: Gateway) -> AsyncModerator:
+    """One for each gateway of this process, made at first use. Raises ConfigError."""
+    return AsyncModerator(gateway.client)
+
+
+def _json(value: Any) -> Response:
+    response = Response(_encode(value))
+    response.raw_headers.append(JSON)
+    return response
+
+
+def _of(request: Request) -> tuple[Gateway, RequestContext]:
+    return request.app.state.gateway, request.scope["celeriac"]
