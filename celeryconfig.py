@@ -29,6 +29,7 @@ imports = [
     "tasks.predict", "tasks.submissions", "tasks.models", "tasks.batch", "tasks.nightly",
     "tasks.alerts", "tasks.webhooks", "tasks.drift", "tasks.drift_notices", "tasks.drift_labels",
     "tasks.sensors",
+    "tasks.moderation",
 ]
 task_default_queue = MAINTENANCE_QUEUE  # nothing may fall into a queue that nobody serves
 # For `celery call` and the like: only these queues' workers follow promotions, or have the time.

@@ -14,7 +14,7 @@ from celeriac.messages import (
     SUBMISSIONS_RECONCILE,
 )
 from celeriac.settings import Settings
-from tasks import drift, nightly
+from tasks import drift, moderation, nightly
 
 PUBLISH_EVERY_S = 30.0
 RECONCILE_EVERY_S = 5.0
@@ -60,6 +60,14 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
             "schedule": RECONCILE_EVERY_S,
             "options": {
                 "queue": MAINTENANCE_QUEUE, "expires": RECONCILE_EVERY_S, "ignore_result": True,
+            },
+        },
+        "expire-moderation": {
+            "task": moderation.EXPIRE,
+            "schedule": moderation.EXPIRE_EVERY_S,
+            "options": {
+                "queue": MAINTENANCE_QUEUE, "expires": moderation.EXPIRE_EVERY_S,
+                "ignore_result": True,
             },
         },
         **_collection(settings),

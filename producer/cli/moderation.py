@@ -69,14 +69,12 @@ def show_policy(
     as_json: Json = False,
 ) -> None:
     """Check a policy file, and say what it means."""
-    from celeriac.applications.moderation.policy import EXAMPLE, read_policy
-    from celeriac.settings import get_settings
+    from celeriac.applications.moderation.policy import EXAMPLE
 
     if example:
         sys.stdout.write(EXAMPLE.read_text(encoding="utf-8"))
         return
-    named = get_settings().moderation.policy
-    policy = read_policy(file or (Path(named) if named else None))
+    policy = _policy(file)
     if as_json:
         _print_json(policy.model_dump())
         return
@@ -105,6 +103,53 @@ def explain(id: Id, as_json: Json = False) -> None:
         typer.echo(f"  {part}: {digest}")
     for human in found.reviews:
         typer.echo(f"reviewed: {human.reviewed}, by {human.by}, {human.at}  {human.note}".rstrip())
+
+
+@app.command()
+def archive(
+    source: Annotated[Path, typer.Argument(help="A .csv, .jsonl or .parquet file of posts.")],
+    output: Annotated[Path, typer.Argument(help="A new folder.")],
+    policy: PolicyOption = None,
+    before: Annotated[
+        Path | None, typer.Option(help="Output of an earlier run: say what has changed.")
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Empty: there is none.")] = "text",
+    image_column: Annotated[
+        str, typer.Option(help="Column of paths beside the archive, with | between.")
+    ] = "",
+    id_column: Annotated[str, typer.Option(help="Default: the number of the row.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Decide on every post of an archive with the batch workers; waits until it is done."""
+    from celeriac.applications.moderation.archive import Columns
+    from producer.applications.moderation.archive import moderate_archive
+    from producer.client import Client
+
+    columns = Columns(
+        text=text_column or None, images=image_column or None, id=id_column or None
+    )
+    with Client() as client:
+        found = moderate_archive(
+            client, source, output, _policy(policy), columns=columns, before=before
+        )
+    if as_json:
+        _print_json(found)
+        return
+    counts = ", ".join(f"{count:,} {decision}" for decision, count in found.decisions.items())
+    failed = f", {found.failed:,} not decided" if found.failed else ""
+    typer.echo(f"{found.rows:,} posts by {found.policy}: {counts}{failed}")
+    for model, version in found.models.items():
+        again = "scores of the run before" if model in found.reused else "scored"
+        typer.echo(f"  {version}: {again}")
+    if before is not None:
+        typer.echo(f"compared with {found.compared_with}: {'; '.join(found.because) or 'the same'}")
+        for change, count in found.changes.items():
+            typer.echo(f"  {change}: {count:,}")
+        if not found.changes:
+            typer.echo("  no decision has changed")
+        if found.added or found.removed:
+            typer.echo(f"  {found.added:,} posts are new, {found.removed:,} are gone")
+    typer.echo(f"({output}/decisions.parquet)")
 
 
 @app.command()
@@ -187,6 +232,14 @@ def _print_policy(policy: Policy) -> None:
             )
     for name in ("allow", "block", "allow_images", "block_images"):
         typer.echo(f"{name}: {len(getattr(policy.lists, name)):,} entries")
+
+
+def _policy(file: Path | None) -> Policy:
+    from celeriac.applications.moderation.policy import read_policy
+    from celeriac.settings import get_settings
+
+    named = get_settings().moderation.policy
+    return read_policy(file or (Path(named) if named else None))
 
 
 @contextmanager

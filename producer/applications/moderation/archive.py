@@ -1,0 +1,228 @@
+"""Moderate a whole archive with the batch workers, and say what has changed since.
+
+The models score all questions as datasets; where a run of before asked the same version the same,
+its scores are taken, so that another threshold costs no model at all.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from celeriac import errors
+from celeriac.applications.moderation.archive import (
+    DECISIONS,
+    SUMMARY,
+    Columns,
+    DecisionFile,
+    QuestionFile,
+    Summary,
+    compare,
+    differences,
+    read_rows,
+    read_summary,
+)
+from celeriac.applications.moderation.decision import check_labels, decide
+from celeriac.applications.moderation.policy import Policy
+from celeriac.messages import ModelRef, Prediction
+from celeriac.registry.catalogue import Catalogue, ModelInfo
+from producer.applications.moderation.asking import Outcome
+from producer.applications.moderation.desk import labels_of
+from producer.client import Client
+from producer.jobs import JobHandle, JobStatus
+
+TIMEOUT_S = 24 * 3_600.0
+_SCORES = "scores"
+Progress = Callable[[JobStatus], None]
+
+
+def moderate_archive(  # noqa: PLR0913 - an archive, and its options
+    client: Client, source: Path, output: Path, policy: Policy, *,
+    columns: Columns | None = None, before: Path | None = None, timeout_s: float = TIMEOUT_S,
+    on_progress: Progress | None = None,
+) -> Summary:
+    """Decide on every post of an archive; waits for the jobs, so never call it in a task.
+
+    ``output`` is a new folder; ``before`` the output of another run, to be compared with. The
+    versions of the models are those of now. Raises DatasetError, OutputConflict, ModelNotFound,
+    JobFailed, and DeadlineExceeded; then there is no ``summary.json``, and the same call again
+    needs a new folder.
+    """
+    columns = columns or Columns()
+    earlier = read_summary(before) if before is not None else None
+    models = client.models()
+    check_labels(policy, labels_of(models, policy))
+    versions = _versions(models, policy)
+    try:
+        output.mkdir(parents=True)
+    except FileExistsError as error:
+        raise errors.OutputConflict(f"{output} is there already; name a new folder") from error
+    try:
+        asked = _write_questions(source, output, policy, columns)
+    except BaseException:
+        shutil.rmtree(output)
+        raise
+    reused = _reusable(versions, asked, earlier)
+    end_s = time.monotonic() + timeout_s
+    jobs = {
+        model: _submit(client, output, versions[model], file)
+        for model, (file, _) in asked.items()
+        if model not in reused and file.count
+    }
+    for model, job in jobs.items():
+        _wait(job, end_s, on_progress)
+        _forget_content(_scores(output, versions[model]))
+    for model in reused:
+        assert before is not None  # noqa: S101 - there is nothing to reuse without it
+        shutil.copytree(_scores(before, versions[model]), _scores(output, versions[model]))
+    shutil.rmtree(output / "questions")  # the content
+    decisions = _decide(source, output, policy, columns, versions)
+    found: dict[str, Any] = {
+        "source": source.name, "rows": sum(decisions.counts.values()) + decisions.failed,
+        "failed": decisions.failed, "policy": policy.ref, "policy_digest": policy.digest,
+        "models": versions, "asked": {model: digest for model, (_, digest) in asked.items()},
+        "reused": tuple(sorted(reused)), "decisions": dict(sorted(decisions.counts.items())),
+    }
+    if before is not None and earlier is not None:
+        changes, added, removed = compare(output, before)
+        found |= {
+            "compared_with": before.name, "because": differences(found, earlier),
+            "changes": changes, "added": added, "removed": removed,
+        }
+    summary = Summary(**found)
+    (output / SUMMARY).write_bytes(msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
+    return summary
+
+
+def _versions(models: Mapping[str, ModelInfo], policy: Policy) -> dict[str, str]:
+    """``NAME@VERSION`` of each model of the policy, as of now. Raises ModelNotFound."""
+    catalogue = Catalogue(models=dict(models))
+    found = {}
+    for model in dict.fromkeys([*policy.text_models, *policy.image_models]):
+        ref = ModelRef.parse(model)
+        found[model] = f"{ref.name}@{catalogue.resolve(ref).version}"
+    return found
+
+
+def _write_questions(
+    source: Path, output: Path, policy: Policy, columns: Columns
+) -> dict[str, tuple[QuestionFile, str]]:
+    """All questions as files, by model, each with their digest."""
+    files = {
+        model: QuestionFile(output / "questions" / f"{number}.parquet", kind)
+        for number, (model, kind) in enumerate([
+            *((model, "text") for model in policy.text_models),
+            *((model, "image") for model in policy.image_models),
+        ])
+    }
+    try:
+        for row in read_rows(source, columns, policy):
+            for question in row.asked.questions if row.asked else ():
+                files[question.model].add(question)
+    finally:
+        digests = {model: file.close() for model, file in files.items()}
+    return {model: (file, digests[model]) for model, file in files.items()}
+
+
+def _reusable(
+    versions: Mapping[str, str], asked: Mapping[str, tuple[QuestionFile, str]],
+    earlier: Summary | None,
+) -> set[str]:
+    """Models that an earlier run asked the same."""
+    if earlier is None:
+        return set()
+    return {
+        model for model, (file, digest) in asked.items()
+        if file.count and earlier.asked.get(model) == digest
+        and earlier.models.get(model) == versions[model]
+    }
+
+
+def _submit(client: Client, output: Path, version: str, questions: QuestionFile) -> JobHandle:
+    return client.submit_dataset(
+        questions.path.absolute(), version, _scores(output, version).absolute(),
+        text_column="text" if questions.column == "text" else None, keep_columns=["part"],
+        error_column=True,
+    )
+
+
+def _wait(job: JobHandle, end_s: float, on_progress: Progress | None) -> None:
+    status = job.wait(max(end_s - time.monotonic(), 0.001), on_progress)
+    if status.rows_dead or not str(status.state).startswith("completed"):
+        raise errors.JobFailed(
+            f"job {job.id} ended as {status.state}, {status.rows_dead:,} rows without an answer: "
+            f"{status.error or 'celeriac batch dead lists them'}"
+        )
+
+
+def _forget_content(scores: Path) -> None:
+    """A job's report and samples show some of what was scored."""
+    shutil.rmtree(scores / "samples", ignore_errors=True)
+    (scores / "report.html").unlink(missing_ok=True)
+
+
+def _scores(output: Path, version: str) -> Path:
+    return output / _SCORES / version
+
+
+def _decide(
+    source: Path, output: Path, policy: Policy, columns: Columns, versions: Mapping[str, str]
+) -> DecisionFile:
+    """Verdicts on all rows, of the scores in their order."""
+    answers = {model: _answers(_scores(output, version), version)
+               for model, version in versions.items()}
+    decisions = DecisionFile(output / DECISIONS)
+    try:
+        for row in read_rows(source, columns, policy):
+            if row.asked is None:
+                decisions.add(row, None)
+                continue
+            outcomes = [_next(answers[question.model]) for question in row.asked.questions]
+            decisions.add(row, decide(row.asked, outcomes, policy))
+    finally:
+        decisions.close()
+    return decisions
+
+
+def _next(answers: Iterator[Outcome]) -> Outcome:
+    found = next(answers, None)
+    if found is None:
+        raise errors.DatasetError("the archive has changed while it was scored; start again")
+    return found
+
+
+def _answers(folder: Path, version: str) -> Iterator[Outcome]:
+    """What a job answered, in the order of its questions."""
+    import pyarrow.parquet as pq
+
+    from celeriac.jobs.folder import JobFolder
+    from celeriac.jobs.manifest import read_manifest
+
+    if not folder.exists():
+        return
+    manifest = read_manifest(JobFolder(str(folder)))
+    if manifest is None:
+        raise errors.JobFailed(f"the scores of {version} are not whole")
+    ref = ModelRef.parse(version)
+    for part in manifest.parts:
+        with pq.ParquetFile(folder / part.file) as file:
+            for batch in file.iter_batches(5_000):
+                yield from _outcomes(batch.to_pylist(), ref)
+
+
+def _outcomes(rows: list[dict[str, Any]], ref: ModelRef) -> Iterator[Outcome]:
+    for row in rows:
+        if row.get("error") is not None:
+            yield errors.InvalidItem(str(row["error"]))
+        elif "probability" in row:
+            yield Prediction(
+                model=ref.name, version=ref.version or 0, label=row["prediction"],
+                probability=row["probability"],
+            )
+        else:
+            yield Prediction(model=ref.name, version=ref.version or 0, value=row["prediction"])

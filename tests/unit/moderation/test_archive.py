@@ -1,0 +1,181 @@
+"""Archives: read as they come, decided row by row, and compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from celeriac import errors
+from celeriac.applications.moderation import archive
+from celeriac.applications.moderation.archive import (
+    CHANGES,
+    DECISIONS,
+    Columns,
+    DecisionFile,
+    QuestionFile,
+    Row,
+    Summary,
+    compare,
+    differences,
+    read_rows,
+    read_summary,
+)
+from celeriac.applications.moderation.decision import Question, Reason, verdict_of
+from celeriac.applications.moderation.labels import write_labels
+from celeriac.applications.moderation.policy import read_policy
+
+POLICY = read_policy(None)
+TEXTS = ["first", 'with "quotes", commas', "two\nlines", "", "\U0001f600 caf\u00e9"]
+
+
+def written(folder: Path, suffix: str) -> Path:
+    path = folder / f"posts{suffix}"
+    ids = [f"p{number}" for number in range(len(TEXTS))]
+    if suffix == ".csv":
+        rows = [f'{one},"{text.replace(chr(34), chr(34) * 2)}"' for one, text in
+                zip(ids, TEXTS, strict=True)]
+        path.write_text("\n".join(["id,text", *rows, ""]), encoding="utf-8")
+    elif suffix == ".jsonl":
+        lines = [json.dumps({"id": one, "text": text}) for one, text in
+                 zip(ids, TEXTS, strict=True)]
+        path.write_text("\n".join(lines), encoding="utf-8")
+    else:
+        pq.write_table(pa.table({"other": ids, "id": ids, "text": TEXTS}), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_every_form_of_file_gives_the_same(tmp_path: Path, suffix: str) -> None:
+    rows = list(read_rows(written(tmp_path, suffix), Columns(id="id"), POLICY))
+    assert [row.id for row in rows] == ["p0", "p1", "p2", "p3", "p4"]
+    found = [[q.item for q in row.asked.questions] if row.asked else None for row in rows]
+    assert found == [[text] if text else [] for text in TEXTS]
+    numbered = read_rows(written(tmp_path, suffix), Columns(), POLICY)
+    assert [row.id for row in numbered] == ["1", "2", "3", "4", "5"]
+
+
+def test_images_lie_beside_the_archive(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (tmp_path / "in" / "cat.png").write_bytes(b"a cat")
+    path = tmp_path / "in" / "posts.jsonl"
+    rows: list[dict[str, Any]] = [
+        {"text": "a", "images": "cat.png | gone.png"}, {"text": "a", "images": "../secret.png"},
+        {"text": None, "images": ""},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    first, second, third = read_rows(path, Columns(images="images"), POLICY)
+    assert first.asked is not None
+    assert [q.item for q in first.asked.questions] == ["a", b"a cat", b""]
+    assert (second.asked, "does not lie beside" in second.error) == (None, True)
+    assert third.asked is not None
+    assert third.asked.found[0].kind == "empty"
+    only = list(read_rows(path, Columns(text=None, images="images"), POLICY))
+    assert "neither" in only[2].error
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "columns", "told"),
+    [
+        ("id,text\n1,a\n", "a.csv", Columns(text="body"), "no column 'body'; it has id, text"),
+        ("id,text\n1,a\n", "a.txt", Columns(), "an archive is a .csv, .jsonl or .parquet file"),
+        ("id,text\n1,a,3\n", "a.csv", Columns(), "a.csv cannot be read"),
+        ("{", "a.jsonl", Columns(), "a.jsonl cannot be read"),
+        ("no parquet", "a.parquet", Columns(), "a.parquet cannot be read"),
+        ("id,text\n,a\n", "a.csv", Columns(id="id"), "row 1 of a.csv has no id"),
+    ],
+)
+def test_what_is_no_archive(
+    tmp_path: Path, content: str, name: str, columns: Columns, told: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(errors.DatasetError) as raised:
+        list(read_rows(tmp_path / name, columns, POLICY))
+    assert told in raised.value.message
+
+
+def test_a_missing_archive_is_told(tmp_path: Path) -> None:
+    with pytest.raises(errors.UnreadableFile):
+        list(read_rows(tmp_path / "none.csv", Columns(), POLICY))
+    with pytest.raises(errors.RequestError, match="name the column"):
+        list(read_rows(tmp_path / "none.csv", Columns(text=None), POLICY))
+
+
+def test_questions_keep_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "ROWS_AT_ONCE", 3)
+
+    def digest(items: list[Any], column: str, name: str) -> str:
+        file = QuestionFile(tmp_path / "new" / name, column)
+        for item in items:
+            file.add(Question("model", item, "text"))
+        assert file.count == len(items)
+        return file.close()
+
+    texts = [f"text {number}" for number in range(8)] + ["lone \ud800"]
+    one = digest(texts, "text", "a.parquet")
+    found = pq.read_table(tmp_path / "new" / "a.parquet")["text"].to_pylist()
+    assert found == [*texts[:8], "lone ?"]
+    assert one == digest(texts, "text", "b.parquet") != digest(texts[1:], "text", "c.parquet")
+    assert digest([b"x", b"y"], "image", "d.parquet") != digest([b"xy", b""], "image", "e.parquet")
+
+
+def run(folder: Path, decisions: dict[str, str | None]) -> Path:
+    folder.mkdir()
+    file = DecisionFile(folder / DECISIONS)
+    for one, decision in decisions.items():
+        row = Row(id=one, asked=None, error="" if decision else "too long")
+        reason: Any = Reason(kind="block_list", action=decision or "allow")
+        file.add(row, verdict_of([reason], (), POLICY) if decision else None)
+    file.close()
+    return folder
+
+
+def test_changes_are_counted(tmp_path: Path) -> None:
+    before = run(
+        tmp_path / "a", {"1": "allow", "2": "allow", "3": "block", "4": None, "6": "allow"}
+    )
+    now = run(tmp_path / "b", {"2": "block", "1": "allow", "3": None, "4": None, "5": "review"})
+    assert compare(now, before) == ({"allow -> block": 1, "block -> failed": 1}, 1, 1)
+    table = pq.read_table(now / CHANGES).to_pylist()
+    assert [(row["id"], row["decision_before"], row["decision"]) for row in table] == [
+        ("2", "allow", "block"), ("3", "block", None),
+    ]
+
+
+def test_an_id_means_one_post(tmp_path: Path) -> None:
+    file = DecisionFile(tmp_path / DECISIONS)
+    file.add(Row(id="7", asked=None), None)
+    with pytest.raises(errors.DatasetError, match="'7' comes twice"):
+        file.add(Row(id="7", asked=None), None)
+    file.close()
+
+
+def test_differences_name_policy_and_models() -> None:
+    before = Summary(
+        source="a", rows=1, failed=0, policy="house@1", policy_digest="1", asked={}, reused=(),
+        models={"words": "words@1", "old": "old@1"}, decisions={},
+    )
+    now = {"policy": "house@2", "policy_digest": "2",
+           "models": {"words": "words@2", "old": "old@1"}}
+    assert differences(now, before) == ("policy house@1 -> house@2", "model words@1 -> words@2")
+
+
+def test_half_a_run_is_none(tmp_path: Path) -> None:
+    with pytest.raises(errors.DatasetError, match="is not the output"):
+        read_summary(tmp_path)
+
+
+def test_labels_are_written_whole_or_not(tmp_path: Path) -> None:
+    with pytest.raises(errors.RequestError, match="labels are written as"):
+        write_labels(tmp_path / "labels.txt", [])
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        write_labels(tmp_path / "new" / f"labels{suffix}", [])
+    assert len(list((tmp_path / "new").iterdir())) == 3
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.StorageError):
+        write_labels(tmp_path / "file" / "labels.csv", [])
