@@ -8,7 +8,7 @@ expire, too. Each change is one atomic script; the first decision stays.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -56,6 +56,8 @@ class Review(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     text: str | None = None
     cut: bool = False
     """The text is longer than what is kept of it."""
+    predictions: dict[str, str] = {}
+    """Ids of the predictions behind the scores, by ``PART CATEGORY``."""
 
 
 class Label(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -84,13 +86,15 @@ class ReviewQueue:
         self._review_ms = review_s * 1_000
         self._label_ms = label_s * 1_000
 
-    def enter(self, record: Record, post: Post) -> bool:
+    def enter(
+        self, record: Record, post: Post, predictions: Mapping[str, str] | None = None
+    ) -> bool:
         """Have somebody look at a post; False if the queue is full, and then nobody will."""
         now_ms = int(time.time() * 1_000)
         text = post.text
         review = Review(
             id=record.id, at_ms=now_ms, record=record, text=text and text[:MOST_TEXT],
-            cut=text is not None and len(text) > MOST_TEXT,
+            cut=text is not None and len(text) > MOST_TEXT, predictions=dict(predictions or {}),
         )
         keys = (open_key(self._tenant), review_key(self._tenant, record.id))
         return bool(lua.run(

@@ -53,16 +53,22 @@ def in_order(asked: Iterable[Asked], found: Mapping[str, Sequence[Outcome]]) -> 
     return [next(answers[question.model]) for one in asked for question in one.questions]
 
 
+def split(asked: Iterable[Asked], outcomes: Sequence[Outcome]) -> Iterator[Sequence[Outcome]]:
+    """The outcomes of all questions, one after the other, by post."""
+    start = 0
+    for one in asked:
+        stop = start + len(one.questions)
+        yield outcomes[start:stop]
+        start = stop
+
+
 def verdicts_of(
     asked: Sequence[Asked], outcomes: Sequence[Outcome], policy: Policy
 ) -> list[Verdict]:
-    """The verdict on each post, of the outcomes of all questions one after the other."""
-    found, start = [], 0
-    for one in asked:
-        stop = start + len(one.questions)
-        found.append(decide(one, outcomes[start:stop], policy))
-        start = stop
-    return found
+    """The verdict on each post."""
+    return [
+        decide(one, its, policy) for one, its in zip(asked, split(asked, outcomes), strict=True)
+    ]
 
 
 def together(work: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:

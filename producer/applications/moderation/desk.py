@@ -24,10 +24,13 @@ from celeriac.applications.moderation.policy import Policy
 from celeriac.applications.moderation.reviews import Label, Review, ReviewQueue
 from celeriac.messages import ModelRef, Prediction
 from celeriac.registry.catalogue import Catalogue, ModelInfo
+from producer.applications.moderation import truth
 from producer.applications.moderation.asking import Outcome
 from producer.applications.moderation.decisions import Explanation
 from producer.applications.moderation.policy_file import PolicyFile
 from producer.broker import Broker, broker_error
+from producer.feedback import Feedbacks
+from producer.routes import Routes
 
 _DAY_S = 86_400
 
@@ -35,9 +38,13 @@ _DAY_S = 86_400
 class Desk:
     """What deciding needs besides the models: policy, records, review queue. Safe with threads."""
 
-    def __init__(self, broker: Broker, policy: Policy | Path | None, tenant: str) -> None:
+    def __init__(
+        self, broker: Broker, routes: Routes, policy: Policy | Path | None, tenant: str
+    ) -> None:
         settings = broker.settings.moderation
         self._broker = broker
+        self._routes = routes
+        self._feedbacks = Feedbacks(broker, routes)
         self._settings = settings
         self._tenant = tenant
         named = Path(settings.policy) if settings.policy else None
@@ -92,10 +99,15 @@ class Desk:
         ]
         return self._log.write(noted, tenant or self._tenant, audit.now_utc())
 
-    def queue(self, record: Record, post: Post) -> bool:
+    def queue(
+        self, record: Record, post: Post, asked: Asked, outcomes: Iterable[Outcome],
+        policy: Policy,
+    ) -> bool:
         """Have somebody look at a post; False if the queue is full."""
+        predictions = truth.behind(asked, outcomes, policy)
+        ids = truth.ids_of(predictions, self._feedbacks, record.tenant)
         with self.redis():
-            return self.reviews(record.tenant).enter(record, post)
+            return self.reviews(record.tenant).enter(record, post, ids)
 
     def reviews(self, tenant: str = "") -> ReviewQueue:
         settings = self._settings
@@ -139,6 +151,11 @@ class Desk:
             reviewed=label.decision, categories=label.categories, note=note,
             tenant=review.record.tenant,
         ))
+        policy = audit.kept_policy(self.folder, review.record.policy)
+        if policy is not None and review.predictions:
+            timeout_s = self._broker.settings.realtime.timeout_s
+            models = self._routes.catalogue(timeout_s).models
+            truth.give(label, policy, models, self._feedbacks, timeout_s)
         return label
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from celeriac import errors
-from celeriac.applications.moderation.decision import Asked, Post, Verdict, ask
+from celeriac.applications.moderation.decision import Asked, Post, ask
 from celeriac.applications.moderation.labels import write_labels
 from celeriac.applications.moderation.policy import Policy
 from celeriac.applications.moderation.reviews import Label, Review
@@ -20,6 +20,7 @@ from producer.applications.moderation.asking import (
     blocks,
     by_model,
     in_order,
+    split,
     together,
     verdicts_of,
 )
@@ -42,7 +43,7 @@ class Moderator:
         self, client: Client, policy: Policy | Path | None = None, *, tenant: str = DEFAULT_TENANT
     ) -> None:
         self._client = client
-        self.desk = Desk(client.broker, policy, tenant)
+        self.desk = Desk(client.broker, client.realtime.routes, policy, tenant)
 
     def __enter__(self) -> Self:
         return self
@@ -68,13 +69,7 @@ class Moderator:
         image beyond the limit of an item.
         """
         post = Post(text=text, images=tuple(images), id=id)
-        policy = self.desk.policy()
-        asked = ask(post, policy)
-        outcomes = self._outcomes([asked], timeout_s)
-        verdict = self._verdicts([asked], outcomes, policy)[0]
-        (record,) = self.desk.record([post], [verdict], policy)
-        queued = self.desk.queue(record, post) if record.decision == "review" else None
-        return decision_of(record, queued)
+        return self._decided([post], timeout_s)[0]
 
     def moderate_many(
         self, posts: Iterable[Post | str], *, timeout_s: float | None = None
@@ -83,20 +78,7 @@ class Moderator:
 
         ``timeout_s`` is for some thousands at a time. The first error is raised.
         """
-        found: list[Decision] = []
-        for block in blocks(posts):
-            policy = self.desk.policy()
-            asked = [ask(post, policy) for post in block]
-            outcomes = self._outcomes(asked, timeout_s)
-            verdicts = self._verdicts(asked, outcomes, policy)
-            records = self.desk.record(block, verdicts, policy)
-            found += [
-                decision_of(
-                    record, self.desk.queue(record, post) if record.decision == "review" else None
-                )
-                for record, post in zip(records, block, strict=True)
-            ]
-        return found
+        return [one for block in blocks(posts) for one in self._decided(block, timeout_s)]
 
     # --- reviews ----------------------------------------------------------------------------------
 
@@ -139,6 +121,22 @@ class Moderator:
 
     # --- within -----------------------------------------------------------------------------------
 
+    def _decided(self, posts: list[Post], timeout_s: float | None) -> list[Decision]:
+        policy = self.desk.policy()
+        asked = [ask(post, policy) for post in posts]
+        outcomes = self._outcomes(asked, timeout_s)
+        if self.desk.must_check(asked, outcomes, policy):
+            self.desk.check(self._client.models(), policy, asked, outcomes)
+        records = self.desk.record(posts, verdicts_of(asked, outcomes, policy), policy)
+        answers = split(asked, outcomes)
+        return [
+            decision_of(
+                record, self.desk.queue(record, post, one, its, policy)
+                if record.decision == "review" else None
+            )
+            for record, post, one, its in zip(records, posts, asked, answers, strict=True)
+        ]
+
     def _outcomes(self, asked: Sequence[Asked], timeout_s: float | None) -> list[Outcome]:
         """The outcome of each question: models are asked at the same time."""
         if len(asked) == 1 and len(asked[0].questions) == 1:
@@ -158,13 +156,6 @@ class Moderator:
         found = together(work, items)
         return in_order(asked, found)
 
-    def _verdicts(
-        self, asked: Sequence[Asked], outcomes: Sequence[Outcome], policy: Policy
-    ) -> list[Verdict]:
-        if self.desk.must_check(asked, outcomes, policy):
-            self.desk.check(self._client.models(), policy, asked, outcomes)
-        return verdicts_of(asked, outcomes, policy)
-
 
 class AsyncModerator:
     """:class:`Moderator` for asyncio, over an AsyncClient."""
@@ -174,7 +165,7 @@ class AsyncModerator:
         tenant: str = DEFAULT_TENANT,
     ) -> None:
         self._client = client
-        self.desk = Desk(client.broker, policy, tenant)
+        self.desk = Desk(client.broker, client.routes, policy, tenant)
 
     def close(self) -> None:
         """Close the file of records. The client stays open."""
@@ -207,10 +198,11 @@ class AsyncModerator:
             self.desk.check(await self._client.models(), policy, asked, outcomes)
         records = self.desk.record(posts, verdicts_of(asked, outcomes, policy), policy, tenant)
         found = []
-        for record, post in zip(records, posts, strict=True):
+        answers = split(asked, outcomes)
+        for record, post, one, its in zip(records, posts, asked, answers, strict=True):
             queued = None
             if record.decision == "review":
-                queued = await asyncio.to_thread(self.desk.queue, record, post)
+                queued = await asyncio.to_thread(self.desk.queue, record, post, one, its, policy)
             found.append(decision_of(record, queued))
         return found
 
