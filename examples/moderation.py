@@ -40,7 +40,7 @@ def decide_at_once(moderator: Moderator) -> None:
         why = "; ".join(
             f"{reason.category or reason.told} {reason.score or ''}" for reason in found.reasons
         )
-        print(f"{found.decision:7} {ascii(post.text)}  {why}")
+        print(f"{found.decision:7} {post.text!a}  {why}")
     found = moderator.moderate("My new picture", [blue_picture(), b"no image at all"], id="5")
     print(f"{found.decision:7} a text and two files: {found.reasons[0].told}")
 
