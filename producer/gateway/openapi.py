@@ -12,6 +12,8 @@ from producer.gateway import predict
 from producer.gateway.auth import is_open
 from producer.gateway.oip import routes as oip
 
+_ITEM_PATHS = {"/v1/predictions/{id}", "/v1/feedback", "/v1/reviews/sentiment"}
+"""Other routes whose bodies hold items."""
 HOT_PATHS: dict[str, Any] = {**predict.OPENAPI, **oip.OPENAPI}
 """Path items of the routes that are answered without FastAPI."""
 
@@ -175,7 +177,7 @@ def _refusals(path: str, operation: dict[str, Any]) -> set[str]:
         found.add("404")
     if "requestBody" in operation:
         found.update(("413", "415"))
-        if path in HOT_PATHS or path in {"/v1/predictions/{id}", "/v1/feedback"}:
+        if path in HOT_PATHS or path in _ITEM_PATHS:
             found.update(("404", "422"))
     if "202" in operation["responses"]:
         found.add("409")
