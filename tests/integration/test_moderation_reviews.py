@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import redis
-from producer.applications.moderation.truth import belongs
 
 from celeriac import errors
 from celeriac.applications.moderation.audit import Record
 from celeriac.applications.moderation.decision import PartScore, Post, Reason
 from celeriac.applications.moderation.reviews import MOST_TEXT, Label, ReviewQueue
+from producer.applications.moderation.truth import belongs
 
 SCORES = (
     PartScore(part="text", category="toxicity", score=0.7, model="profanity@1"),
