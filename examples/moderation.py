@@ -1,4 +1,6 @@
-"""Content moderation from beginning to end: ``python examples/moderation.py``.
+"""Content moderation from beginning to end.
+
+    .venv/bin/python -m examples.moderation
 
 It needs a running stack (``celeriac up``) whose workers serve the two models of
 ``python -m demo.moderation``. docs/moderation.md explains what it shows.

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -64,6 +64,15 @@ class Human(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tenant: str = "default"
 
 
+class Entry(NamedTuple):
+    """What is to be recorded."""
+
+    verdict: Verdict
+    digests: dict[str, str]
+    post: str
+    tenant: str
+
+
 class AuditLog:
     """Where the records of one process go. Safe with threads; after a fork it begins anew."""
 
@@ -78,10 +87,8 @@ class AuditLog:
         self._number = 0
         self._kept: set[tuple[str, str]] = set()
 
-    def write(
-        self, verdicts: Iterable[tuple[Verdict, dict[str, str], str]], tenant: str, now: datetime
-    ) -> list[Record]:
-        """Records of verdicts, each with the digests and the name of its post, in their order.
+    def write(self, entries: Iterable[Entry], now: datetime) -> list[Record]:
+        """Records of verdicts, in their order, with one write.
 
         Raises StorageError: what cannot be recorded is not decided.
         """
@@ -89,7 +96,7 @@ class AuditLog:
         with self._lock:
             self._open(now)
             records = []
-            for verdict, digests, post in verdicts:
+            for verdict, digests, post, tenant in entries:
                 self._number += 1
                 records.append(Record(
                     id=f"{self._day}-{self._writer}-{self._number}", at=at,

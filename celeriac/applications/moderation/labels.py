@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import secrets
@@ -55,7 +56,8 @@ def write_labels(path: Path, labels: Sequence[Label]) -> None:
         _WRITERS[path.suffix](partial, rows)
         os.replace(partial, path)  # noqa: PTH105 - the name says what it does
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise errors.StorageError(f"the labels cannot be written to {path}: {error}") from error
 
 

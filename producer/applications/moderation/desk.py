@@ -12,7 +12,7 @@ import redis
 
 from celeriac import errors
 from celeriac.applications.moderation import audit
-from celeriac.applications.moderation.audit import AuditLog, Human, Record
+from celeriac.applications.moderation.audit import AuditLog, Entry, Human, Record
 from celeriac.applications.moderation.decision import (
     Asked,
     Post,
@@ -88,16 +88,19 @@ class Desk:
             if isinstance(outcome, Prediction)
         }
 
-    def record(
+    def entries(
         self, posts: Sequence[Post], verdicts: Sequence[Verdict], policy: Policy, tenant: str = ""
-    ) -> list[Record]:
-        """Note why posts were decided so. Raises StorageError, Conflict."""
+    ) -> list[Entry]:
+        """What is to be recorded of posts. Raises Conflict and StorageError."""
         self._log.keep(policy)
-        noted = [
-            (verdict, digests_of(post, self._key), post.id)
+        return [
+            Entry(verdict, digests_of(post, self._key), post.id, tenant or self._tenant)
             for post, verdict in zip(posts, verdicts, strict=True)
         ]
-        return self._log.write(noted, tenant or self._tenant, audit.now_utc())
+
+    def record(self, entries: list[Entry]) -> list[Record]:
+        """Note why posts were decided so, with one write. Raises StorageError."""
+        return self._log.write(entries, audit.now_utc())
 
     def queue(
         self, record: Record, post: Post, asked: Asked, outcomes: Iterable[Outcome],

@@ -26,6 +26,7 @@ from producer.applications.moderation.asking import (
 )
 from producer.applications.moderation.decisions import Decision, Explanation, decision_of
 from producer.applications.moderation.desk import Desk
+from producer.applications.moderation.gathering import Gathered
 from producer.client import Client, who
 
 
@@ -127,7 +128,8 @@ class Moderator:
         outcomes = self._outcomes(asked, timeout_s)
         if self.desk.must_check(asked, outcomes, policy):
             self.desk.check(self._client.models(), policy, asked, outcomes)
-        records = self.desk.record(posts, verdicts_of(asked, outcomes, policy), policy)
+        verdicts = verdicts_of(asked, outcomes, policy)
+        records = self.desk.record(self.desk.entries(posts, verdicts, policy))
         answers = split(asked, outcomes)
         return [
             decision_of(
@@ -166,6 +168,7 @@ class AsyncModerator:
     ) -> None:
         self._client = client
         self.desk = Desk(client.broker, client.routes, policy, tenant)
+        self._records = Gathered(self.desk.record)
 
     def close(self) -> None:
         """Close the file of records. The client stays open."""
@@ -196,7 +199,8 @@ class AsyncModerator:
         outcomes = await self._outcomes(asked, timeout_s)
         if self.desk.must_check(asked, outcomes, policy):
             self.desk.check(await self._client.models(), policy, asked, outcomes)
-        records = self.desk.record(posts, verdicts_of(asked, outcomes, policy), policy, tenant)
+        verdicts = verdicts_of(asked, outcomes, policy)
+        records = await self._records.add(self.desk.entries(posts, verdicts, policy, tenant))
         found = []
         answers = split(asked, outcomes)
         for record, post, one, its in zip(records, posts, asked, answers, strict=True):

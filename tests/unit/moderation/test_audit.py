@@ -10,7 +10,7 @@ import pytest
 
 from celeriac import errors
 from celeriac.applications.moderation import audit
-from celeriac.applications.moderation.audit import AuditLog, Human
+from celeriac.applications.moderation.audit import AuditLog, Entry, Human
 from celeriac.applications.moderation.decision import Post, Reason, digests_of, verdict_of
 from celeriac.applications.moderation.policy import Policy, read_policy
 
@@ -23,7 +23,7 @@ def written(log: AuditLog, count: int = 1, now: datetime = NOW, tenant: str = "s
     post = Post(text=SECRET, images=(b"a picture",), id="post-7")
     reason = Reason(kind="block_list", action="block", part="text", told="buy followers")
     verdict = verdict_of([reason], (), POLICY)
-    records = log.write([(verdict, digests_of(post), post.id)] * count, tenant, now)
+    records = log.write([Entry(verdict, digests_of(post), post.id, tenant)] * count, now)
     return [record.id for record in records]
 
 
