@@ -45,6 +45,7 @@ from producer import AsyncClient, Client
 from producer.applications.moderation import AsyncModerator, Moderator, Post
 from producer.applications.moderation.archive import moderate_archive
 from tests.conftest import ROOT, Ran, Worker, environment
+from tests.e2e.test_demo import commands
 from tests.integration.gateway.conftest import RunningGateway
 from workers.valkey import EmbeddedServer, free_port
 
@@ -402,6 +403,25 @@ def test_an_archive_again_under_another_threshold_and_another_model(
     assert third.changes
     with pytest.raises(errors.OutputConflict):
         run("third", milder)
+
+
+def test_the_page_runs_from_top_to_bottom(system: System, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(picture(format="JPEG"))
+    (tmp_path / "posts.csv").write_text("post,text,pictures\n1,Damn good,photo.jpg\n2,Hello,\n")
+    milder = EXAMPLE.read_text().replace("version = 1", "version = 2").replace("0.6", "0.94")
+    (tmp_path / "stricter.toml").write_text(milder)
+    said = {}
+    for line, command in commands(ROOT / "docs" / "moderation.md"):
+        done = subprocess.run(
+            command, cwd=tmp_path, timeout=110, check=False, capture_output=True, text=True,
+            env=os.environ | system.env,
+        )
+        assert done.returncode == 0, f"moderation.md:{line}\n{done.stderr}"
+        said[command[-1].partition(" ")[2]] = done.stdout
+    (first,) = [out for words, out in said.items() if "check" in words]
+    assert first.startswith("block\n")
+    (again,) = [out for words, out in said.items() if "--before" in words]
+    assert "compared with march: policy example@1 -> example@2\n  review -> allow: 1\n" in again
 
 
 def test_the_example_runs(system: System) -> None:
