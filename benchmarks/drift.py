@@ -23,6 +23,8 @@ from rich.console import Console
 
 from benchmarks.harness import drift_streams as streams, environments, table
 from benchmarks.harness.datasets import demo_data
+from benchmarks.harness.drift_counting import IN_FLIGHT, Counting, middle
+from benchmarks.harness.drift_watch import first_episode, standard_of
 from benchmarks.harness.table import Row, compared
 
 HOME = Path(".celeriac/bench/drift").absolute()
@@ -32,7 +34,7 @@ SEED = 20_261_125
 EVIDENTLY = ("evidently==0.7.23", "pandas<3.1")
 """Its release does not import with pandas 3.1."""
 EVIDENTLY_S = 150.0
-MEASURES = ("alarms", "delays", "checks", "weather", "flights", "cost")
+MEASURES = ("alarms", "delays", "checks", "weather", "flights", "cost", "stream")
 console = Console(highlight=False, stderr=True)
 
 
@@ -45,14 +47,21 @@ class Effort:
     """For each reference."""
     rows: int = 20_000
     tutorial: int = 60
+    watched: int = 40
+    """References of streams that go through the watch, which is slower; two streams of each."""
     delays: int = 200
     shapes: int = 30
     pairs: int = 60
+    counting_rounds: int = 7
+    counting_s: float = 6.0
     table_rows: int = 1_000_000
     columns: int = 50
 
 
-QUICK = Effort(references=20, streams=3, tutorial=10, delays=30, pairs=10, table_rows=50_000)
+QUICK = Effort(
+    references=20, streams=3, tutorial=10, watched=3, delays=30, pairs=10, table_rows=50_000,
+    counting_rounds=1, counting_s=2.0,
+)
 
 
 def main(words: Sequence[str]) -> int:
@@ -110,6 +119,10 @@ class Bench:
             "false alarms, 8 features together", self._together(8), "in 100,000 rows", "stated",
             100_000 / STATED, at_most=1.5,
         )
+        yield compared(
+            "false alarms, 3 features, as the watch counts and opens them", self._watched(3),
+            "in 100,000 rows", "stated", 100_000 / STATED, at_most=1.5,
+        )
         yield Row(measure="  always fire, every 100 rows", value=1_000, unit="in 100,000 rows")
 
     def _celeriac(self, phi: float) -> float:
@@ -144,6 +157,17 @@ class Bench:
                 )
                 alarmed[number] |= first >= 0
         return streams.rate(float(alarmed.mean()), effort.rows)
+
+    def _watched(self, features: int) -> float:
+        chance, effort = np.random.default_rng((SEED, 6)), self.effort
+        first = []
+        for _ in range(effort.watched):
+            standard = standard_of(chance.standard_normal((features, 10_000)))
+            first += [
+                first_episode(standard, chance.standard_normal((features, effort.rows)), STATED)
+                for _ in range(2)
+            ]
+        return streams.rate(float(np.mean(np.array(first) >= 0)), effort.rows)
 
     # --- delays -----------------------------------------------------------------------------------
 
@@ -286,6 +310,26 @@ class Bench:
             "  the same, beside Evidently" + (", which had not ended" if slow else ""), ours, "s",
             "Evidently", theirs, at_most=1.0,
         )
+
+    # --- real time --------------------------------------------------------------------------------
+
+    def stream(self) -> Iterator[Row]:
+        """A worker under load, which counts its items or does not."""
+        demo_data(HOME / "data")
+        counting = Counting(HOME / "data")
+        counting.prepare()
+        for model, pairs in counting.measure(
+            self.effort.counting_rounds, self.effort.counting_s
+        ):
+            lost = 1 - middle(pairs, "throughput")
+            yield Row(
+                measure=f"cost of counting, {model}, {IN_FLIGHT} in flight", value=lost,
+                unit="of throughput", goal="< 0.02", met=lost < 0.02,
+            )
+            yield Row(
+                measure="  more CPU of the worker for an item", value=middle(pairs, "cpu") - 1,
+                unit="of what it takes",
+            )
 
 
 def _yes(measure: str, met: bool, value: float) -> Row:

@@ -83,7 +83,7 @@ def watch_all(broker: Broker, now_s: float) -> list[Standing]:
             try:
                 found.append(_watch(broker, watcher, ref, now_s))
             except (errors.CeleriacError, OSError) as error:
-                log.error("drift is not watched", model=ref, reason=str(error))  # noqa: TRY400
+                _complain(ref, str(error))
         metrics.DRIFT_WATCHED.set(now_s)
     except standing.Overtaken:
         log.warning("another task watches drift now")
@@ -93,12 +93,19 @@ def watch_all(broker: Broker, now_s: float) -> list[Standing]:
     return found
 
 
+@lru_cache(maxsize=1_000)
+def _complain(ref: str, reason: str) -> None:
+    """Once in a process, not every few seconds."""
+    log.error("drift is not watched", model=ref, reason=reason)
+
+
 def _refs(broker: Broker, watcher: Watcher, now_s: float) -> list[str]:
     """``NAME@VERSION`` of each version that an alias names or that was asked of late. What was
     watched, and is neither, is told and forgotten."""
     from celeriac.drift import watching
 
     models = fetch(broker.redis).models
+    there = {f"{name}@{one}" for name, model in models.items() for one in model.versions}
     wanted = {
         f"{name}@{version}" for name, model in models.items() for version in model.aliases.values()
     }
@@ -107,6 +114,7 @@ def _refs(broker: Broker, watcher: Watcher, now_s: float) -> list[str]:
         ref for ref, at_s in counted.versions(broker.redis, from_s=now_s - rule.most_age_s)
         if now_s - at_s < IDLE_S
     }
+    wanted &= there
     for one in standing.load_all(broker.redis):
         if one.ref not in wanted:
             _retire(broker, watcher, one, now_s)

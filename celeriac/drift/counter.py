@@ -36,8 +36,10 @@ SHARE = 0.01
 MOST_PAUSE_S = 60.0
 YIELD_S = 0.0005
 """Between two pieces of a round: who runs the model has the interpreter's lock meanwhile."""
-MOST_VERSIONS = 64
-"""Further ones are not counted."""
+MOST_VERSIONS = 32
+"""At the same time; further ones are not counted."""
+IDLE_S = 600.0
+"""A version that nobody has asked for so long is let go."""
 TABLE_CELL_BYTES = 50
 
 Items = Sequence[Any]
@@ -57,6 +59,7 @@ class _Line:
         """... and what has been counted in it so far."""
         self.unwritten = 0
         """Items in it that Redis does not have."""
+        self.used_s = 0.0
         self.empty()
 
     def empty(self) -> None:
@@ -99,7 +102,7 @@ class DriftCounter:
         self._process = os.urandom(6).hex()
         self._lines: dict[tuple[str, int], _Line] = {}
         self._without: set[tuple[str, int]] = set()
-        """Versions without a profile, or beyond our number."""
+        """Versions without a profile."""
         self._changed = threading.Condition()
         self._counting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -146,11 +149,14 @@ class DriftCounter:
             self._round()
 
     def _open(self, key: tuple[str, int], manifest: ModelVersion) -> _Line | None:
-        if not has_profile(manifest) or len(self._lines) >= MOST_VERSIONS:
+        if not has_profile(manifest):
             self._without.add(key)
             return None
-        self._lines[key] = _Line(manifest)
-        return self._lines[key]
+        if len(self._lines) >= MOST_VERSIONS:
+            return None
+        line = self._lines[key] = _Line(manifest)
+        line.used_s = self._clock()
+        return line
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="drift-counter", daemon=True)
@@ -180,9 +186,17 @@ class DriftCounter:
             with self._changed:
                 batches, seen, rows = line.batches, line.seen, line.rows
                 line.empty()
-            if seen:
+            if not seen:
+                self._let_go(key, line)
+            else:
+                line.used_s = self._clock()
                 metrics.DRIFT_ITEMS.labels(key[0], "skipped").inc(seen - rows)
                 self._count(key, line, batches, seen)
+
+    def _let_go(self, key: tuple[str, int], line: _Line) -> None:
+        with self._changed:
+            if not line.seen and self._clock() - line.used_s > IDLE_S:
+                del self._lines[key]
 
     def _count(
         self, key: tuple[str, int], line: _Line, batches: list[tuple[Items, Answers]], seen: int
@@ -220,8 +234,9 @@ class DriftCounter:
 
         try:
             line.standard = Standard.of(self._registry.folder(*key), line.manifest)
-        except errors.RegistryError as error:
-            log.warning("drift is not counted", model=f"{key[0]}@{key[1]}", reason=error.message)
+        except Exception as error:  # noqa: BLE001 - no reason to stop counting the others
+            reason = errors.told(error)
+            log.warning("drift is not counted", model=f"{key[0]}@{key[1]}", reason=reason)
         if line.standard is None:
             with self._changed:
                 self._without.add(key)

@@ -13,6 +13,7 @@ import redis
 from celeriac import errors
 from celeriac.drift.feedback import VersionAccuracy, accuracies
 from celeriac.drift.prediction_ids import has_truth
+from celeriac.drift.standing import Standing, load_all
 from celeriac.messages import ModelRef, Prediction
 from celeriac.registry.catalogue import Catalogue, VersionInfo
 from producer import orders
@@ -128,6 +129,16 @@ class GatewayClient(AsyncClient):
             return await asyncio.to_thread(read_serving, broker.redis, name, device)
         except redis.RedisError as error:
             raise broker_error(error, broker.url) from error
+
+    async def standings(self, name: str) -> list[Standing]:
+        """How the single items of a model's versions stand; the newest first. Raises BrokerError.
+        """
+        broker = self._client.broker
+        try:
+            every = await asyncio.to_thread(load_all, broker.redis)
+        except redis.RedisError as error:
+            raise broker_error(error, broker.url) from error
+        return [one for one in reversed(every) if one.model == name]
 
     async def order_job(
         self, job_id: str, order: Order, version: VersionInfo, digest: str

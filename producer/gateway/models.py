@@ -38,6 +38,13 @@ class Models(BaseModel):
     models: list[Model]
 
 
+class Drift(BaseModel):
+    """Whether a model's single items of late look like what its versions were made for."""
+
+    versions: list[dict[str, Any]]
+    """As ``celeriac drift status --json`` has them; the newest first. Empty: nobody has looked."""
+
+
 class Worker(BaseModel):
     """A worker that serves a model, or could."""
 
@@ -92,6 +99,20 @@ async def show(name: str, request: Request) -> Model:
     if name not in found:
         raise unknown_model(name, found)
     return _shown(found[name])
+
+
+@router.get(
+    "/{name}/drift", summary="Do items of late look like what the model was made for?",
+    responses={404: {"description": "There is no such model"}},
+)
+async def drift(name: str, request: Request) -> Drift:
+    """``state`` of a version: ``stable``, ``drift``, ``broken``, ``not_enough_data``,
+    ``no_profile``."""
+    found = await _catalogue(request)
+    if name not in found:
+        raise unknown_model(name, found)
+    gateway, _ = _of(request)
+    return Drift(versions=[one.shown() for one in await gateway.client.standings(name)])
 
 
 def _body(schema: type[msgspec.Struct], example: dict[str, Any]) -> dict[str, Any]:

@@ -240,6 +240,31 @@ def test_a_version_without_a_profile_costs_nothing(stream: Stream) -> None:
     assert counter._lines == {}
 
 
+def test_a_version_that_is_deleted_is_told_and_forgotten(
+    stream: Stream, told: list[Any], redis_client: redis.Redis
+) -> None:
+    for shift in [0.0] * 4 + [2.0] * 4:
+        stream.come(shift=shift)
+    publish(redis_client, {})
+    assert drift.watch_all(stream.broker, stream.clock.now_s) == []
+    assert standing.load_all(redis_client) == []
+    assert [event.state for event in told] == ["opened", "closed"]
+
+
+def test_a_version_that_rests_is_let_go(stream: Stream) -> None:
+    counter = stream.counters[0]
+    counter.offer(stream.manifest(), *stream.items(5))
+    counter.flush()
+    stream.clock.now_s += 300
+    counter.flush()
+    assert len(counter._lines) == 1
+    stream.clock.now_s += 301
+    counter.flush()
+    assert counter._lines == {}
+    counter.offer(stream.manifest(), *stream.items(5))
+    assert len(counter._lines) == 1
+
+
 def test_counting_by_its_own_thread(stream: Stream, told: list[Any]) -> None:
     counter = stream.counters[0]
     counter.offer(stream.manifest(), *stream.items(100))
@@ -313,7 +338,8 @@ def test_a_version_that_nobody_asks_any_more_is_told_and_forgotten(
 ) -> None:
     for shift in [0.0] * 4 + [2.0] * 4:
         stream.come(shift=shift)
-    publish(redis_client, {})
+    info = stream.registry.infos()["sizes"].model_copy(update={"aliases": {}})
+    publish(redis_client, {"sizes": info})
     drift.watch_all(stream.broker, stream.clock.now_s)
     assert standing.load(redis_client, "sizes", 1) is not None  # it was asked a moment ago
     drift.watch_all(stream.broker, stream.clock.now_s + drift.IDLE_S)

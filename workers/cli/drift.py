@@ -12,6 +12,7 @@ from celeriac import errors
 from celeriac.messages import ModelRef
 from celeriac.registry.store import Registry
 from celeriac.settings import get_settings
+from workers.cli import drift_status
 
 if TYPE_CHECKING:
     from celeriac.drift.profile import FeatureProfile, ReferenceProfile
@@ -102,6 +103,9 @@ def show(
     _print_profile(manifest.ref, profile)
 
 
+app.command("status")(drift_status.status)
+
+
 @app.command()
 def schema() -> None:
     """Print the JSON schema of drift.json."""
@@ -177,9 +181,9 @@ def _print_profile(ref: str, profile: ReferenceProfile) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from celeriac.drift.window import WindowRule
+    from celeriac.drift.watching import window_rule
 
-    console, rule = Console(highlight=False), WindowRule()
+    console, rule = Console(highlight=False), window_rule(get_settings().drift)
     console.print(
         f"[bold]{ref}[/] is compared with {profile.rows:,} rows of its {profile.source}"
         + (f" (of {profile.rows_given:,})" if profile.rows_given > profile.rows else "")
