@@ -11,11 +11,12 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from msgspec import Meta
 
+from celeriac import errors
 from celeriac.messages import decode_base64
 from producer.applications.moderation import AsyncModerator, Decision, Post
 from producer.gateway import body
 from producer.gateway.context import JSON, Gateway, RequestContext
-from producer.gateway.failures import fault
+from producer.gateway.failures import described, fault
 
 MOST_POSTS = 1_000
 """Posts of one request, at most."""
@@ -102,6 +103,8 @@ async def moderate(request: Request) -> Response:
     gateway, context = _of(request)
     wanted = body.decode(gateway, await body.read(gateway, context), _post)
     (found,) = await _decided(gateway, context, [wanted])
+    if isinstance(found, errors.CeleriacError):
+        raise found
     return _json(found)
 
 
@@ -111,10 +114,17 @@ async def moderate(request: Request) -> Response:
     openapi_extra=_body(PostsRequest, {"posts": [{"text": "Have a nice day"}, {"text": "moron"}]}),
 )
 async def moderate_many(request: Request) -> Response:
-    """Each by itself; an error of one is the request's. Archives: `celeriac moderation archive`."""
+    """Each by itself; one that cannot be decided has `{"error": {"code", "message"}}`.
+
+    For archives: `celeriac moderation archive`.
+    """
     gateway, context = _of(request)
     wanted = body.decode(gateway, await body.read(gateway, context), _posts)
-    return _json({"decisions": await _decided(gateway, context, wanted.posts)})
+    found = await _decided(gateway, context, wanted.posts)
+    return _json({"decisions": [
+        {"error": described(one)} if isinstance(one, errors.CeleriacError) else one
+        for one in found
+    ]})
 
 
 @router.get("/policy", summary="The policy that holds now", responses={200: {
@@ -207,7 +217,7 @@ async def explain(id: str, request: Request) -> Response:
 
 async def _decided(
     gateway: Gateway, context: RequestContext, wanted: list[PostRequest]
-) -> list[Decision]:
+) -> list[Decision | errors.CeleriacError]:
     context.items = len(wanted)
     posts = [
         Post(text=one.text, id=one.id, images=tuple(
@@ -216,7 +226,7 @@ async def _decided(
         for one in wanted
     ]
     return await moderator_of(gateway).moderate_many(
-        posts, timeout_s=context.left_s(), tenant=context.caller.tenant
+        posts, timeout_s=context.left_s(), tenant=context.caller.tenant, return_errors=True
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from celeriac import errors
-from celeriac.applications.moderation.decision import Asked, Post, Verdict, decide
+from celeriac.applications.moderation.decision import Asked, Post, Verdict, ask, decide
 from celeriac.applications.moderation.policy import Policy
 from celeriac.messages import Prediction
+from producer.applications.moderation.decisions import Decision
 
 BLOCK_POSTS = 2_000
 """Posts of one ``moderate_many`` that are under way at the same time, at most ..."""
@@ -62,13 +63,56 @@ def split(asked: Iterable[Asked], outcomes: Sequence[Outcome]) -> Iterator[Seque
         start = stop
 
 
-def verdicts_of(
-    asked: Sequence[Asked], outcomes: Sequence[Outcome], policy: Policy
-) -> list[Verdict]:
-    """The verdict on each post."""
-    return [
-        decide(one, its, policy) for one, its in zip(asked, split(asked, outcomes), strict=True)
-    ]
+class Case(NamedTuple):
+    """A post that is decided, with all that led to it."""
+
+    number: int
+    """Its place among the posts."""
+    post: Post
+    asked: Asked
+    outcomes: Sequence[Outcome]
+    verdict: Verdict
+
+
+def ask_each(posts: Iterable[Post], policy: Policy) -> list[Asked | errors.CeleriacError]:
+    """What each post is asked, or why it cannot be decided."""
+    found: list[Asked | errors.CeleriacError] = []
+    for post in posts:
+        try:
+            found.append(ask(post, policy))
+        except errors.RequestError as error:
+            found.append(error)
+    return found
+
+
+def decide_each(
+    posts: Sequence[Post], found: list[Any], outcomes: Sequence[Outcome], policy: Policy
+) -> list[Case]:
+    """The posts that could be decided; of others ``found``, as :func:`ask_each` gave it, has the
+    error now. Raises ConfigError: that is nobody's post's fault."""
+    asked = [(number, one) for number, one in enumerate(found) if isinstance(one, Asked)]
+    cases = []
+    answers = split([one for _, one in asked], outcomes)
+    for (number, one), its in zip(asked, answers, strict=True):
+        try:
+            verdict = decide(one, its, policy)
+        except errors.ConfigError:
+            raise
+        except errors.CeleriacError as error:
+            found[number] = error
+        else:
+            cases.append(Case(number, posts[number], one, its, verdict))
+    return cases
+
+
+def raised(found: list[Decision | errors.CeleriacError]) -> list[Decision]:
+    """The decisions; raises the first error among them."""
+    decisions = []
+    for one in found:
+        if isinstance(one, errors.CeleriacError):
+            raise one
+        decisions.append(one)
+    return decisions
 
 
 def together(work: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:

@@ -15,8 +15,6 @@ from celeriac.applications.moderation import audit
 from celeriac.applications.moderation.audit import AuditLog, Entry, Human, Record
 from celeriac.applications.moderation.decision import (
     Asked,
-    Post,
-    Verdict,
     check_labels,
     digests_of,
 )
@@ -25,7 +23,7 @@ from celeriac.applications.moderation.reviews import Label, Review, ReviewQueue
 from celeriac.messages import ModelRef, Prediction
 from celeriac.registry.catalogue import Catalogue, ModelInfo
 from producer.applications.moderation import truth
-from producer.applications.moderation.asking import Outcome
+from producer.applications.moderation.asking import Case, Outcome
 from producer.applications.moderation.decisions import Explanation
 from producer.applications.moderation.policy_file import PolicyFile
 from producer.broker import Broker, broker_error
@@ -49,8 +47,10 @@ class Desk:
         self._tenant = tenant
         named = Path(settings.policy) if settings.policy else None
         path = policy if isinstance(policy, Path) else named
-        self._policy = policy if isinstance(policy, Policy) else PolicyFile(path)
         self._log = AuditLog(settings.folder)
+        self._policy = (
+            policy if isinstance(policy, Policy) else PolicyFile(path, self._log.keep)
+        )
         self._key = settings.digest_key.encode()
         self._checked: set[tuple[str, str, int]] = set()
 
@@ -88,29 +88,25 @@ class Desk:
             if isinstance(outcome, Prediction)
         }
 
-    def entries(
-        self, posts: Sequence[Post], verdicts: Sequence[Verdict], policy: Policy, tenant: str = ""
-    ) -> list[Entry]:
-        """What is to be recorded of posts. Raises Conflict and StorageError."""
+    def entries(self, cases: Iterable[Case], policy: Policy, tenant: str = "") -> list[Entry]:
+        """What is to be recorded. Raises Conflict and StorageError."""
         self._log.keep(policy)
         return [
-            Entry(verdict, digests_of(post, self._key), post.id, tenant or self._tenant)
-            for post, verdict in zip(posts, verdicts, strict=True)
+            Entry(case.verdict, digests_of(case.post, self._key), case.post.id,
+                  tenant or self._tenant)
+            for case in cases
         ]
 
     def record(self, entries: list[Entry]) -> list[Record]:
         """Note why posts were decided so, with one write. Raises StorageError."""
         return self._log.write(entries, audit.now_utc())
 
-    def queue(
-        self, record: Record, post: Post, asked: Asked, outcomes: Iterable[Outcome],
-        policy: Policy,
-    ) -> bool:
+    def queue(self, record: Record, case: Case, policy: Policy) -> bool:
         """Have somebody look at a post; False if the queue is full."""
-        predictions = truth.behind(asked, outcomes, policy)
+        predictions = truth.behind(case.asked, case.outcomes, policy)
         ids = truth.ids_of(predictions, self._feedbacks, record.tenant)
         with self.redis():
-            return self.reviews(record.tenant).enter(record, post, ids)
+            return self.reviews(record.tenant).enter(record, case.post, ids)
 
     def reviews(self, tenant: str = "") -> ReviewQueue:
         settings = self._settings

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 from celeriac import errors
-from celeriac.applications.moderation.decision import Asked, Post, ask
+from celeriac.applications.moderation.decision import Asked, Post
 from celeriac.applications.moderation.labels import write_labels
 from celeriac.applications.moderation.policy import Policy
 from celeriac.applications.moderation.reviews import Label, Review
@@ -17,12 +17,13 @@ from celeriac.messages import DEFAULT_TENANT
 from producer.aio import AsyncClient
 from producer.applications.moderation.asking import (
     Outcome,
+    ask_each,
     blocks,
     by_model,
+    decide_each,
     in_order,
-    split,
+    raised,
     together,
-    verdicts_of,
 )
 from producer.applications.moderation.decisions import Decision, Explanation, decision_of
 from producer.applications.moderation.desk import Desk
@@ -70,16 +71,30 @@ class Moderator:
         image beyond the limit of an item.
         """
         post = Post(text=text, images=tuple(images), id=id)
-        return self._decided([post], timeout_s)[0]
+        return raised(self._decided([post], timeout_s))[0]
+
+    @overload
+    def moderate_many(
+        self, posts: Iterable[Post | str], *, timeout_s: float | None = None,
+        return_errors: Literal[False] = False,
+    ) -> list[Decision]: ...
+
+    @overload
+    def moderate_many(
+        self, posts: Iterable[Post | str], *, timeout_s: float | None = None, return_errors: bool,
+    ) -> list[Decision | errors.CeleriacError]: ...
 
     def moderate_many(
-        self, posts: Iterable[Post | str], *, timeout_s: float | None = None
-    ) -> list[Decision]:
+        self, posts: Iterable[Post | str], *, timeout_s: float | None = None,
+        return_errors: bool = False,
+    ) -> list[Any]:
         """Decide on any number of posts, in their order; a text alone is a post.
 
-        ``timeout_s`` is for some thousands at a time. The first error is raised.
+        ``timeout_s`` is for some thousands at a time. The first error is raised; with
+        ``return_errors``, errors stand in the places of their posts.
         """
-        return [one for block in blocks(posts) for one in self._decided(block, timeout_s)]
+        found = [one for block in blocks(posts) for one in self._decided(block, timeout_s)]
+        return found if return_errors else raised(found)
 
     # --- reviews ----------------------------------------------------------------------------------
 
@@ -122,22 +137,22 @@ class Moderator:
 
     # --- within -----------------------------------------------------------------------------------
 
-    def _decided(self, posts: list[Post], timeout_s: float | None) -> list[Decision]:
+    def _decided(
+        self, posts: list[Post], timeout_s: float | None
+    ) -> list[Decision | errors.CeleriacError]:
         policy = self.desk.policy()
-        asked = [ask(post, policy) for post in posts]
+        found: list[Any] = ask_each(posts, policy)
+        asked = [one for one in found if isinstance(one, Asked)]
         outcomes = self._outcomes(asked, timeout_s)
         if self.desk.must_check(asked, outcomes, policy):
             self.desk.check(self._client.models(), policy, asked, outcomes)
-        verdicts = verdicts_of(asked, outcomes, policy)
-        records = self.desk.record(self.desk.entries(posts, verdicts, policy))
-        answers = split(asked, outcomes)
-        return [
-            decision_of(
-                record, self.desk.queue(record, post, one, its, policy)
-                if record.decision == "review" else None
-            )
-            for record, post, one, its in zip(records, posts, asked, answers, strict=True)
-        ]
+        cases = decide_each(posts, found, outcomes, policy)
+        records = self.desk.record(self.desk.entries(cases, policy))
+        for case, record in zip(cases, records, strict=True):
+            is_open = record.decision == "review"
+            queued = self.desk.queue(record, case, policy) if is_open else None
+            found[case.number] = decision_of(record, queued)
+        return found
 
     def _outcomes(self, asked: Sequence[Asked], timeout_s: float | None) -> list[Outcome]:
         """The outcome of each question: models are asked at the same time."""
@@ -148,7 +163,6 @@ class Moderator:
             except errors.ItemError as error:
                 return [error]
         items = by_model(asked)
-
 
         def work(model: str) -> list[Outcome]:
             return self._client.predict_many(
@@ -180,34 +194,47 @@ class AsyncModerator:
     ) -> Decision:
         """As :meth:`Moderator.moderate`; ``tenant``: whose post it is, if not the moderator's."""
         post = Post(text=text, images=tuple(images), id=id)
-        return (await self._decided([post], timeout_s, tenant))[0]
+        return raised(await self._decided([post], timeout_s, tenant))[0]
+
+    @overload
+    async def moderate_many(
+        self, posts: Iterable[Post | str], *, timeout_s: float | None = None, tenant: str = "",
+        return_errors: Literal[False] = False,
+    ) -> list[Decision]: ...
+
+    @overload
+    async def moderate_many(
+        self, posts: Iterable[Post | str], *, timeout_s: float | None = None, tenant: str = "",
+        return_errors: bool,
+    ) -> list[Decision | errors.CeleriacError]: ...
 
     async def moderate_many(
-        self, posts: Iterable[Post | str], *, timeout_s: float | None = None, tenant: str = ""
-    ) -> list[Decision]:
+        self, posts: Iterable[Post | str], *, timeout_s: float | None = None, tenant: str = "",
+        return_errors: bool = False,
+    ) -> list[Any]:
         """As :meth:`Moderator.moderate_many`."""
-        return [
+        found = [
             one for block in blocks(posts)
             for one in await self._decided(block, timeout_s, tenant)
         ]
+        return found if return_errors else raised(found)
 
     async def _decided(
         self, posts: list[Post], timeout_s: float | None, tenant: str
-    ) -> list[Decision]:
+    ) -> list[Decision | errors.CeleriacError]:
         policy = self.desk.policy()
-        asked = [ask(post, policy) for post in posts]
+        found: list[Any] = ask_each(posts, policy)
+        asked = [one for one in found if isinstance(one, Asked)]
         outcomes = await self._outcomes(asked, timeout_s)
         if self.desk.must_check(asked, outcomes, policy):
             self.desk.check(await self._client.models(), policy, asked, outcomes)
-        verdicts = verdicts_of(asked, outcomes, policy)
-        records = await self._records.add(self.desk.entries(posts, verdicts, policy, tenant))
-        found = []
-        answers = split(asked, outcomes)
-        for record, post, one, its in zip(records, posts, asked, answers, strict=True):
+        cases = decide_each(posts, found, outcomes, policy)
+        records = await self._records.add(self.desk.entries(cases, policy, tenant))
+        for case, record in zip(cases, records, strict=True):
             queued = None
             if record.decision == "review":
-                queued = await asyncio.to_thread(self.desk.queue, record, post, one, its, policy)
-            found.append(decision_of(record, queued))
+                queued = await asyncio.to_thread(self.desk.queue, record, case, policy)
+            found[case.number] = decision_of(record, queued)
         return found
 
     async def _outcomes(self, asked: Sequence[Asked], timeout_s: float | None) -> list[Outcome]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from celeriac import errors
@@ -17,8 +18,13 @@ log = get_logger(__name__)
 class PolicyFile:
     """A policy that follows its file. One that is not valid any more changes nothing."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, accept: Callable[[Policy], None]) -> None:
+        """``accept`` raises Conflict or StorageError for a policy that cannot be taken.
+
+        Raises ConfigError if the file is not valid.
+        """
         self._path = path
+        self._accept = accept
         self._looked_s = time.monotonic()
         self._changed = self._stamp()
         self._policy = read_policy(path)
@@ -36,10 +42,12 @@ class PolicyFile:
             return
         self._changed = changed
         try:
-            self._policy = read_policy(self._path)
-        except errors.ConfigError as error:
+            policy = read_policy(self._path)
+            self._accept(policy)
+        except (errors.ConfigError, errors.Conflict, errors.StorageError) as error:
             log.warning("policy not taken: the one before goes on", problem=error.message)
         else:
+            self._policy = policy
             log.info("policy taken", policy=self._policy.ref, digest=self._policy.digest)
 
     def _stamp(self) -> tuple[int, int] | None:
