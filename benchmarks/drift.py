@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.harness import drift_streams as streams, environments, table
+from benchmarks.harness import drift_streams as streams, environments, label_streams, table
 from benchmarks.harness.datasets import demo_data
 from benchmarks.harness.drift_counting import IN_FLIGHT, Counting, middle
 from benchmarks.harness.drift_watch import first_episode, standard_of
 from benchmarks.harness.table import Row, compared
+from celeriac.drift import concept
 
 HOME = Path(".celeriac/bench/drift").absolute()
 STATED = 100_000.0
@@ -34,7 +35,10 @@ SEED = 20_261_125
 EVIDENTLY = ("evidently==0.7.23", "pandas<3.1")
 """Its release does not import with pandas 3.1."""
 EVIDENTLY_S = 150.0
-MEASURES = ("alarms", "delays", "checks", "weather", "flights", "cost", "stream")
+RIVER = ("river==0.26.1",)
+MEASURES = (
+    "alarms", "delays", "labels", "checks", "weather", "flights", "cost", "stream",
+)
 console = Console(highlight=False, stderr=True)
 
 
@@ -208,6 +212,52 @@ class Bench:
             found += (first[first > 3_000] - 3_000).tolist()
         return np.array(found[:count])
 
+    # --- labels -----------------------------------------------------------------------------------
+
+    def labels(self) -> Iterator[Row]:
+        """Errors of a model that is wrong in a tenth: as ever, and then twice as often."""
+        chance, count = np.random.default_rng((SEED, 6)), self.effort.delays
+        clean = chance.random((count, self.effort.rows)) < 0.1
+        doubled = chance.random((count, 4_000)) < 0.2
+        for source, rows in (("reference", 2_000), ("first labels", 300)):
+            found = [
+                concept.usual_of_classes(wrong / rows, rows, concept.Terms(), source)
+                for wrong in chance.binomial(rows, 0.1, count)
+            ]
+            alarmed = label_streams.first_alarms(found, clean)
+            yield compared(
+                f"false alarms, 10 % wrong by {rows:,} of the {source}",
+                label_streams.in_20_000(alarmed, self.effort.rows), "in 20,000 labels", "stated",
+                1.0, at_most=1.5,
+            )
+            delay = label_streams.median_delay(label_streams.first_alarms(found, doubled))
+            yield Row(measure="  median delay, errors double", value=delay, unit="labels",
+                      goal="<= 250", met=delay <= 250)
+        if self._peers:
+            yield from self._adwin(clean, doubled)
+
+    def _adwin(self, clean: Any, doubled: Any) -> Iterator[Row]:
+        try:
+            python = environments.ensure(HOME.parent / "river", RIVER)
+        except RuntimeError as error:
+            console.print(f"river: {error}")
+            yield Row(measure="  river could not be installed", value=0, unit="")
+            return
+        quiet, late = (
+            _adwin_alarms(python, streams_)
+            for streams_ in (clean, np.concatenate([clean[:, :2_000], doubled], axis=1))
+        )
+        yield Row(
+            measure="  false alarms, ADWIN (river's defaults, only what rises)",
+            value=label_streams.in_20_000(quiet, clean.shape[1]), unit="in 20,000 labels",
+        )
+        later = late[(late < 0) | (late > 2_000)]
+        yield Row(
+            measure="  median delay of ADWIN, after 2,000 labels of before",
+            value=label_streams.median_delay(np.where(later < 0, -1, later - 2_000)),
+            unit="labels",
+        )
+
     # --- checks -----------------------------------------------------------------------------------
 
     def checks(self) -> Iterator[Row]:
@@ -330,6 +380,18 @@ class Bench:
                 measure="  more CPU of the worker for an item", value=middle(pairs, "cpu") - 1,
                 unit="of what it takes",
             )
+
+
+def _adwin_alarms(python: Path, wrong: Any) -> Any:
+    """First alarms of river's ADWIN on streams of errors."""
+    path = HOME / "data" / "labels.npy"
+    np.save(path, wrong)
+    script = Path("benchmarks/subjects/adwin_labels.py").absolute()
+    done = subprocess.run(
+        [str(python), str(script), str(path)], capture_output=True, text=True, check=True,
+        timeout=120,
+    )
+    return np.array(done.stdout.split(), dtype=int)
 
 
 def _yes(measure: str, met: bool, value: float) -> Row:

@@ -12,7 +12,7 @@ from celeriac import errors
 from celeriac.messages import ModelRef
 from celeriac.registry.store import Registry
 from celeriac.settings import get_settings
-from workers.cli import drift_status
+from workers.cli import drift_labels, drift_status
 
 if TYPE_CHECKING:
     from celeriac.drift.profile import FeatureProfile, ReferenceProfile
@@ -28,6 +28,7 @@ MOST_LINES = 20
 
 def register(main: typer.Typer) -> None:
     """Add ``celeriac drift`` to the command."""
+    drift_labels.add(app)
     main.add_typer(app, name="drift")
 
 
