@@ -28,7 +28,6 @@ MOST_LINES = 20
 
 def register(main: typer.Typer) -> None:
     """Add ``celeriac drift`` to the command."""
-    drift_labels.add(app)
     main.add_typer(app, name="drift")
 
 
@@ -105,6 +104,8 @@ def show(
 
 
 app.command("status")(drift_status.status)
+app.command("accuracy")(drift_labels.accuracy)
+app.command("feedback")(drift_labels.feedback)
 
 
 @app.command()

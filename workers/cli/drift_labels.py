@@ -36,12 +36,6 @@ class Step(StrEnum):
 _STEPS = {Step.HOUR: (3_600, "%Y-%m-%d %H:00"), Step.DAY: (DAY_S, "%Y-%m-%d")}
 
 
-def add(app: typer.Typer) -> None:
-    """Add the commands to ``celeriac drift``."""
-    app.command()(accuracy)
-    app.command()(feedback)
-
-
 def accuracy(
     model: Annotated[str, typer.Argument(help="NAME for all versions, or NAME@VERSION.")],
     days: Annotated[int, typer.Option(min=1, max=730, help="Of the predictions of so many.")] = 30,
