@@ -18,6 +18,7 @@ PYTHON = Path(sys.executable)
 MODULES = "benchmarks.subjects"
 JSON = "application/json"
 OWN, CLASSIFY = "Celeriac", "Celeriac, /classify"
+OPTIMISED = "Celeriac, optimised"
 INFER, BINARY = "Celeriac, /v2 JSON", "Celeriac, /v2 binary"
 ASYNC, DEF = "FastAPI, async def", "FastAPI, def"
 TWO = "FastAPI, 2 processes"
@@ -84,7 +85,10 @@ def own(models: Sequence[str]) -> Iterator[HttpSubject]:
 
 
 def own_routes() -> Iterator[HttpSubject]:
-    """The routes of the gateway beside the native one, with the text model."""
+    """The text model as ``celeriac optimize`` leaves it, and the routes of the gateway beside the
+    native one."""
+    yield _own(OPTIMISED, "text", "/v1/models/text@2/predict",
+               json_body(lambda item: {"item": item}), labelled())
     yield _own(CLASSIFY, "text", "/classify", json_body(lambda item: {"text": item}),
                labelled("category"))
     infer = "/v2/models/text/infer"
