@@ -43,6 +43,11 @@ class AggregateSettings(Section):
     """How often a column has this value: ``{prediction = "positive"}``."""
     quantiles: dict[str, tuple[Share, ...]] = Field(default_factory=dict)
     """``{probability = [0.5, 0.95]}``."""
+    std: Names = ()
+    period: dict[str, Literal["day", "week", "month", "quarter", "year"]] = Field(
+        default_factory=dict
+    )
+    """How long the stretches of a column of dates are that make a group: ``{date = "month"}``."""
 
 
 class JobOptions(Section):

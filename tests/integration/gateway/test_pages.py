@@ -52,7 +52,8 @@ def test_the_page_needs_no_other_server(http_client: Http) -> None:
 
 OF_ITEMS = (
     "/classify", "/v1/models/{model}/predict", "/v2/models/{model}/infer",
-    "/v2/models/{model}/versions/{version}/infer", "/v1/predictions/{id}",
+    "/v2/models/{model}/versions/{version}/infer", "/v1/predictions/{id}", "/v1/feedback",
+    "/v1/reviews/sentiment",
 )
 
 

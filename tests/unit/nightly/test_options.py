@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import get_args
 
-from celeriac.datasets.records import Aggregation, Format
+from celeriac.datasets.records import Aggregation, Format, Period
 from celeriac.schedules import AggregateSettings, JobOptions
 from producer.datasets import submit_dataset
 
@@ -25,8 +25,10 @@ def test_an_aggregate_is_one_of_a_dataset() -> None:
     assert set(AggregateSettings.model_fields) == set(Aggregation.__struct_fields__)
     given = {
         "by": "product", "mean": "probability", "share": {"prediction": "positive", "ok": True},
-        "quantiles": {"probability": [0.5, 0.95]},
+        "quantiles": {"probability": [0.5, 0.95]}, "std": "probability",
+        "period": {"product": "month"},
     }
+    assert AggregateSettings.model_fields["period"].annotation == dict[str, Period]
     options = JobOptions.model_validate({"aggregate": given, "keep_columns": "id"})
     arguments = options.arguments()
     assert Aggregation.of(arguments["aggregate"]) == Aggregation.of(given)
