@@ -55,9 +55,11 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
     ``examples`` are inputs as the model takes them: a list of texts, a pandas frame, or an array
     whose first axis counts them. The input schema is inferred from them, and ``golden`` of them
     are kept with their answers: whoever promotes the version reproduces them first.
-    ``labels`` names the outputs of a torch classifier, in order (of several outputs: one list for
-    each); without it a Module is a regressor. ``serving`` says whether answers are cached, and how
-    single items are gathered into batches. ``registry`` is the configured one by default.
+    ``kind="regressor"`` has a scikit-learn outlier detector answer with its score, the higher the
+    stranger, instead of -1 and 1. ``labels`` names the outputs of a torch classifier, in order (of
+    several outputs: one list for each); without it a Module is a regressor. ``serving`` says
+    whether answers are cached, and how single items are gathered into batches. ``registry`` is the
+    configured one by default.
 
     ``reference`` is what drift is measured against: training or held-out inputs of the same form
     as ``examples``, thousands if there are, in the order in which they came. Without it, examples
@@ -163,6 +165,8 @@ def _output_of(
             raise errors.RegistryError(
                 f"the model has its own labels {saved.output.labels}; leave out `labels`"
             )
+        if kind == "regressor" and saved.may_score:
+            return OutputSchema(kind="regressor")
         if kind and kind != saved.output.kind:
             raise errors.RegistryError(f"the model is a {saved.output.kind}, not a {kind}")
         return saved.output

@@ -72,6 +72,8 @@ class Saved:
     output: OutputSchema | None = None
     """What the model says of its own answers, if it can tell."""
     frameworks: dict[str, str] = field(default_factory=dict)
+    may_score: bool = False
+    """It is an outlier detector: as a regressor it answers with scores instead of labels."""
     recipe: dict[str, Any] = field(default_factory=dict)
     """How to run it; ``load`` finds it in the version's own ``recipe``."""
 

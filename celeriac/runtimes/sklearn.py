@@ -76,6 +76,7 @@ class SklearnModel:
         self._output = output
         self._shorter = shorter
         self._transform, self._estimator = _split(estimator)
+        self._gives_scores = output.kind == "regressor" and _is_outlier_detector(self._estimator)
         self._by_argmax = output.outputs == 1 and _is_by_argmax(self._estimator)
         self._width = getattr(estimator, "n_features_in_", None)
 
@@ -91,6 +92,8 @@ class SklearnModel:
             return self._direct(found)
         if self._transform is not None:
             inputs = self._transform.transform(inputs)
+        if self._gives_scores:
+            return Output(values=-np.asarray(self._estimator.score_samples(inputs)))
         if not self._output.probabilities:
             return Output(values=_flat(np.asarray(self._estimator.predict(inputs))))
         probabilities = self._estimator.predict_proba(inputs)
@@ -107,6 +110,10 @@ class SklearnModel:
         if self._output.kind == "regressor":
             return Output(values=found)
         return Output(values=self._estimator.classes_[found.argmax(axis=1)], probabilities=found)
+
+
+def _is_outlier_detector(estimator: Any) -> bool:
+    return bool(library("sklearn.base", pip=PIP).is_outlier_detector(estimator))
 
 
 def takes(model: Any) -> bool:
@@ -133,7 +140,10 @@ def save(model: Any, folder: Path, *, architecture: Architecture | None) -> Save
         raise errors.RegistryError("an architecture is for torch; scikit-learn needs none")
     output = describe(model)
     _skops().dump(model, folder / FILE)
-    return Saved(output=output, frameworks=frameworks("scikit-learn", "skops", "numpy"))
+    return Saved(
+        output=output, frameworks=frameworks("scikit-learn", "skops", "numpy"),
+        may_score=_is_outlier_detector(model),
+    )
 
 
 def load(folder: Path, version: ModelVersion, options: LoadOptions) -> SklearnModel:

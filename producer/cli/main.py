@@ -17,6 +17,7 @@ from celeriac import __version__, errors
 
 PRODUCER_COMMANDS = (
     "predict", "batch", "nightly", "models", "gateway", "advise", "reviews", "moderation",
+    "sensors",
 )
 """Modules of ``producer.cli``; each has ``register(app)``."""
 

@@ -26,6 +26,7 @@ from producer.gateway import (
     predictions,
     recommendation,
     reviews,
+    sensors,
 )
 from producer.gateway.access import GONE, AccessLog
 from producer.gateway.auth import Keys
@@ -41,6 +42,7 @@ HOT_ROUTES = [*predict.ROUTES, *oip.ROUTES]
 COLD_ROUTERS = [
     predictions.router, jobs.router, models.router, health.router, oip.router, admin.router,
     recommendation.router, feedback.router, reviews.router, moderation.router,
+    sensors.router,
 ]  # fmt: skip
 ADMIN_ROUTERS = [health.router, models.admin_router, admin.router]
 

@@ -18,7 +18,7 @@ from celeriac.messages import ModelRef, Prediction
 from celeriac.registry.catalogue import Catalogue, VersionInfo
 from producer import orders
 from producer.aio import AsyncClient
-from producer.broker import broker_error
+from producer.broker import Broker, broker_error
 from producer.calls import Call
 from producer.client import check_expiry
 from producer.feedback import Feedback
@@ -34,6 +34,11 @@ class GatewayClient(AsyncClient):
     ``request`` is the id that the worker's log names the items by. What :meth:`predict` raises
     before an item is sent is raised here too.
     """
+
+    @property
+    def broker(self) -> Broker:
+        """The connections of this client, for what asks Redis itself."""
+        return self._client.broker
 
     async def call(self, model: str, item: Any, timeout_s: float, request: str) -> Call:
         return await self._call(model, item, timeout_s, request)

@@ -38,6 +38,7 @@ TAGS = [
     {"name": "labels", "description": "The truth, once somebody knows it."},
     {"name": "jobs", "description": "Whole datasets."},
     {"name": "reviews", "description": "How reviews sound, one by one and by product."},
+    {"name": "sensors", "description": "Readings, their anomalies and alarms."},
     {"name": "models", "description": "What there is to ask."},
     {"name": "Open Inference Protocol", "description": "For clients of Triton, KServe, MLServer."},
     {"name": "operation", "description": "For the operator."},

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from producer.applications.sensors import Answer, Sensors
 from producer.applications.sensors.store import Analysed, SensorStore
 from producer.client import Client
 from tasks import sensors as tasks
-from tests.conftest import ROOT
+from tests.conftest import ROOT, environment
 
 T0 = 1_700_000_000.0
 SENDER = Path(__file__).with_name("sensor_sender.py")
@@ -270,3 +270,40 @@ def test_many_processes_at_once_lose_no_reading_and_count_none_twice(
     assert {name: sorted(times) for name, times in seen.items()} == {
         f"s{sensor}": wanted for sensor in range(5)
     }
+
+
+def test_the_command(
+    small: Settings, tmp_path: Path, celeriac: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = environment(small) | {"CELERIAC_SENSORS_BATCH_READINGS": "10"}
+    rows = [f"pump,{T0 + at},{at % 7}" for at in range(40)] + [f"pump,{T0 + 40},1048.36"]
+    source = tmp_path / "readings.csv"
+    source.write_text("\n".join(["sensor,at,value", *rows, f"pump,{T0 + 41},hot", ",1,1"]) + "\n")
+    said = celeriac("sensors", "ingest", str(source), env=env)
+    assert said.returncode == 1
+    assert "2023-11-14 22:14:00 pump: score" in said.stdout
+    assert "41 readings were taken, 1 of all are anomalies; 0 had come before, 2 are wrong" in (
+        said.stdout
+    )
+    assert "reading 42: a value is a number, not 'hot'" in said.stderr
+    lines = tmp_path / "readings.jsonl"
+    lines.write_text(json.dumps({"sensor": "hall", "at": T0, "values": [1, 2]}) + "\nnonsense\n")
+    said = celeriac("sensors", "ingest", str(lines), "--json", env=env)
+    assert [set(json.loads(one)) >= {"error"} for one in said.stdout.splitlines()] == [False, True]
+    tasks.analyse_ready()
+    shown = celeriac("sensors", "list", env=env).stdout
+    assert "pump" in shown
+    assert "hall" in shown
+    shown = celeriac("sensors", "show", "pump", env=env).stdout
+    assert "41 readings, 1 anomalies" in shown
+    assert "an alarm is open since 2023-11-14 22:14:00" in shown
+    assert "batch 4, 10 readings" in shown
+    assert "opened" in celeriac("sensors", "alarms", env=env).stdout
+    page = tmp_path / "pump.html"
+    celeriac("sensors", "page", "pump", "-o", str(page), env=env)
+    assert "<svg" in page.read_text()
+    assert "1,048" in page.read_text()
+    assert "no sensor 'pomp'" in celeriac("sensors", "show", "pomp", env=env).stderr
+    wrong = celeriac("sensors", "ingest", str(source), "--values", "temp", env=env)
+    assert wrong.returncode == 1
+    assert "no column temp" in wrong.stderr

@@ -48,6 +48,10 @@ def register_model(
     architecture: Annotated[str | None, typer.Option(help="torch: package.module:Class.")] = None,
     arguments: Annotated[str, typer.Option(help="torch: arguments of the class, as JSON.")] = "{}",
     labels: Labels = None,
+    kind: Annotated[
+        Literal["classifier", "regressor"] | None,
+        typer.Option(help="regressor: an outlier detector answers with its score."),
+    ] = None,
     metric: Metric = None,
     text_column: TextColumn = "text",
     description: Description = "",
@@ -78,7 +82,8 @@ def register_model(
         name, model,
         examples=["hello"] if form == "echo" and examples is None
         else read_examples(examples, text_column, model),
-        input=read_schema(input), labels=read_labels(labels), metrics=read_metrics(metric or []),
+        input=read_schema(input), labels=read_labels(labels), kind=kind,
+        metrics=read_metrics(metric or []),
         text_column=text_column,
         architecture=named if isinstance(named, Architecture) else None,
         description=description, device=device,

@@ -1,0 +1,281 @@
+"""``celeriac sensors``: readings from a file, and what is known of sensors."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from celeriac import errors
+
+app = typer.Typer(no_args_is_help=True, help="Readings of sensors, their alarms and analyses.")
+
+MOST_ERRORS = 10
+"""That are shown of one file."""
+
+Sensor = Annotated[str, typer.Argument(help="Name of the sensor.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(main: typer.Typer) -> None:
+    """Add ``celeriac sensors`` to the command."""
+    main.add_typer(app, name="sensors")
+
+
+@app.command()
+def ingest(
+    source: Annotated[
+        Path, typer.Argument(help="A .csv or .jsonl file with sensor, at, and value or values.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Judges values; without it, the robust detector does.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="A reading with a higher score is an anomaly.")
+    ] = None,
+    values: Annotated[
+        str, typer.Option(help="CSV: the columns with numbers, as temp,humid.")
+    ] = "value",
+    as_json: Annotated[bool, typer.Option("--json", help="Print each answer.")] = False,
+) -> None:
+    """Take the readings of a file, and tell the anomalies among them."""
+    from producer.applications.sensors import Answer, Sensors
+
+    counts: Counter[str] = Counter()
+    with _client() as client:
+        sensors = Sensors(client)
+        lines = enumerate(_readings(source, values.split(",")), start=1)
+        while block := list(islice(lines, client.settings.sensors.max_readings)):
+            answers = sensors.ingest(
+                [reading for _, reading in block], model=model, threshold=threshold
+            )
+            for (number, _), answer in zip(block, answers, strict=True):
+                if isinstance(answer, Answer):
+                    counts["duplicates" if answer.duplicate else "accepted"] += 1
+                    counts["anomalies"] += bool(answer.anomaly)
+                else:
+                    counts["errors"] += 1
+                _tell(number, answer, counts, as_json=as_json)
+    if not as_json:
+        typer.echo(
+            f"{counts['accepted']:,} readings were taken, {counts['anomalies']:,} of all are "
+            f"anomalies; {counts['duplicates']:,} had come before, {counts['errors']:,} are wrong"
+        )
+    if counts["errors"]:
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_(
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many, at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """The sensors, those first that were heard of last."""
+    from producer.applications.sensors import Sensors
+
+    with _client() as client:
+        sensors = Sensors(client)
+        found, count = sensors.sensors(limit), sensors.count()
+    if as_json:
+        _print([one.to_wire() for one in found])
+        return
+    table = _table("sensor", "last reading", "values", "readings", "anomalies", "alarm")
+    for one in found:
+        table.add_row(
+            one.sensor, _moment(one.last_at), _numbers(one.last_values), f"{one.readings:,}",
+            f"{one.anomalies:,}",
+            f"since {_moment(one.alarm.opened_at_s)}" if one.alarm else "",
+        )
+    _console().print(table)
+    if count > len(found):
+        typer.echo(f"{count - len(found):,} more; --limit shows them")
+
+
+@app.command()
+def show(sensor: Sensor, as_json: AsJson = False) -> None:
+    """One sensor: its alarm, and the newest of its analyses."""
+    from producer.applications.sensors import Sensors
+
+    with _client() as client:
+        sensors = Sensors(client)
+        view, analyses = sensors.sensor(sensor), sensors.analyses(sensor, 5)
+    if as_json:
+        _print({**view.to_wire(), "analyses": analyses})
+        return
+    typer.echo(
+        f"{view.sensor}: {view.readings:,} readings, {view.anomalies:,} anomalies; the last at "
+        f"{_moment(view.last_at)}: {_numbers(view.last_values)}"
+    )
+    if view.alarm:
+        typer.echo(
+            f"an alarm is open since {_moment(view.alarm.opened_at_s)}: score "
+            f"{view.alarm.peak:,.4g}, threshold {view.alarm.threshold:g}"
+        )
+    for one in analyses:
+        for line in _analysis(one):
+            typer.echo(line)
+    if not analyses:
+        typer.echo("no batch of it has been analysed yet")
+
+
+@app.command()
+def alarms(
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many, at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Alarms that opened and closed, the newest first."""
+    from producer.applications.sensors import Sensors
+
+    with _client() as client:
+        found = Sensors(client).alarms(limit)
+    if as_json:
+        _print([asdict(one) for one in found])
+        return
+    table = _table("sensor", "event", "opened", "closed", "highest score", "threshold")
+    for one in found:
+        table.add_row(
+            one.sensor, one.event, _moment(one.opened_at_s),
+            _moment(one.closed_at_s) if one.closed_at_s else "", f"{one.peak:,.4g}",
+            f"{one.threshold:g}",
+        )
+    _console().print(table)
+
+
+@app.command()
+def page(
+    sensor: Sensor,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+) -> None:
+    """Write a page about one sensor: a single HTML file that asks for nothing from anywhere."""
+    from celeriac.applications.sensors.page import render
+    from producer.applications.sensors import Sensors
+
+    with _client() as client:
+        sensors = Sensors(client)
+        view = sensors.sensor(sensor)
+        analyses = sensors.analyses(sensor, 1_000)
+        happened = [asdict(one) for one in sensors.alarms(1_000) if one.sensor == sensor]
+    output.write_bytes(render(view.to_wire(), analyses, happened))
+    typer.echo(f"{output} is written")
+
+
+def _readings(source: Path, columns: list[str]) -> Iterator[Any]:
+    """Readings of a file; what is wrong with one is told by who takes it."""
+    if source.suffix not in (".csv", ".jsonl"):
+        raise errors.DatasetError(f"{source}: readings come from a .csv or a .jsonl file")
+    try:
+        with source.open(encoding="utf-8", newline="") as file:
+            if source.suffix == ".jsonl":
+                yield from (_decoded(line) for line in file if line.strip())
+                return
+            rows = csv.DictReader(file)
+            missing = {"sensor", *columns} - set(rows.fieldnames or ())
+            if missing:
+                raise errors.DatasetError(
+                    f"{source}: no column {', '.join(sorted(missing))}; --values names the columns "
+                    "with numbers"
+                )
+            yield from (_of_row(row, columns) for row in rows)
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise errors.UnreadableFile(f"{source}: cannot be read: {error}") from error
+
+
+def _decoded(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return line.strip()[:80]
+
+
+def _of_row(row: dict[str, str | None], columns: list[str]) -> dict[str, Any]:
+    numbers = [_number(row.get(name)) for name in columns]
+    reading: dict[str, Any] = {"sensor": row["sensor"]}
+    reading |= {"value": numbers[0]} if len(numbers) == 1 else {"values": numbers}
+    if row.get("at"):
+        reading["at"] = _number(row["at"])
+    return reading
+
+
+def _number(text: str | None) -> Any:
+    if not text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _tell(number: int, answer: Any, counts: Counter[str], *, as_json: bool) -> None:
+    if as_json:
+        told = answer.to_wire()
+        told = {"error": told} if isinstance(answer, errors.CeleriacError) else told
+        sys.stdout.write(json.dumps(told) + "\n")
+    elif isinstance(answer, errors.CeleriacError):
+        if counts["errors"] <= MOST_ERRORS:
+            typer.echo(f"reading {number}: {answer.message}", err=True)
+    elif answer.anomaly and not answer.duplicate:
+        typer.echo(f"{_moment(answer.at)} {answer.sensor}: score {answer.score:,.4g}")
+
+
+def _analysis(one: dict[str, Any]) -> Iterator[str]:
+    if "error" in one:
+        yield f"batch {one['number']}: {one['error']} ({one['readings']:,} readings)"
+        return
+    gaps = f", {one['gap_count']} missing periods" if one["gap_count"] else ""
+    yield (
+        f"batch {one['number']}, {one['readings']:,} readings from {one['from']} to {one['to']}: "
+        f"{one['anomalies']} anomalies{gaps}"
+    )
+    for channel in one["channels"]:
+        trend = channel["trend"]
+        rises = (
+            "" if trend is None or trend["direction"] == "none"
+            else f", {trend['direction']} by {abs(trend['slope_per_hour']):.4g} an hour"
+        )
+        yield (
+            f"  mean {channel['mean']:.4g}, median {channel['median']:.4g}, mode "
+            f"{channel['mode']:.4g}, from {channel['min']:.4g} to {channel['max']:.4g}{rises}"
+        )
+
+
+def _client() -> Any:
+    from producer.client import Client
+
+    return Client()
+
+
+def _moment(at_s: float) -> str:
+    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _numbers(values: list[float]) -> str:
+    shown = ", ".join(f"{value:.5g}" for value in values[:4])
+    return shown + (", ..." if len(values) > 4 else "")
+
+
+def _print(data: Any) -> None:
+    sys.stdout.write(json.dumps(data, indent=2) + "\n")
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False)
+
+
+def _table(*headings: str) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading)
+    return table
