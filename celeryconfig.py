@@ -28,8 +28,7 @@ timezone = "UTC"  # a night has a time zone of its own: celeriac.nightly.calenda
 imports = [
     "tasks.predict", "tasks.submissions", "tasks.models", "tasks.batch", "tasks.nightly",
     "tasks.alerts", "tasks.webhooks", "tasks.drift", "tasks.drift_notices", "tasks.drift_labels",
-    "tasks.sensors",
-    "tasks.moderation",
+    "tasks.sensors", "tasks.moderation", "tasks.adaptation",
 ]
 task_default_queue = MAINTENANCE_QUEUE  # nothing may fall into a queue that nobody serves
 # For `celery call` and the like: only these queues' workers follow promotions, or have the time.

@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 VERSION = 1
+_CALM = ("closed", "approved", "promoted", "kept")
 _OF_SCHEDULE = ("schedule", "date", "attempt", "job_id")
 _OF_MODEL = ("model", "version", "state", "features")
 
@@ -28,6 +29,8 @@ class AlertKind(StrEnum):
     """What a model is given is distributed otherwise than its reference."""
     CONCEPT_DRIFT = "concept_drift"
     """The answers of a model do not fit the truth any more."""
+    ADAPTATION = "adaptation"
+    """What was done about drift, or waits for a decision."""
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +54,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """Whose alert it is, if it is none of a schedule."""
     version: int = 0
     state: str = ""
-    """``opened`` or ``closed``."""
+    """``opened`` or ``closed``; of an adaptation, what was done."""
     features: tuple[str, ...] = ()
     v: int = VERSION
 
@@ -63,6 +66,11 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
             about = f"{self.model}:{self.entry}:{self.state}"
             return (str(self.kind), self.at, self.version, about)
         return (str(self.kind), self.date, self.attempt, self.schedule)
+
+    @property
+    def is_calm(self) -> bool:
+        """True if it is good news."""
+        return self.state in _CALM
 
     def fields(self) -> dict[str, object]:
         """What a line of the log says of it."""

@@ -76,6 +76,7 @@ SENSORS_SWEEP = "celeriac.sensors.sweep"
 DRIFT_LABELS = "celeriac.drift.labels"
 DRIFT_NOTICE = "celeriac.drift.notice"
 DRIFT_WATCH = "celeriac.drift.watch"
+DRIFT_ADAPT = "celeriac.drift.adapt"
 
 # --- Redis keys: each says who owns it or when it expires ---------------------------------------
 
@@ -227,6 +228,12 @@ def nightly_status_key(name: str) -> str:
     return f"celeriac:nightly:status:{name}"
 
 
+def nightly_drift_key(name: str, date: str, attempt: int) -> str:
+    """Says that what a job of a schedule has found of drift was announced. Expires after
+    :data:`ALERT_S`."""
+    return f"celeriac:nightly:drift:{date}:{attempt}:{name}"
+
+
 ALERTS_PENDING_KEY = "celeriac:alerts:pending"
 """List of alerts that are to be delivered (JSON), the oldest first. Emptied by
 ``celeriac.alerts.send``; trimmed to 1,000; expires :data:`ALERTS_PENDING_S` after the last came."""
@@ -272,6 +279,12 @@ def feedback_test_key(model: str, version: int) -> str:
     """Where the test of a version's errors stands (JSON). Owned by ``celeriac.drift.labels``;
     expires ``[feedback] kept_s`` after its last change."""
     return f"celeriac:feedback:test:{model}:{version}"
+
+
+def adapting_key(model: str) -> str:
+    """The task that carries the adaptation of a model on now. Owned by it; after a kill it expires
+    with the longest that a step may take."""
+    return f"celeriac:drift:adapting:{model}"
 
 
 NIGHTLY_PLANNING_S = 60

@@ -170,6 +170,10 @@ ABSOLUTE_ERROR = Gauge(
     "Mean absolute error of the labelled answers of the last seven days", ["model", "version"],
     multiprocess_mode="mostrecent",
 )
+DRIFT_ADAPTATIONS = Counter(
+    "celeriac_drift_adaptations_total", "Steps of adaptations by what was done",
+    ["model", "step"],
+)
 ALERTS = Counter(
     "celeriac_alerts_total", "Alerts by kind and by what became of them", ["kind", "outcome"]
 )

@@ -8,7 +8,7 @@ import zoneinfo
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from celeriac import errors
 from celeriac.messages import ModelRef
@@ -76,11 +76,36 @@ class JobOptions(Section):
         return self.model_dump(exclude_none=True)
 
 
-class NightlySettings(Section):
-    """``[nightly.NAME]``: a dataset that is scored each night."""
+class CheckOptions(Section):
+    """``[nightly.NAME.check]``: the options of ``celeriac drift check``, by the same names."""
 
-    kind: Literal["dataset"] = "dataset"
-    """What the entry runs."""
+    text_column: str | None = None
+    label: str | None = None
+    """Column with the truth: have answers become worse?"""
+    rows: Annotated[int, Field(ge=1)] = 100_000
+    """That are looked at, evenly spread."""
+    answers: bool = True
+    """Load the model and compare its answers."""
+    timeout_s: Annotated[float, Field(ge=1, le=3_000)] = 600.0
+    """Longest check."""
+
+    @model_validator(mode="after")
+    def _labels_need_answers(self) -> CheckOptions:
+        if self.label is not None and not self.answers:
+            raise ValueError("label needs the model's answers: leave out answers = false")
+        return self
+
+    def arguments(self) -> dict[str, Any]:
+        """What is compared, and how."""
+        return self.model_dump(exclude={"timeout_s"})
+
+
+class NightlySettings(Section):
+    """``[nightly.NAME]``: a dataset that is scored, or compared with a reference, each night."""
+
+    kind: Literal["dataset", "drift"] = "dataset"
+    """What is done with the dataset: ``dataset`` scores it, ``drift`` compares it with what the
+    version was made for."""
     dataset: str
     """Path of the dataset; ``{date}`` stands for the logical date, as 2026-11-22."""
     model: str
@@ -105,6 +130,21 @@ class NightlySettings(Section):
     """Dates before it are not owed: the schedule did not exist."""
     enabled: bool = True
     options: JobOptions = JobOptions()
+    """Of a job."""
+    drift: bool = False
+    """Tell the drift that the report of a job has found."""
+    check: CheckOptions = CheckOptions()
+    """Of a comparison."""
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> NightlySettings:
+        if self.kind == "drift" and self.options != JobOptions():
+            raise ValueError('options are of a job; of kind = "drift", say [nightly.NAME.check]')
+        if self.kind == "dataset" and self.check != CheckOptions():
+            raise ValueError('check is of kind = "drift"; a job has [nightly.NAME.options]')
+        if self.kind == "drift" and self.drift:
+            raise ValueError('drift = true is of a job; an entry of kind = "drift" tells it anyway')
+        return self
 
     @field_validator("dataset", "output")
     @classmethod

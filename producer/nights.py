@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
@@ -11,6 +12,7 @@ from celeriac.jobs.lease import ChunkLease
 from celeriac.jobs.ledger import Answer, JobState, Ledger
 from celeriac.jobs.manifest import read_manifest
 from celeriac.messages import CONTRACT, MAINTENANCE_QUEUE, NIGHTLY_PLANNING_S, NIGHTLY_RUN
+from celeriac.nightly import checks
 from celeriac.nightly.calendar import MAX_ATTEMPTS, dataset_path, find, output_path
 from celeriac.nightly.policy import Run, RunState
 from celeriac.nightly.records import Event, Holder, NightRecords
@@ -33,14 +35,14 @@ def records_of(broker: Broker, name: str) -> NightRecords:
 
 
 def runs(broker: Broker, name: str, day: date) -> list[Run]:
-    """The attempts at a date that have a job, oldest first. Raises BrokerError."""
+    """The attempts at a date that have a job, or a check, oldest first. Raises BrokerError."""
     schedule = find(broker.settings.nightly, name)
     found = []
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        folder = JobFolder(output_path(schedule, day, attempt))
-        if not folder.holds_job():
+        output = output_path(schedule, day, attempt)
+        if not holds(schedule, output):
             break
-        found.append(_seen(broker, folder, day, attempt))
+        found.append(_attempt(broker, schedule, output, day, attempt))
     return found
 
 
@@ -123,6 +125,33 @@ def begin(broker: Broker, name: str, day: date, attempt: int, *, owner: str) -> 
     return job_id
 
 
+def begin_check(  # noqa: PLR0913 - one attempt, and what it does
+    broker: Broker, name: str, day: date, attempt: int, *, owner: str, check: Callable[[], str]
+) -> bool:
+    """Have ``check`` do one attempt at a date, unless it is done or another task is at it: False.
+
+    It leaves the file that says that it is done, and returns what it has found, in a sentence.
+    Raises Busy while an earlier run of the schedule has not ended, and what ``check`` raises; then
+    the date stays owed.
+    """
+    schedule = find(broker.settings.nightly, name)
+    _check_attempt(schedule, name, day, attempt)
+    if holds(schedule, output_path(schedule, day, attempt)):
+        return False
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    ours = Holder(date=day.isoformat(), attempt=attempt, owner=owner, begun_at=now)
+    taken = _take(broker, name, ours)
+    if taken is None:
+        return False
+    try:
+        with _held(broker, name, taken):
+            found = check()
+    finally:
+        records_of(broker, name).swap(taken, None)
+    note(broker, name, "compared", day, attempt, found)
+    return True
+
+
 def send(
     broker: Broker, name: str, day: date, attempt: int, *, expires_s: int | None = None
 ) -> None:
@@ -149,8 +178,8 @@ def note(  # noqa: PLR0913, PLR0917 - one line of a history
 
 def _check_attempt(schedule: NightlySettings, name: str, day: date, attempt: int) -> None:
     """Attempts have no gaps: a later one is only found by way of those before it."""
-    before = JobFolder(output_path(schedule, day, attempt - 1)) if attempt > 1 else None
-    if not 1 <= attempt <= MAX_ATTEMPTS or (before is not None and not before.holds_job()):
+    before = output_path(schedule, day, attempt - 1) if attempt > 1 else None
+    if not 1 <= attempt <= MAX_ATTEMPTS or (before is not None and not holds(schedule, before)):
         raise errors.RequestError(
             f"{name} has no attempt {attempt - 1} for {day}, so there is no attempt {attempt}; "
             f"`celeriac nightly history {name}` lists what there is (at most {MAX_ATTEMPTS})"
@@ -223,6 +252,24 @@ def _submit(
         **schedule.options.arguments(),
     )
     return handle.id, "submitted"
+
+
+def holds(schedule: NightlySettings, output: str) -> bool:
+    """True if a folder has the job of an attempt, or its check. May raise OSError."""
+    return checks.is_done(output) if schedule.kind == "drift" else JobFolder(output).holds_job()
+
+
+def _attempt(
+    broker: Broker, schedule: NightlySettings, output: str, day: date, attempt: int
+) -> Run:
+    if schedule.kind == "dataset":
+        return _seen(broker, JobFolder(output), day, attempt)
+    found = checks.read(output)
+    return Run(
+        day=day, attempt=attempt, state=RunState.COMPLETED, output=output,
+        begun_at=datetime.fromisoformat(found.made_at), rows=found.rows_total,
+        reason=f"{found.model}@{found.version} {found.state.replace('_', ' ')}",
+    )
 
 
 def _seen(broker: Broker, folder: JobFolder, day: date, attempt: int) -> Run:

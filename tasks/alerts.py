@@ -85,7 +85,7 @@ def notify(broker: Broker, alert: Alert) -> bool:
         _CLAIM, 2, *keys, alert.at, ALERT_S, PENDING_KEPT, ALERTS_PENDING_S, *deliveries
     )
     if is_new:
-        say = log.info if alert.state == "closed" else log.error
+        say = log.info if alert.is_calm else log.error
         say("alert", kind=str(alert.kind), reason=alert.reason, do=alert.next, **alert.fields())
     return bool(is_new)
 

@@ -1,4 +1,4 @@
-"""Events of drift: whoever finds one announces it, and it is told once."""
+"""Events of drift: whoever finds one announces it; it is told once, and the policy asked."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from celery import shared_task
 
 from celeriac import metrics
 from celeriac.drift.events import DriftEvent
-from celeriac.messages import CONTRACT, DRIFT_NOTICE, MAINTENANCE_QUEUE, check_contract
+from celeriac.messages import (
+    CONTRACT,
+    DRIFT_NOTICE,
+    MAINTENANCE_QUEUE,
+    alert_key,
+    check_contract,
+)
 from celeriac.settings import get_settings
 from producer.broker import Broker
 from producer.jobs import redis_errors
+from tasks import adaptation
 from tasks.alerts import notify, send_pending
 from tasks.base import CeleriacTask
 
@@ -36,7 +43,21 @@ def notice(event: dict[str, Any], v: int = 1) -> None:
 
 
 def tell(broker: Broker, event: DriftEvent) -> bool:
-    """As :func:`notice`; True if it was not told before. Raises redis.RedisError."""
+    """As :func:`notice`; True if it was not told before.
+
+    What the policy says is done first, so that no event is told and then forgotten; whatever comes
+    of that, it is told. Raises redis.RedisError, and what :func:`adaptation.on_event` raises.
+    """
+    if broker.redis.exists(alert_key(*event.alert().claim)):
+        return False
+    try:
+        adaptation.on_event(broker, event)
+    finally:
+        is_new = _alert(broker, event)
+    return is_new
+
+
+def _alert(broker: Broker, event: DriftEvent) -> bool:
     is_new = notify(broker, event.alert())
     if is_new:
         metrics.DRIFT_EVENTS.labels(event.model, event.kind, event.state).inc()

@@ -32,12 +32,14 @@ from celeriac.schedules import NightlySettings
 from celeriac.settings import Settings, get_settings
 from producer import nights
 from producer.broker import Broker
+from tasks import drift_nights
 from tasks.alerts import notify, send_pending
 from tasks.base import CeleriacTask
 
 log = get_logger(__name__)
 
 WATCH_EVERY_S = 15.0
+_WHOLE = (RunState.COMPLETED, RunState.COMPLETED_WITH_ERRORS)
 
 
 @shared_task(
@@ -45,7 +47,8 @@ WATCH_EVERY_S = 15.0
     autoretry_for=(redis.RedisError, errors.BrokerError), retry_backoff=1, retry_backoff_max=60,
 )
 def run(self: Task, name: str, date: str, attempt: int = 1, v: int = 1) -> str | None:
-    """Submit one attempt at a date; returns its job id, or None if it does not begin now.
+    """Submit one attempt at a date; returns its job id, or None if it does not begin now (or is a
+    comparison, which is done then).
 
     Raises ConfigError, DatasetError, ModelNotFound ...; then the date stays owed.
     """
@@ -73,8 +76,15 @@ def run_date(
     broker: Broker, name: str, day: date, attempt: int = 1, *, owner: str
 ) -> str | None:
     """As :func:`run`. A run that is refused because an earlier one has not ended waits for it."""
+    schedule = broker.settings.nightly.get(name)
+    is_check = schedule is not None and schedule.kind == "drift"
+    job_id = None
     try:
-        job_id = nights.begin(broker, name, day, attempt, owner=owner)
+        if is_check:
+            has_begun = drift_nights.check_date(broker, name, day, attempt, owner=owner)
+        else:
+            job_id = nights.begin(broker, name, day, attempt, owner=owner)
+            has_begun = job_id is not None
     except nights.Busy as busy:
         _let_wait(broker, name, day, attempt, busy.message)
         return None
@@ -83,11 +93,12 @@ def run_date(
     except Exception as error:
         _not_begun(broker, name, day, attempt, error)
         raise
-    if job_id is not None:
+    if has_begun:
         metrics.NIGHTLY_RUNS.labels(name, "begun").inc()
         nights.records_of(broker, name).stop_waiting(day)
     log.info(
-        "nightly run submitted" if job_id else "nightly run is planned by another task",
+        "nightly run submitted" if job_id else "nightly drift is compared" if has_begun
+        else "nightly run is done, or planned by another task",
         schedule=name, date=day.isoformat(), attempt=attempt, job=job_id,
     )
     return job_id
@@ -153,6 +164,8 @@ def _look_after(
         if waits and busy is not None and run.state.can_begin:
             run = replace(run, reason=_not_ended(busy))
         verdict = judge(schedule, run, now, waits=waits)
+        if schedule.drift and run.state in _WHOLE:
+            drift_nights.tell_job(broker, name, schedule, run)
         if verdict.start and verdict.alert is AlertKind.MISSED:
             look.catches_up.append(day)
         elif verdict.start:

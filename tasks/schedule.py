@@ -14,7 +14,7 @@ from celeriac.messages import (
     SUBMISSIONS_RECONCILE,
 )
 from celeriac.settings import Settings
-from tasks import drift, moderation, nightly
+from tasks import adaptation, drift, moderation, nightly
 
 PUBLISH_EVERY_S = 30.0
 RECONCILE_EVERY_S = 5.0
@@ -73,6 +73,7 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         **_collection(settings),
         **nightly.beat_schedule(settings),
         **drift.beat_schedule(settings),
+        **adaptation.beat_schedule(settings),
     }
 
 

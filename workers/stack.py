@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from celeriac import errors
 from celeriac.datasets.places import S3_PREFIX
 from celeriac.messages import worker_key
+from celeriac.policies import AdaptSettings
 from celeriac.schedules import NightlySettings
 from celeriac.settings import Settings, hide_password, scalars
 from producer.broker import check_server, connect
@@ -336,22 +337,32 @@ def absolute(settings: Settings) -> Settings:
     stack = settings.stack.model_copy(update={"state_dir": settings.stack.state_dir.absolute()})
     models = settings.models.model_copy(update={"root": settings.models.root.absolute()})
     nights = {name: _absolute_night(night) for name, night in settings.nightly.items()}
-    return settings.model_copy(update={"stack": stack, "models": models, "nightly": nights})
+    adapt = {name: _absolute_policy(one) for name, one in settings.drift.adapt.items()}
+    drift = settings.drift.model_copy(update={"adapt": adapt})
+    return settings.model_copy(
+        update={"stack": stack, "models": models, "nightly": nights, "drift": drift}
+    )
 
 
 def _absolute_night(night: NightlySettings) -> NightlySettings:
-    paths = {"dataset": night.dataset, "output": night.output}
-    here = {
-        name: str(Path(path).expanduser().absolute())
-        for name, path in paths.items() if not path.startswith(S3_PREFIX)
-    }
-    return night.model_copy(update=here)
+    return night.model_copy(update={
+        "dataset": _absolute_dataset(night.dataset), "output": _absolute_dataset(night.output)
+    })
+
+
+def _absolute_policy(policy: AdaptSettings) -> AdaptSettings:
+    return policy.model_copy(update={"labelled": _absolute_dataset(policy.labelled)})
+
+
+def _absolute_dataset(path: str) -> str:
+    return path if path.startswith(S3_PREFIX) else str(Path(path).expanduser().absolute())
 
 
 def environment(settings: Settings) -> dict[str, str]:
     """Every scalar setting as an environment variable, for a process that shall have the same.
 
-    Tables (``[nightly.NAME]``, ``[gateway.keys.NAME]``) are not among them.
+    Tables (``[nightly.NAME]``, ``[drift.adapt.MODEL]``, ``[gateway.keys.NAME]``) are not among
+    them.
     """
     settings = absolute(settings)
     variables = {}
@@ -364,9 +375,13 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def tables_toml(settings: Settings) -> str:
-    """The nights and the keys of the gateway as tables of a ``celeriac.toml``."""
+    """Nights, policies and keys of the gateway as tables of a ``celeriac.toml``."""
     lines = []
-    for path, tables in (("nightly", settings.nightly), ("gateway.keys", settings.gateway.keys)):
+    tables_by_path: tuple[tuple[str, Mapping[str, BaseModel]], ...] = (
+        ("nightly", settings.nightly), ("gateway.keys", settings.gateway.keys),
+        ("drift.adapt", settings.drift.adapt),
+    )
+    for path, tables in tables_by_path:
         for name, table in tables.items():
             lines.append(f"[{path}.{_quote(name)}]")
             values = table.model_dump(mode="json", exclude_none=True)

@@ -103,6 +103,7 @@ class Adaptation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     alias_before: int = 0
     """The version that the alias ``challenger`` named before; 0: none."""
     compared: Compared | None = None
+    approver: str = NOBODY
     baseline: Figure | None = None
     """How good the champion before was lately: the new one must not be worse."""
     broken: dict[str, float] = {}
@@ -196,7 +197,7 @@ def retrained(state: Adaptation, version: int, rule: AdaptSettings, now_s: float
     """The hook has registered a version."""
     new = replace(
         state, phase=Phase.JUDGING, challenger=version, since_s=now_s,
-        until_s=now_s + 2 * rule.judge_timeout_s + 60,
+        until_s=now_s + 3 * rule.judge_timeout_s + 300,
     )
     return Step(new, "judging", f"{state.model}@{version} is the challenger")
 
@@ -256,9 +257,8 @@ def decided(  # noqa: PLR0913 - a decision, and what the history says of it
         )
     if not approve:
         return _end(state, "rejected", why or f"{state.model}@{state.challenger}", rule, now_s, who)
-    return Step(
-        _promoting(state, now_s), "approved", why or f"{state.model}@{state.challenger}", who
-    )
+    new = replace(_promoting(state, now_s), approver=who)
+    return Step(new, "approved", why or f"{state.model}@{state.challenger}", who)
 
 
 def _promoting(state: Adaptation, now_s: float) -> Adaptation:

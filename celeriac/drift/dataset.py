@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -82,25 +82,50 @@ def sample(
     """At most ``most_rows`` of a dataset, with the columns that the model reads, as far as they
     are there. Raises DatasetError.
     """
+    return _read(
+        source, [manifest], text_column, label,
+        lambda plan, names: _pieces(plan, names, most_rows),
+    )
+
+
+def newest(
+    source: Any, manifests: Sequence[ModelVersion], rows: int, text_column: str | None,
+    label: str,
+) -> Sampled:
+    """The last ``rows`` of a dataset, or all if it has fewer, with ``label`` and the columns that
+    the versions read, as far as they are there. Raises DatasetError.
+    """
+    return _read(
+        source, manifests, text_column, label, lambda plan, names: _last_pieces(plan, names, rows)
+    )
+
+
+def _read(
+    source: Any, manifests: Sequence[ModelVersion], text_column: str | None, label: str | None,
+    pieces: Callable[[DatasetPlan, list[str]], Iterable[pa.Table]],
+) -> Sampled:
     found = sources.open_source(source)
-    wanted = _wanted(manifest, found.names, text_column)
     if label is not None and label not in found.names:
         raise errors.DatasetError(
             f"the dataset lacks {label!r}; it has: {', '.join(found.names[:20])}"
         )
+    wanted = [name for one in manifests for name in _wanted(one, found.names, text_column)]
     names = list(dict.fromkeys([*wanted, *([label] if label else [])]))
-    texts = {column.name: "text" for column in manifest.input.columns if column.dtype == "text"}
+    texts = {
+        column.name: "text" for one in manifests for column in one.input.columns
+        if column.dtype == "text"
+    }
     dtypes = {name: kind for name, kind in texts.items() if name in found.names}
     if not names:
         raise errors.DatasetError(
-            f"the dataset has none of the columns that {manifest.ref} reads; it has: "
+            f"the dataset has none of the columns that {manifests[0].ref} reads; it has: "
             f"{', '.join(found.names[:20])}"
         )
     with tempfile.TemporaryDirectory(prefix="celeriac-drift-") as folder:
         plan = planner.plan(
             found, dtypes=dtypes, reads=names, copies=Copies(place(Path(folder) / "input"))
         )
-        table = pa.concat_tables(_pieces(plan, names, most_rows), promote_options="permissive")
+        table = pa.concat_tables(pieces(plan, names), promote_options="permissive")
     return Sampled(table.combine_chunks(), plan.rows, sources.describe(source))
 
 
@@ -127,6 +152,17 @@ def _pieces(plan: DatasetPlan, names: list[str], most_rows: int) -> Iterator[pa.
         keep = np.flatnonzero(np.isin(rows.numbers, wanted)) if step > 1 else None
         before += chunk.rows
         yield rows.table if keep is None else rows.table.take(pa.array(keep))
+
+
+def _last_pieces(plan: DatasetPlan, names: list[str], rows: int) -> list[pa.Table]:
+    found: list[pa.Table] = []
+    for chunk in reversed(plan.chunks):
+        missing = rows - sum(table.num_rows for table in found)
+        if missing <= 0:
+            break
+        table = read_chunk(plan.format, plan.files[chunk.file], chunk, plan.columns, names).table
+        found.append(table.slice(max(0, table.num_rows - missing)))
+    return found[::-1]
 
 
 def _answers(predict: Predict | None, table: pa.Table) -> tuple[features.Features, str]:

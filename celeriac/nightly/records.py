@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 
 from celeriac.messages import (
+    ALERT_S,
     NIGHTLY_EVENTS_S,
     NIGHTLY_PLANNING_S,
     NIGHTLY_SENT_S,
     NIGHTLY_STATUS_S,
     NIGHTLY_WAITING_S,
+    nightly_drift_key,
     nightly_events_key,
     nightly_sent_key,
     nightly_slot_key,
@@ -121,6 +123,15 @@ class NightRecords:
 
     def stop_waiting(self, day: date) -> None:
         self._client.hdel(nightly_waiting_key(self._name), day.isoformat())
+
+    # --- drift ------------------------------------------------------------------------------------
+
+    def is_drift_told(self, day: date, attempt: int) -> bool:
+        return bool(self._client.exists(nightly_drift_key(self._name, day.isoformat(), attempt)))
+
+    def mark_drift_told(self, day: date, attempt: int) -> None:
+        """What the attempt has found has been announced."""
+        self._client.set(nightly_drift_key(self._name, day.isoformat(), attempt), 1, ex=ALERT_S)
 
     # --- for people -------------------------------------------------------------------------------
 

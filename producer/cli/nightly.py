@@ -116,6 +116,8 @@ def _queue(
     """Queue an attempt, or let it wait; what to say of it."""
     output = calendar.output_path(schedule, day, attempt)
     follow = f"`celeriac batch status {output}` follows it"
+    if schedule.kind == "drift":
+        follow = f"`celeriac nightly history {name}` shows what it finds"
     busy = nights.under_way(broker, name)
     if busy is None:
         nights.send(broker, name, day, attempt)
@@ -131,8 +133,8 @@ def _queue(
 def _check_over(name: str, last: Run) -> None:
     if last.state is RunState.PLANNING:
         raise nights.Busy(
-            f"attempt {last.attempt} is being planned; try again in a minute, when "
-            f"`celeriac nightly history {name}` shows its job"
+            f"attempt {last.attempt} is being planned, or compares; try again in a minute, when "
+            f"`celeriac nightly history {name}` shows what came of it"
         )
     if last.state is RunState.RUNNING:
         raise nights.Busy(
@@ -177,16 +179,17 @@ def _runs(broker: Broker, name: str, day: dt.date) -> list[str]:
 
 
 def _is(run: Run, current: Run | None) -> bool:
-    return bool(run.job_id) and current is not None and current.attempt == run.attempt
+    return run.state.is_over and current is not None and current.attempt == run.attempt
 
 
 def _run(run: Run, day: dt.date, *, is_current: bool) -> str:
     attempt = "" if run.state is RunState.ABSENT else f"  attempt {run.attempt}"
     head = f"{day}{attempt}{' (current)' if is_current else ''}  {run.state}"
     lines = [f"{head}: {run.reason}" if run.reason else head]
-    if run.job_id:
+    if run.job_id or run.state.is_over:
         begun = f", begun {run.begun_at:%Y-%m-%d %H:%M:%S} UTC" if run.begun_at else ""
-        lines.append(f"    {run.rows:,} rows, {run.rows_failed:,} failed{begun}")
+        failed = f", {run.rows_failed:,} failed" if run.job_id else ""
+        lines.append(f"    {run.rows:,} rows{failed}{begun}")
         lines.append(f"    {run.output}")
     return "\n".join(lines)
 

@@ -14,9 +14,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import redis
+from sklearn.linear_model import LogisticRegression
 
+from celeriac import release
 from celeriac.nightly.calendar import owed_date
 from celeriac.registry.catalogue import publish
 from celeriac.registry.manifest import Column, InputSchema, ModelDraft, OutputSchema
@@ -99,7 +103,11 @@ def beat(
         process.wait(20)
 
 
-def register_echo(settings: Settings, client: redis.Redis) -> None:
+def numbers(mean: float) -> pd.DataFrame:
+    return pd.DataFrame({"size": np.random.default_rng(0).normal(mean, 1, 1_000)})
+
+
+def register_models(settings: Settings, client: redis.Redis) -> None:
     registry = Registry(settings.models.root)
     draft = ModelDraft(
         format="echo",
@@ -108,17 +116,28 @@ def register_echo(settings: Settings, client: redis.Redis) -> None:
     )
     registry.add("echo", lambda folder: draft)
     registry.aliases("echo").promote(1, expected=None, who="test", why="")
+    known = numbers(0.0)
+    model = LogisticRegression().fit(known, known["size"] > 0)
+    release.register(
+        "sizes", model, registry=registry, examples=known.head(9), reference=known
+    )
+    registry.aliases("sizes").promote(1, expected=None, who="test", why="")
     publish(client, registry.infos())
 
 
 def write_config(folder: Path, due: datetime) -> Path:
-    """Two schedules that were due at ``due``: the dataset of the second one is not there."""
+    """Three schedules that were due at ``due``: the dataset of the second one is not there, and
+    the last one compares."""
     path = folder / "celeriac.toml"
     path.write_text("".join(
         f"[nightly.{name}]\nmodel = 'echo'\nat = '{due:%H:%M}'\nlookback_days = 1\n"
         f"dataset = '{folder}/{name}-{{date}}.csv'\noutput = '{folder}/{name}-out-{{date}}'\n"
         f"[nightly.{name}.options]\nmerge = true\noutput_format = 'csv'\n"
         for name in ("reviews", "absent")
+    ) + (
+        f"[nightly.watched]\nkind = 'drift'\nmodel = 'sizes'\nat = '{due:%H:%M}'\n"
+        f"lookback_days = 1\ndataset = '{folder}/sizes-{{date}}.csv'\n"
+        f"output = '{folder}/drift-{{date}}'\n"
     ))
     return path
 
@@ -141,13 +160,14 @@ def test_a_night_by_a_real_beat(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    register_echo(settings, redis_client)
+    register_models(settings, redis_client)
     # Beat was down when the night was due; it begins all the same.
     due = datetime.now(UTC) - timedelta(minutes=2)
     config = write_config(tmp_path, due)
     night = load_settings(config, {}).nightly["reviews"]
     day = owed_date(night, datetime.now(UTC))
     (tmp_path / f"reviews-{day}.csv").write_text("text\ngood\nbad\n")
+    numbers(2.0).to_csv(tmp_path / f"sizes-{day}.csv", index=False)
     monkeypatch.setenv("CELERIAC_CONFIG", str(config))
     process = beat(config)
     for role in ("maintenance", "maintenance", "batch.cpu"):
@@ -161,18 +181,28 @@ def test_a_night_by_a_real_beat(
     assert json.loads((output / "manifest.json").read_text())["rows_in"] == 2
     assert len((output / "predictions.csv").read_text().splitlines()) == 3
 
-    [alert] = until(lambda: webhook.alerts, log)
+    until((tmp_path / f"drift-{day}" / "drift.json").exists, log)
+    drift = until(lambda: about(webhook, "data_drift"), log)[0]
+    assert (drift["model"], drift["state"], drift["features"][:1]) == ("sizes", "opened", ["size"])
+    [alert] = until(lambda: about(webhook, "failed"), log)
     assert (alert["kind"], alert["schedule"], alert["date"]) == ("failed", "absent", str(day))
     assert "no such file" in alert["reason"]
     assert alert["next"].endswith(f"celeriac nightly run absent --date {day}")
     until(lambda: "alert by command failed" in happened(broker, "absent"), log)  # it hangs
-    assert json.loads((tmp_path / "told").read_text()) == alert
+    told = (tmp_path / "told").read_text()
+    assert json.dumps(alert, separators=(",", ":")) in told
     assert happened(broker, "absent").count("alert by webhook sent") == 1
     assert happened(broker, "reviews").count("submitted") == 1
     check_force(broker, day, output, log)
-    assert len(webhook.alerts) == 1
+    assert [one["kind"] for one in webhook.alerts].count("failed") == 1
+    assert [one["kind"] for one in webhook.alerts].count("data_drift") == 1
+    assert happened(broker, "watched").count("compared") == 1
     assert process.poll() is None
     broker.close()
+
+
+def about(webhook: Webhook, kind: str) -> list[dict[str, Any]]:
+    return [alert for alert in webhook.alerts if alert["kind"] == kind]
 
 
 def happened(broker: Broker, name: str) -> list[str]:

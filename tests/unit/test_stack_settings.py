@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from celeriac import errors
+from celeriac.policies import AdaptSettings
 from celeriac.schedules import AggregateSettings, JobOptions, NightlySettings
 from celeriac.settings import (
     AlertSettings,
     BrokerSettings,
+    DriftSettings,
     FlowerSettings,
     GatewaySettings,
     KeySettings,
@@ -52,6 +54,10 @@ def test_children_get_the_same_settings(tmp_path: Path) -> None:
                 ),
             )
         },
+        drift=DriftSettings(adapt={"delays": AdaptSettings(
+            retrain="shop.retrain", queue="training", labelled="/in/*.csv", label="la \"bel\"",
+            on=("concept_drift",),
+        )}),
         gateway=GatewaySettings(
             port=8100, dataset_roots=("/a", "/b"), webhook_secret="s=cret",
             keys={"shop 1": KeySettings(sha256="0" * 64, scopes=("infer", "batch"), burst=5)},

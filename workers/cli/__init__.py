@@ -8,7 +8,7 @@ import typer
 
 COMMANDS: tuple[str, ...] = (
     "up", "down", "status", "worker", "models", "optimize", "aliases", "collect", "importing",
-    "gpu", "drift",
+    "gpu", "drift", "adaptation",
 )
 """Modules of ``workers.cli``; each has ``register(app)``."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,26 +51,14 @@ def check(
     ] = True,
 ) -> None:
     """Compare a dataset with the reference of a version. Exit code 3 if it has drifted."""
-    from celeriac.drift.dataset import check_dataset
-    from celeriac.drift.profile import read_profile
     from celeriac.drift.report import render
+    from celeriac.release.comparing import Wanted, compare
     from celeriac.runtimes import LoadOptions
-    from celeriac.scoring import Scorer, limits_of
 
-    registry = Registry(get_settings().models.root)
-    manifest = _version(registry, model)
-    profile = read_profile(registry.folder(manifest.name, manifest.version))
-    options = LoadOptions.of(get_settings())
-    if label is not None and not answers:
-        raise errors.RequestError("--label needs the model's answers: leave out --no-answers")
-    scorer = (
-        Scorer.load(registry, manifest.name, manifest.version, options)
-        if answers and profile is not None else None
-    )
-    report = check_dataset(
-        manifest, profile, source, now=datetime.now(UTC), text_column=text_column, label=label,
-        most_rows=rows, limits=limits_of(options),
-        predict=None if scorer is None else lambda table: scorer.score_table(table, text_column),
+    report = compare(
+        Registry(get_settings().models.root), ModelRef.parse(model),
+        Wanted(source=source, text_column=text_column, label=label, rows=rows, answers=answers),
+        LoadOptions.of(get_settings()),
     )
     output.mkdir(parents=True, exist_ok=True)
     (output / "drift.json").write_bytes(report.dump())

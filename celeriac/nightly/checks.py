@@ -1,0 +1,104 @@
+"""Drift night by night: what each date's check has found, and what that opens or closes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import msgspec
+
+from celeriac import errors
+from celeriac.datasets.places import Place, place
+from celeriac.drift.events import DriftEvent, Kind
+from celeriac.drift.records import DriftReport
+
+NAME = "drift.json"
+PAGE = "drift.html"
+_SAYS_NOTHING = ("not_enough_data", "no_profile")
+
+
+def report_of(output: str | Place) -> Place:
+    """The file that says that a check is done; written last."""
+    return place(output).expanduser() / NAME
+
+
+def is_done(output: str | Place) -> bool:
+    """True if a folder holds a check. May raise OSError."""
+    return report_of(output).exists()
+
+
+def read(output: str | Place) -> DriftReport:
+    """What a check has found. Raises JobNotFound if it cannot be read."""
+    try:
+        return DriftReport.load(report_of(output).read_bytes())
+    except (OSError, msgspec.MsgspecError) as error:
+        raise errors.JobNotFound(f"{report_of(output)}: cannot be read: {error}") from error
+
+
+def events(
+    before: Sequence[DriftReport], now: DriftReport, what: str, said: str
+) -> list[DriftEvent]:
+    """The episodes that ``now`` opens and closes, after what was found ``before``.
+
+    An episode stays open until a night says that it is over: too few rows say nothing. ``what`` was
+    looked at; ``said``: the whole in one sentence.
+    """
+    was = _open_after(before)
+    found = _after(was, now)
+    at_s = datetime.fromisoformat(now.made_at).timestamp()
+    opened = [
+        DriftEvent(
+            kind=kind, state="opened", model=now.model, version=version, source="dataset",
+            features=_features(kind, now), detail=f"{what}: {said}", at_s=at_s,
+        )
+        for kind, version in sorted(found - was)
+    ]
+    closed = [
+        DriftEvent(
+            kind=kind, state="closed", model=now.model, version=version, source="dataset",
+            features=(), at_s=at_s,
+            detail=f"{what}: {said}" if version == now.version
+            else f"{what}: version {now.version} answers now",
+        )
+        for kind, version in sorted(was - found)
+    ]
+    return [*opened, *closed]
+
+
+def kinds(report: DriftReport) -> list[Kind]:
+    """What a report tells. Of broken data nothing else: differences in them mean nothing."""
+    if report.state == "broken":
+        return ["data_quality"]
+    found: list[Kind] = ["data_drift"] if report.state == "drift" else []
+    if report.quality is not None and report.quality.fell:
+        found.append("concept_drift")
+    return found
+
+
+_Open = frozenset[tuple[Kind, int]]
+
+
+def _open_after(reports: Iterable[DriftReport]) -> _Open:
+    found: _Open = frozenset()
+    for report in reports:
+        found = _after(found, report)
+    return found
+
+
+def _after(was: _Open, report: DriftReport) -> _Open:
+    if report.state in _SAYS_NOTHING:
+        return was
+    found = {(kind, report.version) for kind in kinds(report)}
+    if report.state == "broken":  # says nothing about the rest
+        found |= {one for one in was if one[1] == report.version and one[0] != "data_quality"}
+    return frozenset(found)
+
+
+def _features(kind: Kind, report: DriftReport) -> tuple[str, ...]:
+    if kind == "concept_drift":
+        return ()
+    state = "broken" if kind == "data_quality" else "drift"
+    worst = sorted(
+        (one for one in report.features if one.state == state), key=lambda one: -one.statistic
+    )
+    return tuple(one.name for one in worst)

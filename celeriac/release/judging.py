@@ -1,0 +1,108 @@
+"""Champion and challenger on the newest labelled rows, in a process of its own.
+
+``python -m celeriac.release.judging ROOT NAME`` is that process.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from celeriac import errors
+from celeriac.drift import features
+from celeriac.drift.adaptation import Compared, Figure
+from celeriac.drift.dataset import newest
+from celeriac.drift.performance import labels_of, performance
+from celeriac.policies import AdaptSettings
+from celeriac.registry.store import Registry
+from celeriac.release.aside import answer_with, run_aside
+from celeriac.runtimes import LoadOptions
+from celeriac.scoring import Scorer
+from celeriac.settings import Settings
+
+LEAST_SHARE = 0.5
+"""Of the held-out rows must have a label and an answer, or nothing is said."""
+
+
+def judge(  # noqa: PLR0913 - two versions, and on what
+    registry: Registry, name: str, champion: int, challenger: int, *, rule: AdaptSettings,
+    settings: Settings,
+) -> Compared:
+    """Have both versions answer the newest ``rule.held_out_rows`` rows of ``rule.labelled``.
+
+    Raises DatasetError if the rows cannot be read or too few are labelled, RegistryError and its
+    kinds if a version cannot be loaded, PromotionRefused if the process crashes or takes longer
+    than ``rule.judge_timeout_s``.
+    """
+    wanted = {
+        "options": asdict(LoadOptions.of(settings)), "champion": champion,
+        "challenger": challenger, "rule": rule.model_dump(mode="json"),
+    }
+    what = f"{name}@{challenger} beside {name}@{champion}"
+    found = run_aside(
+        "celeriac.release.judging", [str(registry.root.absolute()), name], wanted,
+        timeout_s=rule.judge_timeout_s, kind=errors.PromotionRefused,
+        what=f"{what}: the process that compared them",
+        late=f"{what}: comparing them on {rule.held_out_rows:,} rows took longer than "
+        f"{rule.judge_timeout_s:g} s (judge_timeout_s)",
+    )
+    return msgspec.convert(found["compared"], Compared)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The process that compares."""
+    root, name = arguments
+    return answer_with(
+        lambda wanted: _compare(Registry(Path(root)), name, wanted),
+        told=lambda error: errors.PromotionRefused(
+            f"{name}: comparing champion and challenger raised {errors.told(error)}"
+        ),
+    )
+
+
+def _compare(registry: Registry, name: str, wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    rule = AdaptSettings.model_validate(wanted["rule"])
+    options = LoadOptions(**wanted["options"])
+    versions = [wanted["champion"], wanted["challenger"]]
+    manifests = [registry.get(name, version) for version in versions]
+    sampled = newest(
+        rule.labelled, manifests, rule.held_out_rows, rule.text_column, rule.label
+    )
+    truth = sampled.table[rule.label].to_pylist()
+    measured = []
+    for version in versions:
+        scorer = Scorer.load(registry, name, version, options)
+        answers = features.of_answers(scorer.score_table(sampled.table, rule.text_column).columns)
+        measured.append(_measured(scorer, answers, truth, rule))
+    (old, old_right), (new, new_right) = measured
+    accuracies = (old_right, new_right) if old_right and new_right else None
+    compared = Compared(champion=old, challenger=new, accuracies=accuracies)
+    yield {"compared": msgspec.to_builtins(compared)}
+
+
+def _measured(
+    scorer: Scorer, answers: features.Features, truth: list[Any], rule: AdaptSettings
+) -> tuple[Figure, Figure | None]:
+    """By the best measure, and by the share of right answers if that is another one."""
+    labels = labels_of(scorer.manifest.output)
+    found = performance(answers, truth, labels)
+    rows = found.rows if found is not None else 0
+    if found is None or rows < max(2, LEAST_SHARE * rule.held_out_rows):
+        raise errors.DatasetError(
+            f"{rule.labelled}: of its newest {len(truth):,} rows {rows:,} have a {rule.label!r} "
+            f"and an answer of {scorer.ref}; comparing takes half of {rule.held_out_rows:,} "
+            "(held_out_rows)"
+        )
+    if found.measure != "AUC":
+        return Figure.of(found), None
+    right = performance({"prediction": answers["prediction"]}, truth, labels)
+    return Figure.of(found), Figure.of(right) if right is not None else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,492 @@
+"""What is done about drift: an event begins it, looks of beat carry it on, a person decides.
+
+Each step is one line of the model's ``adaptation.jsonl``, which only who has seen the line before
+can add. A worker that is killed costs a step its time: the next look takes it again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from celery import Task, shared_task
+
+from celeriac import errors, metrics, release
+from celeriac.alerts import Alert, AlertKind
+from celeriac.drift import adaptation
+from celeriac.drift.adaptation import Adaptation, Figure, Phase, Step
+from celeriac.drift.adaptation_log import AdaptationLog, Line
+from celeriac.drift.events import DriftEvent
+from celeriac.drift.feedback import accuracy_since
+from celeriac.logs import get_logger
+from celeriac.messages import (
+    CHAMPION,
+    CONTRACT,
+    DRIFT_ADAPT,
+    MAINTENANCE_QUEUE,
+    ModelRef,
+    adapting_key,
+    check_contract,
+    result_key,
+)
+from celeriac.policies import AdaptSettings
+from celeriac.registry.aliases import CHALLENGER
+from celeriac.registry.store import Registry
+from celeriac.release.judging import judge
+from celeriac.settings import Settings, get_settings
+from producer.broker import Broker
+from producer.jobs import redis_errors
+from tasks.alerts import notify, send_pending
+from tasks.base import CeleriacTask
+from tasks.models import publish_registry
+
+log = get_logger(__name__)
+
+ADAPT_EVERY_S = 10.0
+TOLD_WITHIN_S = 3_600.0
+"""A step that was taken and not told (its worker was killed) is told so long afterwards."""
+_MOST_STEPS = 12
+_SPARE_S = 60
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+_QUIET = ("asked", "retraining", "judging", "accepted", "ready", "not_retrained", "data_mended")
+"""Steps of which nobody need be told."""
+
+
+@shared_task(name=DRIFT_ADAPT, base=CeleriacTask, bind=True, ignore_result=True)
+def adapt(self: Task, model: str, v: int = 1) -> None:
+    """Carry the adaptation of one model on, as far as it goes now."""
+    check_contract(v)
+    broker = Broker(get_settings())
+    try:
+        carry_on(broker, model, owner=str(self.request.id))
+    finally:
+        broker.close()
+
+
+def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Entries of the beat schedule: a look at each model that has a policy."""
+    return {
+        f"adapt-{model}": {
+            "task": DRIFT_ADAPT, "schedule": ADAPT_EVERY_S,
+            "kwargs": {"model": model, "v": CONTRACT},
+            "options": {
+                "queue": MAINTENANCE_QUEUE, "expires": ADAPT_EVERY_S, "ignore_result": True,
+            },
+        }
+        for model in settings.drift.adapt
+    }
+
+
+# --- what begins it, and what a person decides ----------------------------------------------------
+
+
+def on_event(broker: Broker, event: DriftEvent) -> Step | None:
+    """Do what the policy of the model says; None: nothing.
+
+    Raises RegistryError if its folder cannot be read or locked, BrokerError.
+    """
+    rule = broker.settings.drift.adapt.get(event.model)
+    registry = _registry(broker)
+    if rule is None or event.model not in registry.names():
+        return None
+    history = AdaptationLog(registry.root, event.model)
+    for _ in range(_MOST_STEPS):
+        state, seen = history.read()
+        named = registry.aliases(event.model).read()
+        step = adaptation.on_event(
+            state, event, rule, time.time(), champion=named.get(CHAMPION, 0),
+            alias=named.get(CHALLENGER, 0), task=str(uuid.uuid4()),
+        )
+        if step is None:
+            return None
+        if history.add(step, seen=seen, now_s=time.time()):
+            _drop_alias(registry, state, step.state)
+            log.info("adaptation", model=event.model, step=step.what, why=step.why)
+            _wake(broker, event.model)
+            return step
+    raise errors.RegistryError(f"{event.model}: others write its adaptation.jsonl all the time")
+
+
+def decide(
+    broker: Broker, ref: ModelRef, *, approve: bool, who: str, why: str
+) -> Step:
+    """A person approves the challenger that waits, or rejects it.
+
+    Raises RequestError if there is none or another one, ConfigError if the model has no policy,
+    BrokerError if the decision is written and cannot be carried out at once.
+    """
+    rule = rule_of(broker.settings, ref.name)
+    registry = _registry(broker)
+    history = AdaptationLog(registry.root, ref.name)
+    for _ in range(_MOST_STEPS):
+        state, seen = history.read()
+        step = adaptation.decided(
+            state, rule, time.time(), approve=approve, who=who, why=why, version=ref.version
+        )
+        if history.add(step, seen=seen, now_s=time.time()):
+            _drop_alias(registry, state, step.state)
+            _wake(broker, ref.name)
+            return step
+    raise errors.RegistryError(f"{ref.name}: others write its adaptation.jsonl all the time")
+
+
+def rule_of(settings: Settings, model: str) -> AdaptSettings:
+    """The policy of a model. Raises ConfigError."""
+    rule = settings.drift.adapt.get(model)
+    if rule is None:
+        known = ", ".join(sorted(settings.drift.adapt)) or "none"
+        raise errors.ConfigError(f"no [drift.adapt.{model}] in the settings; there is: {known}")
+    return rule
+
+
+# --- what carries it on ---------------------------------------------------------------------------
+
+
+def carry_on(broker: Broker, model: str, *, owner: str) -> Adaptation | None:
+    """Take all steps that can be taken now, unless another task does; the state afterwards."""
+    rule = broker.settings.drift.adapt.get(model)
+    registry = _registry(broker)
+    if rule is None or model not in registry.names():
+        return None
+    key = adapting_key(model)
+    settings = broker.settings.models
+    longest_s = rule.judge_timeout_s + settings.check_timeout_s + _SPARE_S
+    if not broker.redis.set(key, owner, nx=True, ex=math.ceil(longest_s)):
+        return None
+    try:
+        return _take_steps(_Work(broker, registry, rule, model))
+    finally:
+        broker.redis.eval(_RELEASE, 1, key, owner)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A model, its policy, and what is needed to carry it out."""
+
+    broker: Broker
+    registry: Registry
+    rule: AdaptSettings
+    model: str
+
+    @property
+    def client(self) -> Any:
+        return self.broker.redis
+
+    def named(self, alias: str) -> int:
+        return self.registry.aliases(self.model).read().get(alias, 0)
+
+
+def _take_steps(work: _Work) -> Adaptation:
+    history = AdaptationLog(work.registry.root, work.model)
+    _tell_last(work, history)
+    for _ in range(_MOST_STEPS):
+        state, seen = history.read()
+        step = _next(work, state, time.time())
+        if step is None:
+            break
+        if history.add(step, seen=seen, now_s=time.time()):
+            _drop_alias(work.registry, state, step.state)
+            log.info("adaptation", model=work.model, step=step.what, why=step.why, who=step.who)
+            _tell_last(work, history)
+    return history.read()[0]
+
+
+def _next(work: _Work, state: Adaptation, now_s: float) -> Step | None:
+    """Do what the phase calls for; the step that follows, None if it is not its time."""
+    rule = work.rule
+    late = adaptation.overdue(state, rule, now_s)
+    if late is not None:
+        return _with_queue(work, late) if state.phase is Phase.RETRAINING else late
+    if state.phase in (Phase.IDLE, Phase.COOLING):
+        return None
+    if state.phase is Phase.RETRAINING:
+        return _retraining(work, state, now_s)
+    champion = work.named(CHAMPION)
+    if state.phase is Phase.WATCHING:
+        return _watching(work, state, now_s, champion)
+    if champion == state.challenger and state.phase is not Phase.JUDGING:
+        return adaptation.promoted(state, _baseline(work, state, now_s), rule, now_s)
+    if champion != state.champion:
+        why = f"the champion is version {champion} now, no longer {state.champion}"
+        return adaptation.ended(state, "superseded", why, rule, now_s)
+    if state.phase is Phase.JUDGING:
+        return _judging(work, state)
+    return _promoting(work, state) if state.phase is Phase.PROMOTING else None
+
+
+def _retraining(work: _Work, state: Adaptation, now_s: float) -> Step | None:
+    rule = work.rule
+    if not state.is_asked:
+        _call_hook(work, state)
+        return adaptation.asked(state, rule)
+    found = _outcome(work, state)
+    if found is None:
+        return None
+    try:
+        version = _checked(work, state, found)
+    except errors.CeleriacError as error:
+        why = f"{rule.retrain}: {error.message}"
+        return adaptation.ended(state, "failed", why, rule, now_s)
+    return adaptation.retrained(state, version, rule, now_s)
+
+
+def _judging(work: _Work, state: Adaptation) -> Step:
+    try:
+        compared = judge(
+            work.registry, work.model, state.champion, state.challenger, rule=work.rule,
+            settings=work.broker.settings,
+        )
+        return adaptation.judged(state, compared, work.rule, time.time())
+    except errors.CeleriacError as error:
+        return adaptation.ended(state, "failed", error.message, work.rule, time.time())
+
+
+def _promoting(work: _Work, state: Adaptation) -> Step:
+    try:
+        release.promote(
+            work.registry, f"{work.model}@{state.challenger}", settings=work.broker.settings,
+            who=state.approver, why=f"drift: {state.compared}",
+        )
+    except errors.CeleriacError as error:
+        return adaptation.ended(state, "not_promoted", error.message, work.rule, time.time())
+    publish_registry(work.client)
+    now_s = time.time()
+    return adaptation.promoted(state, _baseline(work, state, now_s), work.rule, now_s)
+
+
+def _watching(work: _Work, state: Adaptation, now_s: float, champion: int) -> Step | None:
+    rule = work.rule
+    if champion != state.challenger:
+        why = f"the champion is version {champion} now, no longer {state.challenger}"
+        return adaptation.ended(state, "superseded", why, rule, now_s)
+    found = _lately(work, state.challenger, state.since_s)
+    if adaptation.does_worse(state.baseline, found, rule):
+        return _roll_back(work, state, f"{found}; before: {state.baseline}")
+    if now_s < state.since_s + rule.watch_s:
+        return None
+    if found is not None and found.rows >= rule.watch_labels and state.baseline is not None:
+        why = f"{found}; before: {state.baseline}"
+        return adaptation.ended(state, "kept", why, rule, now_s)
+    return _without_feedback(work, state)
+
+
+def _without_feedback(work: _Work, state: Adaptation) -> Step:
+    """Too few labels of its own predictions have come: both versions on the newest rows again."""
+    rule, few = work.rule, f"fewer than {work.rule.watch_labels:,} labels by feedback"
+    try:
+        compared = judge(
+            work.registry, work.model, state.champion, state.challenger, rule=rule,
+            settings=work.broker.settings,
+        )
+        lost = -compared.gain
+    except errors.CeleriacError as error:
+        why = f"how it does is not known: {few}, and {error.message}"
+        return adaptation.ended(state, "kept", why, rule, time.time())
+    if lost > 0 and lost >= rule.margin:
+        return _roll_back(work, state, f"{few}; on the newest rows {compared}")
+    return adaptation.ended(
+        state, "kept", f"{few}; on the newest rows {compared}", rule, time.time()
+    )
+
+
+def _roll_back(work: _Work, state: Adaptation, why: str) -> Step:
+    try:
+        done = release.rollback(
+            work.registry, work.model, who=adaptation.NOBODY, why=f"drift: does worse: {why}"
+        )
+    except errors.CeleriacError as error:
+        return adaptation.ended(
+            state, "not_rolled_back", f"does worse: {why}; {error.message}", work.rule, time.time()
+        )
+    publish_registry(work.client)
+    return adaptation.ended(
+        state, "rolled_back", f"to version {done['version']}: {why}", work.rule, time.time()
+    )
+
+
+# --- the hook -------------------------------------------------------------------------------------
+
+
+def _call_hook(work: _Work, state: Adaptation) -> None:
+    """Send the user's task; it is ended, and no longer begun, when its time is over."""
+    rule = work.rule
+    with redis_errors(work.broker):
+        work.broker.celery.send_task(
+            rule.retrain, args=[request_of(state, rule)], task_id=state.task, queue=rule.queue,
+            expires=rule.retrain_timeout_s, time_limit=math.ceil(rule.retrain_timeout_s),
+            ignore_result=False,
+        )
+
+
+def request_of(state: Adaptation, rule: AdaptSettings) -> dict[str, Any]:
+    """What the hook is given, as plain JSON values."""
+    return {
+        "v": 1, "model": state.model, "version": state.champion, "event": state.event,
+        "labelled": rule.labelled, "label": rule.label, "text_column": rule.text_column,
+        "held_out_rows": rule.held_out_rows,
+    }
+
+
+def _outcome(work: _Work, state: Adaptation) -> Any:
+    """What the hook has answered, the exception as a text; None: nothing yet."""
+    stored = work.client.get(result_key(state.task))
+    try:
+        found = json.loads(stored) if stored else {}
+    except ValueError:  # a result of its own serializer: the alias tells
+        found = {}
+    status = found.get("status") if isinstance(found, dict) else None
+    if status == "SUCCESS":
+        return _Answer(found.get("result"))
+    if status in ("FAILURE", "REVOKED"):
+        return _Failure(_words(found.get("result")))
+    alias = work.named(CHALLENGER)
+    is_new = alias not in (0, state.alias_before, state.champion)
+    return _Answer(alias) if is_new else None
+
+
+@dataclass(frozen=True)
+class _Answer:
+    value: Any
+
+
+@dataclass(frozen=True)
+class _Failure:
+    why: str
+
+
+def _words(result: Any) -> str:
+    if not isinstance(result, dict):
+        return errors.without_paths(str(result or "it was revoked"))
+    message = result.get("exc_message")
+    if isinstance(message, (list, tuple)):
+        message = " ".join(map(str, message))
+    return errors.without_paths(f"{result.get('exc_type') or 'error'}: {message}", 300)
+
+
+def _checked(work: _Work, state: Adaptation, found: _Answer | _Failure) -> int:
+    """The version that is the challenger now. Raises CeleriacError: there is none."""
+    if isinstance(found, _Failure):
+        raise errors.WorkerError(found.why)
+    version = _version(state.model, found.value)
+    if version is None:
+        alias = work.named(CHALLENGER)
+        if alias in (0, state.alias_before, state.champion):
+            raise errors.RequestError(
+                f"it returned {str(found.value)[:80]!r}, and gave no new version the alias "
+                "challenger; it returns the number of the version that it has registered"
+            )
+        version = alias
+    if version == state.champion:
+        raise errors.RequestError(f"version {version} is the champion itself")
+    release.assign(
+        work.registry, f"{state.model}@{version}", CHALLENGER, who=adaptation.NOBODY, why="drift"
+    )
+    return version
+
+
+def _version(model: str, value: Any) -> int | None:
+    """From a number, ``"3"`` or ``"NAME@3"``. Raises RequestError for another model's."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, int):
+        return value if value > 0 else None
+    name, at, number = str(value).rpartition("@")
+    if at and name != model:
+        raise errors.RequestError(f"it returned {str(value)[:80]!r}, a version of another model")
+    return int(number) if number.isascii() and number.isdecimal() else None
+
+
+def _with_queue(work: _Work, late: Step) -> Step:
+    waiting = int(work.client.llen(work.rule.queue))
+    if not waiting:
+        return late
+    return late._replace(
+        why=f"{late.why}; {waiting:,} messages wait on queue {work.rule.queue}: is its worker "
+        "running?"
+    )
+
+
+# --- how versions do ------------------------------------------------------------------------------
+
+
+def _lately(work: _Work, version: int, since_s: float) -> Figure | None:
+    found = accuracy_since(work.client, work.model, version, since_s)
+    return Figure.of(found) if found is not None and found.rows else None
+
+
+def _baseline(work: _Work, state: Adaptation, now_s: float) -> Figure | None:
+    """How the champion before did: by feedback, or else on the held-out rows."""
+    found = _lately(work, state.champion, now_s - work.rule.watch_s)
+    if found is not None and found.rows >= work.rule.watch_labels:
+        return found
+    if state.compared is None:
+        return found
+    accuracies = state.compared.accuracies
+    return accuracies[0] if accuracies else state.compared.champion
+
+
+# --- what is told ---------------------------------------------------------------------------------
+
+
+def _tell_last(work: _Work, history: AdaptationLog) -> None:
+    """Tell the newest step, once."""
+    lines = history.lines()
+    if not lines or time.time() - lines[-1].at_s > TOLD_WITHIN_S or lines[-1].what in _QUIET:
+        return
+    before = lines[-2].state if len(lines) > 1 else lines[-1].state
+    alert = alert_of(lines[-1], before)
+    if notify(work.broker, alert):
+        metrics.DRIFT_ADAPTATIONS.labels(work.model, lines[-1].what).inc()
+    send_pending(work.broker)
+
+
+def alert_of(line: Line, before: Adaptation) -> Alert:
+    """What a webhook or a command is told of a step; ``before``: the state that it left."""
+    model = line.state.model
+    version = line.state.challenger or before.challenger or before.champion
+    doing = f"celeriac drift adaptation {model}"
+    if line.what == "waiting_for_approval":
+        doing = f"celeriac drift approve {model}@{version}; or: celeriac drift reject {model}"
+    elif line.what == "promoted":
+        doing = f"nothing; celeriac models rollback {model} takes it back"
+    by = "" if line.who == adaptation.NOBODY else f" (by {line.who})"
+    return Alert(
+        kind=AlertKind.ADAPTATION, entry=str((before.event or line.state.event or {}).get("source")
+                                             or "policy"),
+        model=model, version=version, state=line.what, reason=f"{line.why}{by}", next=doing,
+        at=datetime.fromtimestamp(line.at_s, UTC).isoformat(timespec="milliseconds"),
+    )
+
+
+# --- small things ---------------------------------------------------------------------------------
+
+
+def _registry(broker: Broker) -> Registry:
+    return Registry(Path(broker.settings.models.root))
+
+
+def _wake(broker: Broker, model: str) -> None:
+    with redis_errors(broker):
+        broker.celery.send_task(
+            DRIFT_ADAPT, kwargs={"model": model, "v": CONTRACT}, queue=MAINTENANCE_QUEUE,
+            expires=60,
+        )
+
+
+def _drop_alias(registry: Registry, before: Adaptation, now: Adaptation) -> None:
+    """A challenger of which all is decided is none any more."""
+    if not before.challenger or now.phase not in (Phase.WATCHING, Phase.COOLING, Phase.IDLE):
+        return
+    try:
+        if registry.aliases(before.model).read().get(CHALLENGER) == before.challenger:
+            release.unassign(
+                registry, before.model, CHALLENGER, who=adaptation.NOBODY, why="drift"
+            )
+    except errors.CeleriacError as error:  # somebody gives it at this moment
+        log.warning("alias challenger not taken away", model=before.model, reason=error.message)

@@ -1,0 +1,113 @@
+"""Nights of drift: a dataset is compared, or a job has been, and what is found is announced."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from pathlib import Path
+
+from celeriac import errors
+from celeriac.datasets.files import write_file
+from celeriac.datasets.places import place
+from celeriac.drift.records import DriftReport
+from celeriac.drift.report import headline, render
+from celeriac.jobs.folder import JobFolder
+from celeriac.jobs.manifest import read_manifest
+from celeriac.logs import get_logger
+from celeriac.messages import ModelRef
+from celeriac.nightly import checks
+from celeriac.nightly.calendar import MAX_ATTEMPTS, dataset_path, find, output_path
+from celeriac.nightly.policy import Run
+from celeriac.registry.store import Registry
+from celeriac.release.comparing import Wanted, compare_aside
+from celeriac.schedules import NightlySettings
+from producer import nights
+from producer.broker import Broker
+from tasks.drift_notices import announce
+
+log = get_logger(__name__)
+
+LOOKBACK_DAYS = 31
+"""How far back a night looks for what is open."""
+
+
+def check_date(broker: Broker, name: str, day: date, attempt: int, *, owner: str) -> bool:
+    """Compare the dataset of a date, unless that is done or under way; False then.
+
+    Raises Busy, ConfigError, DatasetError, RegistryError and its kinds; then the date stays owed.
+    """
+    schedule = find(broker.settings.nightly, name)
+    return nights.begin_check(
+        broker, name, day, attempt, owner=owner,
+        check=lambda: _check(broker, name, schedule, day, attempt),
+    )
+
+
+def tell_job(broker: Broker, name: str, schedule: NightlySettings, run: Run) -> None:
+    """Announce what the report of a job that has ended says of drift, once."""
+    records = nights.records_of(broker, name)
+    if records.is_drift_told(run.day, run.attempt):
+        return
+    report = found_by(schedule, run.output)
+    if report is not None:
+        _announce(broker, name, schedule, run.day, run.attempt, report)
+    records.mark_drift_told(run.day, run.attempt)
+
+
+def earlier(schedule: NightlySettings, day: date, attempt: int) -> list[DriftReport]:
+    """What was found by all attempts before this one, the oldest first."""
+    found = []
+    for back in range(LOOKBACK_DAYS, -1, -1):
+        before = day - timedelta(days=back)
+        most = attempt - 1 if before == day else MAX_ATTEMPTS
+        for number in range(1, most + 1):
+            output = output_path(schedule, before, number)
+            if not nights.holds(schedule, output):
+                break
+            report = found_by(schedule, output)
+            if report is not None:
+                found.append(report)
+    return found
+
+
+def found_by(schedule: NightlySettings, output: str) -> DriftReport | None:
+    """What one attempt has found; None if it has no end yet, or its version no reference."""
+    if schedule.kind == "drift":
+        return checks.read(output) if checks.is_done(output) else None
+    manifest = read_manifest(JobFolder(output))
+    return manifest.drift if manifest is not None else None
+
+
+def _check(
+    broker: Broker, name: str, schedule: NightlySettings, day: date, attempt: int
+) -> str:
+    """The whole in one sentence. ``drift.json`` comes last: a date without it is owed."""
+    options = schedule.check
+    report = compare_aside(
+        Registry(Path(broker.settings.models.root)), ModelRef.parse(schedule.model),
+        Wanted(source=dataset_path(schedule, day), **options.arguments()), broker.settings,
+        options.timeout_s,
+    )
+    if report.state == "no_profile":
+        raise errors.RegistryError(
+            f"{report.model}@{report.version} was registered without a reference, so there is "
+            "nothing to compare with; register its next version with one"
+        )
+    folder = place(output_path(schedule, day, attempt)).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / checks.PAGE, render(report))
+    _announce(broker, name, schedule, day, attempt, report)
+    write_file(checks.report_of(folder), report.dump())
+    log.info(
+        "nightly drift check", schedule=name, date=day.isoformat(), attempt=attempt,
+        state=report.state,
+    )
+    return headline(report)
+
+
+def _announce(  # noqa: PLR0913, PLR0917 - which attempt has found what
+    broker: Broker, name: str, schedule: NightlySettings, day: date, attempt: int,
+    report: DriftReport,
+) -> None:
+    before = earlier(schedule, day, attempt)
+    for event in checks.events(before, report, f"{name}, {day}", headline(report)):
+        announce(broker, event)

@@ -1,0 +1,229 @@
+"""Nights that compare: once for a date, told once, owed as long as there is no ``drift.json``."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import redis
+from sklearn.linear_model import LogisticRegression
+
+import tasks.nightly
+from celeriac import errors, release
+from celeriac.drift.records import DriftReport
+from celeriac.messages import DRIFT_NOTICE, MAINTENANCE_QUEUE, NIGHTLY_RUN, nightly_slot_key
+from celeriac.nightly.policy import Run, RunState
+from celeriac.nightly.records import Holder
+from celeriac.registry.catalogue import publish
+from celeriac.registry.store import Registry
+from celeriac.schedules import NightlySettings
+from celeriac.settings import Settings
+from producer import nights
+from producer.broker import Broker
+from producer.cli import jobs, nightly as commands
+from tasks import drift_nights
+
+DAY = date(2026, 11, 21)
+DUE = datetime(2026, 11, 22, 2, tzinfo=UTC)
+CHANCE = np.random.default_rng(7)
+ONE_DAY = timedelta(days=1)
+
+
+def rows(mean: float = 0.0, nulls: float = 0.0) -> pd.DataFrame:
+    found = pd.DataFrame({"a": CHANCE.normal(mean, 1, 2_000), "b": CHANCE.normal(size=2_000)})
+    found["label"] = np.where(found["a"] > 0, "large", "small")
+    found.loc[CHANCE.random(len(found)) < nulls, "a"] = np.nan
+    return found
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    found, known = Registry(tmp_path_factory.mktemp("models")), rows()
+    model = LogisticRegression().fit(known[["a", "b"]], known["label"])
+    release.register(
+        "sizes", model, registry=found, examples=known[["a", "b"]].head(9),
+        reference=known[["a", "b"]], reference_labels=known["label"].tolist(),
+    )
+    release.register("bare", model, registry=found, examples=known[["a", "b"]].head(9))
+    for name in ("sizes", "bare"):
+        found.aliases(name).promote(1, expected=None, who="test", why="")
+    return found
+
+
+@pytest.fixture
+def make_broker(
+    settings: Settings, registry: Registry, redis_client: redis.Redis, tmp_path: Path
+) -> Iterator[Callable[..., Broker]]:
+    publish(redis_client, registry.infos())
+    (tmp_path / "in").mkdir()
+    made = []
+
+    def make(**fields: Any) -> Broker:
+        night = NightlySettings.model_validate({
+            "kind": "drift", "model": "sizes", "dataset": f"{tmp_path}/in/{{date}}.parquet",
+            "output": f"{tmp_path}/out/{{date}}", "first_date": DAY, "check": {"label": "label"},
+            **fields,
+        })
+        models = settings.models.model_copy(update={"root": registry.root})
+        made.append(Broker(settings.model_copy(
+            update={"nightly": {"watched": night}, "models": models}
+        )))
+        return made[-1]
+
+    yield make
+    for broker in made:
+        broker.close()
+
+
+@pytest.fixture
+def broker(make_broker: Callable[..., Broker]) -> Broker:
+    return make_broker()
+
+
+def give(folder: Path, day: date, found: pd.DataFrame) -> None:
+    found.to_parquet(folder / "in" / f"{day}.parquet", index=False)
+
+
+def compare(broker: Broker, day: date, attempt: int = 1, owner: str = "task") -> None:
+    assert tasks.nightly.run_date(broker, "watched", day, attempt, owner=owner) is None
+
+
+def announced(client: redis.Redis) -> list[tuple[str, str]]:
+    """Take what was announced; other messages go."""
+    found = []
+    while message := client.rpop(MAINTENANCE_QUEUE):
+        decoded = json.loads(message)
+        if decoded["headers"]["task"] == DRIFT_NOTICE:
+            event = json.loads(base64.b64decode(decoded["body"]))[1]["event"]
+            found.append((event["state"], event["kind"]))
+    return found
+
+
+def test_nights_that_drift_and_recover(
+    broker: Broker, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    days = [DAY + number * ONE_DAY for number in range(3)]
+    for day, found in zip(days, (rows(2.0), rows(nulls=0.5), rows()), strict=True):
+        give(tmp_path, day, found)
+    compare(broker, days[0])
+    assert announced(redis_client) == [("opened", "data_drift")]
+    compare(broker, days[0], owner="again")  # the date is done
+    assert announced(redis_client) == []
+    compare(broker, days[1])
+    assert announced(redis_client) == [("opened", "data_quality")]
+    compare(broker, days[2])
+    assert announced(redis_client) == [("closed", "data_drift"), ("closed", "data_quality")]
+
+    first = tmp_path / "out" / str(DAY)
+    assert DriftReport.load((first / "drift.json").read_bytes()).drifted == ["a"]
+    assert b"<svg" in (first / "drift.html").read_bytes()
+    run = nights.newest(broker, "watched", DAY)
+    assert (run.state, run.rows, run.reason) == (RunState.COMPLETED, 2_000, "sizes@1 drift")
+    assert [one.what for one in nights.records_of(broker, "watched").events()] == ["compared"] * 3
+    assert redis_client.exists(nightly_slot_key("watched")) == 0
+
+
+def test_a_forced_attempt_opens_nothing_that_is_open(
+    broker: Broker, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    give(tmp_path, DAY, rows(2.0))
+    compare(broker, DAY)
+    announced(redis_client)
+    compare(broker, DAY, attempt=2)
+    assert announced(redis_client) == []
+    assert (tmp_path / "out" / f"{DAY}.attempt-2" / "drift.json").exists()
+    with pytest.raises(errors.RequestError, match="no attempt 3"):
+        compare(broker, DAY, attempt=4)
+
+
+@pytest.mark.parametrize(("fields", "said"), [
+    ({}, "no such file"), ({"model": "bare"}, "registered without a reference"),
+    ({"check": {"label": "truth"}}, "lacks 'truth'"), ({"model": "absent"}, "no model named"),
+    ({"lookback_days": 2}, "longer than 0.05 s"),
+])  # fmt: skip
+def test_a_comparison_that_fails_leaves_the_date_owed_and_is_told(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis, tmp_path: Path, fields: Any,
+    said: str,
+) -> None:
+    broker = make_broker(**fields)
+    if fields:
+        give(tmp_path, DAY, rows())
+    if "longer" in said:
+        night = broker.settings.nightly["watched"]
+        hurried = night.check.model_copy(update={"timeout_s": 0.05})
+        broker.settings.nightly["watched"] = night.model_copy(update={"check": hurried})
+    with pytest.raises(errors.CeleriacError, match=said):
+        compare(broker, DAY)
+    assert nights.newest(broker, "watched", DAY).state is RunState.ABSENT
+    assert redis_client.exists(nightly_slot_key("watched")) == 0
+    (key,) = redis_client.keys("celeriac:alert:*")
+    assert key.decode().startswith(f"celeriac:alert:failed:{DAY}:1")
+    tasks.nightly.look_after(broker, DUE)
+    sent = [json.loads(one)["headers"]["task"] for one in
+            redis_client.lrange(MAINTENANCE_QUEUE, 0, -1)]
+    assert sent == [NIGHTLY_RUN]  # it is tried again
+
+
+def test_two_tasks_compare_once_and_another_date_waits(
+    broker: Broker, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    give(tmp_path, DAY, rows())
+    give(tmp_path, DAY + ONE_DAY, rows())
+    records = nights.records_of(broker, "watched")
+    other = Holder(date=str(DAY), attempt=1, owner="other")
+    assert records.swap(None, other)
+    compare(broker, DAY)
+    assert not (tmp_path / "out").exists()
+    compare(broker, DAY + ONE_DAY)
+    assert records.waiting() == {DAY + ONE_DAY: 1}
+    assert nights.newest(broker, "watched", DAY).state is RunState.PLANNING
+    assert records.swap(other, None)
+    compare(broker, DAY)
+    compare(broker, DAY + ONE_DAY)
+    assert records.waiting() == {}
+    assert nights.newest(broker, "watched", DAY + ONE_DAY).state is RunState.COMPLETED
+
+
+def test_the_commands_show_it_within_80_columns(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    give(tmp_path, DAY, rows(2.0))
+    compare(broker, DAY)
+    monkeypatch.setattr(jobs, "get_settings", lambda: broker.settings)
+    monkeypatch.setenv("COLUMNS", "80")
+    commands.list_()
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    commands.run("watched", date=str(DAY), force=False)
+    assert "has a run already (completed, attempt 1" in " ".join(capsys.readouterr().out.split())
+    commands.run("watched", date=str(DAY), force=True)
+    assert "`celeriac nightly history watched` shows what it finds" in capsys.readouterr().out
+    commands.history("watched", dates=400, events=5)
+    shown = capsys.readouterr().out
+    assert f"{DAY}  attempt 1 (current)  completed: sizes@1 drift\n    2,000 rows, begun" in shown
+    assert "attempt 1  compared\n    " in shown
+
+
+def test_a_job_tells_what_its_report_has_found_once(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broker = make_broker(kind="dataset", drift=True, check={})
+    report = DriftReport(
+        model="sizes", version=1, source="in", made_at="2026-11-22T02:00:00+00:00", state="drift",
+        rows=9, rows_total=9,
+    )
+    monkeypatch.setattr(drift_nights, "found_by", lambda schedule, output: report)
+    run = Run(day=DAY, attempt=1, state=RunState.COMPLETED, output=str(tmp_path / "out"))
+    for _ in range(2):
+        schedule = broker.settings.nightly["watched"]
+        drift_nights.tell_job(broker, "watched", schedule, run)
+    assert announced(redis_client) == [("opened", "data_drift")]
