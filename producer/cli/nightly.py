@@ -1,4 +1,4 @@
-"""``celeriac nightly``: datasets that are scored each night."""
+"""``celeriac nightly``: datasets that are scored, or compared with a reference, each night."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-app = typer.Typer(no_args_is_help=True, help="Datasets that are scored each night.")
+app = typer.Typer(no_args_is_help=True, help="Datasets that are scored, or compared, each night.")
 
 WATCH_SILENT_S = 300
 """A watch that has not looked for so long is not running."""
