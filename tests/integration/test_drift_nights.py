@@ -199,6 +199,7 @@ def test_the_commands_show_it_within_80_columns(
     compare(broker, DAY)
     monkeypatch.setattr(jobs, "get_settings", lambda: broker.settings)
     monkeypatch.setenv("COLUMNS", "80")
+    capsys.readouterr()  # the log
     commands.list_()
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
