@@ -161,6 +161,7 @@ class Scorer:
                 raise errors.PromotionRefused(
                     f"{self.ref}: golden example {number} of {len(golden)} should answer "
                     f"{essence(example.answer)}; it answered {essence(answer)}"
+                    f"{runtimes.cure_of(self.manifest)}"
                 )
 
 

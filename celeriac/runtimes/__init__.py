@@ -130,20 +130,22 @@ def load(folder: Path, version: ModelVersion, options: LoadOptions) -> Model:
     Raises RegistryError, or one of its kinds, that names the version, whatever its code raises,
     and the cure if other releases of libraries wrote it; DeviceLost if the GPU is lost by it.
     """
-    others = _other_releases(version)
+    for package, wrote, here in _other_releases(version):
+        log.warning("written by another release of a library", model=version.name,
+                    version=version.version, library=package, wrote=wrote, here=here)
     try:
         module = runtime(version.format)
         _check_recipe(version.recipe, module)
         model: Model = module.load(folder, version, options)
     except errors.CeleriacError as error:
         by_release = type(error) in (errors.RegistryError, errors.UntrustedModel)
-        cure = _cure(others) if by_release else ""
+        cure = cure_of(version) if by_release else ""
         raise type(error)(f"{version.ref}: {error.message}{cure}") from error
     except Exception as error:
         if type(error).__name__ == "SoftTimeLimitExceeded":  # of the task that we run in
             raise
         raise errors.RegistryError(
-            f"{version.ref}: loading it raised {errors.told(error)}{_cure(others)}"
+            f"{version.ref}: loading it raised {errors.told(error)}{cure_of(version)}"
         ) from error
     return model
 
@@ -176,22 +178,10 @@ def frameworks(*packages: str) -> dict[str, str]:
     return {package: installed(package) for package in packages}
 
 
-def _other_releases(version: ModelVersion) -> list[tuple[str, str, str]]:
-    """Each library of which another release wrote it, that release and the one here; logged."""
-    others = []
-    for package, wrote in version.frameworks.items():
-        try:
-            here = installed(package)
-        except PackageNotFoundError:
-            continue  # the runtime itself says what is missing
-        if here.split("+")[0] != wrote.split("+")[0]:
-            others.append((package, wrote, here))
-            log.warning("written by another release of a library", model=version.name,
-                        version=version.version, library=package, wrote=wrote, here=here)
-    return others
-
-
-def _cure(others: Sequence[tuple[str, str, str]]) -> str:
+def cure_of(version: ModelVersion) -> str:
+    """For the end of an error: what wrote the version, what is here, and the pip command; "" if the
+    same releases are here."""
+    others = _other_releases(version)
     if not others:
         return ""
     releases = ", ".join(f"{name} {wrote} (here is {here})" for name, wrote, here in others)
@@ -200,7 +190,20 @@ def _cure(others: Sequence[tuple[str, str, str]]) -> str:
             "model again here")
 
 
+def _other_releases(version: ModelVersion) -> list[tuple[str, str, str]]:
+    """Each library of which another release wrote it, that release and the one here."""
+    others = []
+    for package, wrote in version.frameworks.items():
+        try:
+            here = installed(package)
+        except PackageNotFoundError:
+            continue  # the runtime itself says what is missing
+        if here.split("+")[0] != wrote.split("+")[0]:
+            others.append((package, wrote, here))
+    return others
+
+
 __all__ = [
-    "FORMATS", "Architecture", "LoadOptions", "Model", "Output", "Saved", "formats", "frameworks",
-    "library", "load", "runtime",
+    "FORMATS", "Architecture", "LoadOptions", "Model", "Output", "Saved", "cure_of", "formats",
+    "frameworks", "library", "load", "runtime",
 ]

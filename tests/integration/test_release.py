@@ -88,8 +88,11 @@ def test_other_golden_answers_are_refused(registry: Registry, plain: Settings) -
     register(registry)
     golden = registry.get("m", 1).golden[0].answer["label"]
     _tamper(registry, f'"label": {golden}', f'"label": {1 - golden}')
-    with pytest.raises(errors.PromotionRefused, match="golden example 1 of 8 should answer"):
+    here = registry.get("m", 1).frameworks["scikit-learn"]
+    _tamper(registry, f'"scikit-learn": "{here}"', '"scikit-learn": "0.1"')
+    with pytest.raises(errors.PromotionRefused, match="golden example 1 of 8 should") as raised:
         release.promote(registry, "m@1", settings=plain, who="ann")
+    assert "if that is why: pip install scikit-learn==0.1, or" in raised.value.message
     assert registry.aliases("m").read() == {}
 
 
