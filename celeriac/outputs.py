@@ -303,6 +303,8 @@ def _predictions(column: _Column, where: Any, good: Any, rows: int) -> Any:
 
     if column.labels is None:
         return _scatter(column.values[good], where, rows)
+    if rows and len(where) == rows:  # each row, in order
+        return _label_array(column.labels).take(pa.array(column.values))
     positions = np.full(rows, -1, dtype=np.int64)
     positions[where] = column.values[good]
     return _label_array(column.labels).take(pa.array(positions, mask=positions < 0))
@@ -321,6 +323,8 @@ def _scatter(values: Any, where: Any, rows: int) -> Any:
     import numpy as np
     import pyarrow as pa
 
+    if len(values) == rows:  # each row, in order
+        return pa.array(values, pa.float64())
     whole, failed = np.zeros(rows, dtype=np.float64), np.ones(rows, dtype=bool)
     whole[where], failed[where] = values, False
     return pa.array(whole, mask=failed)

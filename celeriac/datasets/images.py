@@ -32,7 +32,7 @@ def write_listing(target: Path, files: Sequence[Listed]) -> None:
         [[str(at.path) for at in files], [at.size for at in files], [at.mtime_ns for at in files]],
         schema=_SCHEMA,
     )
-    pq.write_table(table, target, row_group_size=_GROUP_ROWS)
+    pq.write_table(table, target, row_group_size=_GROUP_ROWS, use_dictionary=False)
 
 
 def cut_listing(

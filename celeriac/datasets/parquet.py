@@ -158,16 +158,34 @@ def read_pieces(
 def _tables(
     source: pq.ParquetFile, groups: Iterable[int], names: list[str], at_once: int
 ) -> Iterator[pa.Table]:
-    """Row group after row group; a large one in batches, which holds it as it is in the file."""
-    for group in groups:
-        if source.metadata.row_group(group).num_rows <= 2 * at_once:
+    """As many row groups together as make ``at_once`` rows; a large one in batches, which holds it
+    as it is in the file."""
+    for some in _gathered(source, groups, at_once):
+        if len(some) > 1 or source.metadata.row_group(some[0]).num_rows <= 2 * at_once:
             # Column by column: that takes the least memory.
-            table = source.read_row_group(group, columns=names, use_threads=False)
+            table = source.read_row_groups(some, columns=names, use_threads=False)
             yield pa.table({name: _decoded(table[name]) for name in names})
             continue
-        for batch in source.iter_batches(at_once, [group], names, use_threads=False):
+        for batch in source.iter_batches(at_once, some, names, use_threads=False):
             table = pa.Table.from_batches([batch])
             yield pa.table({name: _decoded(table[name]) for name in names})
+
+
+def _gathered(
+    source: pq.ParquetFile, groups: Iterable[int], at_once: int
+) -> Iterator[list[int]]:
+    """Row groups that are read at once: a call for each takes a quarter longer."""
+    some: list[int] = []
+    rows = 0
+    for group in groups:
+        count = source.metadata.row_group(group).num_rows
+        if some and (rows >= at_once or count > 2 * at_once):
+            yield some
+            some, rows = [], 0
+        some.append(group)
+        rows += count
+    if some:
+        yield some
 
 
 def _readable(table: pa.Table, first: int, id_column: str | None) -> Piece:
@@ -183,9 +201,10 @@ def _row_bytes(source: pq.ParquetFile, group: int, names: list[str]) -> int:
     """Of one row in memory, about: what has no fixed width is as wide as all of the row's file."""
     size = 0
     varies = False
+    schema = source.schema_arrow
     for name in names:
         try:
-            size += _plain(source.schema_arrow.field(name).type).bit_width // 8
+            size += _plain(schema.field(name).type).bit_width // 8
         except ValueError:
             varies = True
     if varies:
@@ -265,11 +284,14 @@ def _plain(dtype: Any) -> Any:
     return _WHOLE.get(dtype, dtype)
 
 
-def _decoded(column: pa.ChunkedArray) -> pa.Array:
+def _decoded(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    plain = _plain(column.type)
+    if plain == column.type:
+        return column
     if isinstance(column.type, pa.BaseExtensionType):
         chunks = [chunk.storage for chunk in column.chunks]
         column = pa.chunked_array(chunks, column.type.storage_type)
-    return column.cast(_plain(column.type)).combine_chunks()
+    return column.cast(plain).combine_chunks()
 
 
 def _digest(at: Listed) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -185,8 +186,12 @@ def listed(path: Place) -> Listed:
     try:
         found = path.stat()
     except OSError as error:
-        raise errors.DatasetError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise _unreadable(path, error) from error
     return Listed(path, found.st_size, found.st_mtime_ns)
+
+
+def _unreadable(path: Place, error: OSError) -> errors.DatasetError:
+    return errors.DatasetError(f"{path}: cannot be read: {error.strerror or error}")
 
 
 def list_files(
@@ -196,12 +201,20 @@ def list_files(
     if isinstance(folder, S3Path):
         return list(folder.files(below=below))
     files = folder.rglob("*") if below else folder.iterdir()
-    return [_checked(file, check) for file in files if not file.is_dir()]
+    return [at for at in (_file(path, check) for path in files) if at]
 
 
-def _checked(file: Path, check: Callable[[Place], None]) -> Listed:
-    check(file)
-    return listed(file)
+def _file(path: Path, check: Callable[[Place], None]) -> Listed | None:
+    """None of a folder. One look at each: there may be a million."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        check(path)
+        raise _unreadable(path, error) from error
+    if stat.S_ISDIR(found.st_mode):
+        return None
+    check(path)
+    return Listed(path, found.st_size, found.st_mtime_ns)
 
 
 def match_s3(pattern: str) -> list[Listed]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ from celeriac.datasets.places import (
     place,
 )
 from celeriac.datasets.records import DatasetColumn, SourceFormat
-from celeriac.datasets.streams import Head, compression_of, naming, read_head
+from celeriac.datasets.streams import Compression, Head, compression_of, naming, read_head
 
 _FORMATS: dict[str, SourceFormat] = {
     ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet",
@@ -188,17 +189,25 @@ def _format(files: list[Listed]) -> SourceFormat:
 
 
 def _format_of(at: Listed) -> SourceFormat | None:
-    name = at.path.name.lower()
-    compression = compression_of(at.path)
-    if compression:
-        name = name.removesuffix(at.path.suffix.lower())
-    kind = _FORMATS.get(f".{name.rpartition('.')[2]}")
+    compression, kind = _kind_of(*at.path.name.lower().rsplit(".", 2)[1:])
     if compression and kind == "parquet":
         raise errors.DatasetError(
             f"{at.path}: Parquet is compressed inside, column by column, and cannot be read out "
             "of a compressed file; unpack it first"
         )
     return None if compression and kind == "images" else kind
+
+
+@lru_cache(maxsize=256)
+def _kind_of(*suffixes: str) -> tuple[Compression, SourceFormat | None]:
+    """Of the last two suffixes of a name: compression and format. A folder has many files of one.
+
+    >>> _kind_of("csv", "gz"), _kind_of("2026", "png"), _kind_of("csv")
+    (('gzip', 'csv'), ('', 'images'), ('', 'csv'))
+    """
+    compression = compression_of(Path("x." + suffixes[-1])) if suffixes else ""
+    left = suffixes[:-1] if compression else suffixes
+    return compression, _FORMATS.get(f".{left[-1]}") if left else None
 
 
 # --- columns -------------------------------------------------------------------------------------

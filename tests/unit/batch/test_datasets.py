@@ -14,6 +14,7 @@ from hypothesis import given, settings, strategies as st
 
 from celeriac import errors
 from celeriac.datasets.parquet import Group, cut_groups
+from celeriac.datasets.parts import encode_table, repeating
 from celeriac.datasets.planner import plan
 from celeriac.datasets.reader import read_chunk, read_pieces
 from celeriac.datasets.records import DatasetPlan, RowError
@@ -242,6 +243,25 @@ def test_the_pieces_of_a_chunk_are_the_chunk(
         assert np.concatenate([one.numbers for one in pieces]).tolist() == whole.numbers.tolist()
         assert [bad for one in pieces for bad in one.errors] == whole.errors
         assert whole.numbers.tolist() == [one + 1 for one in whole.table["id"].to_pylist()]
+
+
+def test_a_dictionary_is_for_values_that_come_again() -> None:
+    rows = 5_000
+    table = pa.table({
+        "id": range(rows), "name": [f"n{n}" for n in range(rows)], "label": ["yes", "no"] * 2_500,
+        "probability": np.linspace(0, 1, rows), "flag": [True, False] * 2_500,
+        "none": pa.nulls(rows), "many": [[n] for n in range(rows)],
+    })
+    assert repeating(table) == ["label", "flag", "none", "many"]
+    assert repeating(table.slice(0, 0)) == table.column_names
+    data = encode_table(table, "parquet")
+    assert data.to_pybytes() == encode_table(table, "parquet").to_pybytes()
+    found = pq.read_table(pa.BufferReader(data))
+    assert found.equals(table)
+    group = pq.ParquetFile(pa.BufferReader(data)).metadata.row_group(0)
+    assert [group.column(at).has_dictionary_page for at in (0, 1, 2, 3)] == [
+        False, False, True, False,
+    ]
 
 
 def test_what_is_before_a_chunk_in_its_row_group_is_not_held(tmp_path: Path) -> None:
