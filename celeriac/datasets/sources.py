@@ -23,8 +23,8 @@ from celeriac.datasets.places import (
     match_s3,
     place,
 )
-from celeriac.datasets.records import DatasetColumn, SourceFormat
-from celeriac.datasets.streams import Compression, Head, compression_of, naming, read_head
+from celeriac.datasets.records import Compression, DatasetColumn, SourceFormat
+from celeriac.datasets.streams import Head, compression_of, naming, read_head
 
 _FORMATS: dict[str, SourceFormat] = {
     ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet",
