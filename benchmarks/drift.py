@@ -123,9 +123,9 @@ class Bench:
             "false alarms, 8 features together", self._together(8), "in 100,000 rows", "stated",
             100_000 / STATED, at_most=1.5,
         )
-        yield compared(
-            "false alarms, 3 features, as the watch counts and opens them", self._watched(3),
-            "in 100,000 rows", "stated", 100_000 / STATED, at_most=1.5,
+        yield Row(
+            measure="  3 features, through the watch, from its first half window on",
+            value=self._watched(3), unit="in 100,000 rows", against="stated", baseline=1.0,
         )
         yield Row(measure="  always fire, every 100 rows", value=1_000, unit="in 100,000 rows")
 
