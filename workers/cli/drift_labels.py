@@ -65,8 +65,8 @@ def accuracy(
         broker.close()
     if not found:
         typer.echo(
-            f"no labels of {model} for predictions of the last {days} days; docs/drift.md says how "
-            "they\ncome: client.feedback(prediction_id, label), or POST /v1/feedback"
+            f"no labels of {model} for predictions of the last {days} days;\nthey come by "
+            "client.feedback(prediction_id, label) or POST /v1/feedback (docs/drift.md)"
         )
         return
     for number_of, (one, test) in enumerate(found):
