@@ -161,10 +161,7 @@ def accuracy_over_time(  # noqa: PLR0913, PLR0917 - of what, and when
     now_s: float | None = None,
 ) -> list[tuple[float, Accuracy]]:
     """The same for each ``step_s`` in which there are labels, by its beginning (Unix time)."""
-    steps: dict[float, list[_Counts]] = {}
-    for begin_s, counts in _buckets(client, model, version, since_s, now_s).items():
-        steps.setdefault(begin_s // step_s * step_s, []).append(counts)
-    return [(begin_s, _total(steps[begin_s])) for begin_s in sorted(steps)]
+    return _by_steps(_buckets(client, model, version, since_s, now_s), step_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,10 +185,12 @@ def accuracies(
     for name, version in sorted(labelled_versions(client), reverse=True):
         if name != model:
             continue
-        over_time = accuracy_over_time(client, model, version, since_s, step_s, now_s)
-        whole = accuracy_since(client, model, version, since_s, now_s)
-        if whole.rows:
-            found.append(VersionAccuracy(version=version, whole=whole, over_time=over_time))
+        buckets = _buckets(client, model, version, since_s, now_s)
+        if buckets:
+            found.append(VersionAccuracy(
+                version=version, whole=_total(buckets.values()),
+                over_time=_by_steps(buckets, step_s),
+            ))
     return found
 
 
@@ -228,6 +227,15 @@ def _buckets(
             if begin_s + BUCKET_S > since_s
         }
     return found
+
+
+def _by_steps(
+    buckets: Mapping[float, _Counts], step_s: float
+) -> list[tuple[float, Accuracy]]:
+    steps: dict[float, list[_Counts]] = {}
+    for begin_s, counts in buckets.items():
+        steps.setdefault(begin_s // step_s * step_s, []).append(counts)
+    return [(begin_s, _total(steps[begin_s])) for begin_s in sorted(steps)]
 
 
 def _of_day(day: int, fields: Mapping[bytes, bytes]) -> Iterator[tuple[float, _Counts]]:
