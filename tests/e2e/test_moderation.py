@@ -128,7 +128,7 @@ def test_the_models_answer_as_their_packages_do(system: System) -> None:
     )
     assert "2 pictures are answered as by the package; scores differ by" in system.said
     formats = {
-        name: Registry(system.settings.models.root).read(name, 1).format
+        name: Registry(system.settings.models.root).get(name, 1).format
         for name in ("profanity", "image-safety")
     }
     assert formats == {"profanity": "sklearn", "image-safety": "onnx"}
@@ -152,7 +152,7 @@ def test_the_models_answer_as_their_packages_do(system: System) -> None:
         ("", "allow"),
         ("\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467", "allow"),
         ("\u041f\u0440\u0438\u0432\u0435\u0442 \u4f60\u597d \u0645\u0631\u062d", "allow"),
-        ("Nothing to see here, just words. " * 300 + "Go to hell, you bastard", "block"),
+        ("Nothing to see here, just words. " * 300 + "Go to hell, you bastard", "review"),
     ],
 )
 def test_texts_in_real_time(moderator: Moderator, text: str, decision: str) -> None:
@@ -336,7 +336,7 @@ def test_what_reviewers_say_counts_for_the_model(
     client: Client, moderator: Moderator, gateway: RunningGateway
 ) -> None:
     before = _labels_of(gateway)
-    found = moderator.moderate("Damn, what a good film")
+    found = moderator.moderate("Damn, that was good")
     assert found.decision == "review"
     moderator.decide(found.id, "allow")
     assert _labels_of(gateway) == before + 1
@@ -353,7 +353,7 @@ def test_an_archive_again_under_another_threshold_and_another_model(
     (tmp_path / "cat.png").write_bytes(picture())
     archive = tmp_path / "posts.csv"
     texts = ["Have a nice day", "You idiot", "Damn, that was good", "B U Y followers", "",
-             "word " * 400 + "go to hell"] * 20
+             "word " * 400 + "you fucking idiot " * 9] * 20
     with archive.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["post", "text", "pictures"])

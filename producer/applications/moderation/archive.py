@@ -17,6 +17,7 @@ import msgspec
 from celeriac import errors
 from celeriac.applications.moderation.archive import (
     DECISIONS,
+    ROWS_AT_ONCE,
     SUMMARY,
     Columns,
     DecisionFile,
@@ -37,7 +38,7 @@ from producer.client import Client
 from producer.jobs import JobHandle, JobStatus
 
 TIMEOUT_S = 24 * 3_600.0
-_SCORES = "scores"
+_SCORES, _WORK = "scores", "work"
 Progress = Callable[[JobStatus], None]
 
 
@@ -69,18 +70,19 @@ def moderate_archive(  # noqa: PLR0913 - an archive, and its options
         raise
     reused = _reusable(versions, asked, earlier)
     end_s = time.monotonic() + timeout_s
+    (output / _SCORES).mkdir()
     jobs = {
-        model: _submit(client, output, versions[model], file)
+        model: _submit(client, versions[model], file)
         for model, (file, _) in asked.items()
         if model not in reused and file.count
     }
     for model, job in jobs.items():
         _wait(job, end_s, on_progress)
-        _forget_content(_scores(output, versions[model]))
+        _keep_scores(job, _scores(output, versions[model]))
     for model in reused:
         assert before is not None  # noqa: S101 - there is nothing to reuse without it
-        shutil.copytree(_scores(before, versions[model]), _scores(output, versions[model]))
-    shutil.rmtree(output / "questions")  # the content
+        shutil.copyfile(_scores(before, versions[model]), _scores(output, versions[model]))
+    shutil.rmtree(output / _WORK)  # questions, samples, reports: they show content
     decisions = _decide(source, output, policy, columns, versions)
     found: dict[str, Any] = {
         "source": source.name, "rows": sum(decisions.counts.values()) + decisions.failed,
@@ -114,7 +116,7 @@ def _write_questions(
 ) -> dict[str, tuple[QuestionFile, str]]:
     """All questions as files, by model, each with their digest."""
     files = {
-        model: QuestionFile(output / "questions" / f"{number}.parquet", kind)
+        model: QuestionFile(output / _WORK / f"{number}.parquet", kind)
         for number, (model, kind) in enumerate([
             *((model, "text") for model in policy.text_models),
             *((model, "image") for model in policy.image_models),
@@ -143,11 +145,11 @@ def _reusable(
     }
 
 
-def _submit(client: Client, output: Path, version: str, questions: QuestionFile) -> JobHandle:
+def _submit(client: Client, version: str, questions: QuestionFile) -> JobHandle:
+    path = questions.path.absolute()
     return client.submit_dataset(
-        questions.path.absolute(), version, _scores(output, version).absolute(),
-        text_column="text" if questions.column == "text" else None, keep_columns=["part"],
-        error_column=True,
+        path, version, path.with_suffix(""), keep_columns=["part"], error_column=True,
+        text_column="text" if questions.column == "text" else None,
     )
 
 
@@ -160,14 +162,22 @@ def _wait(job: JobHandle, end_s: float, on_progress: Progress | None) -> None:
         )
 
 
-def _forget_content(scores: Path) -> None:
-    """A job's report and samples show some of what was scored."""
-    shutil.rmtree(scores / "samples", ignore_errors=True)
-    (scores / "report.html").unlink(missing_ok=True)
+def _keep_scores(job: JobHandle, path: Path) -> None:
+    """What a job has answered, as one file."""
+    import pyarrow.parquet as pq
+
+    writer = None
+    for part in job.parts():
+        with pq.ParquetFile(str(part)) as file:
+            writer = writer or pq.ParquetWriter(path, file.schema_arrow)
+            for batch in file.iter_batches(ROWS_AT_ONCE):
+                writer.write_batch(batch)
+    if writer is not None:
+        writer.close()
 
 
 def _scores(output: Path, version: str) -> Path:
-    return output / _SCORES / version
+    return output / _SCORES / f"{version}.parquet"
 
 
 def _decide(
@@ -196,23 +206,16 @@ def _next(answers: Iterator[Outcome]) -> Outcome:
     return found
 
 
-def _answers(folder: Path, version: str) -> Iterator[Outcome]:
-    """What a job answered, in the order of its questions."""
+def _answers(path: Path, version: str) -> Iterator[Outcome]:
+    """What a model answered, in the order of its questions."""
     import pyarrow.parquet as pq
 
-    from celeriac.jobs.folder import JobFolder
-    from celeriac.jobs.manifest import read_manifest
-
-    if not folder.exists():
+    if not path.exists():
         return
-    manifest = read_manifest(JobFolder(str(folder)))
-    if manifest is None:
-        raise errors.JobFailed(f"the scores of {version} are not whole")
     ref = ModelRef.parse(version)
-    for part in manifest.parts:
-        with pq.ParquetFile(folder / part.file) as file:
-            for batch in file.iter_batches(5_000):
-                yield from _outcomes(batch.to_pylist(), ref)
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(ROWS_AT_ONCE):
+            yield from _outcomes(batch.to_pylist(), ref)
 
 
 def _outcomes(rows: list[dict[str, Any]], ref: ModelRef) -> Iterator[Outcome]:
