@@ -51,18 +51,16 @@ COMMENTS = (
 def main() -> int:
     """Register what is not there yet, and let it serve. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m demo.moderation", description=__doc__)
-    parser.add_argument("--register-only", action="store_true", help="promote nothing")
-    options = parser.parse_args()
+    parser.add_argument("--local", action="store_true", help="no stack runs yet: only the registry")
+    local = ["--local"] if parser.parse_args().local else []
     registry = Registry(get_settings().models.root)
     there = registry.names()
     for name, register in ((TEXT_MODEL, register_text), (IMAGE_MODEL, register_images)):
         if name in there:
             print(f"{name} is there already")
-            continue
-        register(registry)
-        if not options.register_only:
-            release.promote(registry, f"{name}@1", settings=get_settings(), who="demo")
-            print(f"{name}@1 serves once the workers have it: celeriac models status {name}")
+        else:
+            register(registry)
+        _celeriac("models", "promote", f"{name}@1", "--why", "demo", *local)
     return 0
 
 
@@ -133,7 +131,10 @@ def _difference(ours: list[float], theirs: list[float]) -> float:
 
 def _celeriac(*words: str) -> None:
     command = [str(Path(sys.executable).with_name("celeriac")), *words]
-    subprocess.run(command, check=True, timeout=300)  # noqa: S603 - our own command
+    sys.stdout.flush()
+    done = subprocess.run(command, check=False, timeout=300)  # noqa: S603 - our own command
+    if done.returncode:
+        raise SystemExit(done.returncode)  # it has said why
 
 
 if __name__ == "__main__":

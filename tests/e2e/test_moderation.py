@@ -75,7 +75,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         moderation=ModerationSettings(folder=folder / "records"),
     )
     said = subprocess.run(
-        [sys.executable, "-m", "demo.moderation"], cwd=ROOT, check=True, timeout=110,
+        [sys.executable, "-m", "demo.moderation", "--local"], cwd=ROOT, check=True, timeout=110,
         env=os.environ | environment(settings), capture_output=True, text=True,
     ).stdout
     with redis.Redis.from_url(server.url) as client:

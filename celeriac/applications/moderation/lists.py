@@ -70,7 +70,7 @@ class Phrases:
         """True of most texts: no phrase begins anywhere in it, not even within a word."""
         if not self._few:
             return self._by_first.keys().isdisjoint(_WORD.findall(text))
-        return all(word not in text for word in self._few)
+        return not any(map(text.__contains__, self._few))
 
     def _at(self, words: list[str], at: int) -> tuple[str, ...]:
         """The longest phrase that begins at a word."""
