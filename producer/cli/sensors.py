@@ -67,8 +67,8 @@ def ingest(
                 _tell(number, answer, counts, as_json=as_json)
     if not as_json:
         typer.echo(
-            f"{counts['accepted']:,} readings were taken, {counts['anomalies']:,} of all are "
-            f"anomalies; {counts['duplicates']:,} had come before, {counts['errors']:,} are wrong"
+            f"{counts['accepted']:,} readings were taken, {counts['duplicates']:,} had come "
+            f"before, {counts['errors']:,} are wrong; {_anomalies(counts['anomalies'])} among them"
         )
     if counts["errors"]:
         raise typer.Exit(1)
@@ -87,6 +87,9 @@ def list_(
         found, count = sensors.sensors(limit), sensors.count()
     if as_json:
         _print([one.to_wire() for one in found])
+        return
+    if not found:
+        typer.echo("no sensor has sent a reading; `celeriac sensors ingest FILE` takes some")
         return
     table = _table("sensor", "last reading", "values", "readings", "anomalies", "alarm")
     for one in found:
@@ -112,7 +115,7 @@ def show(sensor: Sensor, as_json: AsJson = False) -> None:
         _print({**view.to_wire(), "analyses": analyses})
         return
     typer.echo(
-        f"{view.sensor}: {view.readings:,} readings, {view.anomalies:,} anomalies; the last at "
+        f"{view.sensor}: {view.readings:,} readings, {_anomalies(view.anomalies)}; the last at "
         f"{_moment(view.last_at)}: {_numbers(view.last_values)}"
     )
     if view.alarm:
@@ -139,6 +142,9 @@ def alarms(
         found = Sensors(client).alarms(limit)
     if as_json:
         _print([asdict(one) for one in found])
+        return
+    if not found:
+        typer.echo("no alarm has opened")
         return
     table = _table("sensor", "event", "opened", "closed", "highest score", "threshold")
     for one in found:
@@ -233,7 +239,7 @@ def _analysis(one: dict[str, Any]) -> Iterator[str]:
     gaps = f", {one['gap_count']} missing periods" if one["gap_count"] else ""
     yield (
         f"batch {one['number']}, {one['readings']:,} readings from {one['from']} to {one['to']}: "
-        f"{one['anomalies']} anomalies{gaps}"
+        f"{_anomalies(one['anomalies'])}{gaps}"
     )
     for channel in one["channels"]:
         trend = channel["trend"]
@@ -245,6 +251,10 @@ def _analysis(one: dict[str, Any]) -> Iterator[str]:
             f"  mean {channel['mean']:.4g}, median {channel['median']:.4g}, mode "
             f"{channel['mode']:.4g}, from {channel['min']:.4g} to {channel['max']:.4g}{rises}"
         )
+
+
+def _anomalies(count: int) -> str:
+    return "1 anomaly" if count == 1 else f"{count:,} anomalies"
 
 
 def _client() -> Any:

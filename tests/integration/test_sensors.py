@@ -279,12 +279,12 @@ def test_the_command(
     rows = [f"pump,{T0 + at},{at % 7}" for at in range(40)] + [f"pump,{T0 + 40},1048.36"]
     source = tmp_path / "readings.csv"
     source.write_text("\n".join(["sensor,at,value", *rows, f"pump,{T0 + 41},hot", ",1,1"]) + "\n")
+    assert "no sensor has sent" in celeriac("sensors", "list", env=env).stdout
+    assert "no alarm has opened" in celeriac("sensors", "alarms", env=env).stdout
     said = celeriac("sensors", "ingest", str(source), env=env)
     assert said.returncode == 1
     assert "2023-11-14 22:14:00 pump: score" in said.stdout
-    assert "41 readings were taken, 1 of all are anomalies; 0 had come before, 2 are wrong" in (
-        said.stdout
-    )
+    assert "41 readings were taken, 0 had come before, 2 are wrong; 1 anomaly among" in said.stdout
     assert "reading 42: a value is a number, not 'hot'" in said.stderr
     lines = tmp_path / "readings.jsonl"
     lines.write_text(json.dumps({"sensor": "hall", "at": T0, "values": [1, 2]}) + "\nnonsense\n")
@@ -295,7 +295,7 @@ def test_the_command(
     assert "pump" in shown
     assert "hall" in shown
     shown = celeriac("sensors", "show", "pump", env=env).stdout
-    assert "41 readings, 1 anomalies" in shown
+    assert "41 readings, 1 anomaly;" in shown
     assert "an alarm is open since 2023-11-14 22:14:00" in shown
     assert "batch 4, 10 readings" in shown
     assert "opened" in celeriac("sensors", "alarms", env=env).stdout
