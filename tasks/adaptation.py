@@ -131,7 +131,12 @@ def decide(
         )
         if history.add(step, seen=seen, now_s=time.time()):
             _drop_alias(registry, state, step.state)
-            _wake(broker, ref.name)
+            try:
+                _wake(broker, ref.name)
+            except errors.BrokerError as error:
+                raise errors.BrokerError(
+                    f"the decision is written, and carried out when Redis is there: {error.message}"
+                ) from error
             return step
     raise errors.RegistryError(f"{ref.name}: others write its adaptation.jsonl all the time")
 

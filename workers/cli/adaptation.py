@@ -93,14 +93,13 @@ def _show_all() -> None:
     rows = []
     for name in sorted(policies):
         lines = _history(name).lines()
-        last = lines[-1] if lines else None
-        state = last.state if last else None
+        state = lines[-1].state if lines else None
         rows.append((
             name, state.phase.replace("_", " ") if state else "idle",
             str(state.challenger) if state and state.challenger else "-",
-            _time(last.at_s) if last else "-", last.what.replace("_", " ") if last else "-",
+            _time(state.since_s)[:-3] if state and state.since_s else "-",
         ))
-    show_rows(("model", "state", "challenger", "last step at", "last step"), rows)
+    show_rows(("model", "state", "challenger", "since"), rows)
 
 
 def _history(name: str) -> AdaptationLog:
