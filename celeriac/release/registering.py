@@ -171,8 +171,11 @@ def _output_of(
             raise errors.RegistryError(f"the model is a {saved.output.kind}, not a {kind}")
         return saved.output
     if not given:
-        if kind == "classifier":
-            raise errors.RegistryError("name the labels of the classifier, in order: labels=[...]")
+        if kind == "classifier" or (saved.wants_labels and kind is None):
+            raise errors.RegistryError(
+                "name the labels of the classifier, in order: labels=[...]; its file does not say "
+                "which there are"
+            )
         return OutputSchema(kind="regressor")
     if kind == "regressor":
         raise errors.RegistryError("a regressor has no labels; leave out `labels` or `kind`")

@@ -71,6 +71,8 @@ class Saved:
 
     output: OutputSchema | None = None
     """What the model says of its own answers, if it can tell."""
+    wants_labels: bool = False
+    """It answers with labels, and cannot tell which there are."""
     frameworks: dict[str, str] = field(default_factory=dict)
     may_score: bool = False
     """It is an outlier detector: as a regressor it answers with scores instead of labels."""

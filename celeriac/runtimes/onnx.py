@@ -133,8 +133,10 @@ def save(model: OnnxFile, folder: Path, *, architecture: Architecture | None) ->
     _check_external(graph, folder)
     session = _session(folder / FILE, LoadOptions())
     output = model.output or _described(session.get_outputs(), graph)
+    are_labels = {one.type in _LABELS for one in session.get_outputs()}
     return Saved(
-        output=output, frameworks=frameworks("onnxruntime"),
+        output=output, wants_labels=output is None and are_labels == {True, False},
+        frameworks=frameworks("onnxruntime"),
         recipe={"scores": _scores(model, graph, output, session)},
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import skl2onnx
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -98,6 +99,19 @@ def test_its_own_labels_are_found_in_the_file(registry: Registry) -> None:
     version = release.register("d", data, examples=x[:5] / 16, registry=registry)
     assert version.output.labels == ("even", "odd")
     assert version.output.probabilities
+
+
+def test_labels_that_the_file_does_not_name_have_to_be_given(registry: Registry) -> None:
+    x, y = load_digits(n_class=3, return_X_y=True)
+    model = LogisticRegression(max_iter=500).fit(x, y)
+    graph = skl2onnx.to_onnx(model, x[:1], options={"zipmap": False})  # of doubles: arithmetic
+    data = graph.SerializeToString()
+    with pytest.raises(errors.RegistryError, match="name the labels of the classifier"):
+        release.register("d", data, examples=x[:9], registry=registry)
+    version = release.register("d", data, examples=x[:9], registry=registry, labels=[0, 1, 2])
+    assert [example.answer["label"] for example in version.golden] == model.predict(x[:8]).tolist()
+    as_numbers = release.register("d", data, examples=x[:9], registry=registry, kind="regressor")
+    assert as_numbers.output.kind == "regressor"
 
 
 def test_weights_of_8_bits_answer_nearly_alike(registry: Registry) -> None:
