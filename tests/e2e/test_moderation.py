@@ -49,7 +49,7 @@ from tests.e2e.test_demo import commands
 from tests.integration.gateway.conftest import RunningGateway
 from workers.valkey import EmbeddedServer, free_port
 
-pytestmark = pytest.mark.uncounted
+pytestmark = [pytest.mark.uncounted, pytest.mark.timeout(300)]
 
 
 class System:
