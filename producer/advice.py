@@ -34,8 +34,8 @@ def advise_for(
     )
     if profile is None:
         raise errors.RequestError(
-            f"{ref.name}@{version.version} was never measured: run `celeriac optimize {ref.name}` "
-            "and promote what it registers, or ask without a model"
+            f"{ref.name}@{version.version} was never measured: run `celeriac optimize {ref.name} "
+            "--profile` and promote what it registers, or ask without a model"
         )
     most = version.serving.max_batch_size or settings.realtime.max_batch_items
     return advise(wanted, profile, max_batch_size=most, cores=cores), profile

@@ -112,11 +112,12 @@ class Optimiser:
         self._measured: dict[str, Measured] = {}
         self._built: dict[str, tuple[Path, ModelVersion]] = {}
 
-    def run(self, *, register: bool = True) -> Found:
+    def run(self, *, register: bool = True, profile: bool = False) -> Found:
         """Measure all forms and register the fastest one that answers alike.
 
         Each is built and measured in processes of its own, so this one loads no model. Nothing is
-        registered if none is faster. Raises an error of ours if the original itself cannot be
+        registered if none is faster; with ``profile``, the original then is, once more, with its
+        measured cost. Raises an error of ours if the original itself cannot be
         loaded or measured.
         """
         with tempfile.TemporaryDirectory(prefix="celeriac-optimize-") as work:
@@ -130,7 +131,7 @@ class Optimiser:
             found = self._found([self._line(builder, one) for one in steps])
             self._again([step for step in steps if isinstance(step, Variant)])
             self._judge(found)
-            if register and found.winner:
+            if register and (found.winner or profile):
                 found.version = self._register(builder, found)
         return found
 

@@ -70,7 +70,11 @@ def _notes(found: Found) -> Iterator[str]:
 
 
 def _end(found: Found) -> Iterator[str]:
-    if found.winner is None:
+    if found.winner is None and found.version is not None:
+        yield (f"Nothing that answers alike is faster: {found.version.ref} is registered, the same "
+               f"as {found.model} with its measured cost. Let it serve:")
+        yield f"  celeriac models promote {found.version.ref}"
+    elif found.winner is None:
         yield "Nothing that answers alike is faster: nothing is registered."
     elif found.version is None:
         yield f"The winner is {found.winner}; nothing is registered."

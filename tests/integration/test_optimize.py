@@ -175,7 +175,15 @@ def test_nothing_is_registered_where_nothing_is_faster(
     assert ran.returncode == 0, ran.stderr
     assert "nothing is registered" in ran.stdout
     assert "golden example" in ran.stdout
-    assert Registry(home / "models").versions("parrot") == [1]
+    registry = Registry(home / "models")
+    assert registry.versions("parrot") == [1]
+    ran = celeriac("optimize", "parrot@1", *FAST, "--profile", env=env)
+    assert "parrot@2 is registered, the same as parrot@1 with its measured cost" in (
+        " ".join(ran.stdout.split())
+    )
+    (profile,) = registry.get("parrot", 2).profile
+    assert profile.machine == this_machine()
+    assert profile.item_s + profile.fixed_s > 0
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,9 @@ def optimize(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure and show; register nothing.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="If none is faster, register the original's cost.")
+    ] = False,
     plot: Annotated[
         Path | None, typer.Option(help="The plot (.svg); by default in the state folder.")
     ] = None,
@@ -83,7 +86,7 @@ def optimize(
         registry, version.name, version.version, options=LoadOptions.of(settings), wanted=wanted,
         items=items, labels=labels, golden_only=samples is None,
         tell=lambda name: typer.echo(f"  measuring: {name}", err=True),
-    ).run(register=not dry_run)
+    ).run(register=not dry_run, profile=profile)
     show(found)
     _write(found, plot or settings.stack.state_dir / "optimize" / f"{version.ref}.svg", json)
 

@@ -77,7 +77,7 @@ def test_a_model_that_was_not_measured_says_how(
         "--model", "echo", env=environment(gateway_settings),
     )
     assert done.returncode == 1
-    assert "echo@1 was never measured: run `celeriac optimize echo`" in done.stderr
+    assert "echo@1 was never measured: run `celeriac optimize echo --profile`" in done.stderr
 
 
 def test_without_redis_only_a_model_is_missing(
