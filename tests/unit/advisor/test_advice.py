@@ -108,3 +108,16 @@ def test_what_makes_no_sense_is_refused_by_name(fields: dict[str, object]) -> No
     with pytest.raises(errors.RequestError, match="it must be") as caught:
         Requirement(**{**good, **fields})  # type: ignore[arg-type]
     assert caught.value.field in fields
+
+
+def test_busy_lanes_are_no_reason_for_more_of_them() -> None:
+    """Many processes take what waits in tiny batches, and are all busy with next to no load."""
+    cheap = Profile(device="cpu", fixed_s=0.0, item_s=58e-6, machine="a test")
+    wanted = Requirement(
+        latency_ms=100, volume=10**9, update_frequency="continuous", peak_per_s=86_500
+    )
+    found = advise(wanted, cheap, max_batch_size=256).real_time
+    assert found is not None
+    assert found.processes == 9
+    assert found.met
+    assert found.waits.p99_ms < 10
