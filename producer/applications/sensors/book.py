@@ -32,8 +32,8 @@ from producer.broker import Broker, broker_error
 
 Array = np.ndarray[Any, Any]
 
-BLOCK_SENSORS = 1_000
-"""Sensors of one exchange: Redis is busy with a thousand for about 5 ms."""
+BLOCK_SENSORS = 250
+"""Sensors of one exchange: Redis is busy with so many for a few milliseconds."""
 PATIENCE_S = 5.0
 """How long readings are judged anew while others write the same sensors."""
 CALL_EXPIRES_S = 60

@@ -24,7 +24,7 @@ from producer.applications.sensors import scripts
 CLAIMED_BATCHES = 64
 CLAIMED_BYTES = 8_000_000
 """Readings that one claim hands out, at most (or one batch)."""
-SWEPT_SENSORS = 500
+SWEPT_SENSORS = 200
 """Sensors whose waiting readings one script seals, at most: Redis serves nobody else meanwhile."""
 
 LOST, SAVED, NO_ROOM = 0, 1, 2
