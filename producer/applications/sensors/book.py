@@ -10,6 +10,7 @@ import os
 import random
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -34,6 +35,8 @@ Array = np.ndarray[Any, Any]
 
 BLOCK_SENSORS = 250
 """Sensors of one exchange: Redis is busy with so many for a few milliseconds."""
+OVERLAP_FROM = 4
+"""Blocks from which on two threads take them."""
 PATIENCE_S = 5.0
 """How long readings are judged anew while others write the same sensors."""
 CALL_EXPIRES_S = 60
@@ -85,11 +88,20 @@ class SensorBook:
         found: list[Outcome | None] = [readings.errors.get(place) for place in range(len(readings))]
         work = _Work(readings, self._rule(threshold), scores, found)
         try:
-            for part in _parts(readings):
-                self._take(work, part)
+            self._take_all(work, list(_parts(readings)))
         except redis.RedisError as error:
             raise broker_error(error, self._broker.url) from error
         return [one for one in found if one is not None]
+
+    def _take_all(self, work: _Work, parts: list[_Part]) -> None:
+        """One after the other; of many, two at a time: one is judged while Redis writes another."""
+        if len(parts) < OVERLAP_FROM:
+            for part in parts:
+                self._take(work, part)
+            return
+        with ThreadPoolExecutor(2, "sensors") as pool:
+            for _ in pool.map(lambda part: self._take(work, part), parts):
+                pass
 
     def _rule(self, threshold: float | None) -> ingest.Rule:
         settings = self._settings
