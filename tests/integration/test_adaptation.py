@@ -93,7 +93,7 @@ class Shop:
         for name in ("glimpse", "unlabelled"):
             july.to_parquet(self.folder / f"{name}.parquet", index=False)
         january = known[known["month"] == 1]
-        boosted = HistGradientBoostingRegressor(random_state=0)
+        boosted = HistGradientBoostingRegressor(max_iter=30, random_state=0)
         boosted.fit(january[COLUMNS], january[LABEL])
         linear = LinearRegression().fit(january[COLUMNS], january[LABEL])
         for name in MODELS:
@@ -170,7 +170,7 @@ class Shop:
         for answer, truth in zip(found, rows[LABEL], strict=True):
             labelled = feedback.Labelled(
                 model=model, version=version, made_s=time.time(), nonce=os.urandom(8),
-                judged=Judged(absolute_error=abs(answer["prediction"] - truth)),
+                judged=Judged(absolute_error=abs(answer["value"] - truth)),
             )
             feedback.record(
                 self.broker.redis, labelled, self.settings.feedback, now_s=time.time()
