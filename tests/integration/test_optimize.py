@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from sklearn.pipeline import make_pipeline
 
 from celeriac import errors, release
 from celeriac.messages import ModelRef
+from celeriac.optimize import choosing
 from celeriac.optimize.measuring import Task, measure
 from celeriac.optimize.optimising import Optimiser, Wanted
 from celeriac.optimize.parity import Allowed
@@ -33,6 +35,7 @@ from celeriac.registry.catalogue import fetch, publish
 from celeriac.registry.profiles import this_machine
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
+from celeriac.runtimes.torch_recipe import compiler
 from celeriac.scoring import Scorer
 from celeriac.settings import ModelsSettings, Settings, StackSettings, get_settings
 from workers import devices
@@ -242,6 +245,48 @@ def test_a_form_that_differs_is_refused(home: Path) -> None:
     assert line.verdict == "differs"
     assert line.why.startswith(("off by", "other labels"))
     assert found.version is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch.compile's own
+@pytest.mark.parametrize(
+    ("form", "format", "recipe", "error"),
+    [
+        ("compiled", "torch", {"compile": True}, 1e-5),
+        ("int8", "torch", {"int8": True}, 0.1),
+        ("onnx int8", "onnx", {"scores": "logits"}, 0.1),
+    ],
+)
+def test_the_forms_that_seldom_win_are_versions_that_answer_alike(
+    form: str, format: str, recipe: dict[str, Any], error: float, home: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if form == "compiled" and compiler() is None:
+        pytest.skip("no C++ compiler here")
+    monkeypatch.setattr(choosing, "winner", lambda gains: form if form in gains else None)
+    items = np.load(home / "cnn.npy").tolist()
+    registry = Registry(tmp_path / "models")
+    shutil.copytree(home / "models" / "cnn" / "1", registry.root / "cnn" / "1")
+    found = Optimiser(
+        registry, "cnn", 1, options=LoadOptions(), items=items,
+        wanted=Wanted(batch_sizes=(1, 4), size_s=0.02, only=(form,),
+                      allowed=Allowed(error=error, agreement=0.9)),
+    ).run()
+    line = next(line for line in found.lines if line.name == form)
+    assert line.verdict == "winner", line.why
+    assert line.parity is not None
+    assert line.parity.error is not None
+    assert line.parity.error <= error
+    assert found.version is not None
+    assert (found.version.format, found.version.recipe) == (format, recipe)
+    release.check(registry, ModelRef(name="cnn", version=2), Settings(
+        models=ModelsSettings(root=registry.root, check_timeout_s=120)
+    ))
+    one, two = (Scorer.load(registry, "cnn", n, LoadOptions()).score(items) for n in (1, 2))
+    off = [abs(a["probability"] - b["probability"]) for a, b in zip(one, two, strict=True)]
+    assert max(off) <= error
+    assert (max(off) > 1e-4) == (form != "compiled")  # 8 bits are another arithmetic
 
 
 @pytest.fixture
