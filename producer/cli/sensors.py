@@ -206,8 +206,8 @@ def _of_row(row: dict[str, str | None], columns: list[str]) -> dict[str, Any]:
     numbers = [_number(row.get(name)) for name in columns]
     reading: dict[str, Any] = {"sensor": row["sensor"]}
     reading |= {"value": numbers[0]} if len(numbers) == 1 else {"values": numbers}
-    if row.get("at"):
-        reading["at"] = _number(row["at"])
+    if "at" in row:  # what lacks its time in a file with times is not of now
+        reading["at"] = _number(row["at"]) if row["at"] else ""
     return reading
 
 

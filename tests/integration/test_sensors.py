@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 
 from celeriac import errors
-from celeriac.applications.sensors import rows
+from celeriac.applications.sensors import rows, state
 from celeriac.messages import SENSORS_DUE_KEY, SENSORS_READY_KEY, sensors_key
 from celeriac.settings import SensorSettings, Settings
 from producer.applications.sensors import Answer, Sensors
-from producer.applications.sensors.store import Analysed, SensorStore
+from producer.applications.sensors.store import SAVED, Analysed, Save, SensorStore
 from producer.client import Client
 from tasks import sensors as tasks
 from tests.conftest import ROOT, environment
@@ -140,6 +141,8 @@ def test_there_is_a_bound_on_sensors_and_readings(sensors: Sensors, client: Clie
     other = Sensors(client, "other")
     assert isinstance(other.ingest(line("s1", 0, 1))[0], Answer)
     assert other.count() == 1, "a tenant has sensors of its own"
+    with pytest.raises(errors.RequestError, match="no tenant's name"):
+        Sensors(client, "plant:1")
 
 
 def test_every_key_expires_or_is_owned(sensors: Sensors, store: SensorStore,
@@ -187,6 +190,15 @@ def test_a_missing_period_between_two_batches_is_found(sensors: Sensors) -> None
     tasks.analyse_ready()
     newest = sensors.analyses("a")[0]
     assert [gap["missing"] for gap in newest["gaps"]] == [490]
+
+
+def test_readings_that_come_out_of_order_make_no_missing_period(sensors: Sensors) -> None:
+    times = [*range(5), *range(6, 10), 5, *range(10, 18), 19, 20, 18, *range(21, 30)]
+    for at in times:
+        sensors.ingest(line("a", at, 1))
+    tasks.analyse_ready()
+    found = sensors.analyses("a")
+    assert [(one["readings"], one["gap_count"]) for one in found] == [(10, 0)] * 3
 
 
 def test_a_batch_that_was_begun_and_not_ended_goes_to_another_worker(
@@ -237,12 +249,40 @@ def test_a_worker_is_called_again_once_it_has_begun(
     assert redis_client.llen("batch.cpu") == 1, "... and the sweep sends another"
 
 
+def test_what_is_sent_again_with_its_answer_lost_is_done(
+    sensors: Sensors, store: SensorStore, redis_client: redis.Redis
+) -> None:
+    """A connection that breaks has the exchange made again, by the client of Redis."""
+    row = rows.of(np.array([1]), np.array([np.nan]), 8.0, np.ones((1, 1))).tobytes()
+    known = state.new(1, 20, 1)
+    known["token"] = b"12345678"
+    save = Save("a", 1, b"", known.tobytes(), row, touch=True, alarms=b"")
+    assert [store.save("default", [save]).outcomes for _ in range(2)] == [[SAVED], [SAVED]]
+    assert redis_client.strlen("celeriac:sensor:readings:default:1:a") == len(row)
+
+
+def test_a_sensor_that_alarms_all_the_time_leaves_the_newest_thousand(
+    sensors: Sensors, redis_client: redis.Redis
+) -> None:
+    sensors.ingest(line("a", 0, 30))
+    wild = [1e6 if at % 4 == 0 else at % 3 for at in range(5_000)]
+    for start in (30, 5_030):
+        sensors.ingest_columns(["a"] * 5_000, T0 + np.arange(start, start + 5_000), wild)
+    assert redis_client.llen("celeriac:sensors:alarms:default") == 1_000
+    found = sensors.alarms(1_000)
+    assert found[0].opened_at_s == T0 + 5_030 + 4_996
+    times = [one.closed_at_s or one.opened_at_s for one in found]
+    assert times == sorted(times, reverse=True)
+
+
 def test_the_list_of_sensors_forgets_those_that_are_silent(
     sensors: Sensors, redis_client: redis.Redis
 ) -> None:
     sensors.ingest([{"sensor": f"s{at}", "at": T0, "value": 1.0} for at in range(50)])
     redis_client.zadd(sensors_key("default"), {"s3": 1, "s4": 1})
     redis_client.delete("celeriac:sensor:state:default:s3", "celeriac:sensor:state:default:s4")
+    sensors.ingest(line("s1", 1, 1))
+    assert sensors.count() == 48
     [one] = sensors.ingest([{"sensor": "new", "at": T0, "value": 1.0}])
     assert isinstance(one, Answer), "there is room again"
     assert sensors.count() == 49
@@ -277,15 +317,17 @@ def test_the_command(
 ) -> None:
     env = environment(small) | {"CELERIAC_SENSORS_BATCH_READINGS": "10"}
     rows = [f"pump,{T0 + at},{at % 7}" for at in range(40)] + [f"pump,{T0 + 40},1048.36"]
+    rows += [f"pump,{T0 + 41},hot", ",1,1", "pump,,3"]
     source = tmp_path / "readings.csv"
-    source.write_text("\n".join(["sensor,at,value", *rows, f"pump,{T0 + 41},hot", ",1,1"]) + "\n")
+    source.write_text("\n".join(["sensor,at,value", *rows]) + "\n")
     assert "no sensor has sent" in celeriac("sensors", "list", env=env).stdout
     assert "no alarm has opened" in celeriac("sensors", "alarms", env=env).stdout
     said = celeriac("sensors", "ingest", str(source), env=env)
     assert said.returncode == 1
     assert "2023-11-14 22:14:00 pump: score" in said.stdout
-    assert "41 readings were taken, 0 had come before, 2 are wrong; 1 anomaly among" in said.stdout
+    assert "41 readings were taken, 0 had come before, 3 are wrong; 1 anomaly among" in said.stdout
     assert "reading 42: a value is a number, not 'hot'" in said.stderr
+    assert "reading 44: at is Unix seconds" in said.stderr
     lines = tmp_path / "readings.jsonl"
     lines.write_text(json.dumps({"sensor": "hall", "at": T0, "values": [1, 2]}) + "\nnonsense\n")
     said = celeriac("sensors", "ingest", str(lines), "--json", env=env)

@@ -96,12 +96,13 @@ class Analysis:
 def analyse(readings: Array, previous_ms: int | None = None) -> Analysis:
     """Look at at least one reading, as :mod:`celeriac.applications.sensors.rows` has them.
 
-    ``previous_ms`` is the last reading of the batch before: what lacks between two is a gap, too.
+    ``previous_ms`` is the newest reading of the batches before: what lacks between two is a gap,
+    too. Of readings that were overtaken by a whole batch no gap is told: that batch has the others.
     """
     readings = readings[np.argsort(readings["at_ms"], kind="stable")]
     at_ms, score = readings["at_ms"], readings["score"]
     judged = readings["verdict"] != rows.UNJUDGED
-    worst = int(np.where(judged, score, -1.0).argmax()) if judged.any() else None
+    worst = int(np.where(judged, score, -np.inf).argmax()) if judged.any() else None
     interval_s, gaps = _gaps(at_ms, previous_ms)
     longest = sorted(gaps, key=lambda gap: gap.after_ms - gap.before_ms)[:MOST_GAPS]
     return Analysis(
@@ -116,9 +117,7 @@ def analyse(readings: Array, previous_ms: int | None = None) -> Analysis:
 
 
 def _gaps(at_ms: Array, previous_ms: int | None) -> tuple[float | None, list[Gap]]:
-    times = at_ms
-    if previous_ms is not None and previous_ms < at_ms[0]:
-        times = np.r_[previous_ms, at_ms]
+    times = at_ms if previous_ms is None else np.r_[previous_ms, at_ms[at_ms > previous_ms]]
     between = np.diff(times)
     between = between[between > 0]
     if not len(between):

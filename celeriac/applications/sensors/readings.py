@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -59,7 +60,8 @@ def parse(readings: Sequence[Any], now_s: float, max_ahead_s: float) -> Readings
     """
     plain = _plain(readings)
     if plain is not None:
-        return from_columns(*plain, now_s=now_s, max_ahead_s=max_ahead_s)
+        with suppress(errors.RequestError):  # a whole number that is too large for a float
+            return from_columns(*plain, now_s=now_s, max_ahead_s=max_ahead_s)
     sensors: list[str] = []
     at_ms = np.zeros(len(readings), dtype=np.int64)
     rows: list[np.ndarray[Any, Any]] = []
@@ -85,7 +87,7 @@ def from_columns(
     try:
         seconds = np.asarray(at, dtype=np.float64)
         numbers = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise errors.RequestError(f"times and values of columns are numbers: {error}") from error
     numbers = numbers[:, None] if numbers.ndim == 1 else numbers
     if numbers.ndim != 2 or seconds.shape != (len(sensors),) or len(numbers) != len(sensors):
@@ -93,10 +95,11 @@ def from_columns(
             f"columns of readings have one length; found {len(sensors)} sensors, times of shape "
             f"{seconds.shape} and values of shape {numbers.shape}"
         )
-    wrong: dict[int, errors.InvalidItem] = {}
-    for name in {name for name in sensors if not _is_name(name)}:
-        for place in (place for place, one in enumerate(sensors) if one == name):
-            wrong[place] = _error_of(check_sensor, name)
+    names = [str(name) if _is_name(name) else "" for name in sensors]
+    wrong = {
+        place: _error_of(check_sensor, name)
+        for place, name in enumerate(sensors) if not names[place]
+    }  # fmt: skip
     fine = np.isfinite(numbers).all(axis=1) & (0 < numbers.shape[1] <= MOST_CHANNELS)
     for place in np.flatnonzero(~fine).tolist():
         wrong.setdefault(place, _error_of(_row, numbers[place].tolist()))
@@ -105,7 +108,7 @@ def from_columns(
     for place in np.flatnonzero(~in_range).tolist():
         wrong.setdefault(place, _error_of(_at_ms, float(seconds[place]), now_s, max_ahead_s))
     at_ms = np.rint(np.where(in_range, seconds, 0.0) * 1_000).astype(np.int64)
-    return Readings(sensors=sensors, at_ms=at_ms, values=numbers, errors=wrong)
+    return Readings(sensors=names, at_ms=at_ms, values=numbers, errors=wrong)
 
 
 def _plain(readings: Sequence[Any]) -> tuple[list[str], list[Any], list[Any]] | None:
@@ -120,16 +123,7 @@ def _plain(readings: Sequence[Any]) -> tuple[list[str], list[Any], list[Any]] | 
         return None
     kinds = set(map(type, at)) | set(map(type, values))
     fine = kinds <= {int, float} and set(map(type, sensors)) <= {str} and bool(readings)
-    return (sensors, at, values) if fine and _fit(at) and _fit(values) else None
-
-
-def _fit(numbers: list[Any]) -> bool:
-    """False of whole numbers that are too large for a float."""
-    try:
-        np.asarray(numbers, dtype=np.float64)
-    except OverflowError:
-        return False
-    return True
+    return (sensors, at, values) if fine else None
 
 
 def _one(
@@ -159,8 +153,7 @@ def _row(given: Any) -> np.ndarray[Any, Any]:
 
 
 def _number(value: Any) -> float:
-    if hasattr(value, "item"):  # a numpy scalar
-        value = value.item()
+    value = _scalar(value)
     if value is None:
         raise errors.InvalidItem("the value is missing; leave the reading out")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -172,6 +165,11 @@ def _number(value: Any) -> float:
     if not math.isfinite(number):
         raise errors.InvalidItem("the value is NaN or infinite; leave the reading out")
     return number
+
+
+def _scalar(value: Any) -> Any:
+    """A number of numpy or torch as Python's own; anything else as it is."""
+    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
 
 
 def _at_ms(at: Any, now_s: float, max_ahead_s: float) -> int:
@@ -197,8 +195,7 @@ def _seconds(at: Any) -> float:
                 "Unix seconds"
             )
         return at.timestamp()
-    if hasattr(at, "item"):
-        at = at.item()
+    at = _scalar(at)
     if isinstance(at, bool) or not isinstance(at, (int, float)):
         raise errors.InvalidItem("at is Unix seconds, or a text of ISO 8601 with its offset")
     return math.inf if at >= 1e300 else -math.inf if at <= -1e300 else float(at)

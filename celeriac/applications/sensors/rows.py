@@ -34,7 +34,7 @@ def of(at_ms: Array, score: Array, threshold: float, values: Array) -> Array:
     with np.errstate(invalid="ignore"):
         is_anomaly = score > threshold
     made["at_ms"], made["values"] = at_ms, values
-    made["score"] = np.minimum(np.where(is_judged, score, 0.0), _MOST_SCORE)
+    made["score"] = np.clip(np.where(is_judged, score, 0.0), -_MOST_SCORE, _MOST_SCORE)
     made["verdict"] = np.where(is_anomaly, ANOMALY, np.where(is_judged, CALM, UNJUDGED))
     return made
 

@@ -59,12 +59,13 @@ def answers(
 
 
 def threshold_of(metrics: Mapping[str, float], model: str) -> float:
-    """The threshold that a version was registered with. Raises RequestError if there is none."""
+    """The threshold that a version was registered with. Raises RequestError if there is none, or
+    one that is not above 0: then no share of it would be calm."""
     found = metrics.get(THRESHOLD_METRIC)
-    if found is None or not math.isfinite(found):
+    if found is None or not 0 < found < math.inf:
         raise errors.RequestError(
             f"from which score on is a reading an anomaly? Say threshold, or register {model} "
-            f"with the metric {THRESHOLD_METRIC}"
+            f"with the metric {THRESHOLD_METRIC}, a number above 0"
         )
     return found
 

@@ -28,6 +28,7 @@ from celeriac.settings import SensorSettings
 from producer import wire
 from producer.applications.sensors import answers
 from producer.applications.sensors.answers import Outcome
+from producer.applications.sensors.scripts import MOST_ALARMS
 from producer.applications.sensors.store import NO_ROOM, SAVED, Save, SensorStore
 from producer.broker import Broker, broker_error
 
@@ -251,8 +252,7 @@ def _saves(
     states["indexed_s"][touch] = now_s
     # From the system: two forked processes must not come to the same ones.
     states["token"] = np.frombuffer(os.urandom(state.TOKEN_BYTES * len(states)), "V8")
-    written, raw = taken.rows.tobytes(), states.tobytes()
-    size = states.dtype.itemsize
+    written, kept = taken.rows.tobytes(), state.written(states)
     ends = np.cumsum(taken.counts) * width
     alarms = _alarms(taken.judged.changes, part)
     for one in np.flatnonzero(taken.counts).tolist():
@@ -260,17 +260,17 @@ def _saves(
         yield one, Save(
             name=part.names[one], channels=channels,
             token=b"" if before is None else before[: state.TOKEN_BYTES],
-            state=raw[one * size : (one + 1) * size],
+            state=kept[one],
             rows=written[ends[one] - taken.counts[one] * width : ends[one]],
             touch=bool(touch[one]), alarms=alarms.get(one, b""),
         )
 
 
 def _alarms(changes: list[Change], part: _Part) -> dict[int, bytes]:
-    """What opened and closed, by the place of the sensor."""
-    found: dict[int, list[dict[str, Any]]] = {}
+    """What opened and closed, by the place of the sensor: a line of JSON each, the newest last."""
+    found: dict[int, list[bytes]] = {}
     for change in changes:
         episode = asdict(change.episode)
         told = {"sensor": episode.pop("feature"), "event": change.event, **episode}
-        found.setdefault(int(part.owner[change.row]), []).append(told)
-    return {one: _encode(told[::-1]) for one, told in found.items()}
+        found.setdefault(int(part.owner[change.row]), []).append(_encode(told))
+    return {one: b"\n".join(told[-MOST_ALARMS:]) for one, told in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,9 @@ from producer.applications.sensors.scoring import items_of, scores_of
 from producer.applications.sensors.views import SensorViews
 from producer.client import Client
 
+_TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+"""As in the settings of keys. A ':' would end the tenant's part of a key in Redis."""
+
 
 class Sensors(SensorViews):
     """The sensors of one tenant. Safe with threads.
@@ -28,6 +32,12 @@ class Sensors(SensorViews):
     """
 
     def __init__(self, client: Client, tenant: str = DEFAULT_TENANT) -> None:
+        """Raises RequestError if no tenant can have this name."""
+        if not _TENANT.fullmatch(tenant):
+            raise errors.RequestError(
+                f"{tenant[:60]!r} is no tenant's name: use small letters, digits, '_' and '-', at "
+                "most 63, beginning with a letter or a digit"
+            )
         super().__init__(client.broker, tenant)
         self._client = client
         self._settings = client.settings.sensors

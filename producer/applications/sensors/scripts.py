@@ -14,6 +14,8 @@ from celeriac.messages import SENSOR_BATCH_PREFIX, SENSOR_PREFIX
 
 MOST_ALARMS = 1_000
 CALLED_MS = 5_000
+LAST_ROWS = 128
+"""Of a batch, among which its newest is looked for: a few may have been overtaken."""
 
 _PRELUDE = f"""
 local SENSOR, BATCH = '{SENSOR_PREFIX}', '{SENSOR_BATCH_PREFIX}'
@@ -23,7 +25,18 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
-_SEAL = """
+_SEAL = f"""
+local LAST_ROWS = {LAST_ROWS}
+""" + """
+local function newest(rows, width, previous)
+  local found, found_ms = previous, previous and struct.unpack('<i8', previous)
+  for at = math.max(#rows - LAST_ROWS * width, 0) + 1, #rows, width do
+    local at_ms = struct.unpack('<i8', rows, at)
+    if not found or at_ms > found_ms then found, found_ms = string.sub(rows, at, at + 7), at_ms end
+  end
+  return found
+end
+
 local function seal(tenant, channels, name, rows, why)
   local width = 16 + 8 * channels
   local count = #rows / width
@@ -31,7 +44,7 @@ local function seal(tenant, channels, name, rows, why)
   local last = redis.call('HINCRBY', counts, 'readings', count)
   local number = redis.call('HINCRBY', counts, 'batches', 1)
   local previous = redis.call('HGET', counts, 'previous')
-  redis.call('HSET', counts, 'previous', string.sub(rows, -width, -width + 7))
+  redis.call('HSET', counts, 'previous', newest(rows, width, previous))
   redis.call('PEXPIRE', counts, TTL)
   local id = redis.call('INCR', COUNT)
   redis.call('HSET', BATCH .. id, 'tenant', tenant, 'sensor', name, 'channels', channels,
@@ -70,11 +83,9 @@ local function append(name, channels, rows)
   end
 end
 
+redis.call('ZREMRANGEBYSCORE', KNOWN, '-inf', '(' .. (now - TTL * 1.2))
 local function has_room(name)
-  if redis.call('ZSCORE', KNOWN, name) then return true end
-  if redis.call('ZCARD', KNOWN) < most then return true end
-  redis.call('ZREMRANGEBYSCORE', KNOWN, '-inf', '(' .. (now - TTL * 1.2))
-  return redis.call('ZCARD', KNOWN) < most
+  return redis.call('ZCARD', KNOWN) < most or redis.call('ZSCORE', KNOWN, name)
 end
 
 local outcomes, touched = {}, false
@@ -82,8 +93,10 @@ for at = 6, #ARGV, 7 do
   local name, channels, token, state = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3]
   local rows, touch, alarms = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
   local key = SENSOR .. 'state:' .. tenant .. ':' .. name
-  if redis.call('GETRANGE', key, 0, 7) ~= token then
-    outcomes[#outcomes + 1] = 0
+  local found = redis.call('GETRANGE', key, 0, 7)
+  if found ~= token then
+    -- Sent again, since the answer was lost with the connection: what it says is done.
+    outcomes[#outcomes + 1] = found == string.sub(state, 1, 8) and 1 or 0
   elseif token == '' and not has_room(name) then
     outcomes[#outcomes + 1] = 2
   else
@@ -95,7 +108,7 @@ for at = 6, #ARGV, 7 do
     end
     append(name, channels, rows)
     if alarms ~= '' then
-      redis.call('LPUSH', ALARMS, alarms)
+      for one in string.gmatch(alarms, '[^\\n]+') do redis.call('LPUSH', ALARMS, one) end
       redis.call('LTRIM', ALARMS, 0, MOST_ALARMS - 1)
       redis.call('PEXPIRE', ALARMS, TTL)
     end

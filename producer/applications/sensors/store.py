@@ -42,7 +42,7 @@ class Save(NamedTuple):
     touch: bool
     """Note that the sensor is alive."""
     alarms: bytes
-    """What opened and closed, as one JSON list; or empty."""
+    """What opened and closed, a line of JSON each, the newest last; or empty."""
 
 
 class Saved(NamedTuple):
@@ -77,7 +77,7 @@ class Batch:
     """Number of its first reading among all of the sensor's, from 1."""
     why: Literal["full", "time"]
     previous: bytes
-    """Time of the last reading of the batch before, as in ``rows``; or empty."""
+    """Time of the newest reading of the batches before, as in ``rows``; or empty."""
 
 
 class Analysed(NamedTuple):
@@ -170,7 +170,7 @@ class SensorStore:
         return list(self._client.lrange(key, 0, limit - 1))
 
     def alarms(self, tenant: str, limit: int) -> list[bytes]:
-        """JSON lists of alarms, the newest first."""
+        """Alarms as JSON, the newest first."""
         return list(self._client.lrange(sensor_alarms_key(tenant), 0, limit - 1))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -93,8 +93,8 @@ class SensorViews:
 
     def alarms(self, limit: int = 100) -> list[Alarm]:
         """Alarms that opened and closed, the newest first."""
-        lists: Sequence[bytes] = self._ask(lambda store: store.alarms(self._tenant, limit))
-        return [Alarm(**one) for some in lists for one in _decode(some)][:limit]
+        found = self._ask(lambda store: store.alarms(self._tenant, limit))
+        return [Alarm(**_decode(one)) for one in found]
 
     def _ask(self, look: Callable[[SensorStore], T]) -> T:
         try:
@@ -116,7 +116,7 @@ def _is_known(data: bytes | None) -> bool:
 
 def _view(name: str, data: Any, *, recent: bool) -> SensorView:
     channels = state.channels_of(data)
-    found = state.read([data], state.window_of(data), channels)[0]
+    found = state.read([data], state.places_of(data), channels)[0]
     is_there = found["times"] != state.EMPTY
     times = (found["times"][is_there] / 1_000).tolist()
     values = found["values"][is_there].tolist()

@@ -86,6 +86,15 @@ def test_missing_periods() -> None:
     assert late.gap_count == 2, "the batch before may end later: readings come out of order"
 
 
+def test_a_reading_that_a_whole_batch_overtook_makes_no_missing_period() -> None:
+    """The batch before has the readings 0 to 99, but not 50."""
+    at_ms = np.array([50, *range(100, 120)]) * MINUTE
+    found = analyse(batch(np.ones(21), at_ms), previous_ms=99 * MINUTE)
+    assert (found.gap_count, found.interval_s, found.readings) == (0, 60, 21)
+    alone = analyse(batch(np.ones(1), [50 * MINUTE]), previous_ms=99 * MINUTE)
+    assert (alone.gap_count, alone.interval_s) == (0, None)
+
+
 def test_many_gaps_are_counted_and_the_longest_named() -> None:
     at = np.cumsum(np.where(np.arange(400) % 20 == 0, 50, 1)) * MINUTE
     at[200:] += 1_000 * MINUTE
@@ -99,6 +108,8 @@ def test_anomalies_are_those_that_were_called_so() -> None:
     found = analyse(batch([1.0, 2.0, 3.0, 4.0], score=[np.nan, 1.0, 12.0, 9.0]))
     assert (found.anomalies, found.judged, found.worst_at_ms) == (2, 3, 2 * MINUTE)
     assert found.worst_score == pytest.approx(12)
+    below = analyse(batch([1.0, 2.0, 3.0], score=[np.nan, -7.0, -1e300]))
+    assert (below.worst_score, below.worst_at_ms) == (-7, MINUTE), "a model may judge below 0"
 
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -110,7 +121,7 @@ def test_whatever_the_numbers_are_the_record_is_json_and_order_does_not_matter(
     values: list[tuple[float, float]], rng: Any
 ) -> None:
     at_ms = sorted(rng.sample(range(10**9), len(values)))
-    whole = batch(values, at_ms, [rng.choice([np.nan, 3.0, 1e300]) for _ in values])
+    whole = batch(values, at_ms, [rng.choice([np.nan, 3.0, 1e300, -1e300]) for _ in values])
     with np.errstate(over="ignore"):
         found = analyse(whole)
     text = json.dumps(record.of(found, sensor="a"), allow_nan=False)

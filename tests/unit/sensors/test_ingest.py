@@ -185,18 +185,26 @@ def test_a_state_of_another_window_is_taken_over(old: int) -> None:
     states = state.new(1, old, 1)
     take(states, [(0, at * 1_000, float(at)) for at in range(old)])
     states["is_open"], states["peak"] = 1, 12.5
-    found = state.read([states.tobytes(), None, b"nonsense"], 30, 1)
+    [kept] = state.written(states)
+    found = state.read([kept, None, b"nonsense", kept[:-1]], 30, 1)
     keep = min(old, 30)
     assert found["times"][0, -keep:].tolist() == [at * 1_000 for at in range(old - keep, old)]
     assert (found["times"][0, : 30 - keep] == state.EMPTY).all()
     assert found["peak"][0] == 12.5
-    assert found["window"].tolist() == [30, 30, 30]
     assert (found["times"][1:] == state.EMPTY).all()
 
 
-def test_a_state_has_a_fixed_size() -> None:
-    states = state.new(1, 60, 1)
-    size = states.nbytes
-    for start in range(0, 1_000, 100):
-        take(states, [(0, at * 1_000, 1.0) for at in range(start, start + 100)])
-    assert states.nbytes == size < 1_100
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_state_grows_with_its_readings_up_to_a_bound_and_is_read_as_it_was(channels: int) -> None:
+    states, sizes = state.new(2, 60, channels), []
+    for start in range(0, 100, 10):
+        values = np.random.default_rng(start).normal(size=(10, channels))
+        came = Came(np.zeros(10, dtype=int), np.arange(start, start + 10) * 1_000, values)
+        ingest.take(states, ["a", "b"], came, Rule())
+        kept = state.written(states)
+        sizes.append(len(kept[0]))
+        assert len(kept[1]) == 88
+        assert state.places_of(kept[0]) == min(start + 10, 60)
+        assert state.read([*kept], 60, channels).tobytes() == states.tobytes()
+    one = 8 + 8 * channels
+    assert sizes == [88 + one * min(count, 60) for count in range(10, 101, 10)]

@@ -72,6 +72,9 @@ def test_a_reading_without_a_time_is_of_now() -> None:
     ({"sensor": "a", "at": "2026-11-25T08:00:00", "value": 1}, "offset"),
     ({"sensor": "a", "at": [1], "value": 1}, "Unix seconds"),
     ({"sensor": "a", "at": False, "value": 1}, "Unix seconds"),
+    ({"sensor": "a", "at": np.ones(2), "value": 1}, "Unix seconds"),
+    ({"sensor": "a", "at": 1, "value": np.ones(2)}, "a number"),
+    ({"sensor": float("nan"), "at": 1, "value": 1}, "no sensor's name"),
 ])  # fmt: skip
 def test_a_bad_reading_has_its_own_error_and_costs_the_others_nothing(
     reading: Any, told: str
@@ -94,8 +97,18 @@ def test_columns_have_one_length_and_their_own_errors() -> None:
     for at, values in (([1], [1, 2]), ([1, 2], [1]), ([1, 2], [[[1]], [[2]]])):
         with pytest.raises(errors.RequestError, match="one length"):
             from_columns(["a", "b"], at, values, now_s=NOW_S, max_ahead_s=0)
-    with pytest.raises(errors.RequestError, match="are numbers"):
-        from_columns(["a"], ["now"], [1], now_s=NOW_S, max_ahead_s=0)
+    for at, values in ((["now"], [1]), ([10**400], [1]), ([1], [10**400])):
+        with pytest.raises(errors.RequestError, match="are numbers"):
+            from_columns(["a"], at, values, now_s=NOW_S, max_ahead_s=0)
+
+
+def test_names_in_columns_are_those_of_sensors_whatever_holds_them() -> None:
+    """A missing name of pandas is NaN, which does not equal itself."""
+    given: Any = ["a", float("nan"), None, ["b"], np.str_("c"), 7]
+    found = from_columns(given, [1] * 6, [1] * 6, now_s=NOW_S, max_ahead_s=0)
+    assert sorted(found.errors) == [1, 2, 3, 5]
+    assert list(found.sensors) == ["a", "", "", "", "c", ""]
+    assert {type(name) for name in found.sensors} == {str}
 
 
 @pytest.mark.parametrize("name", ["a", "pump-7", "hall.3:temp_1", "A" * 128])
