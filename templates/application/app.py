@@ -78,6 +78,9 @@ def main() -> int:
                 print(json.dumps(asdict(application.one(json.loads(words.item)))))
             else:
                 print(json.dumps(application.dataset(words.source, words.output)))
+    except json.JSONDecodeError as error:
+        print(f"the item is not valid JSON: {error}", file=sys.stderr)
+        return 1
     except errors.CeleriacError as error:
         print(error.message, file=sys.stderr)
         return 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
-from app import MODEL, Application
+from app import MODEL, Application, main
 from decision import Policy, decide
 
 from celeriac import errors
@@ -37,3 +39,11 @@ def test_the_policy_is_the_only_bound() -> None:
     client = FakeClient({MODEL: {"label": "class_0", "probability": 0.6}})
     assert Application(client).one({}).action == "ask"
     assert Application(client, Policy(least_probability=0.5)).one({}).action == "accept"
+
+
+def test_what_is_no_json_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["app.py", "one", '{"alcohol": much}'])
+    assert main() == 1
+    assert "is not valid JSON" in capsys.readouterr().err

@@ -344,6 +344,21 @@ def test_what_reviewers_say_counts_for_the_model(
     assert _labels_of(gateway) == before + 1
 
 
+def test_a_review_is_settled_even_if_no_model_can_be_told(
+    moderator: Moderator, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = moderator.moderate("Damn, that was good")
+
+    def fails(_timeout_s: float) -> None:
+        raise errors.BrokerError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.realtime.routes, "catalogue", fails)
+        assert moderator.decide(found.id, "allow").decision == "allow"
+    with pytest.raises(errors.Conflict):
+        moderator.decide(found.id, "block")
+
+
 def _labels_of(gateway: RunningGateway) -> int:
     found = gateway.http.get("/v1/models/profanity/accuracy").json
     return sum(version["rows"] for version in found["versions"])
@@ -353,6 +368,7 @@ def test_an_archive_again_under_another_threshold_and_another_model(
     system: System, client: Client, tmp_path: Path
 ) -> None:
     (tmp_path / "cat.png").write_bytes(picture())
+    (tmp_path / "bomb.png").write_bytes(bomb())
     archive = tmp_path / "posts.csv"
     texts = ["Have a nice day", "You idiot", "Damn, that was good", "B U Y followers", "",
              "word " * 400 + "you fucking idiot " * 9] * 20
@@ -360,7 +376,7 @@ def test_an_archive_again_under_another_threshold_and_another_model(
         writer = csv.writer(file)
         writer.writerow(["post", "text", "pictures"])
         for number, text in enumerate(texts):
-            pictures = {0: "cat.png", 1: "cat.png|gone.png"}.get(number, "")
+            pictures = {0: "cat.png", 1: "cat.png|gone.png", 12: "bomb.png"}.get(number, "")
             writer.writerow([f"p{number}", text, pictures])
     columns = Columns(images="pictures", id="post")
     registry = Registry(system.settings.models.root)  # a model of this test's own: it is replaced
@@ -380,9 +396,10 @@ def test_an_archive_again_under_another_threshold_and_another_model(
         )
 
     first = run("first", policy)
-    assert (first.rows, first.failed) == (120, 0)
-    assert first.decisions == {"allow": 40, "block": 60, "review": 20}
+    assert (first.rows, first.failed) == (120, 1)
+    assert first.decisions == {"allow": 39, "block": 60, "review": 20}
     table = pq.read_table(tmp_path / "first" / DECISIONS).to_pylist()
+    assert (table[12]["decision"], "pixels" in table[12]["error"]) == (None, True)
     with Moderator(client, policy) as moderator:  # the same as in real time
         singly = moderator.moderate_many([Post(text=text) for text in texts[2:8]])
     assert [row["decision"] for row in table[2:8]] == [found.decision for found in singly]

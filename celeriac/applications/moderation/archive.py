@@ -105,19 +105,21 @@ def _row(  # noqa: PLR0913, PLR0917 - a row, and how it is read
 def _names(images: Any) -> list[str]:
     if images is None:
         return []
-    listed = images.split("|") if isinstance(images, str) else list(images)
+    if not isinstance(images, (str, list)):
+        raise errors.RequestError(f"images are paths, not {type(images).__name__}")
+    listed = images.split("|") if isinstance(images, str) else images
     return [str(name).strip() for name in listed if str(name).strip()]
 
 
 def _image(source: Path, name: str) -> bytes:
     """An image that is not there is one that cannot be read. Raises RequestError outside."""
     folder = source.parent.resolve()
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder):
-        raise errors.RequestError(f"the image {name!r} does not lie beside the archive")
     try:
-        return path.read_bytes()
-    except OSError:
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder):
+            raise errors.RequestError(f"the image {name!r} does not lie beside the archive")
+        return path.read_bytes() if path.is_file() else b""
+    except (OSError, ValueError, RuntimeError):  # no name of a file; links in a circle
         return b""
 
 
@@ -141,7 +143,7 @@ def _batches(source: Path, columns: Columns) -> Iterator[list[tuple[Any, Any, An
                 for name in (columns.text, columns.images, columns.id)
             ]
             yield list(zip(*values, strict=True))
-    except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise errors.DatasetError(f"{source.name} cannot be read: {error}") from error
     except OSError as error:
         raise errors.UnreadableFile(f"{source} cannot be read: {error}") from error

@@ -184,7 +184,7 @@ def add_review(folder: Path, human: Human) -> None:
         finally:
             os.close(file)
     except OSError as error:
-        raise _not_written(path, error) from error
+        raise _not_written(path, error, "the review is settled all the same") from error
 
 
 def _reviews(folder: Path, decision_id: str) -> Path:
@@ -237,13 +237,18 @@ def keep_policy(folder: Path, policy: Policy) -> None:
 
 
 def kept_policy(folder: Path, ref: str) -> Policy | None:
-    """The policy that a record names (``NAME@VERSION``); None if it is not kept here."""
+    """The policy that a record names (``NAME@VERSION``); None if it is not kept here.
+
+    Raises StorageError if it is damaged.
+    """
     name, _, version = ref.partition("@")
+    path = folder / "policies" / name / f"{version}.json"
     try:
-        data = (folder / "policies" / name / f"{version}.json").read_bytes()
+        return Policy.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
-    return Policy.model_validate_json(data)
+    except ValueError as error:
+        raise errors.StorageError(f"{path} is damaged: remove it") from error
 
 
 def expire(folder: Path, today: date, days: int) -> list[str]:
@@ -261,8 +266,9 @@ def now_utc() -> datetime:
     return datetime.now(UTC)
 
 
-def _not_written(path: Path, error: OSError) -> errors.StorageError:
+def _not_written(
+    path: Path, error: OSError, state: str = "nothing was decided"
+) -> errors.StorageError:
     return errors.StorageError(
-        f"the record of a decision cannot be written to {path}: {error.strerror or error}; nothing "
-        "was decided"
+        f"the record of a decision cannot be written to {path}: {error.strerror or error}; {state}"
     )

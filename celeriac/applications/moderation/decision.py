@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -18,7 +19,9 @@ from celeriac.applications.moderation.reading import pieces, read
 from celeriac.messages import Prediction
 
 MOST_CHARS = 1_000_000
-"""Of one text."""
+"""Of one text ..."""
+MOST_READ_CHARS = 2 * MOST_CHARS
+"""... and of what it says: one sign of Unicode may stand for 18 others."""
 MOST_IMAGES = 16
 """Of one post."""
 
@@ -91,6 +94,10 @@ class Asked(NamedTuple):
 
 def check_post(post: Post) -> None:
     """Raises RequestError or PayloadTooLarge for a post that cannot be decided."""
+    if not isinstance(post.text, (str, NoneType)):
+        raise errors.RequestError(f"a text is a str, not {type(post.text).__name__}")
+    if not all(isinstance(image, bytes) for image in post.images):
+        raise errors.RequestError("images are the bytes of their files")
     if post.text is None and not post.images:
         raise errors.RequestError("a post has a text, images, or both; this one has neither")
     if post.text is not None and len(post.text) > MOST_CHARS:
@@ -104,6 +111,13 @@ def check_post(post: Post) -> None:
         )
     if len(post.id) > 200:
         raise errors.RequestError("the id of a post has at most 200 characters")
+    try:
+        post.id.encode()
+        (post.text or "").encode()
+    except UnicodeEncodeError as error:
+        raise errors.RequestError(
+            "the text, or the id, has half of a character (a lone surrogate): decode it anew"
+        ) from error
 
 
 def ask(post: Post, policy: Policy) -> Asked:
@@ -123,8 +137,9 @@ def decide(
 ) -> Verdict:
     """The verdict, by the outcome of each question in their order.
 
-    An image that its model cannot read is the policy's ``unreadable``; so is a text on which a
-    model fails. Raises any other error of an outcome, and ConfigError if a model has no such label.
+    An image that its model cannot read is the policy's ``unreadable``; so is what a model fails on,
+    but that is reviewed at least. Raises any other error of an outcome, and ConfigError if a model
+    has no such label.
     """
     scores: dict[tuple[str, str], PartScore] = {}
     reasons = list(asked.found)
@@ -133,8 +148,8 @@ def decide(
             _score(question, outcome, policy, scores)
         elif isinstance(outcome, errors.ItemError):
             reasons.append(Reason(
-                kind="unreadable", action=policy.unreadable, part=question.part,
-                model=question.model, told=outcome.message[:200],
+                kind="unreadable", action=_unjudged(outcome, policy), part=question.part,
+                model=question.model, told=_told(question, outcome),
             ))
         else:
             raise outcome
@@ -144,6 +159,18 @@ def decide(
         if action != "allow":
             reasons.append(_crossed(one, category, action))
     return verdict_of(reasons, tuple(scores.values()), policy)
+
+
+def _told(question: Question, error: errors.ItemError) -> str:
+    """What is wrong, without content: what a model says of its failure may have the text in it."""
+    of_a_file = isinstance(error, errors.InvalidItem) and question.part != "text"
+    return error.message[:200] if of_a_file else error.code
+
+
+def _unjudged(error: errors.ItemError, policy: Policy) -> Action:
+    """A model that fails must not let anything pass, even where damaged files may."""
+    its_own_fault = isinstance(error, errors.InvalidItem)
+    return "review" if policy.unreadable == "allow" and not its_own_fault else policy.unreadable
 
 
 def verdict_of(
@@ -175,6 +202,11 @@ def _ask_text(
     text: str, policy: Policy, questions: list[Question], found: list[Reason]
 ) -> None:
     reading = read(text)
+    if len(reading.plain) > MOST_READ_CHARS:
+        raise errors.PayloadTooLarge(
+            f"the text stands for {len(reading.plain):,} characters; at most {MOST_READ_CHARS:,} "
+            "are judged"
+        )
     readings = [reading.plain] if reading.unmasked is None else [reading.plain, reading.unmasked]
     if policy.allowed:
         readings = list(dict.fromkeys(map(policy.allowed.without, readings)))

@@ -106,8 +106,9 @@ _SIGN = re.compile("[013457@$!|*_]")
 _SUSPECT_SIGN = re.compile("[a-zA-Z][013457@$!|*_]|[013457@$!|][a-zA-Z]")
 _SUSPECT_SPACES = re.compile("[ ._*-][a-zA-Z][ ._*-]{1,2}[a-zA-Z](?![a-zA-Z])")
 _STRETCHED = re.compile(r"([a-zA-Z])\1\1+")
-_SPACED = re.compile(r"(?<!\w)[^\W\d_](?:[\s._*-]{1,2}[^\W\d_]){2,}(?!\w)")
-_MASKED = re.compile(r"[\w@$!|]*[a-z][\w@$!|]*", re.IGNORECASE)
+_SPACED = re.compile(r"(?<![^\W_])[^\W\d_](?:[\s._*-]{1,2}[^\W\d_]){2,}(?![^\W_])")
+_MASKED = re.compile(r"[\w@$!|]+")
+_LETTER = re.compile("[a-zA-Z]")
 _STROKE = re.compile("(?<=[a-z])[!|](?=[a-z])")
 _SIGNS = str.maketrans("013457@$", "oieastas")
 _NUMBERED = re.compile(r"\d+[a-z]{1,3}|[a-z]{1,3}\d+", re.IGNORECASE)
@@ -131,6 +132,6 @@ def _unmasked(text: str) -> str:
 def _letters(word: str) -> str:
     """A word with letters for the signs that stand for them."""
     core = word.strip("!|")
-    if core.isalpha() or _NUMBERED.fullmatch(core):
+    if core.isalpha() or _NUMBERED.fullmatch(core) or _LETTER.search(core) is None:
         return word
     return core.replace("_", "").translate(_SIGNS)

@@ -193,7 +193,14 @@ def _decide(
                 decisions.add(row, None)
                 continue
             outcomes = [_next(answers[question.model]) for question in row.asked.questions]
-            decisions.add(row, decide(row.asked, outcomes, policy))
+            try:
+                verdict = decide(row.asked, outcomes, policy)
+            except errors.ConfigError:
+                raise
+            except errors.CeleriacError as error:
+                decisions.add(msgspec.structs.replace(row, error=error.message), None)
+            else:
+                decisions.add(row, verdict)
     finally:
         decisions.close()
     return decisions
@@ -221,7 +228,8 @@ def _answers(path: Path, version: str) -> Iterator[Outcome]:
 def _outcomes(rows: list[dict[str, Any]], ref: ModelRef) -> Iterator[Outcome]:
     for row in rows:
         if row.get("error") is not None:
-            yield errors.InvalidItem(str(row["error"]))
+            code, _, message = str(row["error"]).partition(": ")
+            yield errors.from_wire({"code": code, "message": message})
         elif "probability" in row:
             yield Prediction(
                 model=ref.name, version=ref.version or 0, label=row["prediction"],

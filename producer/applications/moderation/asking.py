@@ -29,7 +29,7 @@ def blocks(posts: Iterable[Post | str]) -> Iterator[list[Post]]:
     block: list[Post] = []
     size = 0
     for one in posts:
-        post = Post(text=one) if isinstance(one, str) else one
+        post = one if isinstance(one, Post) else Post(text=one)
         block.append(post)
         size += sum(map(len, post.images))
         if len(block) >= BLOCK_POSTS or size >= BLOCK_BYTES:

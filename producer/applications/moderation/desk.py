@@ -20,6 +20,7 @@ from celeriac.applications.moderation.decision import (
 )
 from celeriac.applications.moderation.policy import Policy
 from celeriac.applications.moderation.reviews import Label, Review, ReviewQueue
+from celeriac.logs import get_logger
 from celeriac.messages import ModelRef, Prediction
 from celeriac.registry.catalogue import Catalogue, ModelInfo
 from producer.applications.moderation import truth
@@ -31,6 +32,7 @@ from producer.feedback import Feedbacks
 from producer.routes import Routes
 
 _DAY_S = 86_400
+log = get_logger(__name__)
 
 
 class Desk:
@@ -150,15 +152,25 @@ class Desk:
             reviewed=label.decision, categories=label.categories, note=note,
             tenant=review.record.tenant,
         ))
-        policy = audit.kept_policy(self.folder, review.record.policy)
-        if policy is not None and review.predictions:
-            timeout_s = self._broker.settings.realtime.timeout_s
-            models = self._routes.catalogue(timeout_s).models
-            truth.give(label, policy, models, self._feedbacks, timeout_s)
+        self._tell_truth(label)
         return label
 
     def close(self) -> None:
         self._log.close()
+
+    def _tell_truth(self, label: Label) -> None:
+        """What was decided stays so, whether or not it can be counted for the models."""
+        if not label.review.predictions:
+            return
+        timeout_s = self._broker.settings.realtime.timeout_s
+        try:
+            policy = audit.kept_policy(self.folder, label.review.record.policy)
+            models = self._routes.catalogue(timeout_s).models
+        except errors.CeleriacError as error:
+            log.warning("a label was not counted", decision=label.id, problem=error.message)
+            return
+        if policy is not None:
+            truth.give(label, policy, models, self._feedbacks, timeout_s)
 
     def _check_categories(self, review: Review, categories: Sequence[str]) -> None:
         known = {score.category for score in review.record.scores} | set(self.policy().categories)

@@ -87,6 +87,24 @@ def test_students_quantiles(freedom: int) -> None:
     assert student.quantile(0.05, freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-6)
 
 
+def test_a_quantile_takes_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred thousand products need one each."""
+    steps = [0]
+    p_value = student.p_value
+
+    def counted(t: float, freedom: int) -> float:
+        steps[0] += 1
+        return p_value(t, freedom)
+
+    monkeypatch.setattr(student, "p_value", counted)
+    for freedom in (1, 3, 40, 10**5):
+        student.quantile.cache_clear()
+        steps[0] = 0
+        student.quantile(0.05, freedom)
+        student.quantile(0.05, freedom)
+        assert steps[0] <= 12
+
+
 REVIEWS = st.lists(
     st.tuples(
         st.sampled_from(["a", "b", None]), st.sampled_from(["good", "bad"]),

@@ -75,6 +75,14 @@ def test_images_lie_beside_the_archive(tmp_path: Path) -> None:
     assert (second.asked, "does not lie beside" in second.error) == (None, True)
     assert third.asked is not None
     assert third.asked.found[0].kind == "empty"
+    path.write_text(json.dumps({"text": "a", "images": "cat\0.png"}))
+    (odd,) = read_rows(path, Columns(images="images"), POLICY)
+    assert odd.asked is not None
+    assert odd.asked.questions[-1].item == b""
+    path.write_text(json.dumps({"text": "a", "images": 7}))
+    (odd,) = read_rows(path, Columns(images="images"), POLICY)
+    assert odd.error == "images are paths, not int"
+    path.write_text("\n".join(map(json.dumps, rows)))
     only = list(read_rows(path, Columns(text=None, images="images"), POLICY))
     assert "neither" in only[2].error
 

@@ -104,6 +104,13 @@ def test_a_child_writes_its_own_file(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("audit/*/*.jsonl"))) == 2
 
 
+def test_a_settled_review_stays_settled(tmp_path: Path) -> None:
+    (tmp_path / "audit").write_text("a file where the folder should be")
+    human = Human(id="20261125-0123456789ab-1", at="", reviewed="allow", by="anna")
+    with pytest.raises(errors.StorageError, match="is settled all the same"):
+        audit.add_review(tmp_path, human)
+
+
 def test_what_cannot_be_recorded_is_not_decided(tmp_path: Path) -> None:
     (tmp_path / "audit").write_text("a file where the folder should be")
     with pytest.raises(errors.StorageError, match="nothing was decided"):
@@ -144,6 +151,9 @@ def test_a_version_of_a_policy_means_one_thing(tmp_path: Path) -> None:
     with pytest.raises(errors.Conflict, match="raise its version"):
         log.keep(other)
     log.keep(Policy.model_validate({**other.model_dump(), "version": 2}))
+    (tmp_path / "policies" / "example" / "2.json").write_text("{")
+    with pytest.raises(errors.StorageError, match="is damaged"):
+        audit.kept_policy(tmp_path, "example@2")
 
 
 def test_old_days_go(tmp_path: Path) -> None:

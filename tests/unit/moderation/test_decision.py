@@ -142,8 +142,27 @@ def test_no_answer_is_no_decision(error: errors.CeleriacError) -> None:
         decided(Post(text="hello"), error)
 
 
+@pytest.mark.parametrize("error", [errors.ModelFailed(), errors.ResourceExhausted()])
+def test_what_a_model_fails_on_never_passes(error: errors.ItemError) -> None:
+    mild = changed(unreadable="allow")
+    for outcome, decision in ((error, "review"), (errors.InvalidItem("damaged"), "allow")):
+        assert decide(ask(Post(images=(CAT,)), mild), [outcome], mild).decision == decision
+
+
+def test_a_failure_tells_nothing_of_the_text() -> None:
+    error = errors.ModelFailed("ValueError: could not convert string: 'my secret'")
+    (reason,) = decided(Post(text="my secret"), error).reasons
+    assert (reason.kind, reason.told) == ("unreadable", "model_failed")
+
+
 def test_posts_that_cannot_be_decided() -> None:
+    anything: Any = float("nan")
     for post, kind in (
+        (Post(text=anything), errors.RequestError),
+        (Post(images=("cat.png",)), errors.RequestError),  # type: ignore[arg-type]
+        (Post(text="lone \ud800"), errors.RequestError),
+        (Post(text="a", id="\ud800"), errors.RequestError),
+        (Post(text="\ufdfa" * 200_000), errors.PayloadTooLarge),  # 18 characters each
         (Post(), errors.RequestError),
         (Post(text="a" * 1_000_001), errors.PayloadTooLarge),
         (Post(images=(CAT,) * 17), errors.PayloadTooLarge),
