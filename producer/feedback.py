@@ -74,7 +74,7 @@ class Feedbacks:
         """
         said = self._said(prediction_id, tenant, timeout_s)
         output = self._output(said, timeout_s)
-        value = from_text(label, output) if is_text else _plain(label)
+        value = from_text(label, said.predicted, output) if is_text else _plain(label)
         judged = judge(said.predicted, value, output)
         labelled = Labelled(
             model=said.model, version=said.version, made_s=said.made_s, nonce=said.nonce,

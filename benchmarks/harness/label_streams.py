@@ -18,10 +18,11 @@ def first_alarms(usuals: Sequence[Usual], wrong: Array) -> Array:
     ``wrong``: ``(streams, labels)``; each stream has the test of its own reference.
     """
     up = np.array([one.up for one in usuals])
+    down = np.array([one.down for one in usuals])
     limit = np.array([one.limit for one in usuals])
     sums, first = np.zeros(len(wrong), dtype=np.int64), np.full(len(wrong), -1)
     for label in range(wrong.shape[1]):
-        sums = np.where(wrong[:, label], sums + up, np.maximum(sums - 1, 0))
+        sums = np.where(wrong[:, label], sums + up, np.maximum(sums - down, 0))
         first[(first < 0) & (sums > limit)] = label + 1
     return first
 

@@ -98,10 +98,12 @@ def threshold(
     ``window_rows``: of the window at hand, if it is not the one that was calibrated;
     ``reference_rows``: independent rows of the reference, which has chance of its own.
     """
-    alarms = calibration.horizon_rows / rows_between_alarms / max(features, 1)
+    rows = window_rows or calibration.window_rows
+    # A smaller window is another one sooner: as many of them as were simulated take fewer rows.
+    horizon = calibration.horizon_rows * min(1.0, rows / calibration.window_rows)
+    alarms = horizon / rows_between_alarms / max(features, 1)
     squared = calibration.location - calibration.scale * math.log(alarms)
     found = math.sqrt(max(squared, 0.0) / calibration.window_rows)
-    rows = window_rows or calibration.window_rows
     if rows != calibration.window_rows:
         own = 1 / reference_rows
         found *= math.sqrt((1 / rows + own) / (1 / calibration.window_rows + own))

@@ -28,7 +28,8 @@ SURE = 0.5
 """So many standard errors is the usual rate taken higher than the reference says."""
 LEAST_ROWS = 100
 """Labelled rows of a reference that say what is usual."""
-LEAST_RATE, MOST_RATE = 0.002, 0.8
+LEAST_RATE, MOST_RATE = 0.002, 0.95
+"""Answers that are wrong more often than that cannot become worse: no sum alarms."""
 CEILING = 1.5
 """The sum does not rise beyond so many times its limit, so that an end is seen soon."""
 RULE = Hysteresis(close_below=0.5, close_looks=1)
@@ -46,7 +47,9 @@ class Usual(msgspec.Struct, frozen=True, kw_only=True):
     far: float | None = None
     """Of numbers: an absolute error beyond it is wrong."""
     up: int
-    """What a wrong answer adds to the sum; a right one takes 1 away."""
+    """What a wrong answer adds to the sum ..."""
+    down: int = 1
+    """... and what a right one takes away: one of both is 1."""
     limit: int
     """Beyond it the sum alarms."""
     labels_between_alarms: int
@@ -134,7 +137,9 @@ def note_errors(test: ErrorTest, found: Sequence[float], now_s: float, terms: Te
     last, highest = _summed(test.run, wrong, usual)
     run = last if test.watched.episode is not None else highest
     look = Look(at_s=now_s, statistic=run.sum, threshold=usual.limit)
-    watched, event, episode = step(test.watched, look, RULE)
+    # A clock that was ahead, and is right again, must not keep us from looking.
+    watched = replace(test.watched, seen_at_s=min(test.watched.seen_at_s, now_s - 1.0))
+    watched, event, episode = step(watched, look, RULE)
     test = msgspec.structs.replace(
         test, usual=usual, run=last, labels=test.labels + len(wrong), watched=watched
     )
@@ -178,21 +183,23 @@ def usual_of_reference(performance: Performance | None, terms: Terms) -> Usual |
     return usual_of_classes(1 - accuracy, performance.rows, terms, "reference")
 
 
-def run_length(rate: float, up: int, limit: int) -> float:
+def run_length(rate: float, up: int, limit: int, down: int = 1) -> float:
     """Labels until an alarm, in the mean, of answers of which a share of ``rate`` is wrong.
 
-    A sum of ``s`` needs ``x[s] = 1 + rate * x[s + up] + (1 - rate) * x[max(s - 1, 0)]`` labels
+    A sum of ``s`` needs ``x[s] = 1 + rate * x[s + up] + (1 - rate) * x[max(s - down, 0)]`` labels
     more, and none beyond ``limit``.
     """
     states = limit + 1
-    bands = np.zeros((min(up, limit) + 2, states))
-    top = len(bands) - 2
+    top, low = min(up, limit), min(down, limit)
+    bands = np.zeros((top + 1 + low, states))
     bands[top] = 1.0
     bands[top, 0] = rate
-    bands[top + 1, :-1] = -(1 - rate)
+    bands[top + 1 :, 0] = -(1 - rate)
+    if down <= limit:
+        bands[top + down, : states - down] = -(1 - rate)
     if up <= limit:
         bands[0, up:] = -rate
-    return float(solve_banded((1, top), bands, np.ones(states))[0])
+    return float(solve_banded((low, top), bands, np.ones(states))[0])
 
 
 def _usual(
@@ -202,10 +209,12 @@ def _usual(
     before, after = _rates(rate, rows)
     for_wrong = math.log(after / before)
     for_right = math.log((1 - before) / (1 - after))
-    up = max(1, round(for_wrong / for_right))
+    up, down = max(1, round(for_wrong / for_right)), max(1, round(for_right / for_wrong))
+    limit = _limit(before, up, down, terms.labels_between_alarms)
+    if before >= MOST_RATE:
+        up = 0
     return Usual(
-        source=source, rows=rows, rate=rate, far=far, up=up,
-        limit=_limit(before, up, terms.labels_between_alarms),
+        source=source, rows=rows, rate=rate, far=far, up=up, down=down, limit=limit,
         labels_between_alarms=terms.labels_between_alarms,
     )
 
@@ -219,15 +228,15 @@ def _rates(rate: float, rows: int) -> tuple[float, float]:
     return before, min(after, (1 + before) / 2)
 
 
-def _limit(rate: float, up: int, labels_between_alarms: int) -> int:
+def _limit(rate: float, up: int, down: int, labels_between_alarms: int) -> int:
     """The lowest with which a false alarm is rare enough."""
     high = up
-    while run_length(rate, up, high) < labels_between_alarms:
+    while run_length(rate, up, high, down) < labels_between_alarms:
         high *= 2
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
-        if run_length(rate, up, middle) < labels_between_alarms:
+        if run_length(rate, up, middle, down) < labels_between_alarms:
             low = middle
         else:
             high = middle
@@ -263,7 +272,7 @@ def _summed(run: Run, wrong: Sequence[bool], usual: Usual) -> tuple[Run, Run]:
     highest, ceiling = run, math.ceil(CEILING * usual.limit)
     for is_wrong in wrong:
         labels, errors_ = labels + 1, errors_ + is_wrong
-        sum_ = min(sum_ + usual.up, ceiling) if is_wrong else sum_ - 1
+        sum_ = min(sum_ + usual.up, ceiling) if is_wrong else sum_ - usual.down
         if sum_ <= 0:
             sum_ = labels = errors_ = 0
         if sum_ > highest.sum:

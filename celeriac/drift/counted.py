@@ -65,16 +65,24 @@ def write(  # noqa: PLR0913 - whose counts, and of when
 def newest(
     client: Any, model: str, version: int, *, from_s: float, until_s: float
 ) -> Iterable[Stretch]:
-    """The stretches that began in that time, the newest first: as many as are taken are read.
-    Raises redis.RedisError."""
+    """The stretches that began in that time, the newest first: as many as are taken are read, and
+    few more. Raises redis.RedisError."""
     counts, times = drift_counts_key(model, version), drift_times_key(model, version)
-    fields = client.zrange(times, until_s, from_s, desc=True, byscore=True, withscores=True)
-    for first in range(0, len(fields), BLOCK):
-        some = fields[first : first + BLOCK]
-        found = client.hmget(counts, [name for name, _ in some])
+    known: set[bytes] = set()
+    for offset in range(0, MOST_FIELDS, BLOCK):
+        fields = client.zrange(
+            times, until_s, from_s, desc=True, byscore=True, withscores=True, offset=offset,
+            num=BLOCK,
+        )
+        # One that has come meanwhile moves those that we have to the next block.
+        some = [(name, start_s) for name, start_s in fields if name not in known]
+        known.update(name for name, _ in some)
+        found = client.hmget(counts, [name for name, _ in some]) if some else []
         for (_, start_s), data in zip(some, found, strict=True):
             if data is not None:
                 yield Stretch(start_s, data)
+        if len(fields) < BLOCK:
+            return
 
 
 def versions(client: Any, *, from_s: float) -> list[tuple[str, float]]:

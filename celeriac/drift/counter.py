@@ -60,6 +60,8 @@ class _Line:
         self.unwritten = 0
         """Items in it that Redis does not have."""
         self.used_s = 0.0
+        self.fails = False
+        """It was not counted the last time."""
         self.empty()
 
     def empty(self) -> None:
@@ -106,7 +108,6 @@ class DriftCounter:
         self._changed = threading.Condition()
         self._counting = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._fails = False
 
     @classmethod
     def of(cls, settings: Settings) -> DriftCounter:
@@ -208,11 +209,11 @@ class DriftCounter:
             self._add(line, batches, seen)
             self._write(key, line, now_s)
         except redis.RedisError as error:
-            self._fail("drift is not counted: Redis is away", str(error))
+            _fail(line, "drift is not counted: Redis is away", str(error))
         except Exception as error:  # noqa: BLE001 - items may be anything; the answers are given
-            self._fail("drift is not counted", f"{name}@{version}: {errors.told(error)}")
+            _fail(line, "drift is not counted", f"{name}@{version}: {errors.told(error)}")
         else:
-            self._fails = False
+            line.fails = False
 
     def _turn(self, name: str, line: _Line, start_s: float) -> None:
         """Begin another stretch of time, if it is time."""
@@ -240,7 +241,7 @@ class DriftCounter:
         if line.standard is None:
             with self._changed:
                 self._without.add(key)
-                del self._lines[key]
+                self._lines.pop(key, None)  # prepare() may have been faster
 
     def _add(self, line: _Line, batches: list[tuple[Items, Answers]], seen: int) -> None:
         from celeriac.drift.tally import tally
@@ -266,10 +267,11 @@ class DriftCounter:
         metrics.DRIFT_ITEMS.labels(key[0], "counted").inc(line.unwritten)
         line.unwritten = 0
 
-    def _fail(self, what: str, reason: str) -> None:
-        if not self._fails:  # once, not each second
-            log.warning(what, reason=reason)
-        self._fails = True
+
+def _fail(line: _Line, what: str, reason: str) -> None:
+    if not line.fails:  # once, not each second
+        log.warning(what, reason=reason)
+    line.fails = True
 
 
 def has_profile(manifest: ModelVersion) -> bool:

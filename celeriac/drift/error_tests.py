@@ -76,10 +76,10 @@ def step_version(  # noqa: PLR0913 - whose labels, and what becomes of them
     test = _load(held, model, version)
     if found:
         terms = terms_of(settings)
-        if held is None:
+        if test is None:
             test = ErrorTest(usual=usual_of_reference(performance(), terms))
         outcome = note_errors(test, [float(one) for one in found], now_s, terms)
-    elif now_s - last_label_s > SILENT_S:
+    elif test is not None and now_s - last_label_s > SILENT_S:
         outcome = given_up(test, now_s)
     else:
         return Stepped()
@@ -96,8 +96,7 @@ def step_version(  # noqa: PLR0913 - whose labels, and what becomes of them
 
 def read_test(client: Any, model: str, version: int) -> ErrorTest | None:
     """Where the test of a version stands; None if nothing is known. Raises redis.RedisError."""
-    held = client.get(feedback_test_key(model, version))
-    return None if held is None else _load(held, model, version)
+    return _load(client.get(feedback_test_key(model, version)), model, version)
 
 
 def forget_old_versions(client: Any, settings: FeedbackSettings, now_s: float) -> None:
@@ -105,14 +104,14 @@ def forget_old_versions(client: Any, settings: FeedbackSettings, now_s: float) -
     client.zremrangebyscore(FEEDBACK_VERSIONS_KEY, "-inf", now_s - settings.kept_s)
 
 
-def _load(held: bytes | None, model: str, version: int) -> ErrorTest:
+def _load(held: bytes | None, model: str, version: int) -> ErrorTest | None:
     if held is None:
-        return ErrorTest()
+        return None
     try:
         return ErrorTest.load(held)
     except errors.RequestError as error:
         log.warning("test of errors begins anew", model=model, version=version, reason=str(error))
-        return ErrorTest()
+        return None
 
 
 def _event(

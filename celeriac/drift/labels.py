@@ -45,14 +45,24 @@ def is_class(predicted: Predicted, output: OutputSchema) -> bool:
     return output.kind == "classifier" or isinstance(predicted, (bool, str, bytes))
 
 
-def from_text(text: str, output: OutputSchema) -> Any:
-    """A label from a file of texts: the class that is written so, or the number. Itself if it is
-    neither."""
-    for known in output.labels if output.outputs == 1 else ():
-        if _named(known)[1] == text:
-            return known
+def from_text(text: str, predicted: Predicted, output: OutputSchema) -> Any:
+    """A label from a file of texts: the class that is written so (1 also as 1.0, true also as
+    True), or what is of the kind of the prediction. Itself if it is neither."""
+    known = output.labels if output.outputs == 1 else ()
+    for one in known:
+        if _named(one) == _named(_as(one, text)):
+            return one
+    return text if known else _as(predicted, text)
+
+
+def _as(one: Predicted, text: str) -> Any:
+    """What ``text`` says, as a value of the kind of ``one``; itself if it cannot be."""
+    if isinstance(one, bool):
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if isinstance(one, (str, bytes)):
+        return text
     try:
-        return text if output.kind == "classifier" else float(text)
+        return float(text)
     except ValueError:
         return text
 

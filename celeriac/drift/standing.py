@@ -36,7 +36,7 @@ class FeatureStanding(msgspec.Struct, frozen=True, kw_only=True):
     """Unix time since when it is in this state."""
     rows: int
     distance: float | None = None
-    """None: there are too few rows to say, or the values are broken."""
+    """None: there are too few rows to say."""
     threshold: float | None = None
     """None: the reference is too short to know."""
     note: str = ""

@@ -108,7 +108,7 @@ def look(
     Without enough new ones since the last look, what was found stands: thresholds are made for
     looks as dense as :data:`LOOKS_PER_WINDOW`, and the same items are not three looks.
     """
-    standing = _of_profile(standing, standard)
+    standing = _of_profile(standing, standard, now_s)
     standing = msgspec.structs.replace(standing, watched_at_s=now_s)
     if seen.new_rows < max(1, rule.rows // LOOKS_PER_WINDOW):
         return standing
@@ -120,22 +120,27 @@ def look(
 
 def retired(standing: Standing, now_s: float) -> tuple[DriftEvent, ...]:
     """Nobody asks the version any more: what is open closes."""
+    return _closed(standing, f"{standing.ref} is not asked any more", now_s)
+
+
+def _closed(standing: Standing, why: str, now_s: float) -> tuple[DriftEvent, ...]:
     return tuple(
-        _event(standing, kind, "closed", episode.features,
-               f"{standing.ref} is not asked any more", now_s)
+        _event(standing, kind, "closed", episode.features, why, now_s)
         for kind, episode in standing.episodes.items()
     )
 
 
-def _of_profile(standing: Standing, standard: Standard) -> Standing:
+def _of_profile(standing: Standing, standard: Standard, now_s: float) -> Standing:
     """What was remembered of another profile (the version was deleted, and its number came again)
-    is of no use."""
+    is of no use; what is open closes."""
     if standing.digest == standard.digest:
         return standing
+    over = _closed(standing, f"{standing.ref} is another version now", now_s)
     return Standing(
         model=standing.model, version=standing.version, state="not_enough_data",
         since_s=standing.watched_at_s, watched_at_s=standing.watched_at_s,
-        digest=standard.digest, unsent=standing.unsent,
+        digest=standard.digest,
+        unsent=(*standing.unsent, *(event.to_dict() for event in over)),
     )
 
 

@@ -13,10 +13,11 @@ import redis
 
 from celeriac import metrics, release
 from celeriac.drift.concept import ErrorTest, note_errors
-from celeriac.drift.error_tests import read_test
+from celeriac.drift.error_tests import read_test, step_version
 from celeriac.drift.events import DriftEvent
 from celeriac.drift.feedback import Labelled, labelled_versions, record
 from celeriac.drift.labels import Judged
+from celeriac.drift.profile import Performance
 from celeriac.messages import (
     DRIFT_LABELS,
     DRIFT_NOTICE,
@@ -25,7 +26,7 @@ from celeriac.messages import (
     feedback_test_key,
 )
 from celeriac.registry.store import Registry
-from celeriac.settings import Settings
+from celeriac.settings import FeedbackSettings, Settings
 from producer.broker import Broker
 from tasks.drift_labels import look
 from tasks.schedule import beat_schedule
@@ -168,6 +169,20 @@ def test_a_damaged_test_begins_anew(broker: Broker, redis_client: redis.Redis) -
     label(broker, [False, False, True])
     assert look(broker, NOW) == []
     assert read_test(redis_client, "reviews", 3) == ErrorTest(gathered=(0.0, 0.0, 1.0), labels=3)
+
+
+def test_one_that_is_damaged_asks_the_reference_again(redis_client: redis.Redis) -> None:
+    redis_client.set(feedback_test_key("reviews", 3), b"{}garbage")
+    redis_client.rpush(feedback_stream_key("reviews", 3), "0")
+    step_version(
+        redis_client, "reviews", 3, settings=FeedbackSettings(), queue=MAINTENANCE_QUEUE,
+        performance=lambda: Performance(measure="accuracy", value=0.9, error=0.01, rows=900),
+        message=lambda event: b"", last_label_s=NOW, now_s=NOW,
+    )
+    test = read_test(redis_client, "reviews", 3)
+    assert test is not None
+    assert test.usual is not None
+    assert test.usual.source == "reference"
 
 
 def test_beat_has_labels_looked_at(settings: Settings) -> None:

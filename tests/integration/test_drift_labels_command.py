@@ -78,11 +78,26 @@ def test_labels_of_json_lines(
     assert said.stdout.startswith("2 labels: 2 counted")
 
 
+def test_labels_of_a_tenant(
+    celeriac: Callable[..., Any], env: dict[str, str], settings: Settings, tmp_path: Path
+) -> None:
+    with Client(settings=settings) as client:
+        kept = client.feedbacks.id_of(Prediction(model="reviews", version=1, label=1), "shop")
+    path = tmp_path / "labels.csv"
+    path.write_text(f"prediction_id,label\n{kept},1\n")
+    assert "1 refused" in celeriac("drift", "feedback", str(path), env=env).stdout
+    said = celeriac("drift", "feedback", str(path), "--tenant", "shop", env=env)
+    assert (said.returncode, said.stdout) == (
+        0, "1 labels: 1 counted, 0 of predictions that had one, 0 refused\n"
+    )
+
+
 @pytest.mark.parametrize(("name", "text", "message"), [
     ("a.csv", "id,label\n1,2\n", "a.csv: has no column prediction_id"),
     ("a.csv", "", "has no column label and no column prediction_id"),
     ("a.jsonl", "prediction_id,label\n", "a.jsonl, line 1: is no JSON object"),
     ("a.jsonl", '{"prediction_id": "x"}\n', "line 1: is no JSON object"),
+    ("a.csv", f"prediction_id,label\nx,{'9' * 200_000}\n", "a.csv: is no CSV: field larger"),
     ("b.csv", None, "b.csv: cannot be read"),
 ])  # fmt: skip
 def test_files_that_are_none(

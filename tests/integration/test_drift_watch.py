@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from celeriac import errors, metrics, release
 from celeriac.drift import counted, standing
 from celeriac.drift.counter import DriftCounter
 from celeriac.drift.standing import Overtaken, Watcher
+from celeriac.drift.tally import Standard
 from celeriac.messages import (
     DRIFT_COUNTED_KEY,
     DRIFT_STANDINGS_KEY,
@@ -179,6 +181,33 @@ def test_the_oldest_counts_go(redis_client: redis.Redis, monkeypatch: pytest.Mon
     assert counted.versions(redis_client, from_s=60) == []
 
 
+def test_the_newest_counts_are_read_in_blocks_and_each_once(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(at_s: float) -> None:
+        counted.write(
+            redis_client, "m", 1, process="a", start_s=at_s, data=str(at_s).encode(), now_s=at_s
+        )
+
+    monkeypatch.setattr(counted, "BLOCK", 2)
+    for at_s in (10.0, 20.0, 30.0, 40.0, 50.0):
+        write(at_s)
+    named: list[Any] = []
+    zrange = redis_client.zrange
+
+    def counting(*given: Any, **more: Any) -> Any:
+        found: Any = zrange(*given, **more)
+        named.extend(found)
+        return found
+
+    monkeypatch.setattr(redis_client, "zrange", counting)
+    found = iter(counted.newest(redis_client, "m", 1, from_s=0, until_s=100))
+    first = next(found)
+    assert len(named) == 2
+    write(60.0)  # meanwhile
+    assert [one.start_s for one in (first, *found)] == [50.0, 40.0, 30.0, 20.0, 10.0]
+
+
 def test_redis_that_is_away_costs_no_answer_and_is_made_good(
     stream: Stream, told: list[Any]
 ) -> None:
@@ -230,6 +259,50 @@ def test_items_that_are_strange_cost_a_line_in_the_log(stream: Stream, told: lis
     counter.flush()
     found = {one.ref: one for one in drift.watch_all(stream.broker, stream.clock.now_s)}
     assert found["sizes@1"].rows == 100
+
+
+def test_a_version_that_is_never_counted_is_told_once(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while another one is counted beside it."""
+    whole = counted.write
+    said: list[Any] = []
+    folder = stream.registry.folder("sizes", 1)
+
+    def write(client: Any, name: str, version: int, **given: Any) -> None:
+        if name == "broken":
+            raise ValueError("as ever")
+        whole(client, name, version, **given)
+
+    def warning(what: str, **more: Any) -> None:
+        said.append((what, more))
+
+    sizes = stream.manifest()
+    broken = sizes.model_copy(update={"name": "broken"})
+    monkeypatch.setattr(counted, "write", write)
+    monkeypatch.setattr(stream.registry, "folder", lambda *_: folder)
+    monkeypatch.setattr("celeriac.drift.counter.log", SimpleNamespace(warning=warning))
+    for _ in range(3):
+        for manifest in (sizes, broken):
+            stream.counters[0].offer(manifest, *stream.items(5))
+        stream.counters[0].flush()
+    assert said == [("drift is not counted", {"reason": "broken@1: ValueError: as ever"})]
+
+
+def test_a_damaged_profile_that_two_threads_read_stops_no_counting(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = stream.counters[0]
+
+    def damaged(*given: Any) -> None:
+        monkeypatch.setattr(Standard, "of", lambda *_: None)
+        counter.prepare(stream.manifest())  # the other thread is faster
+        raise errors.RegistryError("damaged")
+
+    monkeypatch.setattr(Standard, "of", damaged)
+    counter.offer(stream.manifest(), *stream.items(5))
+    counter.flush()
+    assert counter._lines == {}
 
 
 def test_a_version_without_a_profile_costs_nothing(stream: Stream) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from celeriac import errors
-from celeriac.messages import ModelRef
+from celeriac.messages import DEFAULT_TENANT, ModelRef
 from celeriac.settings import get_settings
 
 if TYPE_CHECKING:
@@ -79,6 +79,9 @@ def feedback(
     file: Annotated[
         Path, typer.Argument(help="CSV or JSON lines with prediction_id and label.")
     ],
+    tenant: Annotated[
+        str, typer.Option(help="Whose predictions they are, where the gateway asks for keys.")
+    ] = DEFAULT_TENANT,
 ) -> None:
     """Count the labels of a file. Exit code 1 if some were refused."""
     from producer.client import Client
@@ -88,7 +91,8 @@ def feedback(
         for line, prediction_id, label, is_text in _read(file):
             try:
                 given = client.feedbacks.give(
-                    prediction_id, label, timeout_s=client.timeout_s, is_text=is_text
+                    prediction_id, label, timeout_s=client.timeout_s, tenant=tenant,
+                    is_text=is_text,
                 )
             except (errors.RequestError, errors.Overloaded) as error:
                 counts["refused"] += 1
@@ -112,6 +116,8 @@ def _read(path: Path) -> Iterator[tuple[int, str, Any, bool]]:
         raise errors.RequestError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise errors.RequestError(f"{path}: is not UTF-8") from error
+    except csv.Error as error:
+        raise errors.RequestError(f"{path}: is no CSV: {error}") from error
 
 
 def _csv(path: Path, file: Any) -> Iterator[tuple[int, str, Any, bool]]:

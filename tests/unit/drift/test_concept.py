@@ -57,9 +57,41 @@ def test_the_run_length_is_the_one_that_a_simulation_has() -> None:
 @pytest.mark.parametrize("rows", [50, 100_000])
 def test_there_is_a_limit_for_any_rate(rate: float, rows: int) -> None:
     usual = usual_of_classes(rate, rows, TERMS, "first labels")
-    assert usual.up >= 1
+    assert usual.up >= 1 or rate == 1
     assert usual.limit >= usual.up
     assert usual.rate < usual.doubled <= 1 or rate >= 0.8
+
+
+@pytest.mark.parametrize("rate", [0.6, 0.8])
+def test_the_run_length_where_most_answers_are_wrong(rate: float) -> None:
+    usual = usual_of_classes(rate, 10**9, Terms(labels_between_alarms=1_000), "reference")
+    chance = np.random.default_rng(4).random((1_000, 12_000)) < rate
+    sums, first = np.zeros(1_000, dtype=int), np.zeros(1_000)
+    for label in range(12_000):
+        down = np.maximum(sums - usual.down, 0)
+        sums = np.where(chance[:, label], sums + usual.up, down)
+        first[(first == 0) & (sums > usual.limit)] = label + 1
+    exact = run_length(rate, usual.up, usual.limit, usual.down)
+    assert exact >= 1_000
+    assert first.all()
+    assert first.mean() == pytest.approx(exact, rel=0.12)
+
+
+def test_answers_that_were_mostly_wrong_become_worse_and_are_as_usual_again() -> None:
+    usual = usual_of_classes(0.6, 10_000, TERMS, "reference")
+    looks = [wrong(0.6, 3_000), wrong(0.85, 600, 1), wrong(0.6, 2_000, 2)]
+    assert run(ErrorTest(usual=usual), *looks)[1] == [("opened", 1), ("closed", 2)]
+
+
+def test_answers_that_are_always_wrong_cannot_become_worse() -> None:
+    """As when only complaints are labelled."""
+    test, events = run(ErrorTest(), *[[1.0] * 1_000] * 30)
+    assert (test.labels, test.run, events) == (30_000, Run(), [])
+
+
+def test_a_clock_that_was_ahead_keeps_nobody_from_looking() -> None:
+    test = note_errors(ErrorTest(usual=TENTH), [0.0], 86_400.0, TERMS).test
+    assert note_errors(test, [1.0] * 50, 10.0, TERMS).event == "opened"
 
 
 def test_a_rate_that_doubles_opens_one_episode_which_closes() -> None:

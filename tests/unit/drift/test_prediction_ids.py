@@ -116,8 +116,27 @@ def test_a_label_that_cannot_be_is_refused(
 
 
 def test_labels_from_files_of_texts() -> None:
-    assert from_text("2", NUMBERED) == 2
-    assert from_text("9", NUMBERED) == "9"
-    assert from_text("good", CLASSES) == "good"
-    assert from_text("2.5", NUMBER) == 2.5
-    assert from_text("many", NUMBER) == "many"
+    assert from_text("2", 1, NUMBERED) == 2
+    assert from_text("9", 1, NUMBERED) == "9"
+    assert from_text("good", "bad", CLASSES) == "good"
+    assert from_text("2.5", 1.0, NUMBER) == 2.5
+    assert from_text("many", 1.0, NUMBER) == "many"
+
+
+def test_labels_as_pandas_writes_them() -> None:
+    """A column of whole numbers with a gap is written as 1.0, one of truths as True."""
+    truths = OutputSchema(kind="classifier", labels=(False, True))
+    assert from_text("1.0", 1, NUMBERED) == 1
+    assert from_text("True", False, truths) is True
+    assert from_text("false", False, truths) is False
+
+
+@pytest.mark.parametrize(("predicted", "text", "output"), [
+    ("7", "7", ANY), (7, "7", ANY), (True, "True", ANY),
+    (7, "7", OutputSchema(kind="classifier")), ("7", "7", OutputSchema(kind="classifier")),
+])  # fmt: skip
+def test_a_text_is_read_as_what_was_predicted_where_classes_are_not_known(
+    predicted: Any, text: str, output: OutputSchema
+) -> None:
+    judged = judge(predicted, from_text(text, predicted, output), output)
+    assert judged.right is True or judged.absolute_error == 0

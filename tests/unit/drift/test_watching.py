@@ -261,6 +261,8 @@ def test_another_profile_under_the_same_number_begins_anew(standard: Standard) -
     stream.standard = replace(standard, digest="another")
     assert stream.look().state == "not_enough_data"
     assert stream.standing.episodes == {}
+    assert stream.told() == [("data_drift", "opened"), ("data_drift", "closed")]
+    assert stream.events[1].detail == "m@1 is another version now"
 
 
 def test_a_reference_that_is_too_short_has_no_threshold() -> None:

@@ -77,6 +77,22 @@ def test_thresholds_grow_with_what_is_asked_of_them() -> None:
     assert more == pytest.approx(limits[1] / 2)
 
 
+def test_small_windows_alarm_as_rarely_as_stated() -> None:
+    """100 rows where 1,000 were calibrated: 4 alarms are expected in 20 streams of 20,000 rows."""
+    alarms = 0
+    for number in range(20):
+        feature = profiled(series(5_000, seed=number))
+        assert feature.calibration is not None
+        limit = calibration.threshold(
+            feature.calibration, rows_between_alarms=100_000, window_rows=100,
+            reference_rows=feature.independent_rows,
+        )
+        codes = bins.codes(feature, series(20_000, seed=1_000 + number))
+        counts = calibration.windows_of(calibration.by_step(codes[None], 5, feature.bins), 20)[0]
+        alarms += any(window.statistic(feature, one) > limit for one in counts)
+    assert alarms <= 9
+
+
 def test_autocorrelation_raises_the_threshold() -> None:
     plain, linked = profiled(series(10_000)), profiled(series(10_000, 0.9))
     assert plain.calibration is not None
