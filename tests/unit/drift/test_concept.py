@@ -79,7 +79,7 @@ def test_the_run_length_where_most_answers_are_wrong(rate: float) -> None:
 
 def test_answers_that_were_mostly_wrong_become_worse_and_are_as_usual_again() -> None:
     usual = usual_of_classes(0.6, 10_000, TERMS, "reference")
-    looks = [wrong(0.6, 3_000), wrong(0.85, 600, 1), wrong(0.6, 2_000, 2)]
+    looks = [wrong(0.6, 2_000, 3), wrong(0.85, 600, 1), wrong(0.6, 2_000, 2)]
     assert run(ErrorTest(usual=usual), *looks)[1] == [("opened", 1), ("closed", 2)]
 
 
