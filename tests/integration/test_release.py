@@ -278,6 +278,9 @@ def test_architectures_come_from_allowed_modules_only(module: str, tmp_path: Pat
 
 
 def test_an_allowed_module_gives_networks_only(tmp_path: Path) -> None:
+    from safetensors.torch import save_model
+
+    save_model(MLP(3, 1), str(tmp_path / "x.safetensors"))
     architecture = Architecture(path="celeriac.runtimes.architectures:Sequence")
     with pytest.raises(errors.UntrustedModel, match="is not a torch Module"):
         runtimes.runtime("torch").read(tmp_path / "x.safetensors", architecture, LoadOptions())
@@ -343,7 +346,9 @@ def _a_network_with_another_argument(registry: Registry) -> None:
 
 def _operators_of_a_later_release(registry: Registry) -> None:
     graph = skl2onnx.to_onnx(LogisticRegression().fit(X, Y), X[:1], options={"zipmap": False})
-    release.register("m", graph.SerializeToString(), examples=X, registry=registry)
+    release.register(
+        "m", graph.SerializeToString(), examples=X, labels=[0, 1], registry=registry
+    )
     graph.opset_import[0].version = 10_000
     path = registry.folder("m", 1) / "model.onnx"
     path.unlink()
