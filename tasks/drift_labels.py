@@ -53,7 +53,7 @@ def look(broker: Broker, now_s: float) -> list[DriftEvent]:
         if stepped.labels:
             metrics.LABELLED.labels(model, str(version)).inc(stepped.labels)
             _show(broker, model, version, now_s)
-        if stepped.labels or stepped.event is not None:
+        if stepped.is_open is not None:  # also without labels: a new process knows of none before
             gauge = metrics.DRIFT_EPISODE.labels(model, str(version), "concept_drift")
             gauge.set(stepped.is_open)
         if stepped.event is not None:

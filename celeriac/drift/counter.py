@@ -39,7 +39,8 @@ YIELD_S = 0.0005
 MOST_VERSIONS = 32
 """At the same time; further ones are not counted."""
 IDLE_S = 600.0
-"""A version that nobody has asked for so long is let go."""
+"""A version that nobody has asked for so long is let go, and one whose profile is not there or
+cannot be read is asked for it again."""
 TABLE_CELL_BYTES = 50
 
 Items = Sequence[Any]
@@ -103,8 +104,8 @@ class DriftCounter:
         self._clock = clock
         self._process = os.urandom(6).hex()
         self._lines: dict[tuple[str, int], _Line] = {}
-        self._without: set[tuple[str, int]] = set()
-        """Versions without a profile."""
+        self._without: dict[tuple[str, int], float] = {}
+        """Versions without a profile, each until when that is taken for granted."""
         self._changed = threading.Condition()
         self._counting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -121,7 +122,7 @@ class DriftCounter:
     def offer(self, manifest: ModelVersion, items: Items, answers: Answers) -> None:
         """Have items, as they are on the wire, counted with their answers, soon. Never waits."""
         key = manifest.name, manifest.version
-        if not self._is_on or key in self._without or not items:
+        if not self._is_on or not items or self._is_without(key):
             return
         with self._changed:
             line = self._lines.get(key)
@@ -137,7 +138,7 @@ class DriftCounter:
     def prepare(self, manifest: ModelVersion) -> None:
         """Read the profile of a version now, so that it is not read beside its first items."""
         key = manifest.name, manifest.version
-        if not self._is_on or key in self._without:
+        if not self._is_on or self._is_without(key):
             return
         with self._changed:
             line = self._lines.get(key) or self._open(key, manifest)
@@ -149,9 +150,12 @@ class DriftCounter:
         with self._counting:
             self._round()
 
+    def _is_without(self, key: tuple[str, int]) -> bool:
+        return key in self._without and self._clock() < self._without[key]
+
     def _open(self, key: tuple[str, int], manifest: ModelVersion) -> _Line | None:
         if not has_profile(manifest):
-            self._without.add(key)
+            self._without[key] = self._clock() + IDLE_S
             return None
         if len(self._lines) >= MOST_VERSIONS:
             return None
@@ -240,7 +244,7 @@ class DriftCounter:
             log.warning("drift is not counted", model=f"{key[0]}@{key[1]}", reason=reason)
         if line.standard is None:
             with self._changed:
-                self._without.add(key)
+                self._without[key] = self._clock() + IDLE_S
                 self._lines.pop(key, None)  # prepare() may have been faster
 
     def _add(self, line: _Line, batches: list[tuple[Items, Answers]], seen: int) -> None:

@@ -48,8 +48,8 @@ class Stepped:
 
     labels: int = 0
     event: DriftEvent | None = None
-    is_open: bool = False
-    """An episode is."""
+    is_open: bool | None = None
+    """An episode is. None: nobody knows, or somebody else was faster."""
 
 
 def terms_of(settings: FeedbackSettings) -> Terms:
@@ -74,6 +74,7 @@ def step_version(  # noqa: PLR0913 - whose labels, and what becomes of them
     pipe.lrange(keys[1], 0, MOST_LABELS - 1)
     held, found = pipe.execute()
     test = _load(held, model, version)
+    unchanged = Stepped(is_open=None if test is None else test.watched.episode is not None)
     if found:
         terms = terms_of(settings)
         if test is None:
@@ -82,10 +83,10 @@ def step_version(  # noqa: PLR0913 - whose labels, and what becomes of them
     elif test is not None and now_s - last_label_s > SILENT_S:
         outcome = given_up(test, now_s)
     else:
-        return Stepped()
+        return unchanged
     event = _event(model, version, outcome, now_s, is_silent=not found)
     if not found and event is None:
-        return Stepped()
+        return unchanged
     written = lua.run(
         client, _WRITE, [*keys, queue], held or "", outcome.test.dump(), settings.kept_s,
         len(found), b"" if event is None else message(event),

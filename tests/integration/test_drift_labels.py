@@ -152,7 +152,10 @@ def test_an_episode_that_nobody_labels_any_more_is_given_up(broker: Broker) -> N
     label(broker, wrong(0.9, 60))
     (opened,) = look(broker, NOW)
     assert opened.state == "opened"
+    gauge = metrics.DRIFT_EPISODE.labels("reviews", "3", "concept_drift")
+    gauge.set(0)  # a process that has just begun
     assert look(broker, NOW + 86_400) == []
+    assert gauge._value.get() == 1
     (closed,) = look(broker, NOW + 8 * 86_400)
     assert (closed.state, closed.detail) == ("closed", "no label has come for 7 days")
     assert look(broker, NOW + 9 * 86_400) == []

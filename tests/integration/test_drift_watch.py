@@ -305,6 +305,24 @@ def test_a_damaged_profile_that_two_threads_read_stops_no_counting(
     assert counter._lines == {}
 
 
+def test_a_profile_that_could_not_be_read_is_read_later(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*given: Any) -> None:
+        raise errors.RegistryError("the disk is away")
+
+    counter = stream.counters[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(Standard, "of", away)
+        counter.prepare(stream.manifest())
+    counter.offer(stream.manifest(), *stream.items(5))
+    assert counter._lines == {}
+    stream.clock.now_s += 601
+    counter.offer(stream.manifest(), *stream.items(5))
+    counter.flush()
+    assert stream.broker.redis.hlen(drift_counts_key("sizes", 1)) == 1
+
+
 def test_a_version_without_a_profile_costs_nothing(stream: Stream) -> None:
     counter = stream.counters[0]
     for _ in range(3):
