@@ -198,7 +198,7 @@ def _readings(source: Path, columns: list[str]) -> Iterator[Any]:
 def _decoded(line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return line.strip()[:80]
 
 

@@ -34,10 +34,12 @@ from producer.broker import Broker, broker_error
 
 Array = np.ndarray[Any, Any]
 
-BLOCK_SENSORS = 250
-"""Sensors of one exchange: Redis is busy with so many for a few milliseconds."""
+BLOCK_SENSORS = 125
+"""Sensors of one exchange: Redis is busy with so many for two milliseconds or three."""
 OVERLAP_FROM = 4
-"""Blocks from which on two threads take them."""
+"""Blocks from which on threads take them ..."""
+THREADS = 3
+"""... so many: while two judge, there is something for Redis to write."""
 PATIENCE_S = 5.0
 """How long readings are judged anew while others write the same sensors."""
 CALL_EXPIRES_S = 60
@@ -95,12 +97,12 @@ class SensorBook:
         return [one for one in found if one is not None]
 
     def _take_all(self, work: _Work, parts: list[_Part]) -> None:
-        """One after the other; of many, two at a time: one is judged while Redis writes another."""
+        """One after the other; of many, three at a time: some are judged while Redis writes one."""
         if len(parts) < OVERLAP_FROM:
             for part in parts:
                 self._take(work, part)
             return
-        with ThreadPoolExecutor(2, "sensors") as pool:
+        with ThreadPoolExecutor(THREADS, "sensors") as pool:
             for _ in pool.map(lambda part: self._take(work, part), parts):
                 pass
 
@@ -233,9 +235,8 @@ def _parts(readings: Readings) -> Iterator[_Part]:
         fine = np.ones(len(readings), dtype=bool)
         fine[list(readings.errors)] = False
         places = places[fine]
-    names = list(index)
+    names, mine = list(index), owner[places]
     for start in range(0, len(names), BLOCK_SENSORS):
-        mine = owner[places]
         some = places[(mine >= start) & (mine < start + BLOCK_SENSORS)]
         whole = _Part(some, owner[some] - start, names[start : start + BLOCK_SENSORS])
         yield whole.only(np.unique(whole.owner).tolist())
