@@ -100,15 +100,22 @@ async def sentiment(request: Request) -> Response:
         raise fault("give 'review' or 'reviews', one of the two", "review")
     version = await gateway.client.version(ModelRef.parse(wanted.model), context.left_s())
     positive = _positive(version.output, wanted.positive, wanted.model)
+    outcomes: list[Prediction | errors.CeleriacError]
     if wanted.review is not None:
         model, review = wanted.model, check_review(wanted.review)
-        answer = await predict.predict_one(gateway, context, model, review)
-        return _json(sentiment_of(answer, positive))
-    outcomes = await _outcomes(gateway, context, wanted.model, wanted.reviews or [])
-    return _json({"sentiments": [
-        sentiment_of(one, positive) if isinstance(one, Prediction) else {"error": described(one)}
-        for one in outcomes
-    ]})
+        outcomes = [await predict.predict_one(gateway, context, model, review)]
+    else:
+        outcomes = await _outcomes(gateway, context, wanted.model, wanted.reviews or [])
+    positives = {version.version: positive}
+    for other in {one.version for one in outcomes if isinstance(one, Prediction)} - {*positives}:
+        ref = ModelRef(ModelRef.parse(wanted.model).name, version=other)  # a canary's, say
+        version = await gateway.client.version(ref, context.left_s())
+        positives[other] = _positive(version.output, wanted.positive, wanted.model)
+    found = [
+        sentiment_of(one, positives[one.version]) if isinstance(one, Prediction)
+        else {"error": described(one)} for one in outcomes
+    ]
+    return _json(found[0] if wanted.review is not None else {"sentiments": found})
 
 
 @router.post("/summaries", status_code=202, summary="Sum a dataset of reviews up, by product",

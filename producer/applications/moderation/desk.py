@@ -81,14 +81,20 @@ class Desk:
         self, models: Mapping[str, ModelInfo], policy: Policy, asked: Sequence[Asked],
         outcomes: Iterable[Outcome],
     ) -> None:
-        """Raises ConfigError if the policy names labels that a model does not have."""
+        """Raises ConfigError if the policy names labels that a model does not have, now or in a
+        version that has answered (a canary)."""
         check_labels(policy, labels_of(models, policy))
         names = (question.model for one in asked for question in one.questions)
-        self._checked |= {
-            (policy.digest, model, outcome.version)
+        answered = {
+            (policy.digest, model, outcome.version): (model, outcome.model)
             for model, outcome in zip(names, outcomes, strict=True)
             if isinstance(outcome, Prediction)
         }
+        for (_, _, version), (model, name) in answered.items():
+            info = models[name].versions.get(version) if name in models else None
+            if info is not None:
+                check_labels(policy, {model: info.output.labels})
+        self._checked |= answered.keys()
 
     def entries(self, cases: Iterable[Case], policy: Policy, tenant: str = "") -> list[Entry]:
         """What is to be recorded. Raises Conflict and StorageError."""

@@ -13,9 +13,12 @@ import pytest
 from celeriac import errors
 from celeriac.applications.reviews.dataset import read_summary
 from celeriac.jobs.folder import JobFolder
+from celeriac.messages import ModelRef, Prediction
+from celeriac.registry.catalogue import VersionInfo
 from celeriac.settings import Settings
 from producer import Client
 from producer.applications.reviews import Reviews
+from producer.gateway import predict
 from tests.conftest import Ran, Worker
 from tests.integration.gateway.conftest import RunningGateway
 from tests.integration.gateway.jobs_stack import JobsStack, settings_of
@@ -93,6 +96,30 @@ def test_reviews_over_http(stack: JobsStack) -> None:
     found = many["sentiments"]
     assert found[0]["sentiment"] > 0 > found[2]["sentiment"]
     assert found[1]["error"]["code"] == "item_invalid"
+
+
+def test_each_version_has_its_own_good_label(
+    stack: JobsStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A canary calls it otherwise: its answers are not turned upside down."""
+    client, version = stack.gateway.client, stack.gateway.client.version
+
+    async def asked(ref: ModelRef, timeout_s: float) -> VersionInfo:
+        found = await version(ModelRef.parse(ref.name), timeout_s)
+        output = found.output.model_copy(update={"labels": ("bad", "good")})
+        return found.model_copy(update={"output": output}) if ref.version == 9 else found
+
+    async def answered(*_: Any) -> list[Prediction]:
+        return [
+            Prediction(model="reviews", version=number, label=label, probability=0.9)
+            for number, label in ((1, "positive"), (9, "good"), (9, "bad"))
+        ]
+
+    monkeypatch.setattr(client, "version", asked)
+    monkeypatch.setattr(predict, "predict_many", answered)
+    many = stack.ask("POST", "/v1/reviews/sentiment", {"reviews": [GOOD, GOOD, BAD]})
+    assert many.status == 200, many.body
+    assert [round(one["sentiment"], 6) for one in many.json["sentiments"]] == [0.8, 0.8, -0.8]
 
 
 @pytest.mark.parametrize(("body", "status", "field"), [
