@@ -34,12 +34,10 @@ from producer.broker import Broker, broker_error
 
 Array = np.ndarray[Any, Any]
 
-BLOCK_SENSORS = 125
-"""Sensors of one exchange: Redis is busy with so many for two milliseconds or three."""
+BLOCK_SENSORS = 250
+"""Sensors of one exchange: Redis is busy with so many for a few milliseconds."""
 OVERLAP_FROM = 4
-"""Blocks from which on threads take them ..."""
-THREADS = 3
-"""... so many: while two judge, there is something for Redis to write."""
+"""Blocks from which on two threads take them."""
 PATIENCE_S = 5.0
 """How long readings are judged anew while others write the same sensors."""
 CALL_EXPIRES_S = 60
@@ -97,12 +95,12 @@ class SensorBook:
         return [one for one in found if one is not None]
 
     def _take_all(self, work: _Work, parts: list[_Part]) -> None:
-        """One after the other; of many, three at a time: some are judged while Redis writes one."""
+        """One after the other; of many, two at a time: one is judged while Redis writes another."""
         if len(parts) < OVERLAP_FROM:
             for part in parts:
                 self._take(work, part)
             return
-        with ThreadPoolExecutor(THREADS, "sensors") as pool:
+        with ThreadPoolExecutor(2, "sensors") as pool:
             for _ in pool.map(lambda part: self._take(work, part), parts):
                 pass
 
