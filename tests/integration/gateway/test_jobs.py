@@ -128,7 +128,8 @@ def test_cancel_and_resume(stack: JobsStack) -> None:
     assert ended["cancelled_at"] is not None
     assert 0 < ended["request_counts"]["completed"] < 3_000
     again = stack.ask("POST", f"/v1/jobs/{job['id']}/resume")
-    assert (again.status, again.json["status"]) == (202, "validating")
+    assert again.status == 202
+    assert again.json["status"] in ("validating", "in_progress")
     assert stack.finished(job["id"], 110)["status"] == "completed"
     rows = sum(
         one.get("rows", 0) for one in
@@ -156,7 +157,7 @@ def test_what_is_wrong_with_the_dataset_is_in_the_job(
     stack: JobsStack, fields: dict[str, Any], says: str
 ) -> None:
     job = stack.submit(f"wrong-{next(iter(fields))}-{len(str(fields))}", **fields)
-    assert job["status"] == "validating"
+    assert job["status"] in ("validating", "failed")  # a worker may have looked already
     ended = stack.finished(job["id"])
     assert (ended["status"], ended["error"]["code"]) == ("failed", "job_failed")
     assert says in ended["error"]["message"]
