@@ -24,6 +24,9 @@ NOBODY = "celeriac"
 """Who decided, if no person did."""
 SURE = 3.0
 """Standard errors by which a version does worse: less may be chance."""
+BROKEN_S = 31 * 86_400.0
+"""So long after they were told, broken data hold nothing up any more: who would have told their end
+may have forgotten them, or be switched off."""
 
 
 class Phase(StrEnum):
@@ -109,9 +112,11 @@ class Adaptation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     broken: dict[str, float] = {}
     """Since when the data of a version are broken, by ``SOURCE@VERSION``."""
 
-    def breach(self) -> str:
-        """The place in which the data of the champion are broken; empty: in none."""
-        return next((place for place in self.broken if place.endswith(f"@{self.champion}")), "")
+    def breaches(self, now_s: float) -> dict[str, float]:
+        """``broken``, without what has lapsed: it is older than :data:`BROKEN_S`."""
+        return {
+            place: since_s for place, since_s in self.broken.items() if now_s < since_s + BROKEN_S
+        }
 
 
 class Step(NamedTuple):
@@ -147,7 +152,7 @@ def on_event(  # noqa: PLR0913 - a state, what happened, and what is so now
     begun = Adaptation(
         model=state.model, phase=Phase.RETRAINING, since_s=now_s,
         until_s=now_s + rule.retrain_timeout_s, event=event.to_dict(), champion=champion,
-        alias_before=alias, task=task, broken=_of_version(state.broken, champion),
+        alias_before=alias, task=task,
     )
     return Step(begun, "retraining", f"{event.kind} ({event.source}): {event.detail}")
 
@@ -157,9 +162,10 @@ def _refusal(
 ) -> str:
     if event.version != champion:
         return f"the champion is version {champion}" if champion else "there is no champion"
-    breach = replace(state, champion=champion).breach()
-    if breach:
-        return f"the data are broken ({breach.partition('@')[0]}); no version is trained on them"
+    for place in state.breaches(now_s):
+        source, _, version = place.partition("@")
+        if version == str(champion):
+            return f"the data are broken ({source}); no version is trained on them"
     if event.kind not in rule.on:
         return "the policy does not retrain on it"
     if state.phase is Phase.COOLING:
@@ -173,10 +179,11 @@ def _on_breach(
     state: Adaptation, event: DriftEvent, place: str, rule: AdaptSettings, now_s: float
 ) -> Step:
     """Broken data end a training that is under way, and begin none until they are mended."""
+    broken = state.breaches(now_s)
     if event.state == "closed":
-        left = {name: since_s for name, since_s in state.broken.items() if name != place}
-        return Step(replace(state, broken=left), "data_mended", event.detail)
-    state = replace(state, broken={**state.broken, place: event.at_s})
+        broken.pop(place, None)
+        return Step(replace(state, broken=broken), "data_mended", event.detail)
+    state = replace(state, broken={**broken, place: min(event.at_s, now_s)})
     if state.phase in (Phase.RETRAINING, Phase.JUDGING) and event.version == state.champion:
         why = f"the data are broken meanwhile: {event.detail}"
         return _end(state, "stopped", why, rule, now_s)
@@ -325,7 +332,3 @@ def _end(  # noqa: PLR0913, PLR0917 - as ended()
         until_s=now_s + rule.cooldown_s if cools else 0.0, broken=state.broken,
     )
     return Step(new, what, why, who)
-
-
-def _of_version(broken: dict[str, float], version: int) -> dict[str, float]:
-    return {place: at_s for place, at_s in broken.items() if place.endswith(f"@{version}")}

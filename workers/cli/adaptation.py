@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,7 +124,7 @@ def _standing(state: Adaptation) -> list[str]:
         found.append(f"  celeriac drift reject {state.model}")
     found += [
         f"  the data are broken since {_time(since_s)} UTC ({place}): nothing is trained"
-        for place, since_s in state.broken.items()
+        for place, since_s in state.breaches(time.time()).items()
     ]
     return found
 

@@ -123,6 +123,17 @@ def test_drift_in_data_that_are_broken_begins_nothing_until_they_are_mended() ->
     assert on_event(mended).what == "retraining"
 
 
+@pytest.mark.parametrize("at_s", [100.0, 9e9])  # by a clock that is far ahead, too
+def test_broken_data_whose_end_nobody_tells_lapse(at_s: float) -> None:
+    broken = on_event(IDLE, replace(BREACH, at_s=at_s)).state
+    end_s = 100 + adaptation.BROKEN_S
+    assert on_event(broken, now_s=end_s - 1).what == "not_retrained"
+    assert broken.breaches(end_s) == {}
+    assert on_event(broken, now_s=end_s).what == "retraining"
+    again = on_event(broken, replace(BREACH, at_s=end_s - 1), now_s=end_s - 1).state
+    assert on_event(again, now_s=end_s).what == "not_retrained"
+
+
 def test_what_was_broken_of_another_version_is_no_matter() -> None:
     broken = on_event(IDLE, replace(BREACH, version=7)).state
     began = on_event(broken)
