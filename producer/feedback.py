@@ -74,7 +74,7 @@ class Feedbacks:
         """
         said = self._said(prediction_id, tenant, timeout_s)
         output = self._output(said, timeout_s)
-        value = from_text(label, said.predicted, output) if is_text else _plain(label)
+        value = from_text(label, said.predicted, output) if is_text else plain(label)
         judged = judge(said.predicted, value, output)
         labelled = Labelled(
             model=said.model, version=said.version, made_s=said.made_s, nonce=said.nonce,
@@ -129,12 +129,10 @@ class Feedbacks:
                 "label could be compared with"
             )
         made_s = status.ended_at.timestamp()
-        if not prediction_ids.has_truth(status.prediction):
-            raise prediction_ids.no_truth(status.prediction)
         return Said(
             status.prediction.model, status.prediction.version, int(made_s),
             hashlib.blake2b(f"{tenant}:{prediction_id}:{made_s}".encode(), digest_size=8).digest(),
-            prediction_ids.short(prediction_ids.answer_of(status.prediction)),
+            prediction_ids.predicted_of(status.prediction),
         )
 
     def _output(self, said: Said, timeout_s: float) -> OutputSchema:
@@ -150,8 +148,8 @@ class Feedbacks:
         return model.versions[said.version].output
 
 
-def _plain(label: Any) -> Any:
-    """A JSON value, also of a numpy scalar."""
+def plain(label: Any) -> Any:
+    """A label as a JSON value, also of a numpy scalar. Raises RequestError."""
     try:
         return encode_item(label)
     except errors.InvalidItem as error:

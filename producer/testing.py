@@ -26,7 +26,7 @@ from celeriac.submissions.requests import check_id, digest_of
 from producer import wire
 from producer.bulk import blocks
 from producer.client import check_expiry
-from producer.feedback import Feedback
+from producer.feedback import Feedback, plain
 from producer.handles import PredictionStatus
 from producer.realtime import encode
 from producer.results import check_timeout
@@ -142,12 +142,12 @@ class FakeClient:
         if prediction_id in self._handles:
             answered = self._handles[prediction_id].result()
             name, version = answered.model, answered.version
-            predicted = prediction_ids.short(prediction_ids.answer_of(answered))
+            predicted = prediction_ids.predicted_of(answered)
         else:
             said = prediction_ids.read(prediction_id, key=_KEY, tenant=DEFAULT_TENANT)
             name, version, predicted = said.model, said.version, said.predicted
         self.calls.append(FakeCall("feedback", f"{name}@{version}", (prediction_id, label)))
-        judged = judge(predicted, label, OutputSchema(kind="any"))
+        judged = judge(predicted, plain(label), OutputSchema(kind="any"))
         counted = prediction_id not in self._labelled
         self._labelled.add(prediction_id)
         return Feedback(

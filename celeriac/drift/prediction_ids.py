@@ -49,7 +49,17 @@ _encode = msgspec.msgpack.Encoder().encode
 
 def has_truth(prediction: Prediction) -> bool:
     """True if one label or number can be right: not of models with several outputs."""
-    return isinstance(answer_of(prediction), (bool, int, float, str))
+    return isinstance(_answer_of(prediction), (bool, int, float, str))
+
+
+def predicted_of(prediction: Prediction) -> Predicted:
+    """What an id has of an answer. Raises RequestError for one that is a list or an object."""
+    if not has_truth(prediction):
+        raise errors.RequestError(
+            f"an answer of {prediction.model!r} is no single label or number, so no label can say "
+            "whether it was right"
+        )
+    return short(_answer_of(prediction))
 
 
 def make(prediction: Prediction, *, key: bytes, tenant: str, now_s: float) -> str:
@@ -57,9 +67,7 @@ def make(prediction: Prediction, *, key: bytes, tenant: str, now_s: float) -> st
 
     Raises RequestError for an answer that is a list or an object.
     """
-    if not has_truth(prediction):
-        raise no_truth(prediction)
-    predicted = short(answer_of(prediction))
+    predicted = predicted_of(prediction)
     body = _encode(
         Said(prediction.model, prediction.version, int(now_s), os.urandom(8), predicted)
     )
@@ -106,14 +114,7 @@ def _invented(text: str) -> errors.PredictionNotFound:
     )
 
 
-def no_truth(prediction: Prediction) -> errors.RequestError:
-    return errors.RequestError(
-        f"an answer of {prediction.model!r} is no single label or number, so no label can say "
-        "whether it was right"
-    )
-
-
-def answer_of(prediction: Prediction) -> Any:
+def _answer_of(prediction: Prediction) -> Any:
     """The label or the number."""
     return prediction.value if prediction.label is None else prediction.label
 

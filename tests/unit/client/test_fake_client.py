@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
 import pytest
 
 from celeriac import errors
@@ -138,3 +139,11 @@ def test_labels(client: FakeClient) -> None:
         client.feedback("p1~AAAA", "good")
     with pytest.raises(errors.RequestError, match="answers with numbers"):
         client.feedback(price.id, "cheap")
+    assert client.feedback(price.id, np.float32(10)).absolute_error == 2.5
+
+
+def test_an_answer_that_no_label_fits() -> None:
+    client = FakeClient({"several": lambda items: [[1.0, 2.0] for _ in items]})
+    handle = client.submit("several", "anything")
+    with pytest.raises(errors.RequestError, match="no single label or number"):
+        client.feedback(handle.id, 1.0)
