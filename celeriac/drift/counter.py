@@ -154,7 +154,9 @@ class DriftCounter:
         return key in self._without and self._clock() < self._without[key]
 
     def _open(self, key: tuple[str, int], manifest: ModelVersion) -> _Line | None:
-        if not has_profile(manifest):
+        from celeriac.drift.profile import profile_digest
+
+        if not profile_digest(manifest):
             self._without[key] = self._clock() + IDLE_S
             return None
         if len(self._lines) >= MOST_VERSIONS:
@@ -188,6 +190,8 @@ class DriftCounter:
     def _round(self) -> None:
         self._load_all()
         for key, line in list(self._lines.items()):
+            if line.standard is None:  # it came a moment ago: the next round loads it
+                continue
             with self._changed:
                 batches, seen, rows = line.batches, line.seen, line.rows
                 line.empty()
@@ -278,13 +282,6 @@ def _fail(line: _Line, what: str, reason: str) -> None:
     line.fails = True
 
 
-def has_profile(manifest: ModelVersion) -> bool:
-    """True if the version was registered with a reference."""
-    from celeriac.drift.profile import profile_digest
-
-    return bool(profile_digest(manifest))
-
-
 _counter: tuple[int, DriftCounter] | None = None
 _lock = threading.Lock()
 
@@ -297,10 +294,3 @@ def get_counter() -> DriftCounter:
         if _counter is None or _counter[0] != os.getpid():
             _counter = (os.getpid(), DriftCounter.of(get_settings()))
         return _counter[1]
-
-
-def set_counter(counter: DriftCounter | None) -> None:
-    """Put ``counter`` in place of this process's own (None: make a new one at next use)."""
-    global _counter
-    with _lock:
-        _counter = None if counter is None else (os.getpid(), counter)

@@ -323,6 +323,26 @@ def test_a_profile_that_could_not_be_read_is_read_later(
     assert stream.broker.redis.hlen(drift_counts_key("sizes", 1)) == 1
 
 
+def test_a_version_that_comes_while_a_round_begins_is_counted_by_the_next(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter, load_all = stream.counters[0], stream.counters[0]._load_all
+    monkeypatch.setattr(counter, "_start", lambda: None)
+    given = stream.items(5)
+
+    def late() -> None:
+        load_all()
+        if not counter._lines:
+            counter.offer(stream.manifest(), *given)
+
+    monkeypatch.setattr(counter, "_load_all", late)
+    counter.flush()
+    [line] = counter._lines.values()
+    assert (line.rows, line.fails) == (5, False)
+    counter.flush()
+    assert (line.tally.rows, line.fails) == (5, False)
+
+
 def test_a_version_without_a_profile_costs_nothing(stream: Stream) -> None:
     counter = stream.counters[0]
     for _ in range(3):
