@@ -50,19 +50,19 @@ def main() -> None:
 def train_on_half(settings: Settings) -> Path:
     """Register and promote ``films``; the reviews of the other films, as a file."""
     films = pd.read_csv(HOME / "film_reviews.csv")
-    known = films["film"].isin(sorted(films["film"].unique())[::2])
-    model = train.text_classifier(films[known]["text"], films[known]["category"])
+    known, unseen = train.films_in_halves(films)
+    model = train.text_classifier(known["text"], known["category"])
     registry = Registry(settings.models.root)
     release.register(
         "films", model, registry=registry, examples=films["text"].head(20).tolist(),
         text_column="text",
     )
     release.promote(registry, "films@1", settings=settings, who="example")
-    right = train.accuracy(model.predict(films[~known]["text"]), films[~known]["category"])
-    say(f"films@1: right about {right:.1%} of {(~known).sum():,} reviews of unseen films\n")
-    unseen = HOME / "unseen_films.csv"
-    films[~known].to_csv(unseen, index=False)
-    return unseen
+    right = train.accuracy(model.predict(unseen["text"]), unseen["category"])
+    say(f"films@1: right about {right:.1%} of {len(unseen):,} reviews of unseen films\n")
+    path = HOME / "unseen_films.csv"
+    unseen.to_csv(path, index=False)
+    return path
 
 
 def in_real_time(reviews: Reviews) -> None:

@@ -49,7 +49,8 @@ def rows(home: Path, quick: bool) -> Iterator[Row]:
 
 
 def _await_models(running: Site) -> None:
-    """Until the workers answer with both. Raises DeadlineExceeded after a minute."""
+    """Until the workers answer with both. Raises TimeoutError if they are not published within a
+    minute, and DeadlineExceeded."""
     with Client(settings=running.settings, timeout_s=60) as client, _moderator(
         client, running.settings.stack.state_dir
     ) as moderator:
