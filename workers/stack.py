@@ -25,7 +25,13 @@ from celeriac.datasets.places import S3_PREFIX
 from celeriac.messages import worker_key
 from celeriac.policies import AdaptSettings
 from celeriac.schedules import NightlySettings
-from celeriac.settings import Settings, hide_password, scalars
+from celeriac.settings import (
+    GatewaySettings,
+    ModerationSettings,
+    Settings,
+    hide_password,
+    scalars,
+)
 from producer.broker import check_server, connect
 from producer.gateway.binding import check_binding, local_url
 from workers import flower, gpu_workers, valkey
@@ -339,9 +345,11 @@ def absolute(settings: Settings) -> Settings:
     nights = {name: _absolute_night(night) for name, night in settings.nightly.items()}
     adapt = {name: _absolute_policy(one) for name, one in settings.drift.adapt.items()}
     drift = settings.drift.model_copy(update={"adapt": adapt})
-    return settings.model_copy(
-        update={"stack": stack, "models": models, "nightly": nights, "drift": drift}
-    )
+    return settings.model_copy(update={
+        "stack": stack, "models": models, "nightly": nights, "drift": drift,
+        "gateway": _absolute_gateway(settings.gateway),
+        "moderation": _absolute_moderation(settings.moderation),
+    })
 
 
 def _absolute_night(night: NightlySettings) -> NightlySettings:
@@ -352,6 +360,21 @@ def _absolute_night(night: NightlySettings) -> NightlySettings:
 
 def _absolute_policy(policy: AdaptSettings) -> AdaptSettings:
     return policy.model_copy(update={"labelled": _absolute_dataset(policy.labelled)})
+
+
+def _absolute_gateway(gateway: GatewaySettings) -> GatewaySettings:
+    return gateway.model_copy(update={
+        "dataset_roots": tuple(map(_absolute_dataset, gateway.dataset_roots)),
+        "output_roots": tuple(map(_absolute_dataset, gateway.output_roots)),
+    })
+
+
+def _absolute_moderation(moderation: ModerationSettings) -> ModerationSettings:
+    policy = moderation.policy
+    return moderation.model_copy(update={
+        "folder": moderation.folder.absolute(),
+        "policy": policy and str(Path(policy).absolute()),
+    })
 
 
 def _absolute_dataset(path: str) -> str:
@@ -411,10 +434,6 @@ def tail(log: Path, lines: int = 15) -> str:
             return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
     except OSError as error:
         return f"(no log: {error.strerror})"
-
-
-def _absolute(root: str) -> str:
-    return root if "://" in root else str(Path(root).absolute())
 
 
 def _say_nothing(line: str) -> None:

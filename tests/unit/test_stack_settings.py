@@ -21,6 +21,7 @@ from celeriac.settings import (
     KeySettings,
     LogSettings,
     ModelsSettings,
+    ModerationSettings,
     RealtimeSettings,
     Settings,
     StackSettings,
@@ -62,6 +63,7 @@ def test_children_get_the_same_settings(tmp_path: Path) -> None:
             port=8100, dataset_roots=("/a", "/b"), webhook_secret="s=cret",
             keys={"shop 1": KeySettings(sha256="0" * 64, scopes=("infer", "batch"), burst=5)},
         ),
+        moderation=ModerationSettings(folder=tmp_path / "records", digest_key="k=1"),
     )
     config = tmp_path / "tables.toml"
     config.write_text(stack.tables_toml(settings), encoding="utf-8")
@@ -80,6 +82,20 @@ def test_paths_of_a_night_are_where_the_stack_was_started(tmp_path: Path) -> Non
     found = stack.absolute(Settings(nightly={"a": night})).nightly["a"]
     assert found.dataset == str(Path("in/{date}.csv").absolute())
     assert found.output == "s3://bucket/{date}"
+
+
+def test_folders_of_the_gateway_are_where_the_stack_was_started() -> None:
+    child = load_settings(None, stack.environment(Settings(
+        gateway=GatewaySettings(
+            dataset_roots=("in/{tenant}", "s3://lake/in"), output_roots=("out",)
+        ),
+        moderation=ModerationSettings(policy="policy.toml"),
+    )))
+    assert child.gateway.dataset_roots == (str(Path("in/{tenant}").absolute()), "s3://lake/in")
+    assert child.gateway.output_roots == (str(Path("out").absolute()),)
+    assert child.moderation.folder == Path(".celeriac/moderation").absolute()
+    assert child.moderation.policy == str(Path("policy.toml").absolute())
+    assert load_settings(None, stack.environment(Settings())).moderation.policy == ""
 
 
 def test_the_command_of_a_worker() -> None:
