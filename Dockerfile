@@ -22,7 +22,7 @@ COPY tasks tasks
 COPY workers workers
 RUN pip install --no-deps -e . \
     && useradd --uid 10001 --create-home celeriac \
-    && install -d -o celeriac -g celeriac /models /data /state
+    && install -d -o celeriac -g celeriac /models /data /state /moderation
 USER celeriac
 ENV CELERIAC_MODELS_ROOT=/models CELERIAC_STACK_STATE_DIR=/state
 

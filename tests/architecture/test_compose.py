@@ -133,6 +133,20 @@ def test_the_gateway_demands_keys_and_its_command_exists() -> None:
     assert service["command"][0] == "celeriac"
 
 
+@pytest.mark.parametrize("name", ["gateway", "maintenance"])
+def test_who_writes_and_who_removes_records_of_decisions_share_them(name: str) -> None:
+    folder = SERVICES[name]["environment"]["CELERIAC_MODERATION_FOLDER"]
+    assert f"moderation:{folder}" in SERVICES[name]["volumes"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_image_has_each_folder_that_is_mounted_as_one_of_its_user(name: str) -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    (made,) = re.findall(r"install -d -o celeriac -g celeriac (.+)", dockerfile)
+    mounted = {volume.split(":")[1] for volume in SERVICES[name]["volumes"]}
+    assert mounted <= set(made.split())
+
+
 def test_redis_keeps_what_it_is_given() -> None:
     command = " ".join(SERVICES["redis"]["command"])
     assert "--appendonly yes" in command
