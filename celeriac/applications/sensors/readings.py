@@ -16,14 +16,10 @@ from celeriac import errors
 
 MOST_CHANNELS = 16
 """Numbers of one reading, at most."""
-MOST_MS = 32_503_680_000_000
-"""The year 3000."""
 RESERVED = frozenset({"readings", "alarms"})
 """Names that stand for something else under ``/v1/sensors``."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _FIELDS = frozenset({"sensor", "at", "value", "values"})
-
-Channels = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

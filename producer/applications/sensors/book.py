@@ -73,10 +73,6 @@ class SensorBook:
         self._tenant = tenant
         self._settings: SensorSettings = broker.settings.sensors
 
-    @property
-    def store(self) -> SensorStore:
-        return SensorStore(self._broker.redis, self._settings)
-
     def take(
         self, readings: Readings, threshold: float | None = None, scores: Array | None = None
     ) -> list[Outcome]:
@@ -115,8 +111,8 @@ class SensorBook:
         )
 
     def _take(self, work: _Work, part: _Part) -> None:
-        store, end_s = self.store, time.monotonic() + PATIENCE_S
-        pause_s = 0.001
+        store = SensorStore(self._broker.redis, self._settings)
+        end_s, pause_s = time.monotonic() + PATIENCE_S, 0.001
         while part.names:
             known = store.states(self._tenant, part.names)
             lost: list[int] = []
