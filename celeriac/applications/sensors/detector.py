@@ -9,9 +9,9 @@ of readings that came before alone, so that it can answer at once:
 
 MAD is the median distance from the median; 1.4826 makes it the standard deviation of normal noise.
 Median and MAD are right while fewer than half of the window are wrong. With the default window of
-60 and threshold of 8, one of about 2,000,000 readings of independent normal noise is called an
+60 and threshold of 8, none of 20,000,000 readings of independent normal noise was called an
 anomaly, and one of 1,400 where the noise has Laplace's heavier tails; docs/sensors.md has more
-rates, and what was measured on real weather.
+rates, on real weather too, and the command that measures them.
 """
 
 from __future__ import annotations
