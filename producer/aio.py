@@ -21,7 +21,7 @@ from producer.broker import Broker
 from producer.bulk import Bulk, blocks
 from producer.calls import Call, Outcome
 from producer.client import Client
-from producer.feedback import Feedback
+from producer.feedback import Feedback, Feedbacks
 from producer.handles import AsyncPredictionHandle
 from producer.landings import Landing
 from producer.realtime import abandon, answer
@@ -130,14 +130,18 @@ class AsyncClient:
 
     async def prediction_id(self, prediction: Prediction) -> str:
         """As :meth:`Client.prediction_id`; it waits for Redis once a minute, at most."""
-        feedbacks = self._client.feedbacks
-        if not feedbacks.is_ready:
-            await asyncio.to_thread(feedbacks.prepare)
-        return feedbacks.id_of(prediction)
+        return (await self._ready_feedbacks()).id_of(prediction)
 
     async def feedback(self, prediction_id: str, label: Any) -> Feedback:
         """As :meth:`Client.feedback`."""
         return await asyncio.to_thread(self._client.feedback, prediction_id, label)
+
+    async def _ready_feedbacks(self) -> Feedbacks:
+        """Whose ``id_of`` waits for nothing now. Raises BrokerError."""
+        feedbacks = self._client.feedbacks
+        if not feedbacks.is_ready:
+            await asyncio.to_thread(feedbacks.prepare)
+        return feedbacks
 
     async def models(self) -> dict[str, ModelInfo]:
         """As :meth:`Client.models`."""

@@ -156,14 +156,6 @@ def accuracy_since(
     return _total(_buckets(client, model, version, since_s, now_s).values())
 
 
-def accuracy_over_time(  # noqa: PLR0913, PLR0917 - of what, and when
-    client: Any, model: str, version: int, since_s: float, step_s: float,
-    now_s: float | None = None,
-) -> list[tuple[float, Accuracy]]:
-    """The same for each ``step_s`` in which there are labels, by its beginning (Unix time)."""
-    return _by_steps(_buckets(client, model, version, since_s, now_s), step_s)
-
-
 @dataclass(frozen=True, kw_only=True)
 class VersionAccuracy:
     """How good one version was."""
@@ -171,13 +163,14 @@ class VersionAccuracy:
     version: int
     whole: Accuracy
     over_time: list[tuple[float, Accuracy]]
-    """By the beginning of each step, Unix time."""
+    """Of each step in which there are labels, by its beginning (Unix time)."""
 
 
 def accuracies(
     client: Any, model: str, since_s: float, step_s: float, now_s: float
 ) -> list[VersionAccuracy]:
-    """Of each version of a model that has labels since then, the newest first.
+    """Of each version of a model that has labels since then, the newest first; also by steps of
+    ``step_s``.
 
     Raises redis.RedisError.
     """

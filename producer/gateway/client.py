@@ -8,8 +8,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import redis
-
 from celeriac import errors
 from celeriac.drift.feedback import VersionAccuracy, accuracies
 from celeriac.drift.prediction_ids import has_truth
@@ -18,12 +16,11 @@ from celeriac.messages import ModelRef, Prediction
 from celeriac.registry.catalogue import Catalogue, VersionInfo
 from producer import orders
 from producer.aio import AsyncClient
-from producer.broker import Broker, broker_error
 from producer.calls import Call
 from producer.client import check_expiry
 from producer.feedback import Feedback
 from producer.handles import AsyncPredictionHandle, find, submit
-from producer.jobs import JobHandle, JobStatus, status_of
+from producer.jobs import JobHandle, JobStatus, redis_errors, status_of
 from producer.orders import Order, Placed
 from producer.serving import Serving, read_serving
 
@@ -34,11 +31,6 @@ class GatewayClient(AsyncClient):
     ``request`` is the id that the worker's log names the items by. What :meth:`predict` raises
     before an item is sent is raised here too.
     """
-
-    @property
-    def broker(self) -> Broker:
-        """The connections of this client, for what asks Redis itself."""
-        return self._client.broker
 
     async def call(self, model: str, item: Any, timeout_s: float, request: str) -> Call:
         return await self._call(model, item, timeout_s, request)
@@ -77,9 +69,7 @@ class GatewayClient(AsyncClient):
 
         Raises BrokerError.
         """
-        feedbacks = self._client.feedbacks
-        if not feedbacks.is_ready:
-            await asyncio.to_thread(feedbacks.prepare)
+        feedbacks = await self._ready_feedbacks()
         return [
             feedbacks.id_of(one, tenant)
             if isinstance(one, Prediction) and has_truth(one) else None
@@ -89,20 +79,17 @@ class GatewayClient(AsyncClient):
     async def label_for(
         self, tenant: str, labels: Sequence[tuple[str, Any]]
     ) -> list[Feedback | errors.CeleriacError]:
-        """Count labels, each by the id of its prediction. Raises BrokerError."""
+        """Count labels, each by the id of its prediction. Raises BrokerError, DeadlineExceeded."""
         return await asyncio.to_thread(self._label, tenant, labels)
 
     async def accuracies(
         self, name: str, since_s: float, step_s: float
     ) -> list[VersionAccuracy]:
         """Of the versions of a model that have labels. Raises BrokerError."""
-        broker = self._client.broker
-        try:
+        with redis_errors(self.broker):
             return await asyncio.to_thread(
-                accuracies, broker.redis, name, since_s, step_s, time.time()
+                accuracies, self.broker.redis, name, since_s, step_s, time.time()
             )
-        except redis.RedisError as error:
-            raise broker_error(error, broker.url) from error
 
     def _label(
         self, tenant: str, labels: Sequence[tuple[str, Any]]
@@ -129,20 +116,14 @@ class GatewayClient(AsyncClient):
 
     async def serving(self, name: str, device: str) -> list[Serving]:
         """The live workers that serve a model, or could. Raises BrokerError."""
-        broker = self._client.broker
-        try:
-            return await asyncio.to_thread(read_serving, broker.redis, name, device)
-        except redis.RedisError as error:
-            raise broker_error(error, broker.url) from error
+        with redis_errors(self.broker):
+            return await asyncio.to_thread(read_serving, self.broker.redis, name, device)
 
     async def standings(self, name: str) -> list[Standing]:
         """How the single items of a model's versions stand; the newest first. Raises BrokerError.
         """
-        broker = self._client.broker
-        try:
-            every = await asyncio.to_thread(load_all, broker.redis)
-        except redis.RedisError as error:
-            raise broker_error(error, broker.url) from error
+        with redis_errors(self.broker):
+            every = await asyncio.to_thread(load_all, self.broker.redis)
         return [one for one in reversed(every) if one.model == name]
 
     async def order_job(

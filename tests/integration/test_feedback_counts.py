@@ -11,7 +11,7 @@ import redis
 
 from celeriac import errors
 from celeriac.drift import feedback
-from celeriac.drift.feedback import Labelled, accuracy_over_time, accuracy_since, record
+from celeriac.drift.feedback import Labelled, accuracies, accuracy_since, record
 from celeriac.drift.labels import FARTHEST, Judged
 from celeriac.messages import feedback_seen_key, feedback_stream_key
 from celeriac.settings import FeedbackSettings
@@ -43,8 +43,9 @@ def test_labels_add_up_by_version_and_time(redis_client: redis.Redis) -> None:
     assert found.interval == pytest.approx((0.2077, 0.9385), abs=1e-3)
     whole = accuracy_since(redis_client, "reviews", 3, NOON - 90_000, NOON)
     assert (whole.rows, whole.value) == (4, 0.5)
-    days = accuracy_over_time(redis_client, "reviews", 3, NOON - 90_000, 86_400, NOON)
-    assert [(begin_s - NOON, one.rows) for begin_s, one in days] == [
+    newest, before = accuracies(redis_client, "reviews", NOON - 90_000, 86_400, NOON)
+    assert (newest.version, before.version, before.whole) == (4, 3, whole)
+    assert [(begin_s - NOON, one.rows) for begin_s, one in before.over_time] == [
         (-129_600.0, 1), (-43_200.0, 3)
     ]
     assert set(feedback.labelled_versions(redis_client)) == {("reviews", 3), ("reviews", 4)}
@@ -75,7 +76,7 @@ def test_numbers_have_an_absolute_error(redis_client: redis.Redis) -> None:
 def test_of_no_labels_nothing_is_said(redis_client: redis.Redis) -> None:
     found = accuracy_since(redis_client, "reviews", 3, NOON, NOON)
     assert (found.rows, found.interval) == (0, (0.0, 1.0))
-    assert accuracy_over_time(redis_client, "reviews", 3, NOON, 3_600, NOON) == []
+    assert accuracies(redis_client, "reviews", NOON, 3_600, NOON) == []
 
 
 def test_what_is_remembered_is_bounded_and_expires(redis_client: redis.Redis) -> None:

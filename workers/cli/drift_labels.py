@@ -169,11 +169,9 @@ def _print(name: str, found: VersionAccuracy, test: ErrorTest | None, by: Step) 
 
 
 def _cells(found: Accuracy) -> tuple[str, str]:
-    if found.more_is_better:
-        low, high = found.interval
-        return f"{found.value:.3f}", f"{low:.3f} to {high:.3f}"
+    form = ".3f" if found.more_is_better else ".4g"
     low, high = found.interval
-    return f"{found.value:.4g}", f"{low:.4g} to {high:.4g}"
+    return f"{found.value:{form}}", f"{low:{form}} to {high:{form}}"
 
 
 def _state(test: ErrorTest | None) -> str:
