@@ -20,7 +20,7 @@ import numpy as np
 from scipy.linalg import solve_banded
 
 from celeriac import errors
-from celeriac.drift.episodes import Episode, Event, Hysteresis, Look, Watched, step
+from celeriac.drift.episodes import Event, Hysteresis, Look, Watched, step
 from celeriac.drift.performance import FAR_SHARE
 from celeriac.drift.profile import Performance
 
@@ -54,11 +54,6 @@ class Usual(msgspec.Struct, frozen=True, kw_only=True):
     """Beyond it the sum alarms."""
     labels_between_alarms: int
     """For which the limit was made."""
-
-    @property
-    def doubled(self) -> float:
-        """The rate that is looked for."""
-        return _rates(self.rate, self.rows)[1]
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True):
@@ -103,8 +98,7 @@ class Outcome(NamedTuple):
 
     test: ErrorTest
     event: Event | None = None
-    episode: Episode | None = None
-    """The one that opened or closed."""
+    """Of the episode that opened or closed."""
     run: Run = Run()
     """What the look was made of."""
 
@@ -139,22 +133,20 @@ def note_errors(test: ErrorTest, found: Sequence[float], now_s: float, terms: Te
     look = Look(at_s=now_s, statistic=run.sum, threshold=usual.limit)
     # A clock that was ahead, and is right again, must not keep us from looking.
     watched = replace(test.watched, seen_at_s=min(test.watched.seen_at_s, now_s - 1.0))
-    watched, event, episode = step(watched, look, RULE)
+    watched, event, _ = step(watched, look, RULE)
     test = msgspec.structs.replace(
         test, usual=usual, run=last, labels=test.labels + len(wrong), watched=watched
     )
-    return Outcome(test, event, episode, run)
+    return Outcome(test, event, run)
 
 
 def given_up(test: ErrorTest, now_s: float) -> Outcome:
     """The end of an open episode about which no labels say anything any more."""
-    episode = test.watched.episode
-    if episode is None:
+    if test.watched.episode is None:
         return Outcome(test)
-    episode = replace(episode, closed_at_s=now_s)
     watched = replace(test.watched, episode=None, seen_at_s=now_s)
     test = msgspec.structs.replace(test, run=Run(), watched=watched)
-    return Outcome(test, "closed", episode)
+    return Outcome(test, "closed")
 
 
 def usual_of_classes(
