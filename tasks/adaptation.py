@@ -6,7 +6,6 @@ can add. A worker that is killed costs a step its time: the next look takes it a
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import uuid
@@ -33,7 +32,6 @@ from celeriac.messages import (
     ModelRef,
     adapting_key,
     check_contract,
-    result_key,
 )
 from celeriac.policies import AdaptSettings
 from celeriac.registry.aliases import CHALLENGER
@@ -44,6 +42,7 @@ from producer.broker import Broker
 from producer.jobs import redis_errors
 from tasks.alerts import notify, send_pending
 from tasks.base import CeleriacTask
+from tasks.hook import Hook
 from tasks.models import publish_registry
 
 log = get_logger(__name__)
@@ -183,8 +182,12 @@ class _Work:
     def client(self) -> Any:
         return self.broker.redis
 
-    def named(self, alias: str) -> int:
-        return self.registry.aliases(self.model).read().get(alias, 0)
+    @property
+    def hook(self) -> Hook:
+        return Hook(self.broker, self.registry, self.rule)
+
+    def champion(self) -> int:
+        return self.registry.aliases(self.model).read().get(CHAMPION, 0)
 
 
 def _take_steps(work: _Work) -> Adaptation:
@@ -207,12 +210,13 @@ def _next(work: _Work, state: Adaptation, now_s: float) -> Step | None:
     rule = work.rule
     late = adaptation.overdue(state, rule, now_s)
     if late is not None:
-        return _with_queue(work, late) if state.phase is Phase.RETRAINING else late
+        asked = state.phase is Phase.RETRAINING
+        return late._replace(why=late.why + work.hook.unserved()) if asked else late
     if state.phase in (Phase.IDLE, Phase.COOLING):
         return None
     if state.phase is Phase.RETRAINING:
         return _retraining(work, state, now_s)
-    champion = work.named(CHAMPION)
+    champion = work.champion()
     if state.phase is Phase.WATCHING:
         return _watching(work, state, now_s, champion)
     if champion == state.challenger and state.phase is not Phase.JUDGING:
@@ -228,13 +232,13 @@ def _next(work: _Work, state: Adaptation, now_s: float) -> Step | None:
 def _retraining(work: _Work, state: Adaptation, now_s: float) -> Step | None:
     rule = work.rule
     if not state.is_asked:
-        _call_hook(work, state)
+        work.hook.call(state)
         return adaptation.asked(state, rule)
-    found = _outcome(work, state)
+    found = work.hook.outcome(state)
     if found is None:
         return None
     try:
-        version = _checked(work, state, found)
+        version = work.hook.challenger(state, found)
     except errors.CeleriacError as error:
         why = f"{rule.retrain}: {error.message}"
         return adaptation.ended(state, "failed", why, rule, now_s)
@@ -312,108 +316,6 @@ def _roll_back(work: _Work, state: Adaptation, why: str) -> Step:
     publish_registry(work.client)
     return adaptation.ended(
         state, "rolled_back", f"to version {done['version']}: {why}", work.rule, time.time()
-    )
-
-
-# --- the hook -------------------------------------------------------------------------------------
-
-
-def _call_hook(work: _Work, state: Adaptation) -> None:
-    """Send the user's task; it is ended, and no longer begun, when its time is over."""
-    rule = work.rule
-    with redis_errors(work.broker):
-        work.broker.celery.send_task(
-            rule.retrain, args=[request_of(state, rule)], task_id=state.task, queue=rule.queue,
-            expires=rule.retrain_timeout_s, time_limit=math.ceil(rule.retrain_timeout_s),
-            ignore_result=False,
-        )
-
-
-def request_of(state: Adaptation, rule: AdaptSettings) -> dict[str, Any]:
-    """What the hook is given, as plain JSON values."""
-    return {
-        "v": 1, "model": state.model, "version": state.champion, "event": state.event,
-        "labelled": rule.labelled, "label": rule.label, "text_column": rule.text_column,
-        "held_out_rows": rule.held_out_rows,
-    }
-
-
-def _outcome(work: _Work, state: Adaptation) -> Any:
-    """What the hook has answered, the exception as a text; None: nothing yet."""
-    stored = work.client.get(result_key(state.task))
-    try:
-        found = json.loads(stored) if stored else {}
-    except ValueError:  # a result of its own serializer: the alias tells
-        found = {}
-    status = found.get("status") if isinstance(found, dict) else None
-    if status == "SUCCESS":
-        return _Answer(found.get("result"))
-    if status in ("FAILURE", "REVOKED"):
-        return _Failure(_words(found.get("result")))
-    alias = work.named(CHALLENGER)
-    is_new = alias not in (0, state.alias_before, state.champion)
-    return _Answer(alias) if is_new else None
-
-
-@dataclass(frozen=True)
-class _Answer:
-    value: Any
-
-
-@dataclass(frozen=True)
-class _Failure:
-    why: str
-
-
-def _words(result: Any) -> str:
-    if not isinstance(result, dict):
-        return errors.without_paths(str(result or "it was revoked"))
-    message = result.get("exc_message")
-    if isinstance(message, (list, tuple)):
-        message = " ".join(map(str, message))
-    return errors.without_paths(f"{result.get('exc_type') or 'error'}: {message}", 300)
-
-
-def _checked(work: _Work, state: Adaptation, found: _Answer | _Failure) -> int:
-    """The version that is the challenger now. Raises CeleriacError: there is none."""
-    if isinstance(found, _Failure):
-        raise errors.WorkerError(found.why)
-    version = _version(state.model, found.value)
-    if version is None:
-        alias = work.named(CHALLENGER)
-        if alias in (0, state.alias_before, state.champion):
-            raise errors.RequestError(
-                f"it returned {str(found.value)[:80]!r}, and gave no new version the alias "
-                "challenger; it returns the number of the version that it has registered"
-            )
-        version = alias
-    if version == state.champion:
-        raise errors.RequestError(f"version {version} is the champion itself")
-    release.assign(
-        work.registry, f"{state.model}@{version}", CHALLENGER, who=adaptation.NOBODY, why="drift"
-    )
-    return version
-
-
-def _version(model: str, value: Any) -> int | None:
-    """From a number, ``"3"`` or ``"NAME@3"``. Raises RequestError for another model's."""
-    if isinstance(value, bool) or value is None:
-        return None
-    if isinstance(value, int):
-        return value if value > 0 else None
-    name, at, number = str(value).rpartition("@")
-    if at and name != model:
-        raise errors.RequestError(f"it returned {str(value)[:80]!r}, a version of another model")
-    return int(number) if number.isascii() and number.isdecimal() else None
-
-
-def _with_queue(work: _Work, late: Step) -> Step:
-    waiting = int(work.client.llen(work.rule.queue))
-    if not waiting:
-        return late
-    return late._replace(
-        why=f"{late.why}; {waiting:,} messages wait on queue {work.rule.queue}: is its worker "
-        "running?"
     )
 
 
