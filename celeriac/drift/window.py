@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from celeriac.drift.calibration import LEAST_INDEPENDENT_ROWS, WINDOW_ROWS, threshold
+from celeriac.drift.calibration import WINDOW_ROWS, threshold
 from celeriac.drift.episodes import Look
 from celeriac.drift.profile import FeatureProfile, ReferenceProfile
 from celeriac.drift.statistics import distance, ordered, shares
@@ -64,8 +64,6 @@ class FeatureLook:
     statistic: float | None
     """None: not enough rows."""
     threshold: float
-    is_certain: bool
-    """False: the reference is too short to know the threshold well."""
 
     def look(self, at_s: float) -> Look:
         return Look(at_s=at_s, statistic=self.statistic, threshold=self.threshold)
@@ -138,5 +136,4 @@ def _look(
         feature=feature.name, rows=rows,
         statistic=statistic(feature, counts) if enough and counts is not None else None,
         threshold=window_threshold(feature, rule, features, max(rows, 1)),
-        is_certain=feature.independent_rows >= LEAST_INDEPENDENT_ROWS,
     )
