@@ -16,7 +16,7 @@ from typing import Any
 
 from celery import Task, shared_task
 
-from celeriac import errors, metrics, release
+from celeriac import errors, lua, metrics, release
 from celeriac.alerts import Alert, AlertKind
 from celeriac.drift import adaptation
 from celeriac.drift.adaptation import Adaptation, Figure, Phase, Step
@@ -52,7 +52,6 @@ TOLD_WITHIN_S = 3_600.0
 """A step that was taken and not told (its worker was killed) is told so long afterwards."""
 _MOST_STEPS = 12
 _SPARE_S = 60
-_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 _QUIET = ("asked", "retraining", "judging", "accepted", "ready", "not_retrained", "data_mended")
 """Steps of which nobody need be told."""
 
@@ -166,7 +165,7 @@ def carry_on(broker: Broker, model: str, *, owner: str) -> Adaptation | None:
     try:
         return _take_steps(_Work(broker, registry, rule, model))
     finally:
-        broker.redis.eval(_RELEASE, 1, key, owner)
+        lua.release(broker.redis, key, owner)
 
 
 @dataclass(frozen=True)

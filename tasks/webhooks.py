@@ -14,7 +14,7 @@ import msgspec
 import redis
 from celery import shared_task
 
-from celeriac import errors, metrics, webhooks
+from celeriac import errors, lua, metrics, webhooks
 from celeriac.logs import get_logger
 from celeriac.messages import CONTRACT, WEBHOOKS_DELIVER, WEBHOOKS_SENDER_KEY, check_contract
 from celeriac.settings import get_settings
@@ -32,7 +32,6 @@ LONGEST_RUN_S = 20.0
 PATIENCE_S = TIMEOUT_S + 1.0
 LEASE_S = 15.0
 """A sender that was killed is replaced so long after its last sign of life."""
-_UNLOCK = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 _RENEW = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
@@ -129,4 +128,4 @@ def _alone(client: redis.Redis) -> Iterator[Callable[[], bool]]:
         yield still_alone
     finally:
         if is_alone:
-            client.eval(_UNLOCK, 1, WEBHOOKS_SENDER_KEY, token)
+            lua.release(client, WEBHOOKS_SENDER_KEY, token)

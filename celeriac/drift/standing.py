@@ -160,7 +160,6 @@ redis.call('DEL', KEYS[2])
 redis.call('SREM', KEYS[3], ARGV[2])
 return 1
 """
-_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
 
 class Overtaken(Exception):
@@ -184,18 +183,17 @@ class Watcher:
         )
 
     def end(self) -> None:
-        lua.run(self._client, _RELEASE, (DRIFT_WATCHER_KEY,), self._token)
+        lua.release(self._client, DRIFT_WATCHER_KEY, self._token)
 
     def save(self, one: Standing) -> None:
-        keys = (
-            DRIFT_WATCHER_KEY, drift_standing_key(one.model, one.version), DRIFT_STANDINGS_KEY
-        )
-        if not lua.run(self._client, _SAVE, keys, self._token, _encode(one), one.ref, DRIFT_KEPT_S):
-            raise Overtaken
+        self._write(_SAVE, one, _encode(one), one.ref, DRIFT_KEPT_S)
 
     def forget(self, one: Standing) -> None:
+        self._write(_FORGET, one, one.ref)
+
+    def _write(self, script: str, one: Standing, *arguments: Any) -> None:
         keys = (
             DRIFT_WATCHER_KEY, drift_standing_key(one.model, one.version), DRIFT_STANDINGS_KEY
         )
-        if not lua.run(self._client, _FORGET, keys, self._token, one.ref):
+        if not lua.run(self._client, script, keys, self._token, *arguments):
             raise Overtaken
