@@ -14,6 +14,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,6 +24,7 @@ import msgspec
 from celeriac import errors
 from celeriac.applications.moderation.decision import PartScore, Reason, Verdict
 from celeriac.applications.moderation.policy import Policy
+from celeriac.datasets.files import create_file
 
 MOST_FILE_BYTES = 64_000_000
 """Then a writer begins another file: one is looked through to find a record."""
@@ -213,17 +215,10 @@ def keep_policy(folder: Path, policy: Policy) -> None:
     Raises Conflict if that version says something else, StorageError.
     """
     path = folder / "policies" / policy.name / f"{policy.version}.json"
-    partial = path.with_name(f".{policy.version}.{secrets.token_hex(4)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            partial.write_text(policy.model_dump_json(indent=2), encoding="utf-8")
-            try:
-                os.link(partial, path)  # fails if another process was faster
-            except FileExistsError:
-                pass
-            finally:
-                partial.unlink()
+            with suppress(FileExistsError):  # another process was faster
+                create_file(path, policy.model_dump_json(indent=2).encode(), durable=False)
         known = Policy.model_validate_json(path.read_bytes())
     except OSError as error:
         raise _not_written(path, error) from error

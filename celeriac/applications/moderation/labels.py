@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import os
-import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +12,7 @@ import msgspec
 
 from celeriac import errors
 from celeriac.applications.moderation.reviews import Label
+from celeriac.datasets.files import replacing
 
 COLUMNS = (
     "id", "post", "text", "cut", "label", "categories", "scores", "policy", "by", "at", "note",
@@ -50,15 +48,8 @@ def write_labels(path: Path, labels: Sequence[Label]) -> None:
     if path.suffix not in SUFFIXES:
         raise errors.RequestError(f"{path.name}: labels are written as {', '.join(SUFFIXES)}")
     rows = [row_of(label) for label in labels]
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
         _WRITERS[path.suffix](partial, rows)
-        os.replace(partial, path)  # noqa: PTH105 - the name says what it does
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise errors.StorageError(f"the labels cannot be written to {path}: {error}") from error
 
 
 def _csv(path: Path, rows: list[dict[str, Any]]) -> None:
