@@ -107,7 +107,8 @@ class ReviewQueue:
         return self._listed(open_key, review_key, Review, most)
 
     def count(self) -> int:
-        return self._count(open_key)
+        now_ms = int(time.time() * 1_000)
+        return int(self._client.zcount(open_key(self._tenant), now_ms, "+inf"))
 
     def decide(self, label: Label) -> None:
         """Settle an open review. Raises Conflict if somebody else has, PredictionNotFound."""
@@ -118,12 +119,9 @@ class ReviewQueue:
             self._client, _DECIDE, keys, label.id, msgspec.json.encode(label), self._label_ms
         )
         if state == b"decided":
-            before = msgspec.json.decode(known, type=Label)
-            raise errors.Conflict(
-                f"{label.id} was decided already: {before.decision}, by {before.by}"
-            )
+            raise _decided(known)
         if state != b"done":
-            raise not_open(label.id)
+            raise _not_open(label.id)
 
     def review(self, decision_id: str) -> Review:
         """One open review. Raises Conflict if it is decided, PredictionNotFound."""
@@ -132,22 +130,12 @@ class ReviewQueue:
             return msgspec.json.decode(found, type=Review)
         label = self._client.get(label_key(self._tenant, decision_id))
         if label is not None:
-            before = msgspec.json.decode(label, type=Label)
-            raise errors.Conflict(
-                f"{decision_id} was decided already: {before.decision}, by {before.by}"
-            )
-        raise not_open(decision_id)
+            raise _decided(label)
+        raise _not_open(decision_id)
 
     def labels(self, most: int = 1_000_000) -> list[Label]:
         """What people said, the oldest first."""
         return self._listed(labels_key, label_key, Label, most)
-
-    def count_labels(self) -> int:
-        return self._count(labels_key)
-
-    def _count(self, index: Any) -> int:
-        now_ms = int(time.time() * 1_000)
-        return int(self._client.zcount(index(self._tenant), now_ms, "+inf"))
 
     def _listed(self, index: Any, key: Any, kind: Any, most: int) -> list[Any]:
         now_ms = int(time.time() * 1_000)
@@ -162,7 +150,12 @@ class ReviewQueue:
         ]
 
 
-def not_open(decision_id: str) -> errors.PredictionNotFound:
+def _decided(label: bytes) -> errors.Conflict:
+    before = msgspec.json.decode(label, type=Label)
+    return errors.Conflict(f"{before.id} was decided already: {before.decision}, by {before.by}")
+
+
+def _not_open(decision_id: str) -> errors.PredictionNotFound:
     return errors.PredictionNotFound(
         f"{decision_id[:80]} is not among the reviews: it was never one, or has expired"
     )
