@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType
 from typing import Any, Literal, NamedTuple
 
@@ -244,11 +244,7 @@ def _score(
     scores: dict[tuple[str, str], PartScore],
 ) -> None:
     """Note what an answer says, if it is worse than what other pieces of its part said."""
-    table = policy.texts if question.part == "text" else policy.images
-    for name, category in table.items():
-        if category.model != question.model:
-            continue
-        score = score_of(answer.label, answer.probability, answer.value, category, name)
+    for name, score in scores_of(question, answer, policy):
         known = scores.get((question.part, name))
         if known is None or score > known.score:
             scores[question.part, name] = PartScore(
@@ -257,24 +253,36 @@ def _score(
             )
 
 
-def score_of(label: Any, probability: Any, value: Any, category: Category, name: str) -> float:
+def scores_of(
+    question: Question, answer: Prediction, policy: Policy
+) -> Iterator[tuple[str, float]]:
+    """Each category that asked the question, and its score. Raises ConfigError if it has none."""
+    table = policy.texts if question.part == "text" else policy.images
+    for name, category in table.items():
+        if category.model == question.model:
+            yield name, _score_of(answer, category, name)
+
+
+def _score_of(answer: Prediction, category: Category, name: str) -> float:
     """The score of a category, 0 to 1, of a model's answer. Raises ConfigError if it gives none.
 
     A model says how sure it is of the label that it chose. Of two labels the other has the rest;
     of several, another label than ours has at most the rest, which is what counts.
     """
     if category.label is None:
+        value = answer.value
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return min(max(float(value), 0.0), 1.0)
         raise errors.ConfigError(
             f"the policy's category {name!r}: {category.model} answers with labels; say which one "
             "is meant, label = ..."
         )
+    probability = answer.probability
     if not isinstance(probability, (int, float)):
         raise errors.ConfigError(
             f"the policy's category {name!r}: {category.model} gives no probability of a label"
         )
-    return float(probability) if label == category.label else 1.0 - float(probability)
+    return float(probability) if answer.label == category.label else 1.0 - float(probability)
 
 
 def _crossed(one: PartScore, category: Category, action: Action) -> Reason:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from celeriac import errors
-from celeriac.applications.moderation.decision import Asked, score_of
+from celeriac.applications.moderation.decision import Asked, scores_of
 from celeriac.applications.moderation.policy import Policy
 from celeriac.applications.moderation.reviews import Label
 from celeriac.logs import get_logger
@@ -24,15 +24,12 @@ def behind(
     """The prediction that gave each part and category its score: of several, the worst."""
     found: dict[tuple[str, str], tuple[float, Prediction]] = {}
     for question, outcome in zip(asked.questions, outcomes, strict=True):
-        table = policy.texts if question.part == "text" else policy.images
-        for name, category in table.items():
-            if category.model == question.model and isinstance(outcome, Prediction):
-                score = score_of(
-                    outcome.label, outcome.probability, outcome.value, category, name
-                )
-                known = found.get((question.part, name))
-                if known is None or score > known[0]:
-                    found[question.part, name] = score, outcome
+        if not isinstance(outcome, Prediction):
+            continue
+        for name, score in scores_of(question, outcome, policy):
+            known = found.get((question.part, name))
+            if known is None or score > known[0]:
+                found[question.part, name] = score, outcome
     return {key: prediction for key, (_, prediction) in found.items()}
 
 
