@@ -23,7 +23,7 @@ from benchmarks.harness.processes import Child
 from benchmarks.harness.site import Site, site
 from benchmarks.harness.table import Row, compared
 from celeriac.applications.moderation.policy import Policy, read_policy
-from demo.moderation import TEXT_MODEL
+from demo.moderation import IMAGE_MODEL, TEXT_MODEL
 from producer import Client
 from producer.applications.moderation import Moderator
 from producer.applications.moderation.archive import moderate_archive
@@ -55,7 +55,7 @@ def _await_models(running: Site) -> None:
         client, running.settings.stack.state_dir
     ) as moderator:
         deadline_s = time.monotonic() + 60
-        while set(client.models()) < {TEXT_MODEL, "image-safety"}:
+        while set(client.models()) < {TEXT_MODEL, IMAGE_MODEL}:
             if time.monotonic() > deadline_s:
                 raise TimeoutError("the models are not published")
             time.sleep(0.2)
@@ -97,7 +97,7 @@ def _pictures(running: Site, home: Path, quick: bool) -> Row:
             began_s = time.perf_counter()
             moderator.moderate("Look at these", pictures)
             between_s = time.perf_counter()
-            client.predict_many("image-safety", pictures)
+            client.predict_many(IMAGE_MODEL, pictures)
             took["post"].append(between_s - began_s)
             took["pictures"].append(time.perf_counter() - between_s)
     post_s, pictures_s = (statistics.median(took[name]) for name in ("post", "pictures"))
