@@ -78,6 +78,9 @@ def test_which_paths_need_what() -> None:
     assert not is_open("/metrics")
     assert scope_for("/v1/jobs") == "batch"
     assert scope_for("/v1/models") == "infer"
+    assert scope_for("/v1/moderation") == scope_for("/v1/moderation/batch") == "infer"
+    for posts_of_people in ("reviews", "reviews/20261125-0123456789ab-7", "labels"):
+        assert scope_for(f"/v1/moderation/{posts_of_people}") == "batch"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])

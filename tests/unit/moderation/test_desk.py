@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from celeriac import errors
-from celeriac.applications.moderation.decision import Post, ask
+from celeriac.applications.moderation.decision import Post, ask, digests_of, verdict_of
 from celeriac.applications.moderation.policy import Policy
 from celeriac.messages import Prediction
 from celeriac.registry.catalogue import ModelInfo, VersionInfo
 from celeriac.registry.manifest import InputSchema, OutputSchema
 from celeriac.settings import ModerationSettings, Settings
+from producer.applications.moderation.asking import Case
 from producer.applications.moderation.desk import Desk
 
 POLICY = Policy.model_validate({"name": "house", "version": 1, "texts": {
@@ -50,3 +51,20 @@ def test_a_canary_of_other_labels_lets_nothing_pass(tmp_path: Path) -> None:
         assert desk.must_check(asked, canary, POLICY)
         with pytest.raises(errors.ConfigError, match="words has no label 'bad'"):
             desk.check(models, POLICY, asked, canary)
+
+
+def test_with_a_key_records_hold_no_plain_digest(tmp_path: Path) -> None:
+    def recorded(key: str) -> dict[str, str]:
+        settings = Settings(moderation=ModerationSettings(folder=tmp_path, digest_key=key))
+        broker: Any = SimpleNamespace(settings=settings)
+        routes: Any = None
+        desk = Desk(broker, routes, POLICY, "default")
+        post = Post(text="hello")
+        asked = ask(post, POLICY)
+        case = Case(0, post, asked, [], verdict_of([], (), POLICY))
+        (record,) = desk.record(desk.entries([case], POLICY))
+        desk.close()
+        return record.digests
+
+    assert recorded("") == digests_of(Post(text="hello"))
+    assert recorded("secret") == digests_of(Post(text="hello"), b"secret")
