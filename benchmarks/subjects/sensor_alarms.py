@@ -30,7 +30,7 @@ NORMAL_RUNS = 10
 WINDOW, WEEK = 60, 168
 GLITCH_MPH = 1_000.0
 COLUMNS = ("wind_speed", "temp", "pressure", "humid", "dewp", "visib", "precip")
-SLOW = ("dewp", "temp")
+SLOW = ("dewp", "temp", "pressure")
 """What moves in waves, also beside a week of readings."""
 
 
