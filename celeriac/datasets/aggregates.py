@@ -27,6 +27,7 @@ _GAMMA = (1 + _ACCURACY) / (1 - _ACCURACY)
 _OFFSET = 1 << 20
 """Larger than any bin's exponent, so that one whole number holds sign and exponent."""
 _COUNT = "count"
+_BIN = "\0bin"
 
 
 def check_aggregation(
@@ -49,6 +50,7 @@ def check_aggregation(
             raise errors.RequestError(
                 f"column {name!r} holds no numbers; count them by `share` = {{{name!r}: VALUE}}"
             )
+    _check_own(wanted)
     for name in wanted.period:
         if name not in wanted.by:
             raise errors.RequestError(f"`period` names {name!r}, which is not among `by`")
@@ -129,7 +131,7 @@ def _sketch(groups: pa.Table, name: str, wanted: Aggregation) -> pa.Table:
     values = groups[_value(name)]
     groups = groups.filter(pc.is_finite(values))
     bins = _bins(groups[_value(name)].to_numpy())
-    table = groups.select(list(wanted.by)).append_column("bin", pa.array(bins))
+    table = groups.select(list(wanted.by)).append_column(_BIN, pa.array(bins))
     found = table.group_by(_cells(wanted), use_threads=False).aggregate([([], "count_all")])
     return found.rename_columns([*_cells(wanted), _COUNT])
 
@@ -165,7 +167,7 @@ def _result(
     for name, shares in wanted.quantiles.items():
         found = _quantiles(totals, sketches[name], name, wanted)
         for share in shares:
-            columns[f"{name}_p{share * 100:g}"] = pa.array(found[share], pa.float64())
+            columns[_rank_name(name, share)] = pa.array(found[share], pa.float64())
     return pa.table(columns)
 
 
@@ -186,7 +188,7 @@ def _quantiles(
 ) -> dict[float, list[float | None]]:
     bins: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
     keys = zip(*(sketch[column].to_pylist() for column in wanted.by), strict=True)
-    cells = zip(sketch["bin"].to_pylist(), sketch[_COUNT].to_pylist(), strict=True)
+    cells = zip(sketch[_BIN].to_pylist(), sketch[_COUNT].to_pylist(), strict=True)
     for key, cell in zip(keys, cells, strict=True):
         bins.setdefault(key, []).append(cell)
     shares = wanted.quantiles[name]
@@ -231,8 +233,22 @@ def _means(wanted: Aggregation) -> list[str]:
     return [*wanted.measured, *(share_name(*pair) for pair in wanted.share.items())]
 
 
+def _shown(wanted: Aggregation) -> list[str]:
+    """Columns of the result beside those of ``by`` and the count."""
+    return [
+        *(f"{name}_mean" for name in wanted.mean),
+        *(share_name(*pair) for pair in wanted.share.items()),
+        *(f"{name}_std" for name in wanted.std),
+        *(_rank_name(name, share) for name, some in wanted.quantiles.items() for share in some),
+    ]
+
+
+def _rank_name(name: str, share: float) -> str:
+    return f"{name}_p{share * 100:g}"
+
+
 def _cells(wanted: Aggregation) -> list[str]:
-    return [*wanted.by, "bin"]
+    return [*wanted.by, _BIN]
 
 
 def _value(name: str) -> str:
@@ -246,6 +262,15 @@ def _squares(name: str) -> str:
 
 def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _check_own(wanted: Aggregation) -> None:
+    own = {_COUNT, *_shown(wanted)}
+    for name in wanted.by:
+        if name in own:
+            raise errors.RequestError(
+                f"the aggregates have a column {name!r} of their own: rename that of `by`"
+            )
 
 
 def _check_bound(found: int, most: int, what: str, wanted: Aggregation) -> None:

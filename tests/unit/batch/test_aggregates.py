@@ -150,3 +150,19 @@ def test_a_period_of_a_column_that_groups_nothing_is_refused() -> None:
     wanted = Aggregation.of({"by": "product", "period": {"date": "month"}})
     with pytest.raises(errors.RequestError, match="not among `by`"):
         check_aggregation(wanted, [], ["product", "date"])
+
+
+@pytest.mark.parametrize(("value", "taken"), [
+    ({"by": "count"}, "count"), ({"by": "n_mean", "mean": "n"}, "n_mean"),
+    ({"by": "n_std", "std": "n"}, "n_std"), ({"by": "n_p50", "quantiles": {"n": [0.5]}}, "n_p50"),
+    ({"by": "id_share_x", "share": {"id": "x"}}, "id_share_x"),
+])
+def test_a_group_is_not_named_as_a_figure_is(value: Any, taken: str) -> None:
+    with pytest.raises(errors.RequestError, match=f"a column '{taken}' of their own"):
+        check_aggregation(Aggregation.of(value), ["n"], ["id", taken])
+
+
+def test_a_group_may_be_named_bin() -> None:
+    table = pa.table({"bin": ["a", "b"], "n": [1.0, 2.0]})
+    wanted = Aggregation.of({"by": "bin", "quantiles": {"n": [0.5]}})
+    assert [row["n_p50"] for row in aggregate([table, table], wanted).to_pylist()] == [1.0, 2.0]
