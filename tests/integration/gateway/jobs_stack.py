@@ -131,6 +131,26 @@ class Events:
         self._connection.close()
 
 
+@contextmanager
+def jobs_stack(settings: Settings, folder: Path, **changes: Any) -> Iterator[JobsStack]:
+    """A gateway of :func:`settings_of`, and workers for its jobs that log into ``folder``."""
+    workers = [
+        Worker(settings, role, folder / f"{role}.log", "-c", "1")
+        for role in ("batch.cpu", "maintenance")
+    ]
+    gateway = RunningGateway(settings_of(settings, folder, **changes)).start()
+    try:
+        for worker in workers:
+            worker.wait_ready(60)
+        stack = JobsStack(gateway, workers[0], folder)
+        yield stack
+        stack.broker.close()
+    finally:
+        gateway.stop()
+        for worker in workers:
+            worker.stop()
+
+
 def settings_of(settings: Settings, folder: Path, **changes: Any) -> Settings:
     """Settings of a gateway with keys and a folder for each tenant."""
     gateway = settings.gateway.model_copy(update={

@@ -28,7 +28,14 @@ from producer.gateway import progress
 from producer.gateway.jobs import JobRequest
 from tests.conftest import ROOT, Worker
 from tests.integration.gateway.conftest import Http, RunningGateway
-from tests.integration.gateway.jobs_stack import FINAL, KEYS, Events, JobsStack, settings_of
+from tests.integration.gateway.jobs_stack import (
+    FINAL,
+    KEYS,
+    Events,
+    JobsStack,
+    jobs_stack,
+    settings_of,
+)
 from workers.stack import environment
 from workers.valkey import free_port
 
@@ -38,22 +45,9 @@ def stack(
     gateway_settings: Settings, gateway_worker: Worker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[JobsStack]:
     folder = tmp_path_factory.mktemp("jobs")
-    workers = [
-        Worker(gateway_settings, role, folder / f"{role}.log", "-c", "1")
-        for role in ("batch.cpu", "maintenance")
-    ]
-    gateway = RunningGateway(settings_of(gateway_settings, folder)).start()
-    try:
-        for worker in workers:
-            worker.wait_ready(60)
-        stack = JobsStack(gateway, workers[0], folder)
+    with jobs_stack(gateway_settings, folder) as stack:
         stack.rows("reviews.csv", 40)
         yield stack
-        stack.broker.close()
-    finally:
-        gateway.stop()
-        for worker in workers:
-            worker.stop()
 
 
 # --- a whole life ---------------------------------------------------------------------------------

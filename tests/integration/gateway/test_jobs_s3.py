@@ -13,8 +13,7 @@ from celeriac.datasets.files import write_file
 from celeriac.datasets.places import place
 from celeriac.settings import Settings
 from tests.conftest import Worker
-from tests.integration.gateway.conftest import RunningGateway
-from tests.integration.gateway.jobs_stack import JobsStack, settings_of
+from tests.integration.gateway.jobs_stack import JobsStack, jobs_stack
 from tests.integration.s3_server import empty, s3_server
 
 pytestmark = pytest.mark.uncounted
@@ -32,24 +31,11 @@ def stack(
         for tenant in ("shop", "bank"):
             data = "\n".join(["id,text", *lines]).encode()
             write_file(place(f"s3://data/in/{tenant}/reviews.csv"), data)
-        workers = [
-            Worker(gateway_settings, role, folder / f"{role}.log", "-c", "1")
-            for role in ("batch.cpu", "maintenance")
-        ]
-        gateway = RunningGateway(settings_of(
+        with jobs_stack(
             gateway_settings, folder, dataset_roots=("s3://data/in/{tenant}",),
             output_roots=("s3://data/out/{tenant}",),
-        )).start()
-        try:
-            for worker in workers:
-                worker.wait_ready(60)
-            stack = JobsStack(gateway, workers[0], folder)
+        ) as stack:
             yield stack
-            stack.broker.close()
-        finally:
-            gateway.stop()
-            for worker in workers:
-                worker.stop()
 
 
 def test_submitted_followed_and_fetched(stack: JobsStack) -> None:

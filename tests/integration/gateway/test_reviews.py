@@ -20,8 +20,7 @@ from producer import Client
 from producer.applications.reviews import Reviews
 from producer.gateway import predict
 from tests.conftest import Ran, Worker
-from tests.integration.gateway.conftest import RunningGateway
-from tests.integration.gateway.jobs_stack import JobsStack, settings_of
+from tests.integration.gateway.jobs_stack import JobsStack, jobs_stack
 from workers.stack import environment
 
 pytestmark = pytest.mark.uncounted
@@ -42,24 +41,11 @@ def stack(
     gateway_settings: Settings, gateway_worker: Worker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[JobsStack]:
     folder = tmp_path_factory.mktemp("reviews")
-    workers = [
-        Worker(gateway_settings, role, folder / f"{role}.log", "-c", "1")
-        for role in ("batch.cpu", "maintenance")
-    ]
-    gateway = RunningGateway(settings_of(gateway_settings, folder)).start()
-    try:
-        for worker in workers:
-            worker.wait_ready(60)
-        stack = JobsStack(gateway, workers[0], folder)
+    with jobs_stack(gateway_settings, folder) as stack:
         source = folder / "in" / "shop" / "mixed.csv"
         source.parent.mkdir(parents=True)
         MIXED.to_csv(source, index=False)
         yield stack
-        stack.broker.close()
-    finally:
-        gateway.stop()
-        for worker in workers:
-            worker.stop()
 
 
 @pytest.fixture
