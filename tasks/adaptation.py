@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -341,15 +342,24 @@ def _baseline(work: _Work, state: Adaptation, now_s: float) -> Figure | None:
 
 
 def _tell_last(work: _Work, history: AdaptationLog) -> None:
-    """Tell the newest step, once."""
-    lines = history.lines()
-    if not lines or time.time() - lines[-1].at_s > TOLD_WITHIN_S or lines[-1].what in _QUIET:
+    """Tell the newest step of which somebody is told, once."""
+    found = news(history.lines(), time.time())
+    if found is None:
         return
-    before = lines[-2].state if len(lines) > 1 else lines[-1].state
-    alert = alert_of(lines[-1], before)
-    if notify(work.broker, alert):
-        metrics.DRIFT_ADAPTATIONS.labels(work.model, lines[-1].what).inc()
+    line, before = found
+    if notify(work.broker, alert_of(line, before)):
+        metrics.DRIFT_ADAPTATIONS.labels(work.model, line.what).inc()
     send_pending(work.broker)
+
+
+def news(lines: Sequence[Line], now_s: float) -> tuple[Line, Adaptation] | None:
+    """The newest step of which somebody is told, and the state that it left; None: there is none,
+    or it is too long ago. Quiet steps after it do not hide it."""
+    loud = [number for number, line in enumerate(lines) if line.what not in _QUIET]
+    if not loud or now_s - lines[loud[-1]].at_s > TOLD_WITHIN_S:
+        return None
+    line = lines[loud[-1]]
+    return line, lines[loud[-1] - 1].state if loud[-1] else line.state
 
 
 def alert_of(line: Line, before: Adaptation) -> Alert:

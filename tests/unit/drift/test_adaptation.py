@@ -17,6 +17,7 @@ from celeriac.drift.adaptation_log import NAME, AdaptationLog
 from celeriac.drift.events import DriftEvent
 from celeriac.policies import AdaptSettings
 from celeriac.settings import Settings
+from tasks.adaptation import TOLD_WITHIN_S, news
 
 RULE = AdaptSettings(
     retrain="shop.retrain", queue="training", labelled="rows.csv", label="truth",
@@ -241,6 +242,23 @@ def test_a_line_that_a_crash_has_cut_is_no_step(tmp_path: Path) -> None:
     assert (state.phase, seen) == (Phase.RETRAINING, 1)
     assert log.add(Step(state, "asked", "", "x"), seen=1, now_s=2.0)
     assert [line.number for line in log.lines()] == [1, 2]
+
+
+def test_a_quiet_step_does_not_hide_the_one_before_it(tmp_path: Path) -> None:
+    (tmp_path / "delays").mkdir()
+    log = AdaptationLog(tmp_path, "delays")
+    assert news(log.lines(), 1.0) is None
+    began = on_event(IDLE)
+    assert log.add(began, seen=0, now_s=1.0)
+    assert news(log.lines(), 1.0) is None
+    stopped = on_event(began.state, BREACH)
+    mended = on_event(stopped.state, replace(BREACH, state="closed"))
+    assert log.add(stopped, seen=1, now_s=2.0)
+    assert log.add(mended, seen=2, now_s=3.0)
+    found = news(log.lines(), 4.0)
+    assert found is not None
+    assert (found[0].what, found[1]) == ("stopped", began.state)
+    assert news(log.lines(), 3.0 + TOLD_WITHIN_S) is None
 
 
 # --- the settings ---------------------------------------------------------------------------------
