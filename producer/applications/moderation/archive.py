@@ -201,6 +201,8 @@ def _decide(
                 decisions.add(msgspec.structs.replace(row, error=error.message), None)
             else:
                 decisions.add(row, verdict)
+        if any(next(rest, None) is not None for rest in answers.values()):
+            raise _changed()
     finally:
         decisions.close()
     return decisions
@@ -209,8 +211,12 @@ def _decide(
 def _next(answers: Iterator[Outcome]) -> Outcome:
     found = next(answers, None)
     if found is None:
-        raise errors.DatasetError("the archive has changed while it was scored; start again")
+        raise _changed()
     return found
+
+
+def _changed() -> errors.DatasetError:
+    return errors.DatasetError("the archive has changed while it was scored; start again")
 
 
 def _answers(path: Path, version: str) -> Iterator[Outcome]:

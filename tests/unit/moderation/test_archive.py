@@ -28,6 +28,7 @@ from celeriac.applications.moderation.archive import (
 from celeriac.applications.moderation.decision import Question, Reason, verdict_of
 from celeriac.applications.moderation.labels import write_labels
 from celeriac.applications.moderation.policy import read_policy
+from producer.applications.moderation import archive as runs
 
 POLICY = read_policy(None)
 TEXTS = ["first", 'with "quotes", commas', "two\nlines", "", "\U0001f600 caf\u00e9"]
@@ -187,3 +188,19 @@ def test_labels_are_written_whole_or_not(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.StorageError):
         write_labels(tmp_path / "file" / "labels.csv", [])
+
+
+@pytest.mark.parametrize("scored", [1, 2, 3])
+def test_an_archive_that_changed_meanwhile_is_not_decided(tmp_path: Path, scored: int) -> None:
+    source = tmp_path / "posts.csv"
+    source.write_text("text\nhello\ngoodbye\n")
+    rows = {"prediction": [1] * scored, "probability": [0.1] * scored, "error": [None] * scored}
+    (tmp_path / "scores").mkdir()
+    pq.write_table(pa.table(rows), tmp_path / "scores" / "profanity@1.parquet")
+    versions = {"profanity": "profanity@1"}
+    if scored == 2:
+        found = runs._decide(source, tmp_path, POLICY, Columns(), versions)
+        assert found.counts == {"allow": 2}
+        return
+    with pytest.raises(errors.DatasetError, match="has changed while it was scored"):
+        runs._decide(source, tmp_path, POLICY, Columns(), versions)
