@@ -12,8 +12,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import redis
 
@@ -32,6 +31,7 @@ from producer import handles, wire
 from producer.broker import Broker, broker_error
 from producer.bulk import Bulk, blocks
 from producer.calls import Outcome
+from producer.closing import Closing
 from producer.feedback import Feedback, Feedbacks
 from producer.handles import PredictionHandle
 from producer.realtime import Realtime, answer
@@ -47,7 +47,7 @@ PROMOTE_EXTRA_S = 15.0
 """What a promotion may take beyond the check of the version."""
 
 
-class Client:
+class Client(Closing):
     """Predictions from the models that Celeriac serves.
 
     Safe with threads, and after a fork: connections and threads are made at first use, in each
@@ -79,15 +79,6 @@ class Client:
         self.broker = Broker(settings)
         self.realtime = Realtime(self.broker)
         self.feedbacks = Feedbacks(self.broker, self.realtime.routes)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the client's threads and connections; takes a few seconds at most.

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from celeriac import errors
 from celeriac.drift import prediction_ids
@@ -26,6 +25,7 @@ from celeriac.submissions.requests import check_id, digest_of
 from producer import wire
 from producer.bulk import blocks
 from producer.client import check_expiry
+from producer.closing import Closing
 from producer.feedback import Feedback, plain
 from producer.handles import PredictionStatus
 from producer.realtime import encode
@@ -57,7 +57,7 @@ class FakeCall:
     items: tuple[Any, ...]
 
 
-class FakeClient:
+class FakeClient(Closing):
     """:class:`producer.client.Client` over made-up answers.
 
     ``models`` maps bare names to :data:`Answers`; each model has version 1, its champion. Items
@@ -74,15 +74,6 @@ class FakeClient:
         self._labelled: set[str] = set()
         self._counts = Counts()
         self.calls: list[FakeCall] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Nothing to close."""

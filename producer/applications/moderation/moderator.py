@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, overload
 
 from celeriac import errors
 from celeriac.applications.moderation.decision import Asked, Post
@@ -29,9 +28,10 @@ from producer.applications.moderation.decisions import Decision, Explanation, de
 from producer.applications.moderation.desk import Desk
 from producer.applications.moderation.gathering import Gathered
 from producer.client import Client, who
+from producer.closing import Closing
 
 
-class Moderator:
+class Moderator(Closing):
     """Decides on posts with the models of a client.
 
     ``policy`` is a Policy, the path of its file, or by default what ``[moderation] policy`` names;
@@ -46,15 +46,6 @@ class Moderator:
     ) -> None:
         self._client = client
         self.desk = Desk(client.broker, client.realtime.routes, policy, tenant)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file of records. The client stays open."""
