@@ -43,6 +43,7 @@ from producer.broker import Broker
 from producer.jobs import redis_errors
 from tasks.alerts import notify, send_pending
 from tasks.base import CeleriacTask
+from tasks.beat import every
 from tasks.hook import Hook
 from tasks.models import publish_registry
 
@@ -71,13 +72,7 @@ def adapt(self: Task, model: str, v: int = 1) -> None:
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """Entries of the beat schedule: a look at each model that has a policy."""
     return {
-        f"adapt-{model}": {
-            "task": DRIFT_ADAPT, "schedule": ADAPT_EVERY_S,
-            "kwargs": {"model": model, "v": CONTRACT},
-            "options": {
-                "queue": MAINTENANCE_QUEUE, "expires": ADAPT_EVERY_S, "ignore_result": True,
-            },
-        }
+        f"adapt-{model}": every(ADAPT_EVERY_S, DRIFT_ADAPT, model=model, v=CONTRACT)
         for model in settings.drift.adapt
     }
 

@@ -22,13 +22,14 @@ from celeriac.drift import counted, standing
 from celeriac.drift.events import DriftEvent
 from celeriac.drift.standing import KINDS, Standing, Watcher
 from celeriac.logs import get_logger
-from celeriac.messages import DRIFT_WATCH, MAINTENANCE_QUEUE
+from celeriac.messages import DRIFT_WATCH
 from celeriac.registry.catalogue import fetch
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings, get_settings
 from producer import wire
 from producer.broker import Broker
 from tasks.base import CeleriacTask
+from tasks.beat import every
 from tasks.drift_notices import announce
 
 if TYPE_CHECKING:  # every worker reads this module, for the schedule; few look at anything
@@ -56,16 +57,7 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """Entries of the beat schedule: the watch, unless drift is switched off."""
     if not settings.drift.enabled:
         return {}
-    return {
-        "drift-watch": {
-            "task": DRIFT_WATCH,
-            "schedule": settings.drift.bucket_s,
-            "options": {
-                "queue": MAINTENANCE_QUEUE, "expires": settings.drift.bucket_s,
-                "ignore_result": True,
-            },
-        },
-    }
+    return {"drift-watch": every(settings.drift.bucket_s, DRIFT_WATCH)}
 
 
 def watch_all(broker: Broker, now_s: float) -> list[Standing]:

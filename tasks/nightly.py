@@ -19,7 +19,6 @@ from celeriac import errors, metrics
 from celeriac.alerts import Alert, AlertKind
 from celeriac.logs import get_logger
 from celeriac.messages import (
-    MAINTENANCE_QUEUE,
     NIGHTLY_RUN,
     NIGHTLY_SENT_S,
     NIGHTLY_WATCH,
@@ -35,6 +34,7 @@ from producer.broker import Broker
 from tasks import drift_nights
 from tasks.alerts import notify, send_pending
 from tasks.base import CeleriacTask
+from tasks.beat import every
 
 log = get_logger(__name__)
 
@@ -123,15 +123,7 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """Entries of the beat schedule: the watch, if there is anything to watch."""
     if not any(schedule.enabled for schedule in settings.nightly.values()):
         return {}
-    return {
-        "nightly-watch": {
-            "task": NIGHTLY_WATCH,
-            "schedule": WATCH_EVERY_S,
-            "options": {
-                "queue": MAINTENANCE_QUEUE, "expires": WATCH_EVERY_S, "ignore_result": True,
-            },
-        }
-    }
+    return {"nightly-watch": every(WATCH_EVERY_S, NIGHTLY_WATCH)}
 
 
 # --- the watch ------------------------------------------------------------------------------------

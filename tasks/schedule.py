@@ -8,13 +8,13 @@ from celeriac.messages import (
     BATCH_RECONCILE,
     CATALOGUE_PUBLISH,
     DRIFT_LABELS,
-    MAINTENANCE_QUEUE,
     MODELS_COLLECT,
     SENSORS_SWEEP,
     SUBMISSIONS_RECONCILE,
 )
 from celeriac.settings import Settings
 from tasks import adaptation, drift, moderation, nightly
+from tasks.beat import every
 
 PUBLISH_EVERY_S = 30.0
 RECONCILE_EVERY_S = 5.0
@@ -26,50 +26,12 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """Entries of the beat schedule: the catalogue, lost work, drift, the nights of
     ``celeriac.toml``."""
     return {
-        "publish-catalogue": {
-            "task": CATALOGUE_PUBLISH,
-            "schedule": PUBLISH_EVERY_S,
-            # Expires before the next one: a stopped worker does not find a heap of them.
-            "options": {
-                "queue": MAINTENANCE_QUEUE, "expires": PUBLISH_EVERY_S, "ignore_result": True,
-            },
-        },
-        "reconcile-jobs": {
-            "task": BATCH_RECONCILE,
-            "schedule": RECONCILE_EVERY_S,
-            "options": {
-                "queue": MAINTENANCE_QUEUE, "expires": RECONCILE_EVERY_S, "ignore_result": True,
-            },
-        },
-        "reconcile-submissions": {
-            "task": SUBMISSIONS_RECONCILE,
-            "schedule": RECONCILE_EVERY_S,
-            "options": {
-                "queue": MAINTENANCE_QUEUE, "expires": RECONCILE_EVERY_S, "ignore_result": True,
-            },
-        },
-        "look-at-labels": {
-            "task": DRIFT_LABELS,
-            "schedule": LABELS_EVERY_S,
-            "options": {
-                "queue": MAINTENANCE_QUEUE, "expires": LABELS_EVERY_S, "ignore_result": True,
-            },
-        },
-        "sweep-sensors": {
-            "task": SENSORS_SWEEP,
-            "schedule": RECONCILE_EVERY_S,
-            "options": {
-                "queue": MAINTENANCE_QUEUE, "expires": RECONCILE_EVERY_S, "ignore_result": True,
-            },
-        },
-        "expire-moderation": {
-            "task": moderation.EXPIRE,
-            "schedule": moderation.EXPIRE_EVERY_S,
-            "options": {
-                "queue": MAINTENANCE_QUEUE, "expires": moderation.EXPIRE_EVERY_S,
-                "ignore_result": True,
-            },
-        },
+        "publish-catalogue": every(PUBLISH_EVERY_S, CATALOGUE_PUBLISH),
+        "reconcile-jobs": every(RECONCILE_EVERY_S, BATCH_RECONCILE),
+        "reconcile-submissions": every(RECONCILE_EVERY_S, SUBMISSIONS_RECONCILE),
+        "look-at-labels": every(LABELS_EVERY_S, DRIFT_LABELS),
+        "sweep-sensors": every(RECONCILE_EVERY_S, SENSORS_SWEEP),
+        "expire-moderation": every(moderation.EXPIRE_EVERY_S, moderation.EXPIRE),
         **_collection(settings),
         **nightly.beat_schedule(settings),
         **drift.beat_schedule(settings),
@@ -78,15 +40,5 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def _collection(settings: Settings) -> dict[str, dict[str, Any]]:
-    if not settings.models.keep_versions:
-        return {}
-    return {
-        "collect-versions": {
-            "task": MODELS_COLLECT,
-            "schedule": COLLECT_EVERY_S,
-            "kwargs": {"keep": settings.models.keep_versions},
-            "options": {
-                "queue": MAINTENANCE_QUEUE, "expires": COLLECT_EVERY_S, "ignore_result": True,
-            },
-        },
-    }
+    keep = settings.models.keep_versions
+    return {"collect-versions": every(COLLECT_EVERY_S, MODELS_COLLECT, keep=keep)} if keep else {}
