@@ -17,6 +17,7 @@ from celeriac.applications.reviews import dataset
 from celeriac.applications.reviews.sentiment import (
     Sentiment,
     check_review,
+    checked,
     positive_label,
     sentiment_of,
 )
@@ -79,12 +80,12 @@ class Reviews:
 
         The first review's error is raised; with ``return_errors``, errors stand in their places.
         """
-        checked = [_checked(review) for review in reviews]
-        good = [one for one in checked if isinstance(one, str)]
+        texts = [checked(review) for review in reviews]
+        good = [one for one in texts if isinstance(one, str)]
         answers = iter(self._client.predict_many(
             self.model, good, timeout_s=timeout_s, return_errors=True
         ))
-        outcomes = [next(answers) if isinstance(one, str) else one for one in checked]
+        outcomes = [next(answers) if isinstance(one, str) else one for one in texts]
         found: list[Any] = []
         for outcome in outcomes:
             if isinstance(outcome, Prediction):
@@ -156,10 +157,3 @@ def summary_of(
     found = dataset.read_summary(folder)
     dataset.write_summary(folder, found)
     return found
-
-
-def _checked(review: Any) -> str | errors.CeleriacError:
-    try:
-        return check_review(review)
-    except errors.InvalidItem as error:
-        return error

@@ -12,7 +12,12 @@ from msgspec import Meta
 from celeriac import errors
 from celeriac.applications.reviews import dataset
 from celeriac.applications.reviews.page import render
-from celeriac.applications.reviews.sentiment import check_review, positive_label, sentiment_of
+from celeriac.applications.reviews.sentiment import (
+    check_review,
+    checked,
+    positive_label,
+    sentiment_of,
+)
 from celeriac.applications.reviews.summary import ReviewSummary
 from celeriac.datasets.records import Period
 from celeriac.messages import ModelRef, Prediction
@@ -168,16 +173,10 @@ async def _outcomes(
     gateway: Gateway, context: RequestContext, model: str, reviews: list[str]
 ) -> list[Prediction | errors.CeleriacError]:
     """One for each review; the empty ones are not sent."""
-    found: list[Prediction | errors.CeleriacError | None] = []
-    for review in reviews:
-        try:
-            check_review(review)
-            found.append(None)
-        except errors.InvalidItem as error:
-            found.append(error)
-    good = [review for review, bad in zip(reviews, found, strict=True) if bad is None]
+    texts = [checked(review) for review in reviews]
+    good = [one for one in texts if isinstance(one, str)]
     answers = iter(await predict.predict_many(gateway, context, model, good))
-    return [next(answers) if bad is None else bad for bad in found]
+    return [next(answers) if isinstance(one, str) else one for one in texts]
 
 
 def _positive(output: Any, wanted: str | None, model: str) -> Any:

@@ -36,6 +36,14 @@ def check_review(text: Any) -> str:
     return text
 
 
+def checked(text: Any) -> str | errors.InvalidItem:
+    """As :func:`check_review`, with the error as the answer: one of many harms no other."""
+    try:
+        return check_review(text)
+    except errors.InvalidItem as error:
+        return error
+
+
 def positive_label(output: OutputSchema, wanted: str | None, model: str) -> Any:
     """The positive one of a model's two labels: ``wanted``, or the one that we know.
 
