@@ -71,9 +71,13 @@ def watch_all(broker: Broker, now_s: float) -> list[Standing]:
         return []
     found = []
     try:
-        for ref in _refs(broker, watcher, now_s):
+        known = {one.ref: one for one in standing.load_all(broker.redis)}
+        wanted = _wanted(broker, now_s)
+        for ref in sorted(known.keys() - wanted):
+            _retire(broker, watcher, known[ref], now_s)
+        for ref in sorted(wanted):
             try:
-                found.append(_watch(broker, watcher, ref, now_s))
+                found.append(_watch(broker, watcher, ref, known.get(ref), now_s))
             except (errors.CeleriacError, OSError) as error:
                 _complain(ref, str(error))
         metrics.DRIFT_WATCHED.set(now_s)
@@ -91,9 +95,8 @@ def _complain(ref: str, reason: str) -> None:
     log.error("drift is not watched", model=ref, reason=reason)
 
 
-def _refs(broker: Broker, watcher: Watcher, now_s: float) -> list[str]:
-    """``NAME@VERSION`` of each version that an alias names or that was asked of late. What was
-    watched, and is neither, is told and forgotten."""
+def _wanted(broker: Broker, now_s: float) -> set[str]:
+    """``NAME@VERSION`` of each version that an alias names or that was asked of late."""
     from celeriac.drift import watching
 
     models = fetch(broker.redis).models
@@ -106,18 +109,16 @@ def _refs(broker: Broker, watcher: Watcher, now_s: float) -> list[str]:
         ref for ref, at_s in counted.versions(broker.redis, from_s=now_s - rule.most_age_s)
         if now_s - at_s < IDLE_S
     }
-    wanted &= there
-    for one in standing.load_all(broker.redis):
-        if one.ref not in wanted:
-            _retire(broker, watcher, one, now_s)
-    return sorted(wanted)
+    return wanted & there
 
 
-def _watch(broker: Broker, watcher: Watcher, ref: str, now_s: float) -> Standing:
+def _watch(
+    broker: Broker, watcher: Watcher, ref: str, one: Standing | None, now_s: float
+) -> Standing:
+    """``one``: how the version stood; None if the watch has not seen it."""
     from celeriac.drift import watching
 
     name, version = standing.split(ref)
-    one = standing.load(broker.redis, name, version)
     standard = _standard(Registry(broker.settings.models.root), name, version)
     if standard is None:
         if one is None or one.state != "no_profile":

@@ -116,14 +116,9 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Standing).decode
 
 
-def load(client: Any, model: str, version: int) -> Standing | None:
-    """None if the watch has not seen the version, or another release wrote it. Raises
-    redis.RedisError."""
-    return _read(client.get(drift_standing_key(model, version)))
-
-
 def load_all(client: Any) -> list[Standing]:
-    """Of all versions, by name and version. Raises redis.RedisError."""
+    """Of all versions, by name and version; what another release wrote is left out. Raises
+    redis.RedisError."""
     refs = [ref.decode() for ref in client.smembers(DRIFT_STANDINGS_KEY)]
     if not refs:
         return []

@@ -70,9 +70,9 @@ class Stream:
             values = self._chance.normal((0.0, shift), size=(50, 2))
             items = [{"size": float(a), "age": float(b)} for a, b in values]
             self._client.predict_many("sizes", items)
-            found = standing.load(self._redis, "sizes", 1)
-            if found is not None and until(found):
-                return found
+            found = standing.load_all(self._redis)
+            if found and until(found[0]):
+                return found[0]
             assert time.monotonic() < end_s, found
             time.sleep(0.05)
 

@@ -452,7 +452,8 @@ def test_a_version_that_nobody_asks_any_more_is_told_and_forgotten(
     info = stream.registry.infos()["sizes"].model_copy(update={"aliases": {}})
     publish(redis_client, {"sizes": info})
     drift.watch_all(stream.broker, stream.clock.now_s)
-    assert standing.load(redis_client, "sizes", 1) is not None  # it was asked a moment ago
+    refs = [one.ref for one in standing.load_all(redis_client)]
+    assert refs == ["sizes@1"]  # it was asked a moment ago
     drift.watch_all(stream.broker, stream.clock.now_s + drift.IDLE_S)
     assert standing.load_all(redis_client) == []
     assert not redis_client.exists(drift_counts_key("sizes", 1))
