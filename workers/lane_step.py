@@ -8,6 +8,7 @@ from typing import Any
 import redis
 from celery import bootsteps
 
+from celeriac import errors
 from celeriac.drift.counter import get_counter
 from celeriac.host import get_host
 from celeriac.logs import get_logger
@@ -63,10 +64,13 @@ class LaneStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
 
 def _prepare_counting() -> None:
-    """Profiles of what serves are read now, not beside the first items."""
+    """Profiles of what serves are read now, not beside the first items. A lane starts without."""
     host = get_host()
     for name, version in host.serving().items():
-        get_counter().prepare(host.scorer(name, version).manifest)
+        try:
+            get_counter().prepare(host.scorer(name, version).manifest)
+        except errors.CeleriacError as error:  # it has just gone; whoever asks for it is told
+            log.warning("not prepared to count", model=name, version=version, reason=str(error))
 
 
 def _give_back(lane: Lane) -> int:
