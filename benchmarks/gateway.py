@@ -112,7 +112,8 @@ class Bench:
         self._server.start()
         try:
             self._prepare()
-            if TEXT in self._effort.models:
+            only = self._effort.only
+            if TEXT in self._effort.models and (not only or subjects.OPTIMISED in only):
                 self._optimise()
             self._rounds()
             self._overload()

@@ -109,7 +109,8 @@ def _columns_of(
         values = measured[_value(name)]
         if name not in origins:
             known = pc.drop_null(values.filter(pc.fill_null(pc.is_finite(values), False)))
-            origins.update({name: known[0].as_py()} if len(known) else {})
+            if len(known):
+                origins[name] = known[0].as_py()
         away = pc.subtract(values, origins.get(name, 0.0))
         squares[_squares(name)] = pc.multiply(away, away)
     return pa.table({**by, **measured, **shares, **squares})
