@@ -172,7 +172,7 @@ def _standard(registry: Registry, name: str, version: int) -> Standard | None:
 
 @lru_cache(maxsize=64)
 def _read(root: str, name: str, version: int, changed: int) -> Standard | None:  # noqa: ARG001
-    """A version never changes, but its number may come again when it was deleted."""
+    """A version never changes, but somebody may make the registry anew."""
     from celeriac.drift.tally import Standard
 
     registry = Registry(Path(root))

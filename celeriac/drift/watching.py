@@ -131,8 +131,8 @@ def _closed(standing: Standing, why: str, now_s: float) -> tuple[DriftEvent, ...
 
 
 def _of_profile(standing: Standing, standard: Standard, now_s: float) -> Standing:
-    """What was remembered of another profile (the version was deleted, and its number came again)
-    is of no use; what is open closes."""
+    """What was remembered of another profile (somebody has made the registry anew) is of no use;
+    what is open closes."""
     if standing.digest == standard.digest:
         return standing
     over = _closed(standing, f"{standing.ref} is another version now", now_s)

@@ -1,7 +1,8 @@
 """Versions that are about to be deleted: out of sight, and still readable for whoever began.
 
 A retired version is in no listing, so no alias, request or job can come to name it. Its files stay
-until its time is over: who resolved it before can load it to the end.
+until its time is over: who resolved it before can load it to the end. Its mark stays for good, and
+keeps its number from being given again: labels, counts and ids of predictions go by the number.
 """
 
 from __future__ import annotations
@@ -22,17 +23,20 @@ class Retired:
         return (self._folder / str(version)).exists()
 
     def since_s(self) -> dict[int, float]:
-        """All retired versions with the Unix time at which each was retired."""
-        try:
-            marks = list(self._folder.iterdir())
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
+        """All retired versions, deleted ones too, with the Unix time at which each was retired."""
         found = {}
-        for mark in marks:
-            if mark.name.isascii() and mark.name.isdigit():
-                with contextlib.suppress(FileNotFoundError):  # taken away meanwhile
-                    found[int(mark.name)] = mark.stat().st_mtime
+        for number in self.numbers():
+            with contextlib.suppress(FileNotFoundError):  # taken away meanwhile
+                found[number] = (self._folder / str(number)).stat().st_mtime
         return found
+
+    def numbers(self) -> list[int]:
+        """Of all versions that are retired or deleted."""
+        try:
+            marks = [mark.name for mark in self._folder.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [int(mark) for mark in marks if mark.isascii() and mark.isdigit()]
 
     def add(self, version: int) -> None:
         """Retire a version; its time begins now, unless it has begun before."""
@@ -43,5 +47,5 @@ class Retired:
             files.sync(self._folder)
 
     def remove(self, version: int) -> None:
-        """Take the mark away: the version is back, or it is deleted."""
+        """Take the mark away: the version is back."""
         (self._folder / str(version)).unlink(missing_ok=True)

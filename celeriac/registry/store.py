@@ -52,7 +52,7 @@ class Registry:
     def versions(self, name: str) -> list[int]:
         """Numbers of all versions that are not retired, rising. Raises ModelNotFound."""
         marks = Retired(self.root / check_model_name(name)).since_s()
-        numbers = self._numbers(name)  # after the marks: a version goes before its mark does
+        numbers = self._numbers(name)  # after the marks: they outlive their versions
         if not numbers:
             raise unknown_model(name, self.names())
         return [number for number in numbers if number not in marks]
@@ -60,7 +60,7 @@ class Registry:
     def retired(self, name: str) -> dict[int, float]:
         """Versions that are about to be deleted, with the Unix time at which each was retired."""
         marks = Retired(self.root / name).since_s()
-        numbers = self._numbers(name)  # a deletion that did not end leaves a mark alone
+        numbers = self._numbers(name)  # marks of what is deleted stay
         return {number: since_s for number, since_s in marks.items() if number in numbers}
 
     def folder(self, name: str, version: int) -> Path:
@@ -148,20 +148,20 @@ class Registry:
             raise
 
     def delete(self, name: str, version: int) -> None:
-        """Delete a retired version. What a crash leaves of it is no version, and is cleared later.
+        """Delete a retired version; no other one ever gets its number. What a crash leaves of it is
+        no version, and is cleared later.
 
         Raises ModelNotFound, VersionNotFound, or RegistryError if it is not retired or its files
         cannot be deleted.
         """
-        folder, retired = self.folder(name, version), Retired(self.root / name)
-        if version not in retired:
+        folder = self.folder(name, version)
+        if version not in Retired(self.root / name):
             raise errors.RegistryError(f"{name}@{version} is in use: retire it before it goes")
         trash = folder.parent / f"{_TEMPORARY}trash-{version}-{os.getpid()}"
         try:
             folder.chmod(0o755)  # a folder that nobody may write cannot be renamed
             folder.rename(trash)
-            files.sync(folder.parent)
-            retired.remove(version)
+            files.sync(folder.parent)  # the mark stays: the number is never given again
             _delete_tree(trash)
         except OSError as error:
             raise errors.RegistryError(
@@ -205,7 +205,8 @@ class Registry:
         for path in written:
             path.chmod(0o444)
             files.sync(path)
-        home, number = folder.parent, max(self._numbers(name), default=0) + 1
+        home = folder.parent
+        number = max([*self._numbers(name), *Retired(home).numbers()], default=0) + 1
         while True:
             manifest = _numbered(name, number, records, draft)
             files.write(folder / MANIFEST_NAME, _as_json(manifest))

@@ -240,6 +240,17 @@ def test_a_mark_without_its_version_is_no_retired_version(registry: Registry) ->
     assert registry.versions("reviews") == [2]
 
 
+def test_the_number_of_a_deleted_version_is_not_given_again(registry: Registry) -> None:
+    for _ in range(2):
+        registry.add("reviews", write)
+    registry.aliases("reviews").retire([1, 2])
+    for number in (2, 1):
+        registry.delete("reviews", number)
+    assert registry.names() == []
+    assert registry.add("reviews", write).version == 3
+    assert registry.versions("reviews") == [3]
+
+
 def test_a_version_deleted_while_models_are_listed_takes_none_down(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
