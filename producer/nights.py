@@ -75,8 +75,7 @@ def newest(broker: Broker, name: str, day: date) -> Run:
 
 def current(found: list[Run]) -> Run | None:
     """The attempt whose output counts: the newest one that is whole."""
-    whole = (RunState.COMPLETED, RunState.COMPLETED_WITH_ERRORS)
-    return next((run for run in reversed(found) if run.state in whole), None)
+    return next((run for run in reversed(found) if run.state.is_whole), None)
 
 
 def under_way(broker: Broker, name: str) -> Holder | None:

@@ -39,7 +39,6 @@ from tasks.beat import every
 log = get_logger(__name__)
 
 WATCH_EVERY_S = 15.0
-_WHOLE = (RunState.COMPLETED, RunState.COMPLETED_WITH_ERRORS)
 
 
 @shared_task(
@@ -156,7 +155,7 @@ def _look_after(
         if waits and busy is not None and run.state.can_begin:
             run = replace(run, reason=_not_ended(busy))
         verdict = judge(schedule, run, now, waits=waits)
-        if schedule.drift and run.state in _WHOLE:
+        if schedule.drift and run.state.is_whole:
             drift_nights.tell_job(broker, name, schedule, run)
         if verdict.start and verdict.alert is AlertKind.MISSED:
             look.catches_up.append(day)

@@ -52,6 +52,11 @@ class JobState(StrEnum):
     def is_final(self) -> bool:
         return self not in _OPEN
 
+    @property
+    def is_whole(self) -> bool:
+        """True if its output is as complete as it gets."""
+        return self in (JobState.COMPLETED, JobState.COMPLETED_WITH_ERRORS)
+
 
 _OPEN = (
     JobState.VALIDATING, JobState.IN_PROGRESS, JobState.FINALIZING, JobState.CANCELLING,

@@ -39,6 +39,11 @@ class RunState(StrEnum):
         """True if nothing more comes of this attempt by itself."""
         return self not in _OPEN
 
+    @property
+    def is_whole(self) -> bool:
+        """True if its output is as complete as it gets."""
+        return self in (RunState.COMPLETED, RunState.COMPLETED_WITH_ERRORS)
+
 
 _OPEN = (
     RunState.ABSENT, RunState.LOST, RunState.PLANNING, RunState.RUNNING, RunState.UNREADABLE,

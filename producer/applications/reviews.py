@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from producer.jobs import JobHandle, JobStatus
 
 DEFAULT_MODEL = "reviews"
-WHOLE = ("completed", "completed_with_errors")
 
 
 class Reviews:
@@ -151,7 +150,7 @@ def summary_of(
     Leaves its files beside the job's. Raises JobFailed, and DeadlineExceeded.
     """
     status = handle.wait(timeout_s, on_progress)
-    if status.state not in WHOLE:
+    if not status.state.is_whole:
         raise errors.JobFailed(f"job {status.id} is {status.state}: {status.error or 'no summary'}")
     folder = JobFolder(handle.output)
     found = dataset.read_summary(folder)

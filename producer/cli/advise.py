@@ -12,6 +12,7 @@ import typer
 from celeriac.advisor.requirement import Requirement
 from celeriac.settings import get_settings
 from producer.advice import advise_for, as_data
+from producer.cli import terminal
 from producer.cli.models import published
 
 
@@ -62,9 +63,7 @@ def command(
 
 
 def _print(data: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
+    console = terminal.console()
     console.print(data["recommendation"], style="bold")
     for reason in data["reasons"]:
         console.print(f"- {reason}")

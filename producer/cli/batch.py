@@ -12,14 +12,13 @@ from celeriac import errors
 from celeriac.datasets.places import is_s3
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import JobState
-from producer.cli import dead, purge
+from producer.cli import dead, purge, terminal
 from producer.cli.jobs import Job, open_broker, open_job
 from producer.jobs import JobHandle, JobStatus, list_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rich.console import Console
     from rich.progress import Progress, ProgressColumn, TaskID
 
 app = typer.Typer(no_args_is_help=True, help="Score whole datasets, in the background.")
@@ -137,10 +136,10 @@ def list_(limit: Annotated[int, typer.Option(min=1, max=1_000)] = 20) -> None:
     with open_broker() as broker:
         jobs = list_jobs(broker, limit)
     if not jobs:
-        _console().print("no jobs yet; `celeriac batch submit` starts one")
+        terminal.console().print("no jobs yet; `celeriac batch submit` starts one")
         return
     for one in jobs:
-        _console().print(
+        terminal.console().print(
             f"{one.id}  {one.state}  {one.model}@{one.version}\n"
             f"    {one.rows_done:,} of {one.rows_total:,} rows, {one.rows_failed:,} failed  "
             f"{one.source}",
@@ -155,7 +154,7 @@ def cancel(job: Job) -> None:
         found = open_job(broker, job).cancel()
     if found.state not in (JobState.CANCELLING, JobState.CANCELLED):
         raise errors.RequestError(f"job {found.id} is {found.state}: there is nothing to cancel")
-    _console().print(
+    terminal.console().print(
         f"job {found.id} is {found.state}; parts that are done stay in {found.output}",
         soft_wrap=True,
     )
@@ -186,7 +185,7 @@ def report(
     """Where the report of a finished job is; it is made if it is missing."""
     with open_broker() as broker:
         found = open_job(broker, job).report(again=again)
-    _console().print(str(found), soft_wrap=True)
+    terminal.console().print(str(found), soft_wrap=True)
 
 
 def _aggregation(
@@ -221,7 +220,7 @@ def say_submitted(handle: JobHandle) -> None:
     """The line for a job that has just been submitted."""
     found = handle.status()
     again = "continues" if handle.resumed else "submitted"
-    _console().print(
+    terminal.console().print(
         f"job {handle.id} {again}: {found.rows_total:,} rows in {found.chunks_total:,} chunks "
         f"by {found.model}@{found.version}, output in {found.output}",
         soft_wrap=True,
@@ -285,7 +284,7 @@ def describe(found: JobStatus) -> str:
 
 
 def _print_status(found: JobStatus) -> None:
-    console = _console()
+    console = terminal.console()
     console.print(f"job {found.id} {found.state}: {describe(found)}", soft_wrap=True)
     if found.error:
         console.print(f"  {found.error}", soft_wrap=True)
@@ -338,11 +337,5 @@ def _bar(*columns: ProgressColumn) -> Progress:
     """A bar that is gone when it ends; nothing at all where there is no terminal."""
     from rich.progress import Progress
 
-    console = _console(stderr=True)
+    console = terminal.console(stderr=True)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False, markup=False)  # a path may hold [brackets]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from celeriac import errors
 from celeriac.jobs.ledger import DeadChunk
+from producer.cli import terminal
 from producer.cli.jobs import Job, open_broker, open_job
 from producer.jobs import JobHandle
 
@@ -26,17 +25,12 @@ def list_(job: Job) -> None:
         handle = open_job(broker, job)
         dead = handle.dead()
     if not dead:
-        _console().print(f"job {handle.id}: no chunk was given up")
+        terminal.console().print(f"job {handle.id}: no chunk was given up")
         return
-    table = Table(box=None, pad_edge=False)
-    for name in ("chunk", "attempts", "dropped", "reason"):
-        table.add_column(name, overflow="fold")
-    for one in dead:
-        table.add_row(
-            str(one.chunk), str(one.attempts), "yes" if one.dropped else "",
-            one.reason[:REASON_SHOWN],
-        )
-    _console().print(table)
+    terminal.show_rows(("chunk", "attempts", "dropped", "reason"), (
+        (str(one.chunk), str(one.attempts), "yes" if one.dropped else "", one.reason[:REASON_SHOWN])
+        for one in dead
+    ))
 
 
 @app.command()
@@ -55,7 +49,7 @@ def show(job: Job, chunk: Annotated[int, typer.Argument(min=0)]) -> None:
         f"  reason    {one.reason}",
         f"`celeriac batch dead requeue {handle.id} {chunk}` tries it again",
     ]
-    _console().print("\n".join(lines), soft_wrap=True)
+    terminal.console().print("\n".join(lines), soft_wrap=True)
 
 
 @app.command()
@@ -72,7 +66,7 @@ def requeue(
             _find(handle, chunk)
         count = handle.requeue(chunks or ())
     what = "1 chunk is" if count == 1 else f"{count:,} chunks are"
-    _console().print(f"job {handle.id}: {what} tried again")
+    terminal.console().print(f"job {handle.id}: {what} tried again")
 
 
 @app.command()
@@ -83,7 +77,7 @@ def drop(job: Job, chunks: Chunks) -> None:
         for chunk in chunks:
             _find(handle, chunk)
         found = handle.drop(chunks)
-    _console().print(f"job {handle.id}: {len(found):,} chunks dropped")
+    terminal.console().print(f"job {handle.id}: {len(found):,} chunks dropped")
 
 
 def _find(handle: JobHandle, chunk: int) -> DeadChunk:
@@ -94,7 +88,3 @@ def _find(handle: JobHandle, chunk: int) -> DeadChunk:
         f"chunk {chunk} of job {handle.id} was not given up; "
         f"`celeriac batch dead list {handle.id}` shows those that were"
     )
-
-
-def _console() -> Console:
-    return Console(highlight=False, markup=False)

@@ -6,7 +6,7 @@ nor a model library. In a checkout, ``workers.cli.models`` adds what works on th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import redis
@@ -18,6 +18,7 @@ from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo, fetch
 from celeriac.registry.manifest import InputSchema, OutputSchema, Serving
 from celeriac.settings import get_settings
 from producer.broker import Broker, broker_error
+from producer.cli import terminal
 from producer.client import Client, who
 from producer.serving import read_heartbeats, read_serving, wait_served
 
@@ -53,7 +54,7 @@ def list_models() -> None:
     if not catalogue.models:
         typer.echo("No model is registered. See: celeriac models register --help")
         return
-    show_rows(
+    terminal.show_rows(
         ("MODEL", "SERVES", "VERSIONS", "TAKES", "ANSWERS", "DEVICE", "METRICS"),
         map(_list_row, catalogue.models.values()),
     )
@@ -133,7 +134,7 @@ def status(model: Annotated[str, typer.Argument(help="NAME.")]) -> None:
     if not workers:
         typer.echo(f"No worker that serves single items on the {version.device} is up.")
         return
-    show_rows(("WORKER", "ROLE", "SERVES", "NOTE"), (
+    terminal.show_rows(("WORKER", "ROLE", "SERVES", "NOTE"), (
         (worker.hostname, worker.role, str(worker.version or "-"), worker.kept_back)
         for worker in workers
     ))
@@ -216,18 +217,6 @@ def published() -> Catalogue:
 # --- tables --------------------------------------------------------------------------------------
 
 
-def show_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table whose long cells are folded."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    _print(table)
-
-
 def _list_row(model: ModelInfo) -> list[str]:
     champion = model.aliases.get(CHAMPION)
     newest = max(model.versions, default=0)
@@ -259,15 +248,17 @@ def _show(model: ModelInfo, version: VersionInfo) -> None:
     facts.add_row("metrics", _metrics(version) or "none")
     facts.add_row("registered", version.created_at)
     facts.add_row("description", version.description or "none")
-    _print(facts)
-    versions = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("VERSION", "ALIASES", "REGISTERED", "METRICS"):
-        versions.add_column(heading)
-    for number, other in sorted(model.versions.items(), reverse=True):
-        names = [alias for alias, of in sorted(model.aliases.items()) if of == number]
-        versions.add_row(str(number), ", ".join(names) or "-", other.created_at, _metrics(other))
+    terminal.console().print(facts)
     typer.echo()
-    _print(versions)
+    terminal.show_rows(("VERSION", "ALIASES", "REGISTERED", "METRICS"), (
+        _version_row(model, number) for number in sorted(model.versions, reverse=True)
+    ))
+
+
+def _version_row(model: ModelInfo, number: int) -> list[str]:
+    version = model.versions[number]
+    names = [alias for alias, of in sorted(model.aliases.items()) if of == number]
+    return [str(number), ", ".join(names) or "-", version.created_at, _metrics(version)]
 
 
 def takes(schema: InputSchema) -> str:
@@ -306,12 +297,6 @@ def served(serving: Serving) -> str:
 
 def _metrics(version: VersionInfo) -> str:
     return ", ".join(f"{name}={value:.4g}" for name, value in version.metrics.items())
-
-
-def _print(table: Any) -> None:
-    from rich.console import Console
-
-    Console(highlight=False, markup=False).print(table)
 
 
 def _where(version: VersionInfo) -> str:

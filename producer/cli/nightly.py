@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import typer
@@ -15,17 +15,16 @@ from celeriac.nightly.records import Event, Status
 from celeriac.schedules import NightlySettings
 from producer import nights
 from producer.broker import Broker
+from producer.cli import terminal
 from producer.cli.jobs import open_broker
 from producer.jobs import redis_errors
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
 app = typer.Typer(no_args_is_help=True, help="Datasets that are scored, or compared, each night.")
 
 WATCH_SILENT_S = 300
 """A watch that has not looked for so long is not running."""
+DAYS_SHOWN = 5
+"""Dates of one trouble that `list` names; `history` shows them all."""
 
 Name = Annotated[str, typer.Argument(help="Name of the schedule.")]
 
@@ -41,17 +40,16 @@ def list_() -> None:
     with open_broker() as broker:
         schedules = sorted(broker.settings.nightly.items())
         if not schedules:
-            _console().print("no schedules; add a [nightly.NAME] table to celeriac.toml")
+            terminal.console().print("no schedules; add a [nightly.NAME] table to celeriac.toml")
             return
         now = dt.datetime.now(dt.UTC)
-        table = _table("name", "next run", "last date", "attempt", "state", "model", "trouble")
         silent = []
         for name, schedule in schedules:
             status = _status(broker, name)
-            table.add_row(*_line(broker, name, schedule, status, now))
+            for text in _shown(broker, name, schedule, status, now):
+                _say(text)
             if schedule.enabled and _is_silent(status, now):
                 silent.append(name)
-        _console().print(table)
     if silent:
         typer.echo(
             f"nobody watches {', '.join(silent)}: beat or the maintenance worker is not running, "
@@ -143,28 +141,34 @@ def _check_over(name: str, last: Run) -> None:
         )
 
 
-def _line(
+def _shown(
     broker: Broker, name: str, schedule: NightlySettings, status: Status | None, now: dt.datetime
-) -> tuple[str, ...]:
+) -> list[str]:
+    """The lines for a schedule: what it is, its last date, and one for each trouble."""
     day = calendar.owed_date(schedule, now)
-    last = nights.newest(broker, name, day)
-    zone = ZoneInfo(schedule.time_zone)
-    next_run = f"{calendar.next_due(schedule, now).astimezone(zone):%Y-%m-%d %H:%M %Z}"
-    attempt = str(last.attempt) if last.state is not RunState.ABSENT else "-"
-    return (
-        name, next_run if schedule.enabled else "disabled", str(day), attempt, last.state,
-        schedule.model, _trouble(status),
-    )
+    at = calendar.next_due(schedule, now).astimezone(ZoneInfo(schedule.time_zone))
+    next_run = f"next run {at:%Y-%m-%d %H:%M %Z}" if schedule.enabled else "disabled"
+    last = _head(nights.newest(broker, name, day), day)
+    return [
+        f"{name}  {schedule.model}  {next_run}", f"    last date {last}",
+        *(f"    {text}" for text in _trouble(status)),
+    ]
 
 
-def _trouble(status: Status | None) -> str:
+def _trouble(status: Status | None) -> list[str]:
     if status is None:
-        return "-"
+        return []
     kinds = {
         "missed": status.missed, "late": status.late, "failed": status.failed,
         "errors": status.errors, "waiting": status.waiting,
     }
-    return "; ".join(f"{kind} {', '.join(days)}" for kind, days in kinds.items() if days) or "-"
+    return [f"{kind} {_days(days)}" for kind, days in kinds.items() if days]
+
+
+def _days(days: list[str]) -> str:
+    """As many as fit into a line."""
+    more = len(days) - DAYS_SHOWN
+    return ", ".join(days[:DAYS_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _runs(broker: Broker, name: str, day: dt.date) -> list[str]:
@@ -183,8 +187,7 @@ def _is(run: Run, current: Run | None) -> bool:
 
 
 def _run(run: Run, day: dt.date, *, is_current: bool) -> str:
-    attempt = "" if run.state is RunState.ABSENT else f"  attempt {run.attempt}"
-    head = f"{day}{attempt}{' (current)' if is_current else ''}  {run.state}"
+    head = _head(run, day, " (current)" if is_current else "")
     lines = [f"{head}: {run.reason}" if run.reason else head]
     if run.job_id or run.state.is_over:
         begun = f", begun {run.begun_at:%Y-%m-%d %H:%M:%S} UTC" if run.begun_at else ""
@@ -192,6 +195,11 @@ def _run(run: Run, day: dt.date, *, is_current: bool) -> str:
         lines.append(f"    {run.rows:,} rows{failed}{begun}")
         lines.append(f"    {run.output}")
     return "\n".join(lines)
+
+
+def _head(run: Run, day: dt.date, note: str = "") -> str:
+    attempt = "" if run.state is RunState.ABSENT else f"  attempt {run.attempt}"
+    return f"{day}{attempt}{note}  {run.state}"
 
 
 def _event(event: Event) -> str:
@@ -202,7 +210,7 @@ def _event(event: Event) -> str:
 
 def _say(text: str) -> None:
     """Folders stay whole, however narrow the window is."""
-    _console().print(text, soft_wrap=True)
+    terminal.console().print(text, soft_wrap=True)
 
 
 def _status(broker: Broker, name: str) -> Status | None:
@@ -214,19 +222,3 @@ def _is_silent(status: Status | None, now: dt.datetime) -> bool:
     return status is None or (
         now - dt.datetime.fromisoformat(status.at) > dt.timedelta(seconds=WATCH_SILENT_S)
     )
-
-
-def _table(*names: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in names:
-        short = name in ("attempt", "next run", "last date")
-        table.add_column(name, overflow="fold", no_wrap=short)
-    return table
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False)

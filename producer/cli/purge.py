@@ -6,15 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from celeriac import errors
-from celeriac.jobs.ledger import JobState
 from producer.broker import Broker
+from producer.cli import terminal
 from producer.cli.jobs import open_broker, open_job
 from producer.jobs import JobHandle, list_jobs
 
-_FINISHED = (JobState.COMPLETED, JobState.COMPLETED_WITH_ERRORS)
 _MOST = 1_000
 """Jobs that Redis knows, at most."""
 
@@ -44,16 +42,16 @@ def purge(
         for handle in handles:
             handle.check_purge(finished=finished)
         for handle in handles:
-            _console().print(f"job {handle.id}: {handle.output}", soft_wrap=True)
+            terminal.console().print(f"job {handle.id}: {handle.output}", soft_wrap=True)
         if not handles:
-            _console().print("no job to purge")
+            terminal.console().print("no job to purge")
             return
         if not yes:
             noun = "output" if len(handles) == 1 else "outputs"
             typer.confirm(f"Delete {len(handles):,} {noun}? (--yes does not ask)", abort=True)
         found = [handle.purge(finished=finished) for handle in handles]
     files, size = sum(one.files for one in found), sum(one.bytes for one in found)
-    _console().print(f"{files:,} files deleted, {size / 1e6:,.1f} MB")
+    terminal.console().print(f"{files:,} files deleted, {size / 1e6:,.1f} MB")
 
 
 def _ended(broker: Broker, days: float, *, finished: bool) -> list[JobHandle]:
@@ -62,9 +60,5 @@ def _ended(broker: Broker, days: float, *, finished: bool) -> list[JobHandle]:
     return [
         JobHandle(broker, one.id, one.output) for one in list_jobs(broker, _MOST)
         if one.state.is_final and one.ended_at is not None and one.ended_at < before
-        and (finished or one.state not in _FINISHED)
+        and (finished or not one.state.is_whole)
     ]
-
-
-def _console() -> Console:
-    return Console(highlight=False, markup=False)

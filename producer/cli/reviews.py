@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from celeriac import errors
+from producer.cli import terminal
 from producer.cli.batch import EXIT_CODES, LONGEST_WAIT_S, follow, planning, say_submitted
 
 if TYPE_CHECKING:
@@ -129,9 +130,7 @@ def _print(found: ReviewSummary, as_json: bool) -> None:
 
         sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
         return
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
+    console = terminal.console()
     if found.overall is None:
         console.print("no review has an answer")
         return

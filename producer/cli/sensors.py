@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from celeriac import errors
+from producer.cli import terminal
 
 app = typer.Typer(no_args_is_help=True, help="Readings of sensors, their alarms and analyses.")
 
@@ -91,14 +92,11 @@ def list_(
     if not found:
         typer.echo("no sensor has sent a reading; `celeriac sensors ingest FILE` takes some")
         return
-    table = _table("sensor", "last reading", "values", "readings", "anomalies", "alarm")
-    for one in found:
-        table.add_row(
-            one.sensor, _moment(one.last_at), _numbers(one.last_values), f"{one.readings:,}",
-            f"{one.anomalies:,}",
-            f"since {_moment(one.alarm.opened_at_s)}" if one.alarm else "",
-        )
-    _console().print(table)
+    headings = ("sensor", "last reading", "values", "readings", "anomalies", "alarm")
+    terminal.show_rows(headings, ((
+        one.sensor, _moment(one.last_at), _numbers(one.last_values), f"{one.readings:,}",
+        f"{one.anomalies:,}", f"since {_moment(one.alarm.opened_at_s)}" if one.alarm else "",
+    ) for one in found))
     if count > len(found):
         typer.echo(f"{count - len(found):,} more; --limit shows them")
 
@@ -146,14 +144,12 @@ def alarms(
     if not found:
         typer.echo("no alarm has opened")
         return
-    table = _table("sensor", "event", "opened", "closed", "highest score", "threshold")
-    for one in found:
-        table.add_row(
-            one.sensor, one.event, _moment(one.opened_at_s),
-            _moment(one.closed_at_s) if one.closed_at_s else "", f"{one.peak:,.4g}",
-            f"{one.threshold:g}",
-        )
-    _console().print(table)
+    headings = ("sensor", "event", "opened", "closed", "highest score", "threshold")
+    terminal.show_rows(headings, ((
+        one.sensor, one.event, _moment(one.opened_at_s),
+        _moment(one.closed_at_s) if one.closed_at_s else "", f"{one.peak:,.4g}",
+        f"{one.threshold:g}",
+    ) for one in found))
 
 
 @app.command()
@@ -274,18 +270,3 @@ def _numbers(values: list[float]) -> str:
 
 def _print(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=2) + "\n")
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False)
-
-
-def _table(*headings: str) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(heading)
-    return table

@@ -17,14 +17,14 @@ from celeriac.messages import check_model_name
 from celeriac.registry.reference import unknown_model
 from producer.feedback import Feedback
 from producer.gateway import body
-from producer.gateway.context import JSON, Gateway, RequestContext
+from producer.gateway.cold import contexts, json_response
+from producer.gateway.context import Gateway, RequestContext
 from producer.gateway.failures import described, fault
 from producer.gateway.predict import check_count
 
 STEPS_S = {"hour": 3_600, "day": DAY_S}
 MOST_DAYS = 730
 
-_encode = msgspec.json.Encoder().encode
 
 
 class Label(msgspec.Struct, forbid_unknown_fields=True):
@@ -131,17 +131,17 @@ async def give(request: Request) -> Response:
     A prediction counts once, so a request may be repeated. Of many labels each has an entry in the
     answer, in their order: what became of it, or its error.
     """
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     wanted = body.decode(gateway, await body.read(gateway, context), _wanted)
     if wanted.labels is msgspec.UNSET:
-        return _json(_shown(await _one(gateway, context, wanted)))
+        return json_response(_shown(await _one(gateway, context, wanted)))
     if wanted.prediction_id is not msgspec.UNSET or wanted.label is not msgspec.UNSET:
         raise fault("give 'prediction_id' and 'label', or 'labels', not both", "labels")
     check_count(gateway, wanted.labels)
     found = await gateway.client.label_for(
         context.caller.tenant, [(one.prediction_id, one.label) for one in wanted.labels]
     )
-    return _json({"feedback": [
+    return json_response({"feedback": [
         {"error": described(one)} if isinstance(one, errors.CeleriacError) else _shown(one)
         for one in found
     ]})
@@ -157,7 +157,7 @@ async def accuracy(
 ) -> AccuracyOfModel:
     """Of each version, for the predictions of the last `days`: altogether, and by hour or day (UTC)
     of the prediction."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     known = await gateway.client.catalogue(context.left_s())
     if check_model_name(name) not in known.models:
         raise unknown_model(name, known.models)
@@ -197,13 +197,3 @@ def _version(found: VersionAccuracy) -> Version:
 def _measured(found: Accuracy) -> dict[str, Any]:
     low, high = found.interval
     return {"rows": found.rows, "value": found.value, "low": low, "high": high}
-
-
-def _json(answer: dict[str, Any]) -> Response:
-    response = Response(_encode(answer))
-    response.raw_headers.append(JSON)
-    return response
-
-
-def _of(request: Request) -> tuple[Gateway, RequestContext]:
-    return request.app.state.gateway, request.scope["celeriac"]

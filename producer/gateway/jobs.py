@@ -25,7 +25,8 @@ from celeriac.registry.catalogue import VersionInfo
 from celeriac.submissions.requests import id_of_key
 from producer import orders
 from producer.gateway import body, results
-from producer.gateway.context import JSON, Gateway, RequestContext
+from producer.gateway.cold import contexts, json_response
+from producer.gateway.context import Gateway, RequestContext
 from producer.gateway.failures import Forbidden, fault
 from producer.jobs import JobStatus
 from producer.orders import Order
@@ -33,7 +34,6 @@ from producer.orders import Order
 MOST_SHOWN = 100
 """Jobs of one page, at most."""
 Text = Annotated[str, Meta(min_length=1, max_length=1_024)]
-_encode = msgspec.json.Encoder().encode
 
 
 class JobRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -127,7 +127,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 })  # fmt: skip
 async def submit(request: Request) -> Response:
     """Answers at once. What is wrong with the dataset shows in the job: `failed`, with `error`."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     wanted = body.decode(gateway, await body.read(gateway, context), _wanted)
     return await accept(gateway, context, wanted)
 
@@ -163,13 +163,13 @@ async def every(
     after: Annotated[str, Query(max_length=64, description="The last id of the page before")] = "",
 ) -> Response:
     """At most the newest 1,000, as long as Redis remembers them ([batch] job_ttl_s)."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     page = await gateway.client.job_page(context.caller.tenant, limit, after)
     if page is None:
         raise fault("after: no job of the list (any more); begin with the first page", "after")
     found, has_more = page
     data = [_shown(gateway, context, status) for status in found]
-    return _json({
+    return json_response({
         "object": "list", "data": data, "has_more": has_more,
         "first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None,
     })
@@ -179,7 +179,7 @@ async def every(
     200: {"description": "The job", "content": _JOB}, **_UNKNOWN
 })  # fmt: skip
 async def show(id: str, request: Request) -> Response:
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     return _job(gateway, context, await _status(gateway, context, id))
 
 
@@ -188,7 +188,7 @@ async def show(id: str, request: Request) -> Response:
 })  # fmt: skip
 async def cancel(id: str, request: Request) -> Response:
     """What is done stays; resume goes on. A job that has ended stays as it is."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     await gateway.client.cancel_job(await _status(gateway, context, id))
     return _job(gateway, context, await _status(gateway, context, id))
 
@@ -198,7 +198,7 @@ async def cancel(id: str, request: Request) -> Response:
 }, summary="Go on with a job that was cancelled, has failed or expired")  # fmt: skip
 async def resume(id: str, request: Request) -> Response:
     """Only what is missing is scored. Any other job stays as it is."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     data = await body.read(gateway, context)
     share = body.decode(gateway, data, _resumed).max_error_share if data else None
     await _status(gateway, context, id)
@@ -212,10 +212,10 @@ async def resume(id: str, request: Request) -> Response:
 })  # fmt: skip
 async def files(id: str, request: Request) -> Response:
     """Parts in the order of the dataset, then what was made of them."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     folder = await folder_of(gateway, context, id)
     found = await results.in_thread(results.list_results, folder, id)
-    return _json({"object": "list", "data": [one.shown for one in found]})
+    return json_response({"object": "list", "data": [one.shown for one in found]})
 
 
 @router.get("/{id}/results/{name:path}", summary="One file of them", response_class=Response,
@@ -226,7 +226,7 @@ async def files(id: str, request: Request) -> Response:
 })  # fmt: skip
 async def file(id: str, name: str, request: Request) -> Response:
     """`name` as in the list: `parts/part-00000.csv`, `manifest.json`, `report.html`."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     folder = await folder_of(gateway, context, id)
     found, path = await results.in_thread(results.find_result, folder, id, name)
     return results.respond(found, path)
@@ -240,7 +240,7 @@ async def file(id: str, name: str, request: Request) -> Response:
 })  # fmt: skip
 async def events(id: str, request: Request) -> Response:
     """Each event says all, so after a break just connect again; `Last-Event-ID` is understood."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     status = await _status(gateway, context, id)
     gateway.progress.check_room(gateway.limits.max_event_streams)
     stream = gateway.progress.events(
@@ -341,7 +341,6 @@ def _shown(gateway: Gateway, context: RequestContext, status: JobStatus) -> dict
     """A job as callers see it; times are Unix seconds, None until they come."""
     tenant, limits, state = context.caller.tenant, gateway.limits, status.state
     ended = _seconds(status.ended_at)
-    whole = (JobState.COMPLETED, JobState.COMPLETED_WITH_ERRORS)
     return {
         "id": status.id, "object": "batch", "status": str(state),
         "model": status.model, "version": status.version,
@@ -349,7 +348,7 @@ def _shown(gateway: Gateway, context: RequestContext, status: JobStatus) -> dict
         "output": relative_to(status.output, roots_of(tenant, limits.output_roots)),
         "id_column": status.id_column or None,
         "created_at": _seconds(status.created_at), "in_progress_at": _seconds(status.started_at),
-        "completed_at": ended if state in whole else None,
+        "completed_at": ended if state.is_whole else None,
         "failed_at": ended if state is JobState.FAILED else None,
         "cancelled_at": ended if state is JobState.CANCELLED else None,
         "expired_at": ended if state is JobState.EXPIRED else None,
@@ -379,14 +378,4 @@ def _rounded(number: float | None) -> float | None:
 def _job(
     gateway: Gateway, context: RequestContext, status: JobStatus, status_code: int = 200
 ) -> Response:
-    return _json(_shown(gateway, context, status), status_code)
-
-
-def _json(answer: dict[str, Any], status_code: int = 200) -> Response:
-    response = Response(_encode(answer), status_code)
-    response.raw_headers.append(JSON)
-    return response
-
-
-def _of(request: Request) -> tuple[Gateway, RequestContext]:
-    return request.app.state.gateway, request.scope["celeriac"]
+    return json_response(_shown(gateway, context, status), status_code)

@@ -16,9 +16,8 @@ from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo
 from celeriac.registry.reference import unknown_model
 from producer.client import who
 from producer.gateway import body
-from producer.gateway.context import JSON, Caller, Gateway, RequestContext
-
-_encode = msgspec.json.Encoder().encode
+from producer.gateway.cold import contexts, json_response
+from producer.gateway.context import Caller
 
 
 class Model(BaseModel):
@@ -111,7 +110,7 @@ async def drift(name: str, request: Request) -> Drift:
     found = await _catalogue(request)
     if name not in found:
         raise unknown_model(name, found)
-    gateway, _ = _of(request)
+    gateway, _ = contexts(request)
     return Drift(versions=[one.shown() for one in await gateway.client.standings(name)])
 
 
@@ -127,12 +126,12 @@ def _body(schema: type[msgspec.Struct], example: dict[str, Any]) -> dict[str, An
 )
 async def promote(name: str, request: Request) -> Response:
     """Waits for the checks: the longest ([models] check_timeout_s) and 15 s, at most."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     wanted = body.decode(gateway, await body.read(gateway, context), _promotion)
     done = await gateway.client.promote(
         f"{name}@{wanted.version}", wanted.why, who=_who(context.caller), force=wanted.force
     )
-    return _json(done)
+    return json_response(done)
 
 
 @admin_router.post(
@@ -142,11 +141,11 @@ async def promote(name: str, request: Request) -> Response:
 )
 async def rollback(name: str, request: Request) -> Response:
     """Waits as long as a promotion, at most."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     data = await body.read(gateway, context)
     wanted = body.decode(gateway, data, _rollback) if data else Rollback()
     done = await gateway.client.rollback(name, wanted.why, who=_who(context.caller))
-    return _json(done)
+    return json_response(done)
 
 
 @admin_router.get(
@@ -154,7 +153,7 @@ async def rollback(name: str, request: Request) -> Response:
     responses={404: {"description": "There is no such model, or none of it is promoted"}},
 )
 async def workers(name: str, request: Request) -> Workers:
-    gateway, _ = _of(request)
+    gateway, _ = contexts(request)
     version = Catalogue(models=await _catalogue(request)).resolve(
         ModelRef.parse(check_model_name(name))
     )
@@ -165,7 +164,7 @@ async def workers(name: str, request: Request) -> Workers:
 
 
 async def _catalogue(request: Request) -> dict[str, ModelInfo]:
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     found = await asyncio.to_thread(gateway.client.routes.catalogue, context.left_s())
     return found.models
 
@@ -181,13 +180,3 @@ def _shown(model: ModelInfo) -> Model:
 def _who(caller: Caller) -> str:
     """For the model's history: the key's name, or without keys the user of the gateway."""
     return f"{caller.name} (key)" if caller.name != "-" else who()
-
-
-def _json(answer: dict[str, Any]) -> Response:
-    response = Response(_encode(answer))
-    response.raw_headers.append(JSON)
-    return response
-
-
-def _of(request: Request) -> tuple[Gateway, RequestContext]:
-    return request.app.state.gateway, request.scope["celeriac"]

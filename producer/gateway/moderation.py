@@ -15,14 +15,14 @@ from celeriac import errors
 from celeriac.messages import decode_base64
 from producer.applications.moderation import AsyncModerator, Decision, Post
 from producer.gateway import body
-from producer.gateway.context import JSON, Gateway, RequestContext
+from producer.gateway.cold import contexts, json_response
+from producer.gateway.context import Gateway, RequestContext
 from producer.gateway.failures import described, fault
 
 MOST_POSTS = 1_000
 """Posts of one request, at most."""
 MOST_SHOWN = 500
 
-_encode = msgspec.json.Encoder().encode
 
 
 class PostRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -100,12 +100,12 @@ router = APIRouter(prefix="/v1/moderation", tags=["moderation"])
 )
 async def moderate(request: Request) -> Response:
     """Text and images are decided as one; the gravest reason counts."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     wanted = body.decode(gateway, await body.read(gateway, context), _post)
     (found,) = await _decided(gateway, context, [wanted])
     if isinstance(found, errors.CeleriacError):
         raise found
-    return _json(found)
+    return json_response(found)
 
 
 @router.post(
@@ -118,10 +118,10 @@ async def moderate_many(request: Request) -> Response:
 
     For archives: `celeriac moderation archive`.
     """
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     wanted = body.decode(gateway, await body.read(gateway, context), _posts)
     found = await _decided(gateway, context, wanted.posts)
-    return _json({"decisions": [
+    return json_response({"decisions": [
         {"error": described(one)} if isinstance(one, errors.CeleriacError) else one
         for one in found
     ]})
@@ -132,12 +132,12 @@ async def moderate_many(request: Request) -> Response:
 }})
 async def show_policy(request: Request) -> Response:
     """Word lists are told to nobody but an admin key: who knows them writes around them."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     policy = moderator_of(gateway).desk.policy()
     found = {"ref": policy.ref, "digest": policy.digest, **policy.model_dump(mode="json")}
     if "admin" not in context.caller.scopes:
         found["lists"] = {name: len(entries) for name, entries in found["lists"].items()}
-    return _json(found)
+    return json_response(found)
 
 
 @router.get("/reviews", summary="What waits for somebody to look at it", responses={200: {
@@ -147,13 +147,13 @@ async def reviews(
     request: Request, limit: Annotated[int, Query(ge=1, le=MOST_SHOWN)] = 50
 ) -> Response:
     """Of your tenant. The key needs the scope `batch`: these are people's posts."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     desk, tenant = moderator_of(gateway).desk, context.caller.tenant
     with desk.redis():
         queue = desk.reviews(tenant)
         found = await asyncio.to_thread(queue.open, limit)
         count = await asyncio.to_thread(queue.count)
-    return _json({"reviews": found, "open": count})
+    return json_response({"reviews": found, "open": count})
 
 
 @router.post(
@@ -168,7 +168,7 @@ async def reviews(
 )
 async def settle(id: str, request: Request) -> Response:
     """The first who does so wins."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     wanted = body.decode(gateway, await body.read(gateway, context), _settled)
     by = wanted.by or (context.caller.name if context.caller.name != "-" else "gateway")
     label = await asyncio.to_thread(
@@ -177,7 +177,7 @@ async def settle(id: str, request: Request) -> Response:
             tenant=context.caller.tenant,
         )
     )
-    return _json({
+    return json_response({
         "id": label.id, "decision": label.decision, "by": label.by, "categories": label.categories,
         "note": label.note,
     })
@@ -190,7 +190,7 @@ async def labels(request: Request) -> Response:
     """With the texts, for those who train models: the same rows as `celeriac moderation labels`."""
     from celeriac.applications.moderation.labels import row_of
 
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     desk, tenant = moderator_of(gateway).desk, context.caller.tenant
     with desk.redis():
         found = await asyncio.to_thread(desk.reviews(tenant).labels)
@@ -204,12 +204,12 @@ async def labels(request: Request) -> Response:
 })
 async def explain(id: str, request: Request) -> Response:
     """Scores, thresholds and versions, as they were; and what people said since. No content."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     found = await asyncio.to_thread(
         moderator_of(gateway).desk.explain, id, context.caller.tenant
     )
     policy = found.policy
-    return _json({
+    return json_response({
         "record": found.record, "reviews": found.reviews,
         "policy": policy and policy.model_dump(mode="json", exclude={"lists"}),
     })
@@ -241,13 +241,3 @@ def _image(data: str, field: str) -> bytes:
 def moderator_of(gateway: Gateway) -> AsyncModerator:
     """One for each gateway of this process, made at first use. Raises ConfigError."""
     return AsyncModerator(gateway.client)
-
-
-def _json(value: Any) -> Response:
-    response = Response(_encode(value))
-    response.raw_headers.append(JSON)
-    return response
-
-
-def _of(request: Request) -> tuple[Gateway, RequestContext]:
-    return request.app.state.gateway, request.scope["celeriac"]

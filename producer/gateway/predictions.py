@@ -16,6 +16,7 @@ from celeriac.messages import decode_item
 from celeriac.submissions.ledger import SubmissionState
 from celeriac.submissions.requests import id_of_key
 from producer.gateway import body
+from producer.gateway.cold import contexts, response_of
 from producer.gateway.context import JSON, Answer, Gateway, RequestContext
 from producer.gateway.failures import UnsupportedBody, described
 from producer.handles import AsyncPredictionHandle, PredictionStatus
@@ -99,11 +100,11 @@ router = APIRouter(prefix="/v1/predictions", tags=["asynchronous predictions"])
 )  # fmt: skip
 async def put(id: str, request: Request) -> Response:
     """The same request again is the same prediction, so it may be repeated until it is answered."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     data = await body.read(gateway, context)
     wanted = body.decode(gateway, data, _put)
     answer = await _enter(gateway, context, wanted.model, wanted, id)
-    return _response(answer)
+    return response_of(answer)
 
 
 @router.get(
@@ -115,11 +116,11 @@ async def put(id: str, request: Request) -> Response:
 )  # fmt: skip
 async def show(id: str, request: Request) -> Response:
     """With `Prefer: wait=5` the answer comes when it has ended, after 5 s at the latest."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     await body.read(gateway, context)  # none; but as long as it may come, it is waited for
     handle = await gateway.client.find(context.caller.tenant, id)
     status = await _after(handle, _wait_s(gateway, context), request)
-    return _response(_answer(status, 200))
+    return response_of(_answer(status, 200))
 
 
 @router.post(
@@ -128,10 +129,10 @@ async def show(id: str, request: Request) -> Response:
 )
 async def cancel(id: str, request: Request) -> Response:
     """One that has ended stays as it is: look at `state`."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     handle = await gateway.client.find(context.caller.tenant, id)
     await handle.cancel()
-    return _response(_answer(await handle.status(), 200))
+    return response_of(_answer(await handle.status(), 200))
 
 
 def is_wanted(context: RequestContext) -> bool:
@@ -237,14 +238,3 @@ def _text(at: datetime | None) -> str | None:
     if at is None:
         return None
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _of(request: Request) -> tuple[Gateway, RequestContext]:
-    return request.app.state.gateway, request.scope["celeriac"]
-
-
-def _response(answer: Answer) -> Response:
-    response = Response(answer.body, answer.status)
-    response.raw_headers.extend(answer.headers)
-    return response
-

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from celeriac.advisor.advice import Choice
 from celeriac.advisor.requirement import Requirement
 from producer.advice import advise_for, as_data
-from producer.gateway.context import Gateway, RequestContext
+from producer.gateway.cold import contexts
 
 router = APIRouter(prefix="/v1/recommendation", tags=["models"])
 
@@ -47,8 +47,7 @@ async def recommend(  # noqa: PLR0913, PLR0917 - the parameters of the query
         latency_ms=latency_ms, volume=volume, update_frequency=update_frequency,
         peak_per_s=peak_per_s,
     )
-    gateway: Gateway = request.app.state.gateway
-    context: RequestContext = request.scope["celeriac"]
+    gateway, context = contexts(request)
     advice, profile = await asyncio.to_thread(
         lambda: advise_for(
             wanted, gateway.client.routes.catalogue(context.left_s()) if model else None, model,

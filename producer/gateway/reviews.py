@@ -23,10 +23,9 @@ from celeriac.datasets.records import Period
 from celeriac.messages import ModelRef, Prediction
 from producer.applications.reviews import DEFAULT_MODEL
 from producer.gateway import body, jobs, predict, results
-from producer.gateway.context import JSON, Gateway, RequestContext
+from producer.gateway.cold import contexts, json_response
+from producer.gateway.context import Gateway, RequestContext
 from producer.gateway.failures import described, fault
-
-_encode = msgspec.json.Encoder().encode
 
 
 class SentimentRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -99,7 +98,7 @@ _LATER: dict[int | str, dict[str, Any]] = {
 ))  # fmt: skip
 async def sentiment(request: Request) -> Response:
     """A list is answered as a list, with errors in the places of the reviews that have one."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     wanted = body.decode(gateway, await body.read(gateway, context), _sentiment)
     if (wanted.review is None) == (wanted.reviews is None):
         raise fault("give 'review' or 'reviews', one of the two", "review")
@@ -120,7 +119,7 @@ async def sentiment(request: Request) -> Response:
         sentiment_of(one, positives[one.version]) if isinstance(one, Prediction)
         else {"error": described(one)} for one in outcomes
     ]
-    return _json(found[0] if wanted.review is not None else {"sentiments": found})
+    return json_response(found[0] if wanted.review is not None else {"sentiments": found})
 
 
 @router.post("/summaries", status_code=202, summary="Sum a dataset of reviews up, by product",
@@ -132,7 +131,7 @@ async def sentiment(request: Request) -> Response:
 }))  # fmt: skip
 async def summarise(request: Request) -> Response:
     """As `POST /v1/jobs`, `Idempotency-Key` included; `Location` has the summary's address."""
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     wanted = body.decode(gateway, await body.read(gateway, context), _summary)
     ref = ModelRef.parse(wanted.model)
     version = await gateway.client.version(ref, context.left_s())
@@ -152,7 +151,7 @@ async def summarise(request: Request) -> Response:
 })  # fmt: skip
 async def show(id: str, request: Request) -> Response:
     """Means with their intervals, spreads, shares and trends."""
-    return _json(await _found(id, request))
+    return json_response(await _found(id, request))
 
 
 @router.get("/summaries/{id}/page", summary="The same for a person", response_class=Response,
@@ -164,7 +163,7 @@ async def page(id: str, request: Request) -> Response:
 
 
 async def _found(id: str, request: Request) -> ReviewSummary:
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     folder = await jobs.folder_of(gateway, context, id)
     return await results.in_thread(dataset.read_summary, folder)
 
@@ -185,13 +184,3 @@ def _positive(output: Any, wanted: str | None, model: str) -> Any:
     except errors.RequestError as error:
         error.field = "model" if wanted is None else "positive"
         raise
-
-
-def _json(answer: Any) -> Response:
-    response = Response(_encode(answer))
-    response.raw_headers.append(JSON)
-    return response
-
-
-def _of(request: Request) -> tuple[Gateway, RequestContext]:
-    return request.app.state.gateway, request.scope["celeriac"]

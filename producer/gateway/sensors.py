@@ -14,6 +14,7 @@ from fastapi.responses import Response
 from celeriac import errors
 from celeriac.messages import ModelRef
 from producer.gateway import body, predict
+from producer.gateway.cold import contexts
 from producer.gateway.context import Gateway, RequestContext
 from producer.gateway.failures import described, fault
 
@@ -85,7 +86,7 @@ async def ingest(request: Request) -> Response:
 
     A bad reading is `{"error": {...}}` in the place of its answer, and costs the others nothing.
     """
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     data = await body.read(gateway, context)
     wanted = body.decode(gateway, data, _ingested)
     most = gateway.settings.sensors.max_readings
@@ -232,9 +233,5 @@ async def _answered(look: Any) -> Response:
 def _views(request: Request) -> Any:
     from producer.applications.sensors.views import SensorViews
 
-    gateway, context = _of(request)
+    gateway, context = contexts(request)
     return SensorViews(gateway.client.broker, context.caller.tenant)
-
-
-def _of(request: Request) -> tuple[Gateway, RequestContext]:
-    return request.app.state.gateway, request.scope["celeriac"]

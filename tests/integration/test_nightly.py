@@ -580,6 +580,9 @@ def test_list_shows_how_things_stand(
     assert str(owed_date(broker.settings.nightly["sales"], datetime.now(UTC))) in listed.output
     assert "nobody watches sales" in listed.stderr
     tasks.nightly.look_after(broker, datetime.now(UTC))
+    narrow = invoke("list", columns=80).stdout.splitlines()
+    assert max(map(len, narrow)) <= 80
+    assert {line[:4] for line in narrow} == {"sale", "    "}
     assert "nobody watches" not in invoke("list").stderr
 
 

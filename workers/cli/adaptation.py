@@ -12,8 +12,8 @@ import typer
 from celeriac import errors
 from celeriac.messages import CHAMPION, ModelRef
 from celeriac.settings import get_settings
+from producer.cli import terminal
 from producer.cli.jobs import open_broker
-from producer.cli.models import show_rows
 from producer.client import who
 from workers.cli.drift import app
 
@@ -100,7 +100,7 @@ def _show_all() -> None:
             str(state.challenger) if state and state.challenger else "-",
             _time(state.since_s)[:-3] if state and state.since_s else "-",
         ))
-    show_rows(("model", "state", "challenger", "since"), rows)
+    terminal.show_rows(("model", "state", "challenger", "since"), rows)
 
 
 def _history(name: str) -> AdaptationLog:

@@ -12,7 +12,8 @@ from celeriac.registry.aliases import CHALLENGER, Move
 from celeriac.registry.store import Registry
 from celeriac.settings import get_settings
 from producer.broker import connect
-from producer.cli.models import app, show_rows
+from producer.cli import terminal
+from producer.cli.models import app
 from producer.client import who
 from tasks.models import publish_registry
 
@@ -57,7 +58,7 @@ def history(
     if not moves:
         typer.echo(f"No alias of {model} has moved yet. See: celeriac models promote --help")
         return
-    show_rows(
+    terminal.show_rows(
         ("TIME (UTC)", "ALIAS", "MOVE", "WHO", "WHY", "MEASURED"),
         map(_row, moves if everything else moves[-SHOWN:]),
     )

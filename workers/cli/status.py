@@ -115,11 +115,14 @@ def _state(job: JobStatus) -> str:
 
 
 def _table(title: str, *headings: str) -> Table:
-    table = Table(title=f"\n{title}", title_justify="left")
+    table = Table(
+        title=f"\n{title}", title_justify="left", box=None, pad_edge=False, header_style="bold"
+    )
     numbers = ("pid", "up", "waiting", "oldest", "rows", "failed", "rows/s", "metrics")
     for heading in headings:
         table.add_column(
-            heading, overflow="fold", justify="right" if heading in numbers else "left"
+            heading, overflow="fold", justify="right" if heading in numbers else "left",
+            no_wrap=heading == "job",  # people copy it
         )
     return table
 

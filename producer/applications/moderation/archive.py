@@ -155,7 +155,7 @@ def _submit(client: Client, version: str, questions: QuestionFile) -> JobHandle:
 
 def _wait(job: JobHandle, end_s: float, on_progress: Progress | None) -> None:
     status = job.wait(max(end_s - time.monotonic(), 0.001), on_progress)
-    if status.rows_dead or not str(status.state).startswith("completed"):
+    if status.rows_dead or not status.state.is_whole:
         raise errors.JobFailed(
             f"job {job.id} ended as {status.state}, {status.rows_dead:,} rows without an answer: "
             f"{status.error or 'celeriac batch dead lists them'}"

@@ -18,6 +18,7 @@ from celeriac import errors
 from celeriac.messages import CHAMPION, ModelRef, Prediction, check_model_name
 from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo
 from producer.gateway import body
+from producer.gateway.cold import contexts
 from producer.gateway.context import JSON, Answer, Gateway, RequestContext
 from producer.gateway.failures import RouteNotFound
 from producer.gateway.hot import HotRoute
@@ -175,13 +176,9 @@ async def _described(
 
 
 async def _catalogue(request: Request) -> Catalogue:
-    gateway, context = _shared(request)
+    gateway, context = contexts(request)
     gateway.pulse.check()
     return await asyncio.to_thread(gateway.client.routes.catalogue, context.left_s())
-
-
-def _shared(request: Request) -> tuple[Gateway, RequestContext]:
-    return request.app.state.gateway, request.scope["celeriac"]
 
 
 # --- cold routes ---------------------------------------------------------------------------------
@@ -196,12 +193,12 @@ async def server() -> dict[str, Any]:
 
 @router.get("/health/live", summary="The process answers")
 async def live(request: Request) -> dict[str, bool]:
-    return {"live": True, "ready": _shared(request)[0].is_ready}
+    return {"live": True, "ready": contexts(request)[0].is_ready}
 
 
 @router.get("/health/ready", summary="It can answer predictions, and takes more of them")
 async def ready(request: Request) -> JSONResponse:
-    if _shared(request)[0].is_ready:
+    if contexts(request)[0].is_ready:
         return JSONResponse({"live": True, "ready": True})
     return JSONResponse({"live": True, "ready": False, "error": "not ready"}, status_code=503)
 
@@ -209,7 +206,7 @@ async def ready(request: Request) -> JSONResponse:
 @router.get("/models/stats", summary="Requests over /v2 that this process has answered")
 async def statistics(request: Request) -> dict[str, Any]:
     catalogue = await _catalogue(request)
-    return _shared(request)[0].inferences.to_wire(every_version(catalogue.models))
+    return contexts(request)[0].inferences.to_wire(every_version(catalogue.models))
 
 
 @router.post("/repository/index", summary="Every version of every model")
@@ -226,7 +223,7 @@ async def metadata(request: Request, model: str) -> dict[str, Any]:
 @router.get("/models/{model}/ready", summary="Whether a worker answers for a model")
 @router.get("/models/{model}/versions/{version}/ready", summary="... for a version")
 async def model_ready(request: Request, model: str) -> dict[str, Any]:
-    gateway, _ = _shared(request)
+    gateway, _ = contexts(request)
     info, found = await _asked(request, model)
     is_champion = _version(request) in ("", CHAMPION)
     gateway.pulse.check()
@@ -239,7 +236,7 @@ async def model_ready(request: Request, model: str) -> dict[str, Any]:
 async def model_statistics(request: Request, model: str) -> dict[str, Any]:
     info, found = await _asked(request, model)
     numbers = [found.version] if _version(request) else sorted(info.versions)
-    return _shared(request)[0].inferences.to_wire((info.name, number) for number in numbers)
+    return contexts(request)[0].inferences.to_wire((info.name, number) for number in numbers)
 
 
 def _version(request: Request) -> str:
@@ -248,7 +245,7 @@ def _version(request: Request) -> str:
 
 
 async def _asked(request: Request, model: str) -> tuple[ModelInfo, VersionInfo]:
-    gateway, context = _shared(request)
+    gateway, context = contexts(request)
     ref, version = check_model_name(model), _version(request)
     return await _described(gateway, f"{ref}@{version}" if version else ref, context.left_s())
 

@@ -1,0 +1,36 @@
+"""What commands print on: text as it is, and tables without frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MOST_WHOLE = 40
+"""A longer name is folded, too: the rest of its row needs some room."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Prints text as it is: a path or a name may hold [brackets]."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False)
+
+
+def show_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table without a frame.
+
+    In a narrow window cells are folded, but not those of the first column: names are copied.
+    """
+    from rich.table import Table
+
+    cells = list(rows)
+    is_short = all(len(row[0]) <= MOST_WHOLE for row in cells)
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for number, heading in enumerate(headings):
+        made.add_column(heading, overflow="fold", no_wrap=is_short and not number)
+    for row in cells:
+        made.add_row(*row)
+    console().print(made)
