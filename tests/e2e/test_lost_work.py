@@ -18,7 +18,7 @@ from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings
 from producer.client import Client
-from workers.lane import POP_WAIT_S
+from tests.frozen import freeze_group
 
 pytestmark = pytest.mark.uncounted
 
@@ -105,25 +105,40 @@ def test_a_killed_worker(
 def lose_a_call(worker: Any, client: Client, redis_client: redis.Redis) -> list[threading.Thread]:
     """Freeze a worker while its lane waits in Redis, so that it takes what comes next to its grave.
 
-    That a call was lost is seen by its message, which is nowhere any more. A wait may also have
-    ended by itself just then: the message stays in Redis, the worker goes on, and another call is
-    tried. Returns the calls, each in a thread of its own.
+    That a call was lost is seen in Redis: its message has come there, and is there no more. A wait
+    may also have ended by itself just then: the message stays, the worker goes on, and another call
+    is tried. Returns the calls, each in a thread of its own.
     """
     calls: list[threading.Thread] = []
     for _ in range(20):
         client.predict("echo", "warm", timeout_s=TIMEOUT_S)
         time.sleep(0.01)  # the lane has answered, and waits again
-        os.killpg(worker.process.pid, signal.SIGSTOP)
+        freeze_group(worker.process.pid)
+        before = pushed(redis_client)
         calls.append(threading.Thread(
             target=client.predict, args=("echo", "lost"), kwargs={"timeout_s": TIMEOUT_S},
             daemon=True,
         ))  # fmt: skip
         calls[-1].start()
-        time.sleep(POP_WAIT_S + 0.2)  # sent, and popped if ever
+        wait_for_a_push(redis_client, before)
         if redis_client.llen(QUEUE) == 0:
             return calls
         os.killpg(worker.process.pid, signal.SIGCONT)
     raise AssertionError("the lane never waits in Redis")
+
+
+def wait_for_a_push(redis_client: redis.Redis, before: int) -> None:
+    """Until the client has pushed: who waits for a message has it then, on whatever machine."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while pushed(redis_client) == before:
+        assert time.monotonic() < deadline, "the call was not sent"
+        time.sleep(0.01)
+
+
+def pushed(redis_client: redis.Redis) -> int:
+    """How many messages were sent since the server started; only the client sends any here."""
+    found: Any = redis_client.info("commandstats")
+    return int(found.get("cmdstat_lpush", {"calls": 0})["calls"])
 
 
 def check_served_again(load: Load) -> None:

@@ -37,6 +37,7 @@ from producer.broker import Broker
 from producer.datasets import submit_dataset
 from producer.jobs import JobHandle, JobStatus
 from tests.conftest import Worker
+from tests.frozen import freeze_group
 from workers.valkey import EmbeddedServer
 
 MODEL = "sums@1"
@@ -63,7 +64,7 @@ class Desk:
         """Nothing of a job runs in this block."""
         groups = [worker.process.pid for worker in self.workers]
         for group in groups:
-            os.killpg(group, signal.SIGSTOP)
+            freeze_group(group)
         try:
             yield
         finally:

@@ -33,6 +33,7 @@ from celeriac.settings import (
 )
 from producer import AsyncClient, Client
 from producer.wire import envelope_message, new_id, now_ms
+from tests.frozen import freeze_group
 from tests.integration.own_modules import own_module
 from workers.stack import environment
 from workers.supervisor import Backoff, ChildSpec, Supervisor
@@ -281,7 +282,7 @@ def test_a_worker_that_is_stopped_and_then_killed_costs_only_re_sends(
     catalogue.publish(redis_client, registry.infos())
     worker, other = (start_worker("realtime.cpu", wait=False) for _ in range(2))
     other.wait_ready()
-    os.killpg(other.process.pid, signal.SIGSTOP)  # the one that comes afterwards
+    freeze_group(other.process.pid)  # the one that comes afterwards
     time.sleep(1)  # Redis hands it nothing any more
     worker.wait_ready()
     found: dict[str, Any] = {}

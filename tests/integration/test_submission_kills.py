@@ -32,6 +32,7 @@ from producer.broker import Broker
 from producer.client import Client
 from producer.handles import PredictionHandle
 from tests.conftest import ROOT, Worker
+from tests.frozen import freeze
 from workers.valkey import EmbeddedServer, free_port
 
 pytestmark = pytest.mark.uncounted
@@ -191,7 +192,7 @@ def a_submitter_that_is_killed(stack: Stack) -> None:
 def messages_that_vanish(stack: Stack) -> None:
     """As those do that a worker has popped when it is killed."""
     assert stack.worker is not None
-    os.kill(stack.worker.process.pid, signal.SIGSTOP)
+    freeze(stack.worker.process.pid)
     handles = [stack.client.submit("echo", number) for number in range(100)]
     stack.broker.redis.delete(predict_queue("cpu"))
     os.kill(stack.worker.process.pid, signal.SIGCONT)

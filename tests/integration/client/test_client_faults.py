@@ -20,6 +20,7 @@ from celeriac.registry.manifest import InputSchema, OutputSchema
 from celeriac.settings import BrokerSettings, Settings
 from producer.client import Client
 from producer.testing import FakeClient
+from tests.frozen import freeze
 from workers.valkey import EmbeddedServer, free_port
 
 
@@ -146,7 +147,7 @@ def test_redis_falls_silent(own_server: EmbeddedServer) -> None:
     client = make_client(own_server.url)
     with pytest.raises(errors.DeadlineExceeded):
         client.predict("echo", 1, timeout_s=0.1)
-    own_server.process.send_signal(signal.SIGSTOP)
+    freeze(own_server.process.pid)
     started = time.monotonic()
     with pytest.raises(errors.DeadlineExceeded):
         client.predict("echo", 2, timeout_s=0.5)

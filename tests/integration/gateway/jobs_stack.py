@@ -19,6 +19,7 @@ from producer import reconciler
 from producer.broker import Broker
 from producer.gateway.keys import digest_of, new_key
 from tests.conftest import Worker
+from tests.frozen import freeze_group
 from tests.integration.gateway.conftest import Answer, Http, RunningGateway
 
 FINAL = ("completed", "completed_with_errors", "failed", "cancelled", "expired")
@@ -83,7 +84,7 @@ class JobsStack:
     @contextmanager
     def nobody_plans(self) -> Iterator[None]:
         """The batch worker stands still."""
-        os.killpg(self.batch.process.pid, signal.SIGSTOP)
+        freeze_group(self.batch.process.pid)
         try:
             yield
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -26,6 +25,7 @@ from celeriac.settings import (
 )
 from producer.gateway.keys import digest_of
 from tests.conftest import Worker
+from tests.frozen import freeze
 from tests.integration.gateway.conftest import Answer, RunningGateway
 from workers.valkey import EmbeddedServer, free_port
 
@@ -67,9 +67,13 @@ class Outage:
     def restart(self) -> None:
         self.server = self._started()
 
-    def signal(self, number: int) -> None:
+    def freeze(self) -> None:
         assert self.server.process is not None
-        os.kill(self.server.process.pid, number)
+        freeze(self.server.process.pid)
+
+    def thaw(self) -> None:
+        assert self.server.process is not None
+        self.server.process.send_signal(signal.SIGCONT)
 
     def _started(self) -> EmbeddedServer:
         server = EmbeddedServer(self.folder / "valkey", self.port)
@@ -172,11 +176,11 @@ def test_redis_is_killed_and_comes_back(outage: Outage, gateway: RunningGateway)
 
 
 def test_redis_hangs_and_goes_on(outage: Outage, gateway: RunningGateway) -> None:
-    outage.signal(signal.SIGSTOP)
+    outage.freeze()
     try:
         check_refused(gateway)
     finally:
-        outage.signal(signal.SIGCONT)
+        outage.thaw()
     check_well(gateway)
 
 
@@ -196,13 +200,13 @@ def test_what_waits_while_redis_begins_to_hang_is_refused_within_a_second(
         assert entered.status == 202
         asked = asked_meanwhile(running)
         with ThreadPoolExecutor(len(asked)) as pool:
-            outage.signal(signal.SIGSTOP)
+            outage.freeze()
             try:
                 found = [(name, pool.submit(timed, ask)) for name, ask in asked]
                 answers = [(name, *future.result(30)) for name, future in found]
                 assert running.admin.get("/metrics").status == 200
             finally:
-                outage.signal(signal.SIGCONT)
+                outage.thaw()
         for name, answer, took_s in answers:
             assert answer.status == 503, (name, answer)
             assert answer.headers["retry-after"] == "1", name

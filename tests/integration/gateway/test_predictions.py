@@ -29,6 +29,7 @@ from producer.gateway.keys import digest_of
 from producer.handles import submit
 from tasks import webhooks as sender
 from tests.conftest import ROOT, Worker
+from tests.frozen import freeze
 from tests.integration.gateway.conftest import Answer, Http, RunningGateway
 
 SECRET = "a secret of thirty-two characters"
@@ -211,17 +212,17 @@ def test_images_arrays_and_bad_items(web: Http) -> None:
 
 
 def test_put_twice_is_one_prediction(web: Http) -> None:
-    first = put(web, "order-7", {"a": 1, "b": 2}, "echo")
-    again = web("PUT", "/v1/predictions/order-7",
+    first = put(web, "put-twice", {"a": 1, "b": 2}, "echo")
+    again = web("PUT", "/v1/predictions/put-twice",
                 b'{"item": {"b": 2, "a": 1}, "model": "echo"}')  # fmt: skip
     assert first.status == 202
     assert again.status in (200, 202)
     assert first.json["expires_at"] == again.json["expires_at"]
-    assert again.headers["location"] == "/v1/predictions/order-7"
-    assert ended(web, "order-7")["attempts"] == 1
-    assert put(web, "order-7", {"a": 1, "b": 2}, "echo").status == 200
+    assert again.headers["location"] == "/v1/predictions/put-twice"
+    assert ended(web, "put-twice")["attempts"] == 1
+    assert put(web, "put-twice", {"a": 1, "b": 2}, "echo").status == 200
 
-    other = put(web, "order-7", {"a": 2}, "echo")
+    other = put(web, "put-twice", {"a": 2}, "echo")
     assert other.status == 409
     assert other.json["error"]["code"] == "conflict"
 
@@ -247,7 +248,7 @@ def test_idempotency_key(web: Http) -> None:
 
 
 def test_cancel(web: Http, gateway_worker: Worker, direct: redis.Redis) -> None:
-    os.kill(gateway_worker.process.pid, signal.SIGSTOP)
+    freeze(gateway_worker.process.pid)
     try:
         assert put(web, "cancelled", "x", "echo").json["state"] == "queued"
         waiting = web.get("/v1/predictions/cancelled", Prefer="wait=0")
@@ -269,7 +270,7 @@ def test_cancel(web: Http, gateway_worker: Worker, direct: redis.Redis) -> None:
 
 
 def test_expired(web: Http, gateway_worker: Worker) -> None:
-    os.kill(gateway_worker.process.pid, signal.SIGSTOP)
+    freeze(gateway_worker.process.pid)
     try:
         assert put(web, "expired", "x", "echo", expires_s=1).status == 202
         started = time.monotonic()
@@ -377,7 +378,7 @@ def test_every_end_is_told(
 ) -> None:
     put(web, "hooked-failed", 17, webhook=receiver.url("/failed"))
     told(web, "hooked-failed", "delivered")
-    os.kill(gateway_worker.process.pid, signal.SIGSTOP)
+    freeze(gateway_worker.process.pid)
     try:
         put(web, "hooked-cancelled", 1, webhook=receiver.url("/cancelled"))
         put(web, "hooked-expired", 1, webhook=receiver.url("/expired"), expires_s=1)
