@@ -256,8 +256,8 @@ def test_what_is_sent_again_with_its_answer_lost_is_done(
     row = rows.of(np.array([1]), np.array([np.nan]), 8.0, np.ones((1, 1))).tobytes()
     known = state.new(1, 20, 1)
     known["token"] = b"12345678"
-    save = Save("a", 1, b"", known.tobytes(), row, touch=True, alarms=b"")
-    assert [store.save("default", [save]).outcomes for _ in range(2)] == [[SAVED], [SAVED]]
+    save = Save("a", b"", known.tobytes(), row, touch=True, alarms=b"")
+    assert [store.save("default", 1, [save]).outcomes for _ in range(2)] == [[SAVED], [SAVED]]
     assert redis_client.strlen("celeriac:sensor:readings:default:1:a") == len(row)
 
 

@@ -136,7 +136,7 @@ class SensorBook:
         data = [known[owner] for owner in owners]
         taken = work.judge(some, state.read(data, self._settings.window, channels))
         saves = list(_saves(taken, some, data, channels, self._settings.forget_after_s))
-        saved = store.save(self._tenant, (save for _, save in saves))
+        saved = store.save(self._tenant, channels, [save for _, save in saves])
         if saved.calls:
             call(self._broker.redis)
         outcomes = {one: outcome for (one, _), outcome in zip(saves, saved.outcomes, strict=True)}
@@ -253,7 +253,7 @@ def _saves(
     for one in np.flatnonzero(taken.counts).tolist():
         before = data[one]
         yield one, Save(
-            name=part.names[one], channels=channels,
+            name=part.names[one],
             token=b"" if before is None else before[: state.TOKEN_BYTES],
             state=kept[one],
             rows=written[ends[one] - taken.counts[one] * width : ends[one]],

@@ -58,6 +58,8 @@ SAVE = _PRELUDE + """
 local KNOWN, DUE, READY, COUNT, CALLED, ALARMS = unpack(KEYS)
 local tenant, TTL, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local batch_rows, batch_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
+local channels, count, touches, alarms = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], {}
+for at = 9 + 4 * count, #ARGV, 2 do alarms[tonumber(ARGV[at])] = ARGV[at + 1] end
 """ + _SEAL + """
 local sealed = 0
 
@@ -89,26 +91,26 @@ local function has_room(name)
 end
 
 local outcomes, touched = {}, false
-for at = 6, #ARGV, 7 do
-  local name, channels, token, state = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3]
-  local rows, touch, alarms = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
+for one = 1, count do
+  local at = 5 + 4 * one
+  local name, token, state, rows = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local key = SENSOR .. 'state:' .. tenant .. ':' .. name
   local found = redis.call('GETRANGE', key, 0, 7)
   if found ~= token then
     -- Sent again, since the answer was lost with the connection: what it says is done.
-    outcomes[#outcomes + 1] = found == string.sub(state, 1, 8) and 1 or 0
+    outcomes[one] = found == string.sub(state, 1, 8) and 1 or 0
   elseif token == '' and not has_room(name) then
-    outcomes[#outcomes + 1] = 2
+    outcomes[one] = 2
   else
-    outcomes[#outcomes + 1] = 1
+    outcomes[one] = 1
     redis.call('SET', key, state, 'PX', TTL)
-    if touch == '1' then
+    if string.byte(touches, one) == 49 then
       redis.call('ZADD', KNOWN, now, name)
       touched = true
     end
     append(name, channels, rows)
-    if alarms ~= '' then
-      for one in string.gmatch(alarms, '[^\\n]+') do redis.call('LPUSH', ALARMS, one) end
+    if alarms[one] then
+      for line in string.gmatch(alarms[one], '[^\\n]+') do redis.call('LPUSH', ALARMS, line) end
       redis.call('LTRIM', ALARMS, 0, MOST_ALARMS - 1)
       redis.call('PEXPIRE', ALARMS, TTL)
     end

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -34,7 +34,6 @@ class Save(NamedTuple):
     """A state that replaces the one with ``token``, and what goes with it."""
 
     name: str
-    channels: int
     token: bytes
     """Of the state that was read; empty if there was none."""
     state: bytes
@@ -105,13 +104,17 @@ class SensorStore:
         ])
         return found
 
-    def save(self, tenant: str, saves: Iterable[Save]) -> Saved:
-        """In one script; each sensor by itself."""
-        arguments: list[Any] = []
+    def save(self, tenant: str, channels: int, saves: Sequence[Save]) -> Saved:
+        """In one script; each sensor by itself. What few sensors have comes apart: each argument
+        costs a third of a microsecond on both sides."""
+        arguments: list[Any] = [
+            channels, len(saves), bytes(ord("1") if one.touch else ord("0") for one in saves)
+        ]
         for one in saves:
-            arguments += [
-                one.name, one.channels, one.token, one.state, one.rows, int(one.touch), one.alarms
-            ]
+            arguments += one[:4]
+        for place, one in enumerate(saves, start=1):
+            if one.alarms:
+                arguments += [place, one.alarms]
         keys = (
             sensors_key(tenant), SENSORS_DUE_KEY, SENSORS_READY_KEY, SENSORS_COUNT_KEY,
             SENSORS_CALLED_KEY, sensor_alarms_key(tenant),
