@@ -7,7 +7,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from celeriac import errors, metrics
 from celeriac.logs import get_logger
@@ -26,6 +28,8 @@ MAX_UNALIASED = 4
 IDLE_S = 60.0
 """So long after its last use such a version is dropped. The champion before a promotion is one, so
 that what is under way ends, and a rollback soon after needs no load."""
+MAX_LOADERS = 4
+"""Versions that are tried or loaded for requests at the same time."""
 FAILED_S = 5.0
 """A version that could not be loaded is not tried again before."""
 LOAD_WAIT_S = 600.0
@@ -44,8 +48,10 @@ class ModelHost:
 
     def __init__(
         self, registry: Registry, options: LoadOptions, *, device: str = "cpu",
+        trial: Callable[[str, int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``trial`` is asked before a version is loaded, and raises if it must not be."""
         self.registry = registry
         self.device = device
         self.threads = options.threads
@@ -58,7 +64,10 @@ class ModelHost:
         """Last use of what is loaded."""
         self._loading: dict[Key, Future[Scorer]] = {}
         self._failed: dict[Key, tuple[float, errors.CeleriacError]] = {}
-        self._loader: threading.Thread | None = None
+        self._trial = trial
+        self._loaders: dict[Key, threading.Thread] = {}
+        self._loaders_turn = threading.Lock()
+        """Loaders try versions beside each other, and load them one after the other."""
         self._serving: dict[str, int] = {}
         self._kept_back: dict[str, tuple[int, str]] = {}
         self._catalogue = Catalogue(models=registry.infos())
@@ -168,12 +177,17 @@ class ModelHost:
         with self._lock:
             if key in self._loaded or self._failure(key) is not None:
                 return True
-            if key not in self._loading and not (self._loader and self._loader.is_alive()):
-                self._loader = threading.Thread(
-                    target=self._load_aside, args=key, name="loader", daemon=True
-                )
-                self._loader.start()
+            if not (key in self._loading or key in self._loaders):
+                self._start_loader(key)
             return False
+
+    def _start_loader(self, key: Key) -> None:
+        if len(self._loaders) < MAX_LOADERS:
+            thread = threading.Thread(
+                target=self._load_aside, args=(key,), name="loader", daemon=True
+            )
+            thread.start()
+            self._loaders[key] = thread  # it ends behind the lock that we hold
 
     def scorer(self, name: str, version: int) -> Scorer:
         """The loaded version. Raises RegistryError (or a kind of it) if it cannot be loaded."""
@@ -265,14 +279,20 @@ class ModelHost:
         at_s, error = self._failed.get(key, (-FAILED_S, None))
         return error if self._clock() - at_s < FAILED_S else None
 
-    def _load_aside(self, name: str, version: int) -> None:
+    def _load_aside(self, key: Key) -> None:
         try:
-            self._load((name, version))
+            self._load(key, self._loaders_turn)
         except Exception as error:  # noqa: BLE001 - whoever asks next is told
-            log.warning("model not loaded", model=name, version=version, reason=str(error))
+            log.warning("model not loaded", model=key[0], version=key[1], reason=str(error))
+        finally:
+            with self._lock:
+                del self._loaders[key]
 
-    def _load(self, key: Key) -> Scorer:
-        """Load a version outside the lock; threads that want the same one wait for its load."""
+    def _load(self, key: Key, turn: AbstractContextManager[Any] | None = None) -> Scorer:
+        """Load a version outside the lock, after its trial; threads that want the same one wait.
+
+        ``turn`` is held while it is loaded.
+        """
         with self._lock:
             if key in self._loaded:
                 return self._loaded[key]
@@ -282,7 +302,10 @@ class ModelHost:
         if under_way is not None:
             return _result(under_way, key)
         try:
-            scorer = Scorer.load(self.registry, *key, self._options)
+            if self._trial is not None:
+                self._trial(*key)
+            with turn or nullcontext():
+                scorer = Scorer.load(self.registry, *key, self._options)
         except BaseException as error:
             self._end_load(key, mine, error)
             raise
@@ -330,12 +353,15 @@ def get_host() -> ModelHost:
         return _host
 
 
-def make_host(settings: Settings, *, device: str = "cpu", threads: int = 1) -> ModelHost:
+def make_host(
+    settings: Settings, *, device: str = "cpu", threads: int = 1,
+    trial: Callable[[str, int], None] | None = None,
+) -> ModelHost:
     """A host over the configured registry. ``device`` is ``cpu`` or ``gpu``."""
     options = LoadOptions.of(
         settings, device="cuda" if device == "gpu" else "cpu", threads=threads
     )
-    return ModelHost(Registry(Path(settings.models.root)), options, device=device)
+    return ModelHost(Registry(Path(settings.models.root)), options, device=device, trial=trial)
 
 
 def set_host(host: ModelHost | None) -> None:

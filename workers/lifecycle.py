@@ -12,6 +12,8 @@ from celery import Celery, signals
 from celeriac import errors, logs
 from celeriac.host import ModelHost, get_host, make_host, set_host
 from celeriac.messages import MAINTENANCE_QUEUE
+from celeriac.registry.store import Registry
+from celeriac.release.trying import Trial
 from celeriac.settings import get_settings
 from producer.broker import check_server, connect
 from tasks.models import publish_registry
@@ -151,8 +153,10 @@ def _load_champions() -> None:
 
 
 def _make_host(role: Role) -> ModelHost:
+    settings = get_settings()
     return make_host(
-        get_settings(), device=role.device, threads=threads.limited(os.environ)
+        settings, device=role.device, threads=threads.limited(os.environ),
+        trial=Trial(Registry(settings.models.root), settings),
     )
 
 

@@ -6,6 +6,7 @@ move by promotion and rollback; any other name (``challenger``) is given and tak
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -63,6 +64,20 @@ class Aliases:
                 f"{self.folder.name}: aliases.json is damaged; remove it and promote a version "
                 f"({self._history.name} beside it tells what served)"
             ) from error
+
+    def has_served(self, version: int) -> bool:
+        """True of a version that is or was the champion: it has passed its checks.
+
+        What cannot be read says nothing of it.
+        """
+        with contextlib.suppress(errors.ModelCorrupt):
+            if self.read().get(CHAMPION) == version:
+                return True
+        with contextlib.suppress(OSError):
+            return any(
+                move.alias == CHAMPION and move.to == version for move in self.history()
+            )
+        return False
 
     def history(self) -> list[Move]:
         """All moves, oldest first. A line that a crash has cut is left out."""

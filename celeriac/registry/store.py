@@ -29,6 +29,7 @@ from celeriac.registry.catalogue import ModelInfo, version_info
 from celeriac.registry.manifest import MANIFEST_NAME, FileRecord, ModelDraft, ModelVersion
 from celeriac.registry.reference import pick, unknown_model, unknown_version
 from celeriac.registry.retired import Retired
+from celeriac.registry.trials import Trials
 
 log = get_logger(__name__)
 
@@ -162,6 +163,7 @@ class Registry:
             folder.chmod(0o755)  # a folder that nobody may write cannot be renamed
             folder.rename(trash)
             files.sync(folder.parent)  # the mark stays: the number is never given again
+            Trials(folder.parent).forget(version)
             _delete_tree(trash)
         except OSError as error:
             raise errors.RegistryError(

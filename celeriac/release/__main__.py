@@ -1,7 +1,7 @@
 """``python -m celeriac.release ROOT NAME VERSION``: the process that checks a version.
 
-What is wanted comes as JSON on stdin (``options``, ``champion`` to measure beside, ``factor``), the
-result leaves as JSON on stdout.
+What is wanted comes as JSON on stdin (``options``; ``measure``, and if so ``champion`` to measure
+beside and ``factor``), the result leaves as JSON on stdout.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _check(
     options = LoadOptions(**wanted["options"])
     scorer = Scorer.load(registry, name, version, options)
     scorer.check_golden()
-    if not scorer.manifest.golden or _is_elsewhere(scorer, options):
+    if not wanted["measure"] or not scorer.manifest.golden or _is_elsewhere(scorer, options):
         yield {"ok": True}
         return
     if wanted["champion"] is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +11,7 @@ from celeriac import errors
 from celeriac.messages import CHAMPION, ModelRef
 from celeriac.registry.manifest import ModelVersion
 from celeriac.registry.store import Registry
+from celeriac.registry.trials import Trials
 from celeriac.release.aside import run_aside
 from celeriac.release.latency import Latency, too_slow
 from celeriac.runtimes import LoadOptions
@@ -53,17 +56,19 @@ def check(
     manifest = registry.verify(ref.name, version)
     champion = registry.aliases(ref.name).read().get(CHAMPION)
     wanted = {
-        "options": asdict(LoadOptions.of(settings)), "factor": settings.models.max_slowdown,
+        "options": asdict(LoadOptions.of(settings)), "measure": True,
+        "factor": settings.models.max_slowdown,
         "champion": champion if champion != version else None,
     }
     timeout_s = settings.models.check_timeout_s if timeout_s is None else timeout_s
-    result = run_aside(
-        "celeriac.release", [str(registry.root.absolute()), ref.name, str(version)], wanted,
-        timeout_s=timeout_s, kind=errors.PromotionRefused,
-        what=f"{manifest.ref}: the process that checked it",
-        late=f"{manifest.ref}: loading it and answering its golden examples took longer than "
-        f"{timeout_s:g} s ([models] check_timeout_s)",
-    )
+    with _recorded(registry, ref.name, version):
+        result = run_aside(
+            "celeriac.release", [str(registry.root.absolute()), ref.name, str(version)], wanted,
+            timeout_s=timeout_s, kind=errors.PromotionRefused,
+            what=f"{manifest.ref}: the process that checked it",
+            late=f"{manifest.ref}: loading it and answering its golden examples took longer than "
+            f"{timeout_s:g} s ([models] check_timeout_s)",
+        )
     checked = Checked(
         manifest=manifest, latency=_latency(result.get("latency")),
         champion=_latency(result.get("champion")), uncompared=result.get("uncompared", ""),
@@ -71,6 +76,20 @@ def check(
     if not slower:
         _check_latency(checked, settings.models.max_slowdown)
     return checked
+
+
+@contextmanager
+def _recorded(registry: Registry, name: str, version: int) -> Iterator[None]:
+    """What comes of it is known to workers that are asked for the version, too."""
+    trials = Trials(registry.root / name)
+    try:
+        yield
+    except errors.CeleriacError as error:
+        with suppress(OSError):
+            trials.add_failed(version, error)
+        raise
+    with suppress(OSError):  # who may only read here may check all the same
+        trials.add_passed(version)
 
 
 def _check_latency(checked: Checked, factor: float) -> None:

@@ -326,3 +326,33 @@ def test_a_champion_for_another_device_is_neither_loaded_nor_hides_the_pinned_on
     assert version not in host.loaded()["echo"]
     assert host.models() == ["echo"]  # its CPU versions can be asked for
     assert host.resolve("echo@1") == ("echo", 1)
+
+
+def test_a_trial_that_hangs_keeps_no_other_version_from_being_loaded(
+    registry: Registry
+) -> None:
+    go = threading.Event()
+    hanging, healthy = add(registry), add(registry)
+
+    def trial(name: str, version: int) -> None:
+        if version == hanging:
+            assert go.wait(20)
+            raise errors.RegistryError("it hangs")
+
+    host = ModelHost(registry, LoadOptions(), trial=trial)
+    assert not host.is_ready("echo", hanging)
+    _until_ready(host, healthy)
+    assert host.scorer("echo", healthy).version == healthy
+    assert not host.is_ready("echo", hanging)
+    go.set()
+    _until_ready(host, hanging)
+    with pytest.raises(errors.RegistryError, match="it hangs"):
+        host.scorer("echo", hanging)
+    assert host.loaded() == {"echo": [healthy]}
+
+
+def _until_ready(host: ModelHost, version: int) -> None:
+    deadline = time.monotonic() + 20
+    while not host.is_ready("echo", version):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

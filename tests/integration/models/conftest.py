@@ -35,7 +35,7 @@ ITEM = [0.5, 0.5]
 ROWS = np.random.default_rng(1).random((20, 2))
 
 NETWORKS = '''
-import os, sys, time
+import os, resource, sys, time
 from torch import nn
 
 CHECKS = "celeriac.release" in " ".join(sys.orig_argv)
@@ -53,6 +53,22 @@ class Dies(nn.Linear):
         self.arguments = {}
         if CHECKS:
             os.kill(os.getpid(), 11)
+
+class Exits(nn.Linear):
+    def __init__(self):
+        super().__init__(2, 1)
+        self.arguments = {}
+        if CHECKS:
+            os._exit(0)
+
+class Eats(nn.Linear):
+    def __init__(self):
+        super().__init__(2, 1)
+        self.arguments = {}
+        if CHECKS:
+            used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28),) * 2)
+            self.eaten = [bytes(1 << 24) for _ in range(1 << 10)]
 '''
 
 

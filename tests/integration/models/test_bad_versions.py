@@ -6,22 +6,30 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import skops.io
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import LinearRegression
 
 from celeriac import errors, release
+from celeriac.jobs.ledger import JobState
 from celeriac.registry.manifest import Architecture, ModelDraft
 from celeriac.registry.store import Registry
 from celeriac.runtimes.architectures import MLP
+from producer.broker import Broker
+from producer.datasets import submit_dataset
+from producer.jobs import JobHandle
 from tests.integration.models.conftest import ITEM, ROWS, Callers, Life
 
 pytestmark = [pytest.mark.uncounted, pytest.mark.timeout(180)]
@@ -244,3 +252,55 @@ def test_whoever_asks_for_it_by_number_is_told_and_nobody_else_waits(
     assert refused.value.code == code
     assert not canary.exists()
     assert callers.wrong == []
+
+
+PINNED = {
+    "Hangs": r"took longer than 20 s \(\[models\] check_timeout_s\)",
+    "Dies": "was ended by SIGSEGV",
+    "Exits": "ended with exit code 0",
+    "Eats": "MemoryError",
+}
+
+
+def test_a_version_that_hangs_or_dies_is_refused_to_whoever_asks_for_its_number(
+    life: Life, trusted_code: Any, callers: Callers, tmp_path: Path
+) -> None:
+    world = World(life, trusted_code, tmp_path)
+    numbers = {name: world.good(getattr(trusted_code, name)()) for name in PINNED}
+    healthy = world.good()
+    life.publish()
+    workers = {worker.hostname: worker.describe()["pid"] for worker in life.workers}
+    job = _job(life, tmp_path, f"m@{numbers['Dies']}")
+    with ThreadPoolExecutor(len(PINNED) + 2) as threads:
+        asked = {
+            name: threads.submit(_refused, life, f"m@{number}", REFUSED_S)
+            for name, number in numbers.items()
+        }
+        answer = threads.submit(life.client.predict, f"m@{healthy}", ITEM, timeout_s=REFUSED_S)
+        assert answer.result().version == healthy  # it waits for none of the others
+        seen = len(callers.versions)
+        for name, says in PINNED.items():
+            reason, _ = asked[name].result()
+            assert re.search(f"^m@{numbers[name]}: .*{says}", reason), reason
+        assert len(callers.versions) > seen + 20
+    for number in numbers.values():
+        assert _refused(life, f"m@{number}", 20)[1] < 2
+    status = job.wait(timeout_s=REFUSED_S)
+    assert status.state is JobState.FAILED
+    assert "was ended by SIGSEGV" in status.error
+    assert callers.wrong == []
+    assert workers == {worker.hostname: worker.describe()["pid"] for worker in life.workers}
+    assert all(worker.process.poll() is None for worker in life.workers)
+
+
+def _refused(life: Life, ref: str, timeout_s: float) -> tuple[str, float]:
+    """Why, and after how many seconds."""
+    began_s = time.monotonic()
+    with pytest.raises(errors.RegistryError) as refused:
+        life.client.predict(ref, ITEM, timeout_s=timeout_s)
+    return refused.value.message, time.monotonic() - began_s
+
+
+def _job(life: Life, folder: Path, model: str) -> JobHandle:
+    pq.write_table(pa.table({"x0": [0.5], "x1": [0.5]}), folder / "rows.parquet")
+    return submit_dataset(Broker(life.settings), folder / "rows.parquet", model, folder / "out")

@@ -1,0 +1,104 @@
+"""Trials of versions: which of them have been loaded in a process of their own, and live.
+
+A version that loads and answers may be loaded by workers. One that did not is refused for a while by
+the machine that tried it: another may have what it lacked. Records lie in the folder of one model, as
+``.trials/<version>.json`` (it passed) and ``.trials/<version>.<machine>.json`` (it failed there).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from celeriac import errors
+from celeriac.registry import files
+from celeriac.registry.manifest import MANIFEST_NAME
+
+REFUSED_S = 60.0
+"""So long is a version refused after it failed; whoever asks then has it tried again."""
+
+
+class Trials:
+    """The records of one model. Safe with threads and processes."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        self._model = folder
+        self._folder = folder / ".trials"
+        self._clock = clock
+
+    def has_passed(self, version: int) -> bool:
+        """True of a version that passed as it is now."""
+        found = _read(self._passed(version))
+        return found is not None and found.get("manifest") == self._digest(version)
+
+    def failure(self, version: int) -> errors.CeleriacError | None:
+        """Why it was refused on this machine a moment ago."""
+        found = _read(self._failed(version))
+        if found is None or found.get("manifest") != self._digest(version):
+            return None
+        age_s = self._clock() - float(found.get("time", 0))
+        return errors.from_wire(found.get("error", {})) if 0 <= age_s < REFUSED_S else None
+
+    def add_passed(self, version: int) -> None:
+        """It has loaded and answered. Raises OSError if nothing can be written here."""
+        self._write(self._passed(version), {"manifest": self._digest(version)})
+        self._failed(version).unlink(missing_ok=True)
+
+    def add_failed(self, version: int, error: errors.CeleriacError) -> None:
+        """It has not, on this machine: what passed before passes no more. Raises OSError."""
+        self._passed(version).unlink(missing_ok=True)
+        self._write(self._failed(version), {
+            "manifest": self._digest(version), "time": self._clock(), "error": error.to_wire(),
+        })
+
+    def forget(self, version: int) -> None:
+        """Nothing is known of it any more: it is deleted."""
+        for path in self._folder.glob(f"{version}.*"):
+            path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def alone(self, version: int, timeout_s: float) -> Iterator[None]:
+        """While one process of this machine tries a version, the others wait for what it finds.
+
+        Raises RegistryError if that takes longer than ``timeout_s``, OSError if there can be no
+        lock.
+        """
+        self._folder.mkdir(exist_ok=True)
+        with files.locked(self._folder / f"{version}.{_machine()}.lock", timeout_s):
+            yield
+
+    def _passed(self, version: int) -> Path:
+        return self._folder / f"{version}.json"
+
+    def _failed(self, version: int) -> Path:
+        return self._folder / f"{version}.{_machine()}.json"
+
+    def _digest(self, version: int) -> str:
+        """Of the manifest, which has those of all files. Empty if there is none."""
+        try:
+            data = (self._model / str(version) / MANIFEST_NAME).read_bytes()
+        except OSError:
+            return ""
+        return hashlib.sha256(data).hexdigest()
+
+    def _write(self, path: Path, record: dict[str, Any]) -> None:
+        self._folder.mkdir(exist_ok=True)
+        files.replace(path, json.dumps(record).encode())
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _machine() -> str:
+    return platform.node().replace("/", "_") or "localhost"

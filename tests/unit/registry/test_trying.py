@@ -1,0 +1,192 @@
+"""Who may load a version that was never promoted: what a trial found, and for how long it counts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from celeriac import errors
+from celeriac.registry import trials
+from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
+from celeriac.registry.store import Registry
+from celeriac.registry.trials import REFUSED_S, Trials
+from celeriac.release.trying import Trial
+from celeriac.settings import Settings
+
+
+class Tries:
+    """Stands in for the process: ``dies`` says whether the next ones do."""
+
+    def __init__(self) -> None:
+        self.dies = False
+        self.error: Exception = errors.RegistryError("m@1: the process was ended by SIGSEGV")
+        self.tried: list[int] = []
+
+    def __call__(self, registry: Registry, name: str, version: int, settings: Settings) -> None:
+        self.tried.append(version)
+        if self.dies:
+            raise self.error
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    registry = Registry(tmp_path / "models")
+    add(registry)
+    return registry
+
+
+@pytest.fixture
+def tries() -> Tries:
+    return Tries()
+
+
+@pytest.fixture
+def clock() -> list[float]:
+    return [1_000.0]
+
+
+@pytest.fixture
+def worker(registry: Registry, tries: Tries, clock: list[float]) -> Callable[[], Trial]:
+    """A worker process, started when it is called."""
+    return lambda: Trial(registry, Settings(), run=tries, clock=lambda: clock[0])
+
+
+def add(registry: Registry, text: bytes = b"w") -> int:
+    draft = ModelDraft(
+        format="echo", input=InputSchema(kind="any"), output=OutputSchema(kind="any")
+    )
+
+    def write(folder: Path) -> ModelDraft:
+        (folder / "weights").write_bytes(text)
+        return draft
+
+    return registry.add("m", write).version
+
+
+def promote(registry: Registry, version: int) -> None:
+    aliases = registry.aliases("m")
+    aliases.promote(version, expected=aliases.read().get("champion"), who="test", why="")
+
+
+def test_what_passes_is_tried_once_by_all_workers_together(
+    worker: Callable[[], Trial], tries: Tries
+) -> None:
+    first, second = worker(), worker()
+    first("m", 1)
+    first("m", 1)
+    second("m", 1)
+    assert tries.tried == [1]
+
+
+def test_what_is_or_was_the_champion_is_not_tried(
+    registry: Registry, worker: Callable[[], Trial], tries: Tries
+) -> None:
+    for version in (1, add(registry)):
+        promote(registry, version)
+    registry.aliases("m").rollback(expected=1, who="test", why="")
+    worker()("m", 1)
+    worker()("m", 2)
+    registry.aliases("m").assign("challenger", add(registry), expected=None, who="test", why="")
+    assert tries.tried == []
+    worker()("m", 3)  # an alias that anybody may give says nothing of it
+    assert tries.tried == [3]
+
+
+def test_what_dies_is_refused_by_all_for_a_while_and_then_tried_again(
+    worker: Callable[[], Trial], tries: Tries, clock: list[float]
+) -> None:
+    tries.dies = True
+    for trial in (worker(), worker()):
+        with pytest.raises(errors.RegistryError, match=r"SIGSEGV; it was never promoted, .*m@1"):
+            trial("m", 1)
+    assert tries.tried == [1]
+    clock[0] += REFUSED_S
+    tries.dies = False
+    worker()("m", 1)
+    assert tries.tried == [1, 1]
+
+
+def test_errors_that_say_what_to_do_are_passed_on_as_they_are(
+    worker: Callable[[], Trial], tries: Tries
+) -> None:
+    tries.dies, tries.error = True, errors.UntrustedModel("m@1: add the type")
+    for trial in (worker(), worker()):
+        with pytest.raises(errors.UntrustedModel, match=r"^m@1: add the type$"):
+            trial("m", 1)
+
+
+def test_another_machine_tries_for_itself(
+    worker: Callable[[], Trial], tries: Tries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries.dies = True
+    with pytest.raises(errors.RegistryError):
+        worker()("m", 1)
+    monkeypatch.setattr(trials.platform, "node", lambda: "larger.example")
+    tries.dies = False
+    worker()("m", 1)
+    assert tries.tried == [1, 1]
+
+
+def test_another_version_of_the_same_number_is_tried(
+    registry: Registry, worker: Callable[[], Trial], tries: Tries
+) -> None:
+    worker()("m", 1)
+    path = registry.folder("m", 1) / "model.json"
+    path.chmod(0o644)
+    path.write_text(path.read_text() + "\n")
+    worker()("m", 1)
+    assert tries.tried == [1, 1]
+
+
+def test_a_registry_that_nobody_can_write_costs_each_process_its_own_trial(
+    registry: Registry, worker: Callable[[], Trial], tries: Tries
+) -> None:
+    (registry.root / "m" / ".trials").write_text("in the way")
+    first = worker()
+    first("m", 1)
+    first("m", 1)
+    worker()("m", 1)
+    assert tries.tried == [1, 1]
+
+
+def test_where_no_process_can_be_started_it_is_refused_with_the_way_out(
+    registry: Registry, worker: Callable[[], Trial], tries: Tries
+) -> None:
+    tries.dies, tries.error = True, BlockingIOError(11, "Resource temporarily unavailable")
+    with pytest.raises(errors.RegistryError, match=r"no process can be started here .*temporarily"):
+        worker()("m", 1)
+    Trials(registry.root / "m").add_passed(1)  # as a check on another machine does
+    worker()("m", 1)
+
+
+def test_two_workers_that_want_it_at_once_try_it_once(
+    registry: Registry, clock: list[float]
+) -> None:
+    tried, go = [], threading.Event()
+
+    def slow(registry: Registry, name: str, version: int, settings: Settings) -> None:
+        tried.append(version)
+        assert go.wait(20)
+
+    workers = [Trial(registry, Settings(), run=slow, clock=lambda: clock[0]) for _ in range(3)]
+    threads = [threading.Thread(target=trial, args=("m", 1)) for trial in workers]
+    for thread in threads:
+        thread.start()
+    go.set()
+    for thread in threads:
+        thread.join(20)
+    assert tried == [1]
+
+
+def test_a_version_that_is_deleted_leaves_no_record(registry: Registry) -> None:
+    promote(registry, add(registry))
+    found = Trials(registry.root / "m")
+    found.add_passed(1)
+    with found.alone(1, 1):
+        pass
+    assert registry.aliases("m").retire([1]) == [1]
+    registry.delete("m", 1)
+    assert list((registry.root / "m" / ".trials").iterdir()) == []
