@@ -1,8 +1,9 @@
 """Trials of versions: which of them have been loaded in a process of their own, and live.
 
-A version that loads and answers may be loaded by workers. One that did not is refused for a while by
-the machine that tried it: another may have what it lacked. Records lie in the folder of one model, as
-``.trials/<version>.json`` (it passed) and ``.trials/<version>.<machine>.json`` (it failed there).
+A version that loads and answers may be loaded by workers. One that did not is refused for a while
+by the machine that tried it: another may have what it lacked. Records lie in the folder of one
+model, as ``.trials/<version>.json`` (it passed) and ``.trials/<version>.<machine>.json`` (it failed
+there).
 """
 
 from __future__ import annotations

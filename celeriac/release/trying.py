@@ -1,7 +1,7 @@
 """Try a version in a process of its own before a worker loads it, unless it is known to load.
 
-A request, or a job, may name any version. One that was promoted has passed its checks; any other may
-end the process that loads it, or hang in it, each time that somebody asks.
+A request, or a job, may name any version. One that was promoted has passed its checks; any other
+may end the process that loads it, or hang in it, each time that somebody asks.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ class Trial:
             )
         except OSError as error:
             return errors.RegistryError(
-                f"{name}@{version} was never promoted, and no process can be started here to try it "
-                f"({error.strerror}): `celeriac models check {name}@{version}` on another machine "
-                "of this registry, or a promotion, lets it be loaded"
+                f"{name}@{version} was never promoted, and no process can be started here to try "
+                f"it ({error.strerror}): `celeriac models check {name}@{version}` on another "
+                "machine of this registry, or a promotion, lets it be loaded"
             )
         return None
 

@@ -1,4 +1,4 @@
-"""Who may load a version that was never promoted: what a trial found, and for how long it counts."""
+"""Who may load a version that was never promoted: what a trial found, and how long it counts."""
 
 from __future__ import annotations
 
