@@ -287,6 +287,17 @@ def adapting_key(model: str) -> str:
     return f"celeriac:drift:adapting:{model}"
 
 
+def drift_unasked_key(model: str) -> str:
+    """List of the events that the policy of a model is to be asked about, the oldest first. Emptied
+    by the looks of beat, trimmed by who adds; expires 31 days after the last one came."""
+    return f"celeriac:drift:unasked:{model}"
+
+
+def drift_asker_key(model: str) -> str:
+    """The task that asks the policy of a model now. Owned by it; expires a minute after a kill."""
+    return f"celeriac:drift:asker:{model}"
+
+
 NIGHTLY_PLANNING_S = 60
 NIGHTLY_SENT_S = 600
 NIGHTLY_WAITING_S = 35 * 86_400

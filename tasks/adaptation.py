@@ -6,15 +6,18 @@ can add. A worker that is killed costs a step its time: the next look takes it a
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import redis
 from celery import Task, shared_task
 
 from celeriac import errors, lua, metrics, release
@@ -33,6 +36,8 @@ from celeriac.messages import (
     ModelRef,
     adapting_key,
     check_contract,
+    drift_asker_key,
+    drift_unasked_key,
 )
 from celeriac.policies import AdaptSettings
 from celeriac.registry.aliases import CHALLENGER
@@ -53,6 +58,8 @@ ADAPT_EVERY_S = 10.0
 TOLD_WITHIN_S = 3_600.0
 """A step that was taken and not told (its worker was killed) is told so long afterwards."""
 _MOST_STEPS = 12
+_MOST_UNASKED = 1_000
+_ASK_S = 60
 _SPARE_S = 60
 _QUIET = ("asked", "retraining", "judging", "accepted", "ready", "not_retrained", "data_mended")
 """Steps of which nobody need be told."""
@@ -80,10 +87,44 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
 # --- what begins it, and what a person decides ----------------------------------------------------
 
 
+def ask(broker: Broker, event: DriftEvent) -> None:
+    """Have the policy of the model asked: now, or by a later look of beat if that fails.
+
+    Raises redis.RedisError.
+    """
+    if event.model not in broker.settings.drift.adapt:
+        return
+    key = drift_unasked_key(event.model)
+    with broker.redis.pipeline(transaction=True) as pipe:
+        pipe.rpush(key, json.dumps(event.to_dict()))
+        pipe.ltrim(key, -_MOST_UNASKED, -1)
+        pipe.expire(key, math.ceil(adaptation.BROKEN_S))
+        pipe.execute()
+    ask_waiting(broker, event.model)
+
+
+def ask_waiting(broker: Broker, model: str) -> None:
+    """Ask the policy of a model about the events that wait, the oldest first: until one fails, or
+    at once not at all, if another task does. Raises redis.RedisError."""
+    key, asker, owner = drift_unasked_key(model), drift_asker_key(model), str(uuid.uuid4())
+    if not broker.redis.set(asker, owner, nx=True, ex=_ASK_S):
+        return
+    try:
+        while (waiting := broker.redis.lindex(key, 0)) is not None:
+            on_event(broker, DriftEvent.from_dict(json.loads(waiting)))
+            broker.redis.lrem(key, 1, waiting)
+    except redis.RedisError:
+        raise
+    except Exception:  # whatever it is, the event waits for the next look
+        log.exception("the policy is asked again later", model=model)
+    finally:
+        lua.release(broker.redis, asker, owner)
+
+
 def on_event(broker: Broker, event: DriftEvent) -> Step | None:
     """Do what the policy of the model says; None: nothing.
 
-    Raises RegistryError if its folder cannot be read or locked, BrokerError.
+    Raises RegistryError if its folder cannot be read or locked.
     """
     rule = broker.settings.drift.adapt.get(event.model)
     registry = _registry(broker)
@@ -102,7 +143,8 @@ def on_event(broker: Broker, event: DriftEvent) -> Step | None:
         if history.add(step, seen=seen, now_s=time.time()):
             _drop_alias(registry, state, step.state)
             log.info("adaptation", model=event.model, step=step.what, why=step.why)
-            _wake(broker, event.model)
+            with suppress(errors.BrokerError):  # the next look of beat goes on
+                _wake(broker, event.model)
             return step
     raise errors.RegistryError(f"{event.model}: others write its adaptation.jsonl all the time")
 
@@ -153,6 +195,7 @@ def carry_on(broker: Broker, model: str, *, owner: str) -> Adaptation | None:
     registry = _registry(broker)
     if rule is None or model not in registry.names():
         return None
+    ask_waiting(broker, model)
     key = adapting_key(model)
     settings = broker.settings.models
     longest_s = rule.judge_timeout_s + settings.check_timeout_s + _SPARE_S
@@ -338,7 +381,7 @@ def _baseline(work: _Work, state: Adaptation, now_s: float) -> Figure | None:
 
 def _tell_last(work: _Work, history: AdaptationLog) -> None:
     """Tell the newest step of which somebody is told, once."""
-    found = news(history.lines(), time.time())
+    found = news(history.newest(), time.time())
     if found is None:
         return
     line, before = found

@@ -143,8 +143,7 @@ def _watch(
 def _tell(broker: Broker, watcher: Watcher, one: Standing) -> Standing:
     """Have the events told that nobody was told of. They are kept until that is done, so a kill
     in between has one told twice, which counts as once."""
-    for event in one.unsent:
-        announce(broker, DriftEvent.from_dict(event))
+    announce(broker, *map(DriftEvent.from_dict, one.unsent))
     one = msgspec.structs.replace(one, unsent=())
     watcher.save(one)
     return one
@@ -153,8 +152,7 @@ def _tell(broker: Broker, watcher: Watcher, one: Standing) -> Standing:
 def _retire(broker: Broker, watcher: Watcher, one: Standing, now_s: float) -> None:
     from celeriac.drift import watching
 
-    for event in watching.retired(one, now_s):
-        announce(broker, event)
+    announce(broker, *watching.retired(one, now_s))
     watcher.forget(one)
     counted.forget(broker.redis, one.model, one.version)
     _measure(msgspec.structs.replace(

@@ -109,5 +109,6 @@ def _announce(  # noqa: PLR0913, PLR0917 - which attempt has found what
     report: DriftReport,
 ) -> None:
     before = earlier(schedule, day, attempt)
-    for event in checks.events(before, report, f"{name}, {day}", headline(report)):
-        announce(broker, event)
+    announce(broker, *checks.events(
+        before, report, entry=name, what=f"{name}, {day}", said=headline(report)
+    ))

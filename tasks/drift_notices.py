@@ -1,7 +1,12 @@
-"""Events of drift: whoever finds one announces it; it is told once, and the policy asked."""
+"""Events of drift: whoever finds one announces it; it is told once, and the policy asked.
+
+What one look finds is told by one task, in its order: broken data are over before what they hid
+is told.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from celery import shared_task
@@ -23,21 +28,27 @@ from tasks.alerts import notify, send_pending
 from tasks.base import CeleriacTask
 
 
-def announce(broker: Broker, event: DriftEvent) -> None:
-    """Have an event told. Raises BrokerError."""
+def announce(broker: Broker, *events: DriftEvent) -> None:
+    """Have events told, one after the other. Raises BrokerError."""
+    if not events:
+        return
+    first, *others = (event.to_dict() for event in events)
     with redis_errors(broker):
         broker.celery.send_task(
-            DRIFT_NOTICE, kwargs={"event": event.to_dict(), "v": CONTRACT}, queue=MAINTENANCE_QUEUE
+            DRIFT_NOTICE, kwargs={"event": first, "others": others, "v": CONTRACT},
+            queue=MAINTENANCE_QUEUE,
         )
 
 
 @shared_task(name=DRIFT_NOTICE, base=CeleriacTask, ignore_result=True)
-def notice(event: dict[str, Any], v: int = 1) -> None:
-    """Tell an event (:meth:`DriftEvent.to_dict`): log, metric, webhook, command; once."""
+def notice(event: dict[str, Any], v: int = 1, others: Sequence[dict[str, Any]] = ()) -> None:
+    """Tell an event (:meth:`DriftEvent.to_dict`) and those that follow it: log, metric, webhook,
+    command; each once."""
     check_contract(v)
     broker = Broker(get_settings())
     try:
-        tell(broker, DriftEvent.from_dict(event))
+        for one in (event, *others):
+            tell(broker, DriftEvent.from_dict(one))
     finally:
         broker.close()
 
@@ -45,19 +56,12 @@ def notice(event: dict[str, Any], v: int = 1) -> None:
 def tell(broker: Broker, event: DriftEvent) -> bool:
     """As :func:`notice`; True if it was not told before.
 
-    What the policy says is done first, so that no event is told and then forgotten; whatever comes
-    of that, it is told. Raises redis.RedisError, and what :func:`adaptation.on_event` raises.
+    The policy is asked first, so that no event is told and then forgotten: one that it cannot take
+    now waits until it can. Raises redis.RedisError.
     """
     if broker.redis.exists(alert_key(*event.alert().claim)):
         return False
-    try:
-        adaptation.on_event(broker, event)
-    finally:
-        is_new = _alert(broker, event)
-    return is_new
-
-
-def _alert(broker: Broker, event: DriftEvent) -> bool:
+    adaptation.ask(broker, event)
     is_new = notify(broker, event.alert())
     if is_new:
         metrics.DRIFT_EVENTS.labels(event.model, event.kind, event.state).inc()

@@ -110,7 +110,8 @@ class Adaptation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     baseline: Figure | None = None
     """How good the champion before was lately: the new one must not be worse."""
     broken: dict[str, float] = {}
-    """Since when the data of a version are broken, by ``SOURCE@VERSION``."""
+    """Since when the data of a version are broken, by ``SOURCE@VERSION``, of an entry of the
+    schedule by ``SOURCE:ENTRY@VERSION``."""
 
     def breaches(self, now_s: float) -> dict[str, float]:
         """``broken``, without what has lapsed: it is older than :data:`BROKEN_S`."""
@@ -140,7 +141,7 @@ def on_event(  # noqa: PLR0913 - a state, what happened, and what is so now
     ``champion`` and ``alias`` are the versions that the aliases ``champion`` and ``challenger``
     name now (0: none), ``task`` the id of a call of the hook, if there is to be one.
     """
-    place = f"{event.source}@{event.version}"
+    place = f"{event.place}@{event.version}"
     if event.kind == "data_quality":
         return _on_breach(state, event, place, rule, now_s)
     if event.state != "opened":
@@ -163,7 +164,7 @@ def _refusal(
     if event.version != champion:
         return f"the champion is version {champion}" if champion else "there is no champion"
     for place in state.breaches(now_s):
-        source, _, version = place.partition("@")
+        source, _, version = place.rpartition("@")
         if version == str(champion):
             return f"the data are broken ({source}); no version is trained on them"
     if event.kind not in rule.on:

@@ -6,6 +6,7 @@ and set under a lock), so two workers never take the same step. Redis may forget
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,8 @@ from celeriac.registry import files
 
 log = get_logger(__name__)
 NAME = "adaptation.jsonl"
+TAIL_BYTES = 256 * 1_024
+"""A hundred steps at least."""
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,20 +45,42 @@ class AdaptationLog:
     def lines(self) -> list[Line]:
         """All steps, the oldest first. A line that a crash has cut is left out."""
         try:
-            found = self._file.read_bytes().split(b"\n")
+            return self._decoded(self._file.read_bytes())
         except FileNotFoundError:
             return []
+
+    def newest(self) -> list[Line]:
+        """The steps at the end, the oldest first: at least one, if there is any. However long the
+        history has become, it takes no longer."""
+        try:
+            file = self._file.open("rb")
+        except FileNotFoundError:
+            return []
+        with file:
+            end, reach = file.seek(0, os.SEEK_END), TAIL_BYTES
+            while True:
+                start = file.seek(max(0, end - reach))
+                found = file.read(end - start)
+                lines = self._decoded(found.partition(b"\n")[2] if start else found)
+                if lines or not start:
+                    return lines
+                reach *= 4
+
+    def _decoded(self, data: bytes) -> list[Line]:
         lines = []
-        for number, text in enumerate(found, start=1):
+        for text in data.split(b"\n"):
             try:
                 lines += [msgspec.json.decode(text, type=Line)] if text else []
             except msgspec.MsgspecError:
-                log.warning("a line of adaptation.jsonl is damaged", model=self._model, line=number)
+                log.warning(
+                    "a line of adaptation.jsonl is damaged", model=self._model,
+                    line=text[:80].decode(errors="replace"),
+                )
         return lines
 
     def read(self) -> tuple[Adaptation, int]:
         """The state, and the number of the line that has it; 0 if there is none."""
-        lines = self.lines()
+        lines = self.newest()
         return (lines[-1].state, lines[-1].number) if lines else (Adaptation(model=self._model), 0)
 
     def add(self, step: Step, *, seen: int, now_s: float) -> bool:

@@ -40,6 +40,13 @@ class DriftEvent:
     """One sentence for people."""
     at_s: float
     """Unix time of the look that opened or closed it."""
+    entry: str = ""
+    """Name of the entry of the schedule that looked; empty: none did. Each has its own episodes."""
+
+    @property
+    def place(self) -> str:
+        """Where it is so: what opens there closes there."""
+        return f"{self.source}:{self.entry}" if self.entry else self.source
 
     @property
     def ref(self) -> str:
@@ -52,12 +59,12 @@ class DriftEvent:
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> DriftEvent:
         """The reverse. Fields that a later release has added are left out. Raises RequestError."""
-        names = [one.name for one in fields(cls)]
+        names = [one.name for one in fields(cls) if one.name != "entry"]
         try:
             known = {name: found[name] for name in names}
             event = cls(**known | {
                 "features": tuple(map(str, known["features"])), "version": int(known["version"]),
-                "at_s": float(known["at_s"]),
+                "at_s": float(known["at_s"]), "entry": str(found.get("entry", "")),
             })
         except (KeyError, TypeError, ValueError) as error:
             raise errors.RequestError(
@@ -77,7 +84,7 @@ class DriftEvent:
     def alert(self) -> Alert:
         """What a webhook or a command is told of it."""
         return Alert(
-            kind=AlertKind(self.kind), entry=self.source, model=self.model, version=self.version,
+            kind=AlertKind(self.kind), entry=self.place, model=self.model, version=self.version,
             state=self.state, features=self.features, reason=self.detail,
             next=NEXT[self.kind] if self.state == "opened" else "nothing: it is over",
             at=datetime.fromtimestamp(self.at_s, UTC).isoformat(timespec="milliseconds"),

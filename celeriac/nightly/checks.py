@@ -36,9 +36,10 @@ def read(output: str | Place) -> DriftReport:
 
 
 def events(
-    before: Sequence[DriftReport], now: DriftReport, what: str, said: str
+    before: Sequence[DriftReport], now: DriftReport, *, entry: str, what: str, said: str
 ) -> list[DriftEvent]:
-    """The episodes that ``now`` opens and closes, after what was found ``before``.
+    """The episodes of an entry of the schedule that ``now`` closes and opens, after what was found
+    ``before``: what closes comes first, so that data which are mended hold up nothing else.
 
     An episode stays open until a night says that it is over: too few rows say nothing. ``what`` was
     looked at; ``said``: the whole in one sentence.
@@ -49,20 +50,20 @@ def events(
     opened = [
         DriftEvent(
             kind=kind, state="opened", model=now.model, version=version, source="dataset",
-            features=_features(kind, now), detail=f"{what}: {said}", at_s=at_s,
+            features=_features(kind, now), detail=f"{what}: {said}", at_s=at_s, entry=entry,
         )
         for kind, version in sorted(found - was)
     ]
     closed = [
         DriftEvent(
             kind=kind, state="closed", model=now.model, version=version, source="dataset",
-            features=(), at_s=at_s,
+            features=(), at_s=at_s, entry=entry,
             detail=f"{what}: {said}" if version == now.version
             else f"{what}: version {now.version} answers now",
         )
         for kind, version in sorted(was - found)
     ]
-    return [*opened, *closed]
+    return [*closed, *opened]
 
 
 def kinds(report: DriftReport) -> list[Kind]:

@@ -103,8 +103,10 @@ def announced(client: redis.Redis) -> list[tuple[str, str]]:
     while message := client.rpop(MAINTENANCE_QUEUE):
         decoded = json.loads(message)
         if decoded["headers"]["task"] == DRIFT_NOTICE:
-            event = json.loads(base64.b64decode(decoded["body"]))[1]["event"]
-            found.append((event["state"], event["kind"]))
+            given = json.loads(base64.b64decode(decoded["body"]))[1]
+            for event in (given["event"], *given["others"]):
+                assert event["entry"] == "watched"
+                found.append((event["state"], event["kind"]))
     return found
 
 

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
+import pytest
 import redis
 
-from celeriac import metrics
+from celeriac import errors, metrics
 from celeriac.drift.events import DriftEvent
-from celeriac.messages import ALERT_SEND, ALERTS_PENDING_KEY, DRIFT_NOTICE, MAINTENANCE_QUEUE
+from celeriac.messages import (
+    ALERT_SEND,
+    ALERTS_PENDING_KEY,
+    DRIFT_NOTICE,
+    MAINTENANCE_QUEUE,
+    drift_asker_key,
+    drift_unasked_key,
+)
+from celeriac.policies import AdaptSettings
 from celeriac.settings import AlertSettings, Settings
 from producer.broker import Broker
+from tasks import adaptation
 from tasks.drift_notices import announce, tell
 
 EVENT = DriftEvent(
@@ -39,4 +51,54 @@ def test_an_event_is_told_once(settings: Settings, redis_client: redis.Redis) ->
     assert json.loads(waiting)["alert"]["model"] == "sizes"
     sent = json.loads(redis_client.rpop(MAINTENANCE_QUEUE) or b"")
     assert sent["headers"]["task"] == ALERT_SEND
+    broker.close()
+
+
+def test_a_policy_that_could_not_be_asked_is_asked_again_in_the_order_of_events(
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rule = AdaptSettings.model_validate({
+        "retrain": "shop.retrain", "queue": "training", "label": "y",
+        "labelled": str(tmp_path / "rows.csv"),
+    })
+    drifts = settings.drift.model_copy(update={"adapt": {"sizes": rule}})
+    broker = Broker(settings.model_copy(update={"drift": drifts}))
+    asked: list[str] = []
+    problems: list[Exception] = [
+        errors.RegistryError("locked"), OSError(28, "no space"), ValueError("odd"),
+    ]
+
+    def on_event(broker: Broker, event: DriftEvent) -> None:
+        if problems:
+            raise problems.pop()
+        asked.append(event.state)
+
+    monkeypatch.setattr(adaptation, "on_event", on_event)
+    later: dict[str, Any] = EVENT.to_dict() | {"state": "closed", "at_s": EVENT.at_s + 60}
+    assert tell(broker, EVENT)  # it is told, whatever becomes of the policy
+    assert tell(broker, DriftEvent.from_dict(later))
+    assert redis_client.llen(drift_unasked_key("sizes")) == 2
+    assert 0 < redis_client.ttl(drift_unasked_key("sizes")) <= 31 * 86_400
+    for _ in range(3):
+        adaptation.ask_waiting(broker, "sizes")
+    assert asked == ["opened", "closed"]
+    assert not redis_client.exists(drift_unasked_key("sizes"), drift_asker_key("sizes"))
+
+    redis_client.set(drift_asker_key("sizes"), "another task")
+    assert tell(broker, DriftEvent.from_dict(later | {"at_s": EVENT.at_s + 90}))
+    assert asked == ["opened", "closed"]  # the other one does it, or the next look
+    redis_client.delete(drift_asker_key("sizes"))
+    adaptation.ask_waiting(broker, "sizes")
+    assert asked == ["opened", "closed", "closed"]
+    broker.close()
+
+
+def test_what_one_look_finds_is_told_by_one_task(
+    settings: Settings, redis_client: redis.Redis
+) -> None:
+    broker = Broker(settings)
+    announce(broker)
+    assert redis_client.llen(MAINTENANCE_QUEUE) == 0
+    announce(broker, EVENT, DriftEvent.from_dict(EVENT.to_dict() | {"state": "closed"}))
+    assert redis_client.llen(MAINTENANCE_QUEUE) == 1
     broker.close()

@@ -69,7 +69,7 @@ def broker(
 def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Events that were announced."""
     found: list[Any] = []
-    monkeypatch.setattr(drift, "announce", lambda broker, event: found.append(event))
+    monkeypatch.setattr(drift, "announce", lambda broker, *events: found.extend(events))
     return found
 
 
@@ -437,7 +437,7 @@ def test_an_event_that_could_not_be_told_is_told_by_the_next_watch(
     for shift in [0.0] * 4 + [2.0] * 4:
         stream.come(shift=shift)
     found: list[Any] = []
-    monkeypatch.setattr(drift, "announce", lambda broker, event: found.append(event))
+    monkeypatch.setattr(drift, "announce", lambda broker, *events: found.extend(events))
     drift.watch_all(stream.broker, stream.clock.now_s)
     assert [event.state for event in found] == ["opened"]
     drift.watch_all(stream.broker, stream.clock.now_s)

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from celeriac import errors
-from celeriac.drift import adaptation
+from celeriac.drift import adaptation, adaptation_log
 from celeriac.drift.adaptation import Adaptation, Compared, Figure, Phase, Step
 from celeriac.drift.adaptation_log import NAME, AdaptationLog
 from celeriac.drift.events import DriftEvent
@@ -122,6 +122,16 @@ def test_drift_in_data_that_are_broken_begins_nothing_until_they_are_mended() ->
     assert on_event(mended).what == "not_retrained"  # in the dataset, still
     mended = on_event(mended, replace(BREACH, state="closed", source="dataset")).state
     assert on_event(mended).what == "retraining"
+
+
+def test_each_entry_of_the_schedule_has_its_own_broken_data() -> None:
+    one, two = (replace(BREACH, source="dataset", entry=name) for name in ("north", "south@2"))
+    state = on_event(on_event(IDLE, one).state, two).state
+    state = on_event(state, replace(one, state="closed")).state
+    assert list(state.broken) == ["dataset:south@2@1"]
+    assert "the data are broken (dataset:south@2)" in on_event(state).why
+    assert one.alert().claim != two.alert().claim  # found in the same second
+    assert on_event(on_event(state, replace(two, state="closed")).state).what == "retraining"
 
 
 @pytest.mark.parametrize("at_s", [100.0, 9e9])  # by a clock that is far ahead, too
@@ -242,6 +252,26 @@ def test_a_line_that_a_crash_has_cut_is_no_step(tmp_path: Path) -> None:
     assert (state.phase, seen) == (Phase.RETRAINING, 1)
     assert log.add(Step(state, "asked", "", "x"), seen=1, now_s=2.0)
     assert [line.number for line in log.lines()] == [1, 2]
+
+
+def test_a_long_history_is_read_from_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "delays").mkdir()
+    log, file = AdaptationLog(tmp_path, "delays"), tmp_path / "delays" / NAME
+    for number in range(9):
+        assert log.add(on_event(IDLE), seen=number, now_s=1.0)
+    line = len(file.read_bytes()) // 9
+    for tail in (1, line // 2, line, 2 * line + 5, 20 * line):
+        monkeypatch.setattr(adaptation_log, "TAIL_BYTES", tail)
+        found = [one.number for one in log.newest()]
+        assert found == list(range(10 - len(found), 10))
+        assert found
+        assert log.read()[1] == 9
+    monkeypatch.setattr(adaptation_log, "TAIL_BYTES", 2 * line + 5)
+    assert len(log.newest()) == 2
+    file.write_bytes(file.read_bytes() + b"x" * 3 * line)  # a crash has cut the last one
+    assert log.read()[1] == 9
 
 
 def test_a_quiet_step_does_not_hide_the_one_before_it(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def told(*states: str) -> list[tuple[str, str]]:
         report(state.rstrip("!"), hour, fell=state.endswith("!"))
         for hour, state in enumerate(states)
     ]
-    found = checks.events(reports[:-1], reports[-1], "delays, 2026-11-22", "it has changed")
+    found = checks.events(reports[:-1], reports[-1], entry="n", what="n", said="it has changed")
     return [(event.state, event.kind) for event in found]
 
 
@@ -55,6 +55,7 @@ def told(*states: str) -> list[tuple[str, str]]:
     (["drift", "not_enough_data", "stable"], [("closed", "data_drift")]),
     (["drift", "broken"], [("opened", "data_quality")]),
     (["drift", "broken", "drift"], [("closed", "data_quality")]),
+    (["broken", "drift"], [("closed", "data_quality"), ("opened", "data_drift")]),
     (["drift", "broken", "stable"], [("closed", "data_drift"), ("closed", "data_quality")]),
     (["drift", "drift!"], [("opened", "concept_drift")]),
     (["drift!", "drift"], [("closed", "concept_drift")]),
@@ -70,16 +71,21 @@ def test_what_an_event_says() -> None:
     found = report("drift", features=(
         feature("hour", "drift", 0.2), feature("temp", "drift", 0.9), feature("wind", "stable"),
     ))
-    (event,) = checks.events([], found, "delays, 2026-11-22", "2 features have changed.")
+    (event,) = checks.events(
+        [], found, entry="n", what="delays, 2026-11-22", said="2 features have changed."
+    )
     assert (event.features, event.source, event.ref) == (("temp", "hour"), "dataset", "delays@1")
+    assert (event.entry, event.alert().entry) == ("n", "dataset:n")
     assert event.detail == "delays, 2026-11-22: 2 features have changed."
     assert event.at_s == 1_795_305_600
 
 
 def test_another_version_has_another_reference() -> None:
-    found = checks.events([report("drift")], report("drift", 1, version=2), "n", "it has changed")
-    assert [(one.state, one.version) for one in found] == [("opened", 2), ("closed", 1)]
-    assert found[1].detail == "n: version 2 answers now"
+    found = checks.events(
+        [report("drift")], report("drift", 1, version=2), entry="n", what="n", said="it has changed"
+    )
+    assert [(one.state, one.version) for one in found] == [("closed", 1), ("opened", 2)]
+    assert found[0].detail == "n: version 2 answers now"
 
 
 def test_earlier_nights_are_read_from_their_folders(tmp_path: Path) -> None:
