@@ -51,8 +51,9 @@ class Effort:
     """For each reference."""
     rows: int = 20_000
     tutorial: int = 60
-    watched: int = 40
-    """References of streams that go through the watch, which is slower; two streams of each."""
+    watched: int = 120
+    """References of streams that go through the watch, which is slower; two streams of each. Of 80
+    streams the rate is known to a third, which is no measurement."""
     delays: int = 200
     shapes: int = 30
     pairs: int = 60
@@ -123,9 +124,9 @@ class Bench:
             "false alarms, 8 features together", self._together(8), "in 100,000 rows", "stated",
             100_000 / STATED, at_most=1.5,
         )
-        yield Row(
-            measure="  3 features, through the watch, from its first half window on",
-            value=self._watched(3), unit="in 100,000 rows", against="stated", baseline=1.0,
+        yield compared(
+            "false alarms, 3 features, through the watch, from its first half window on",
+            self._watched(3), "in 100,000 rows", "stated", 100_000 / STATED, at_most=1.5,
         )
         yield Row(measure="  always fire, every 100 rows", value=1_000, unit="in 100,000 rows")
 

@@ -161,6 +161,11 @@ LABELLED = Counter(
     "celeriac_labelled_total", "Labels that were tested, by the version that they judge",
     ["model", "version"],
 )
+LABELLED_AT = Gauge(
+    "celeriac_labelled_timestamp_seconds",
+    "When the last label of a version came (Unix time): its accuracy or error is as old",
+    ["model", "version"], multiprocess_mode="mostrecent",
+)
 ACCURACY = Gauge(
     "celeriac_accuracy", "Share of right answers among the labelled ones of the last seven days",
     ["model", "version"], multiprocess_mode="mostrecent",

@@ -63,8 +63,8 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
 def watch_all(broker: Broker, now_s: float) -> list[Standing]:
     """As :func:`watch`; returns how each version stands: nothing, if another task watches.
 
-    A version that cannot be looked at is logged, and keeps no other one from it. Raises
-    redis.RedisError.
+    A version that cannot be looked at is logged, and keeps no other one from it, whatever it is.
+    Raises redis.RedisError.
     """
     watcher = Watcher(broker.redis, wire.new_id())
     if not watcher.begin():
@@ -73,13 +73,18 @@ def watch_all(broker: Broker, now_s: float) -> list[Standing]:
     try:
         known = {one.ref: one for one in standing.load_all(broker.redis)}
         wanted = _wanted(broker, now_s)
-        for ref in sorted(known.keys() - wanted):
-            _retire(broker, watcher, known[ref], now_s)
-        for ref in sorted(wanted):
+        for ref in sorted(known.keys() | wanted):
             try:
-                found.append(_watch(broker, watcher, ref, known.get(ref), now_s))
+                if ref in wanted:
+                    found.append(_watch(broker, watcher, ref, known.get(ref), now_s))
+                else:
+                    _retire(broker, watcher, known[ref], now_s)
+            except (redis.RedisError, standing.Overtaken):
+                raise
             except (errors.CeleriacError, OSError) as error:
                 _complain(ref, str(error))
+            except Exception as error:  # noqa: BLE001 - others are watched all the same
+                _complain(ref, f"{type(error).__name__}: {error}")
         metrics.DRIFT_WATCHED.set(now_s)
     except standing.Overtaken:
         log.warning("another task watches drift now")
@@ -121,28 +126,31 @@ def _watch(
     name, version = standing.split(ref)
     standard = _standard(Registry(broker.settings.models.root), name, version)
     if standard is None:
-        if one is None or one.state != "no_profile":
-            one = watching.unwatched(name, version, "no_profile", now_s)
-        one = msgspec.structs.replace(one, watched_at_s=now_s)
+        one = one or watching.unwatched(name, version, "no_profile", now_s)
+        one = watching.without_profile(one, now_s)
     else:
         one = one or watching.unwatched(name, version, "not_enough_data", now_s)
         rule = watching.window_rule(broker.settings.drift)
         stretches = counted.newest(
-            broker.redis, name, version, from_s=now_s - rule.most_age_s,
+            broker.redis, name, version, from_s=max(now_s - rule.most_age_s, one.begin_s),
             until_s=now_s + rule.clock_tolerance_s,
         )
         seen = watching.gather(standard, stretches, one.mark, rule)
         one = watching.look(one, standard, seen, rule, now_s)
-    watcher.save(one)
-    if one.unsent:
-        one = _tell(broker, watcher, one)
+    one = save(broker, watcher, one)
     _measure(one)
     return one
 
 
-def _tell(broker: Broker, watcher: Watcher, one: Standing) -> Standing:
-    """Have the events told that nobody was told of. They are kept until that is done, so a kill
-    in between has one told twice, which counts as once."""
+def save(broker: Broker, watcher: Watcher, one: Standing) -> Standing:
+    """Keep it, and have the events told that nobody was told of. They are kept until that is done,
+    so a kill in between has one told twice, which counts as once.
+
+    Raises redis.RedisError, BrokerError, Overtaken.
+    """
+    watcher.save(one)
+    if not one.unsent:
+        return one
     announce(broker, *map(DriftEvent.from_dict, one.unsent))
     one = msgspec.structs.replace(one, unsent=())
     watcher.save(one)
@@ -152,7 +160,8 @@ def _tell(broker: Broker, watcher: Watcher, one: Standing) -> Standing:
 def _retire(broker: Broker, watcher: Watcher, one: Standing, now_s: float) -> None:
     from celeriac.drift import watching
 
-    announce(broker, *watching.retired(one, now_s))
+    over = watching.retired(one, now_s)
+    announce(broker, *map(DriftEvent.from_dict, over.unsent))
     watcher.forget(one)
     counted.forget(broker.redis, one.model, one.version)
     _measure(msgspec.structs.replace(

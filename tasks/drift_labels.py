@@ -50,6 +50,7 @@ def look(broker: Broker, now_s: float) -> list[DriftEvent]:
             performance=partial(_performance, registry, model, version),
             message=_message, last_label_s=last_s, now_s=now_s,
         )
+        metrics.LABELLED_AT.labels(model, str(version)).set(last_s)
         if stepped.labels:
             metrics.LABELLED.labels(model, str(version)).inc(stepped.labels)
             _show(broker, model, version, now_s)

@@ -83,7 +83,15 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     looked_at_s: float | None = None
     """... and looked last, because there were enough new items."""
     rows: int = 0
-    """Items in the window."""
+    """Items in the window, at the last look."""
+    items: int = 0
+    """In the window now ..."""
+    window_rows: int = 0
+    """... of so many that it takes."""
+    full_in_s: float | None = None
+    """Until the window is full, if items go on coming as they did; None: it is full, or empty."""
+    fills: bool = True
+    """False: so few items come that counts are dropped before the window is full."""
     counted_share: float = 1.0
     """Of those that came: a stream that is too fast is counted in part."""
     window_start_s: float | None = None
@@ -94,6 +102,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """The newest first."""
     digest: str = ""
     """Of the profile that all this refers to."""
+    begin_s: float = 0.0
+    """What was counted before says nothing any more: somebody has mended the data."""
     mark: Mark = Mark()
     memory: dict[str, Watched] = {}
     """By ``KIND:FEATURE``: those of which an episode is open."""
@@ -107,7 +117,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     def shown(self) -> dict[str, Any]:
         """What people may see of it, as JSON."""
         found: dict[str, Any] = msgspec.to_builtins(self)
-        for name in ("digest", "mark", "memory", "unsent"):
+        for name in ("begin_s", "digest", "mark", "memory", "unsent"):
             del found[name]
         return found
 

@@ -84,6 +84,13 @@ class Tally:
     """Items that were counted ..."""
     seen: int = 0
     """... of so many that came: the others came faster than they can be counted."""
+    refused: int = 0
+    """Items that are none: the model was never given them, and no bin has them."""
+
+    @property
+    def items(self) -> int:
+        """Those that were looked at."""
+        return self.rows + self.refused
 
     @classmethod
     def empty(cls, standard: Standard) -> Tally:
@@ -93,6 +100,7 @@ class Tally:
         self.counts += other.counts
         self.rows += other.rows
         self.seen += other.seen
+        self.refused += other.refused
 
 
 def tally(
@@ -101,7 +109,7 @@ def tally(
 ) -> Tally:
     """Count items as they came over the wire, and the answers to them.
 
-    An item that is none (the model was never given it) is left out; one that the model failed on
+    An item that is none (the model was never given it) is in no bin; one that the model failed on
     has a null as its answer.
     """
     found = Tally.empty(standard)
@@ -114,6 +122,7 @@ def tally(
             _add(found, standard, inputs, [answers[place] for place in at])
         elif some:
             collated = collate(some, standard.input, limits)
+            found.refused += len(some) - len(collated.index)
             inputs = _inputs(standard, [some[one] for one in collated.index], collated.inputs)
             _add(found, standard, inputs, [answers[at[one]] for one in collated.index])
     return found
@@ -210,6 +219,7 @@ class Packed(msgspec.Struct, frozen=True, array_like=True):
     seen: int
     counts: bytes
     """Little-endian 32-bit numbers, compressed: most of them are nought."""
+    refused: int = 0
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -218,7 +228,9 @@ _decode = msgspec.msgpack.Decoder(Packed).decode
 
 def pack(standard: Standard, one: Tally) -> bytes:
     counts = zlib.compress(one.counts.astype("<u4").tobytes(), 1)
-    return _encode(Packed(digest=standard.digest, rows=one.rows, seen=one.seen, counts=counts))
+    return _encode(Packed(
+        digest=standard.digest, rows=one.rows, seen=one.seen, counts=counts, refused=one.refused
+    ))
 
 
 def unpack(standard: Standard, data: bytes) -> Tally | None:
@@ -232,5 +244,5 @@ def unpack(standard: Standard, data: bytes) -> Tally | None:
         return None
     if len(counts) != standard.starts[-1]:
         return None
-    return Tally(counts=counts, rows=found.rows, seen=found.seen)
+    return Tally(counts=counts, rows=found.rows, seen=found.seen, refused=found.refused)
 

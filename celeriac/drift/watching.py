@@ -15,7 +15,7 @@ import numpy as np
 
 from celeriac.drift import breaches
 from celeriac.drift.calibration import LOOKS_PER_WINDOW
-from celeriac.drift.counted import Stretch
+from celeriac.drift.counted import MOST_FIELDS, Stretch
 from celeriac.drift.episodes import Hysteresis, Look, Watched, step
 from celeriac.drift.events import DriftEvent
 from celeriac.drift.profile import FeatureProfile
@@ -36,6 +36,10 @@ from celeriac.settings import DriftSettings
 
 LEAST_QUALITY_ROWS = 100
 """With fewer items, nothing is said of their nulls."""
+REFUSED = "(refused items)"
+"""Stands among the features for the items that are none."""
+MOST_REFUSED = 0.2
+"""Of all items: some callers make mistakes, a flood of them is broken data."""
 NAMED = 5
 """Features that a sentence names, at most."""
 
@@ -51,6 +55,16 @@ class Seen(NamedTuple):
     mark: Mark
     new_rows: int
     """Since the last look."""
+    refused: int = 0
+    """Items that are none, beside ``rows``."""
+    since_s: float = 0.0
+    """When the oldest of all these were counted."""
+    fields: int = 0
+    """By so many fields in Redis."""
+
+    @property
+    def items(self) -> int:
+        return self.rows + self.refused
 
 
 def window_rule(settings: DriftSettings) -> WindowRule:
@@ -65,29 +79,31 @@ def gather(
 ) -> Seen:
     """Add up what the processes have counted, the newest first, until the window is full."""
     sums: dict[float, Tally] = {}
-    rows = came = 0
+    items = came = fields = 0
     for stretch in stretches:
-        if rows >= rule.rows and stretch.start_s not in sums:
+        if items >= rule.rows and stretch.start_s not in sums:
             break
         found = unpack(standard, stretch.data)
         if found is None:
             continue
-        rows, came = rows + found.rows, came + found.seen
+        items, came, fields = items + found.items, came + found.seen, fields + 1
         held = sums.setdefault(stretch.start_s, found)
         if held is not found:
             held.add(found)
     newest_s = max(sums, default=0.0)
     return Seen(
         buckets=[Bucket(start_s=at, counts=standard.split(sums[at].counts)) for at in sums],
-        rows=rows, came=came, new_rows=_new_rows(sums, mark),
-        mark=Mark(newest_s, sums[newest_s].rows) if sums else mark,
+        rows=sum(one.rows for one in sums.values()), came=came, new_rows=_new_rows(sums, mark),
+        mark=Mark(newest_s, sums[newest_s].items) if sums else mark,
+        refused=sum(one.refused for one in sums.values()), since_s=min(sums, default=0.0),
+        fields=fields,
     )
 
 
 def _new_rows(sums: Mapping[float, Tally], mark: Mark) -> int:
     if not sums or max(sums) < mark.start_s:  # a clock was ahead: it says nothing of these
         mark = Mark()
-    found = sum(one.rows for at, one in sums.items() if at >= mark.start_s)
+    found = sum(one.items for at, one in sums.items() if at >= mark.start_s)
     return max(0, found - (mark.rows if mark.start_s in sums else 0))
 
 
@@ -109,7 +125,7 @@ def look(
     looks as dense as :data:`LOOKS_PER_WINDOW`, and the same items are not three looks.
     """
     standing = _of_profile(standing, standard, now_s)
-    standing = msgspec.structs.replace(standing, watched_at_s=now_s)
+    standing = _filling(standing, seen, rule, now_s)
     if seen.new_rows < max(1, rule.rows // LOOKS_PER_WINDOW):
         return standing
     window = newest(seen.buckets, rule, now_s)
@@ -118,15 +134,69 @@ def look(
     return _Looking(standing, standard, window, rule, now_s).step(seen)
 
 
-def retired(standing: Standing, now_s: float) -> tuple[DriftEvent, ...]:
+def _filling(standing: Standing, seen: Seen, rule: WindowRule, now_s: float) -> Standing:
+    """When the window is full, at the pace of what is in it."""
+    span_s = max(now_s - seen.since_s, 1.0)
+    pace = seen.items / span_s
+    kept_s = min(rule.most_age_s, MOST_FIELDS * span_s / max(seen.fields, 1))
+    lacking = max(0, rule.rows - seen.items)
+    return msgspec.structs.replace(
+        standing, watched_at_s=now_s, items=seen.items, window_rows=rule.rows,
+        full_in_s=round(lacking / pace, 1) if lacking and pace else None,
+        fills=not lacking or not pace or rule.rows / pace <= kept_s,
+    )
+
+
+# --- what ends otherwise -------------------------------------------------------------------------
+
+
+def retired(standing: Standing, now_s: float) -> Standing:
     """Nobody asks the version any more: what is open closes."""
-    return _closed(standing, f"{standing.ref} is not asked any more", now_s)
+    return _all_closed(standing, f"{standing.ref} is not asked any more", now_s)
 
 
-def _closed(standing: Standing, why: str, now_s: float) -> tuple[DriftEvent, ...]:
-    return tuple(
-        _event(standing, kind, "closed", episode.features, why, now_s)
-        for kind, episode in standing.episodes.items()
+def without_profile(standing: Standing, now_s: float) -> Standing:
+    """There is nothing to compare with; if there was before, what is open closes."""
+    if standing.state == "no_profile":
+        return msgspec.structs.replace(standing, watched_at_s=now_s)
+    over = _all_closed(standing, f"{standing.ref} has no reference any more", now_s)
+    return msgspec.structs.replace(
+        unwatched(standing.model, standing.version, "no_profile", now_s), ended=over.ended,
+        unsent=over.unsent,
+    )
+
+
+def mended(standing: Standing, why: str, now_s: float) -> Standing:
+    """A person says that the data are sound again: what is broken closes, and items of before are
+    looked at no more."""
+    over = _closed(standing, "data_quality", why, now_s)
+    return msgspec.structs.replace(
+        over, state="drift" if over.episodes else "not_enough_data", since_s=now_s,
+        looked_at_s=None, begin_s=now_s, rows=0, items=0, full_in_s=None, features=(),
+        mark=Mark(),
+    )
+
+
+def _all_closed(standing: Standing, why: str, now_s: float) -> Standing:
+    for kind in standing.episodes:
+        standing = _closed(standing, kind, why, now_s)
+    return standing
+
+
+def _closed(standing: Standing, kind: Kind, why: str, now_s: float) -> Standing:
+    """The episode that is open ends: it is to be told, and shown among those that have ended."""
+    episode = standing.episodes[kind]
+    ended = EndedEpisode(
+        kind=kind, opened_at_s=episode.opened_at_s, closed_at_s=now_s, features=episode.features
+    )
+    event = _event(standing, kind, "closed", episode.features, why, now_s)
+    return msgspec.structs.replace(
+        standing, ended=(ended, *standing.ended)[:ENDED_KEPT],
+        episodes={name: one for name, one in standing.episodes.items() if name != kind},
+        memory={
+            name: one for name, one in standing.memory.items() if not name.startswith(f"{kind}:")
+        },
+        unsent=(*standing.unsent, event.to_dict()),
     )
 
 
@@ -135,12 +205,11 @@ def _of_profile(standing: Standing, standard: Standard, now_s: float) -> Standin
     what is open closes."""
     if standing.digest == standard.digest:
         return standing
-    over = _closed(standing, f"{standing.ref} is another version now", now_s)
+    over = _all_closed(standing, f"{standing.ref} is another version now", now_s)
     return Standing(
         model=standing.model, version=standing.version, state="not_enough_data",
         since_s=standing.watched_at_s, watched_at_s=standing.watched_at_s,
-        digest=standard.digest,
-        unsent=(*standing.unsent, *(event.to_dict() for event in over)),
+        digest=standard.digest, unsent=over.unsent,
     )
 
 
@@ -165,18 +234,20 @@ class _Looking:
     def step(self, seen: Seen) -> Standing:
         for feature in self._standard.watched:
             self._look_for_breach(feature)
+        self._look_for_refused(seen)
         looks = {one.feature: one for one in self._looks()}
         for name, one in looks.items():
             self._look_for_drift(name, one)
         features = tuple(
             self._shown(feature, looks.get(feature.name)) for feature in self._standard.watched
         )
-        state = _worst(one.state for one in features)
+        features += self._shown_refused(seen)
+        state = _worst(one.state for one in features if one.name != REFUSED or one.note)
         old = self._standing
         standing = msgspec.structs.replace(
             old, state=state, since_s=old.since_s if state == old.state else self._now_s,
             looked_at_s=self._now_s, rows=seen.rows,
-            counted_share=round(seen.rows / max(seen.came, seen.rows, 1), 4),
+            counted_share=round(seen.items / max(seen.came, seen.items, 1), 4),
             window_start_s=self._window.start_s, window_end_s=self._window.end_s,
             features=features, mark=seen.mark, memory=self._memory,
         )
@@ -198,6 +269,12 @@ class _Looking:
             self._notes[feature.name] = text
         self._step("data_quality", feature.name, value, breaches.LEAST_RISE)
 
+    def _look_for_refused(self, seen: Seen) -> None:
+        enough = seen.items >= min(LEAST_QUALITY_ROWS, self._rule.rows)
+        self._step(
+            "data_quality", REFUSED, seen.refused / seen.items if enough else None, MOST_REFUSED
+        )
+
     def _chance(self) -> float:
         """Of one look at one feature, so that all together keep to the stated rate."""
         rows = self._rule.rows / LOOKS_PER_WINDOW
@@ -216,9 +293,10 @@ class _Looking:
 
     @property
     def _any_broken(self) -> bool:
+        """Of what is in the window: refused items are not."""
         return any(
             one.episode is not None for key, one in self._memory.items()
-            if key.startswith("data_quality:")
+            if key.startswith("data_quality:") and one.feature != REFUSED
         )
 
     def _old(self, kind: Kind, name: str) -> Watched:
@@ -254,34 +332,47 @@ class _Looking:
             note=self._notes.get(feature.name, "") if broken else "",
         )
 
+    def _shown_refused(self, seen: Seen) -> tuple[FeatureStanding, ...]:
+        """Nothing where there are none."""
+        broken = self._is_broken(REFUSED)
+        if not seen.refused and not broken:
+            return ()
+        before = self._before.get(REFUSED)
+        state: State = "broken" if broken else "stable"
+        part = seen.refused / max(seen.items, 1)
+        return (FeatureStanding(
+            name=REFUSED, role="input", state=state, rows=seen.items,
+            since_s=self._now_s if before is None or before.state != state else before.since_s,
+            distance=round(part, 4), threshold=MOST_REFUSED,
+            note=f"{part:.0%} of the items do not fit the model's input" if broken else "",
+        ),)
+
     # --- episodes of the version ----------------------------------------------------------------
 
     def _episodes(self, standing: Standing) -> Standing:
-        events: list[DriftEvent] = []
-        episodes, ended = dict(standing.episodes), list(standing.ended)
-        for kind in KINDS:
-            now_open = self._open_features(kind)
-            episode = episodes.get(kind)
-            if now_open and episode is None:
-                episodes[kind] = OpenEpisode(opened_at_s=self._now_s, features=now_open)
-                said = self._sentence(standing, kind, now_open)
-                events.append(_event(standing, kind, "opened", now_open, said, self._now_s))
-            elif now_open and episode is not None:
-                joined = tuple(dict.fromkeys([*episode.features, *now_open]))
-                episodes[kind] = msgspec.structs.replace(episode, features=joined)
-            elif episode is not None:
-                del episodes[kind]
-                ended.insert(0, EndedEpisode(
-                    kind=kind, opened_at_s=episode.opened_at_s, closed_at_s=self._now_s,
-                    features=episode.features,
-                ))
+        """What closes is told first: data that are mended hold up nothing that opens now."""
+        found = {kind: self._open_features(kind) for kind in KINDS}
+        for kind, episode in standing.episodes.items():
+            if not found[kind]:
                 said = f"{_named(episode.features)}: as in the reference again"
-                events.append(
-                    _event(standing, kind, "closed", episode.features, said, self._now_s)
-                )
+                standing = _closed(standing, kind, said, self._now_s)
+        for kind in KINDS:
+            if found[kind]:
+                standing = self._joined(standing, kind, found[kind])
+        return standing
+
+    def _joined(self, standing: Standing, kind: Kind, features: tuple[str, ...]) -> Standing:
+        """An episode opens with these features, or goes on with them."""
+        unsent, episode = standing.unsent, standing.episodes.get(kind)
+        if episode is None:
+            episode = OpenEpisode(opened_at_s=self._now_s, features=features)
+            said = self._sentence(standing, kind, features)
+            event = _event(standing, kind, "opened", features, said, self._now_s)
+            unsent = (*unsent, event.to_dict())
+        joined = tuple(dict.fromkeys([*episode.features, *features]))
+        episode = msgspec.structs.replace(episode, features=joined)
         return msgspec.structs.replace(
-            standing, episodes=episodes, ended=tuple(ended[:ENDED_KEPT]),
-            unsent=(*standing.unsent, *(event.to_dict() for event in events)),
+            standing, episodes={**standing.episodes, kind: episode}, unsent=unsent
         )
 
     def _open_features(self, kind: Kind) -> tuple[str, ...]:
@@ -306,7 +397,7 @@ class _Looking:
                     "much"
                 )
         more = f"; and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        return f"of the newest {standing.rows:,} items, {'; '.join(parts)}{more}"
+        return f"of the newest {standing.items:,} items, {'; '.join(parts)}{more}"
 
 
 _ORDER: tuple[State, ...] = ("broken", "drift", "stable", "not_enough_data")

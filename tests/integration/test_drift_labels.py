@@ -74,6 +74,7 @@ def test_labels_that_turn_wrong_open_one_episode(
     (opened,) = look(broker, NOW + 15)
     gauge = metrics.DRIFT_EPISODE.labels("reviews", "3", "concept_drift")
     assert gauge._value.get() == 1
+    assert metrics.LABELLED_AT.labels("reviews", "3")._value.get() == pytest.approx(NOW, abs=60)
     label(broker, wrong(0.4, 100, 2))
     assert look(broker, NOW + 30) == []
     label(broker, wrong(0.1, 600, 3))

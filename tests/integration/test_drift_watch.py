@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,17 +17,21 @@ from sklearn.linear_model import LogisticRegression
 
 from celeriac import errors, metrics, release
 from celeriac.drift import counted, standing
+from celeriac.drift.adaptation_log import AdaptationLog
 from celeriac.drift.counter import DriftCounter
+from celeriac.drift.events import DriftEvent
 from celeriac.drift.standing import Overtaken, Watcher
 from celeriac.drift.tally import Standard
 from celeriac.messages import (
     DRIFT_COUNTED_KEY,
     DRIFT_STANDINGS_KEY,
     DRIFT_WATCHER_KEY,
+    ModelRef,
     drift_counts_key,
     drift_standing_key,
     drift_times_key,
 )
+from celeriac.policies import AdaptSettings
 from celeriac.registry.catalogue import publish
 from celeriac.registry.manifest import ModelVersion
 from celeriac.registry.store import Registry
@@ -36,6 +40,8 @@ from celeriac.scoring import Scorer
 from celeriac.settings import ModelsSettings, Settings
 from producer.broker import Broker
 from tasks import drift, drift_notices
+from tasks.drift_mended import close_breaches
+from tests.conftest import Ran
 
 ANSWER = {"label": "large", "probability": 0.9}
 
@@ -472,6 +478,87 @@ def test_a_damaged_profile_keeps_no_other_version_from_being_watched(
     finally:
         broken.write_bytes(whole)
     assert [one.ref for one in found] == ["bare@1"]
+
+
+def test_an_odd_failure_keeps_no_other_version_from_being_watched(
+    stream: Stream, told: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest, save = counted.newest, Watcher.save
+
+    def odd(*given: Any, **more: Any) -> Any:
+        raise ZeroDivisionError("odd")
+
+    def away(watcher: Watcher, one: standing.Standing) -> None:
+        raise Overtaken
+
+    stream.come()
+    monkeypatch.setattr(counted, "newest", odd)
+    assert [one.ref for one in drift.watch_all(stream.broker, stream.clock.now_s)] == ["bare@1"]
+    monkeypatch.setattr(counted, "newest", newest)
+    monkeypatch.setattr(Watcher, "save", away)  # that one ends the look
+    assert drift.watch_all(stream.broker, stream.clock.now_s) == []
+    monkeypatch.setattr(Watcher, "save", save)
+    assert len(drift.watch_all(stream.broker, stream.clock.now_s)) == 2
+
+
+def test_a_person_says_that_the_data_are_mended(
+    stream: Stream, told: list[Any], celeriac: Callable[..., Ran]
+) -> None:
+    settings = stream.broker.settings
+    env = {
+        "CELERIAC_BROKER_URL": settings.broker_url,
+        "CELERIAC_MODELS_ROOT": str(stream.registry.root),
+    }
+    stream.clock.now_s = time.time() - 3_600
+    nothing = celeriac("drift", "mended", "sizes", env=env)
+    assert nothing.returncode != 0
+    assert "no broken data are open" in " ".join(nothing.stderr.split())
+
+    stream.clock.now_s += 5
+    item = {"size": "large", "age": 1.0}
+    answers = stream.scorer.score([item] * 500)
+    stream.counters[0].offer(stream.manifest(), [item] * 500, answers)
+    stream.counters[0].flush()
+    drift.watch_all(stream.broker, stream.clock.now_s)
+    assert [(one.kind, one.state) for one in told] == [("data_quality", "opened")]
+    found = celeriac("drift", "mended", "sizes", "--why", "a client was old", env=env)
+    assert "sizes@1: the data are mended" in found.stdout
+    assert [(one.kind, one.state) for one in told[1:]] == [("data_quality", "closed")]
+    assert told[1].detail.endswith(": a client was old")
+
+    stream.clock.now_s = time.time() + 60
+    (_, sizes) = stream.come(rows=300)
+    assert (sizes.state, sizes.items, sizes.episodes) == ("stable", 600, {})
+    assert len(told) == 2  # of the items of before nothing is heard any more
+
+
+def test_what_only_the_policy_remembers_is_closed_by_a_person_too(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = AdaptSettings.model_validate({
+        "retrain": "shop.retrain", "queue": "training", "labelled": "rows.csv", "label": "y",
+    })
+    drifts = stream.broker.settings.drift.model_copy(update={"adapt": {"sizes": rule}})
+    broker = Broker(stream.broker.settings.model_copy(update={"drift": drifts}))
+    breach = DriftEvent(
+        kind="data_quality", state="opened", model="sizes", version=1, source="stream",
+        features=("age",), detail="age is null", at_s=time.time(),
+    )
+    assert drift_notices.tell(broker, breach)
+    log = AdaptationLog(stream.registry.root, "sizes")
+    assert list(log.read()[0].broken) == ["stream@1"]
+    found: list[DriftEvent] = []
+    monkeypatch.setattr(
+        "tasks.drift_mended.announce", lambda broker, *events: found.extend(events)
+    )
+    ref = ModelRef(name="sizes")
+    assert close_breaches(broker, ref, why="mended") == ["sizes@1"]
+    for event in found:
+        assert drift_notices.tell(broker, event)
+    assert log.read()[0].broken == {}
+    with pytest.raises(errors.RequestError, match="no broken data"):
+        close_breaches(broker, ref, why="mended")
+    broker.close()
 
 
 def test_an_event_goes_to_whoever_tells_it(stream: Stream) -> None:

@@ -11,7 +11,7 @@ from celeriac import errors
 from celeriac.messages import ModelRef
 from celeriac.registry.store import Registry
 from celeriac.settings import get_settings
-from workers.cli import drift_labels, drift_status
+from workers.cli import drift_labels, drift_mended, drift_status
 
 if TYPE_CHECKING:
     from celeriac.drift.profile import FeatureProfile, ReferenceProfile
@@ -91,6 +91,7 @@ def show(
 
 
 app.command("status")(drift_status.status)
+app.command("mended")(drift_mended.mended)
 app.command("accuracy")(drift_labels.accuracy)
 app.command("feedback")(drift_labels.feedback)
 

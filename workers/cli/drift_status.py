@@ -108,8 +108,10 @@ def _sentences(one: Standing, now_s: float) -> list[str]:
     if one.state == "no_profile":
         return [f"{one.ref} was registered without a reference: nothing to compare with"]
     if one.looked_at_s is None:
-        return [f"{one.ref}: too few items have come to say anything"]
-    said = [f"{one.ref}: {one.rows:,} items, looked at {duration(now_s - one.looked_at_s)} ago"]
+        said = [f"{one.ref}: too few items have come to say anything"]
+    else:
+        said = [f"{one.ref}: {one.rows:,} items, looked at {duration(now_s - one.looked_at_s)} ago"]
+    said += _filling(one)
     if one.counted_share < 0.995:
         said[0] += f"; {one.counted_share:.0%} of those that came are counted"
     if len(one.features) > MOST_FEATURES:
@@ -128,6 +130,18 @@ def _sentences(one: Standing, now_s: float) -> list[str]:
             f"{duration(now_s - last.closed_at_s)} ago"
         )
     return said
+
+
+def _filling(one: Standing) -> list[str]:
+    if one.full_in_s is None:
+        return []
+    so_far = f"  {one.items:,} of the {one.window_rows:,} items of a window"
+    if one.fills:
+        return [f"{so_far}; as they come now, it is full in {duration(one.full_in_s)}"]
+    return [
+        f"{so_far}; as they come now, it is never full, since counts are",
+        "  dropped before: a smaller [drift] window_rows would be",
+    ]
 
 
 def status(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from celeriac.drift.standing import EndedEpisode, FeatureStanding, OpenEpisode, Standing
@@ -71,6 +72,17 @@ def test_states_without_a_look(said) -> None:  # type: ignore[no-untyped-def]
     text = said(standing("a", "no_profile"), standing("b", "not_enough_data"))
     assert "a@1 was registered without a reference" in text
     assert "b@1: too few items" in text
+
+
+def test_a_window_that_fills_slowly(said) -> None:  # type: ignore[no-untyped-def]
+    slow = standing(
+        "m", "not_enough_data", items=1_312, window_rows=100_000, full_in_s=7_300.0,
+    )
+    text = said(slow)
+    assert "1,312 of the 100,000 items of a window; as they come now, it is full in 2 h" in text
+    never = said(msgspec.structs.replace(slow, fills=False))
+    assert "it is never full" in never
+    assert "a smaller [drift] window_rows would be" in never
 
 
 def test_the_last_episode(said) -> None:  # type: ignore[no-untyped-def]

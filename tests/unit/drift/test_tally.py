@@ -112,7 +112,10 @@ def test_nulls_and_new_values_are_counted(sizes: Model) -> None:
 def test_items_that_are_none_are_left_out(sizes: Model) -> None:
     bad: list[Any] = [{"size": 1.0}, "no row", None, [1, 2], items_of(1)[0] | {"size": "large"}]
     found = sizes.count([*bad, *items_of(3)])
-    assert found.rows == 3
+    assert (found.rows, found.refused, found.items) == (3, 5, 8)
+    again = unpack(sizes.standard, pack(sizes.standard, found))
+    assert again is not None
+    assert (again.rows, again.refused) == (3, 5)
     assert {sum(one) for one in by_name(sizes, found).values()} == {3}
 
 

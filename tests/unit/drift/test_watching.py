@@ -56,14 +56,14 @@ class Stream:
         colour[self.chance.random(rows) < new_share] = "mauve"
         return {"x": x, "y": self.chance.normal(size=rows), "colour": colour}
 
-    def come(self, rows: int = 100, **how: float) -> Standing:
+    def come(self, rows: int = 100, refused: int = 0, **how: float) -> Standing:
         """Some items, and a look at them."""
         self.now_s += 10
         values = self.draw(rows, **how)
         found = Tally.empty(self.standard)
         for one, start in zip(self.standard.watched, self.standard.starts, strict=False):
             found.counts[start : start + one.bins] += bins.counts(one, values[one.name])
-        found.rows = found.seen = rows
+        found.rows, found.refused, found.seen = rows, refused, rows + refused
         self.stretches.insert(0, Stretch(self.now_s, pack(self.standard, found)))
         return self.look()
 
@@ -281,5 +281,108 @@ def test_what_is_retired_is_told(standard: Standard) -> None:
     stream = Stream(standard)
     for _ in range(12):
         stream.come(shift=2.0)
-    (event,) = watching.retired(stream.standing, stream.now_s)
+    over = watching.retired(stream.standing, stream.now_s)
+    (event,) = map(DriftEvent.from_dict, over.unsent)
     assert (event.kind, event.state, event.features) == ("data_drift", "closed", ("x",))
+
+
+def test_a_flood_of_refused_items_is_broken_data_and_hides_no_drift(standard: Standard) -> None:
+    stream = Stream(standard)
+    for _ in range(12):
+        stream.come(rows=90, refused=10)  # callers make mistakes
+    assert stream.told() == []
+    shown = stream.standing.features[-1]
+    assert (shown.name, shown.state, shown.distance) == (watching.REFUSED, "stable", 0.1)
+    assert stream.standing.state == "stable"
+    for _ in range(4):
+        stream.come(rows=10, refused=200)
+    assert stream.told() == [("data_quality", "opened")]
+    assert stream.events[0].features == (watching.REFUSED,)
+    assert "% of the items do not fit the model's input" in stream.events[0].detail
+    assert stream.standing.counted_share == 1.0
+    for _ in range(14):
+        stream.come(rows=60, refused=40, shift=2.0)
+    assert stream.told()[1:] == [("data_drift", "opened")]
+    for _ in range(16):
+        stream.come()
+    assert set(stream.told()[2:]) == {("data_quality", "closed"), ("data_drift", "closed")}
+    assert stream.standing.features[-1].name != watching.REFUSED  # there are none any more
+
+
+def test_items_that_are_all_refused_are_broken_data(standard: Standard) -> None:
+    stream = Stream(standard)
+    for _ in range(6):
+        stream.come(rows=0, refused=100)
+    assert stream.told() == [("data_quality", "opened")]
+    assert stream.standing.state == "broken"
+
+
+def test_what_closes_in_a_look_is_told_before_what_opens(standard: Standard) -> None:
+    stream = Stream(standard)
+    for _ in range(12):
+        stream.come(null_share=0.5)
+    while stream.told() == [("data_quality", "opened")]:
+        stream.come(shift=3.0)
+    assert stream.told()[1] == ("data_quality", "closed")
+    for _ in range(3):
+        stream.come(shift=3.0)
+    assert stream.told()[2:] == [("data_drift", "opened")]
+
+
+def test_data_that_a_person_has_mended_are_looked_at_anew(standard: Standard) -> None:
+    stream = Stream(standard)
+    for _ in range(12):
+        stream.come(null_share=0.5)
+    assert stream.standing.state == "broken"
+    stream.standing = watching.mended(stream.standing, "mended, says ann", stream.now_s)
+    (event,) = map(DriftEvent.from_dict, stream.standing.unsent)
+    assert (event.kind, event.state, event.detail) == (
+        "data_quality", "closed", "mended, says ann"
+    )
+    stream.standing = msgspec.structs.replace(stream.standing, unsent=())
+    stream.stretches = []  # of before begin_s: none is read
+    assert stream.standing.begin_s == stream.now_s
+    assert (stream.standing.state, stream.standing.memory) == ("not_enough_data", {})
+    assert stream.standing.ended[0].kind == "data_quality"
+    for _ in range(12):
+        stream.come()
+    assert (stream.standing.state, len(stream.events)) == ("stable", 1)
+    for _ in range(12):
+        stream.come(null_share=0.5)  # it was not mended
+    assert stream.told()[1:] == [("data_quality", "opened")]
+
+
+def test_a_reference_that_is_gone_closes_what_is_open(standard: Standard) -> None:
+    stream = Stream(standard)
+    for _ in range(12):
+        stream.come(shift=2.0)
+    gone = watching.without_profile(stream.standing, stream.now_s)
+    assert (gone.state, gone.episodes) == ("no_profile", {})
+    assert [(event["kind"], event["state"]) for event in gone.unsent] == [("data_drift", "closed")]
+    later = watching.without_profile(gone, stream.now_s + 9)
+    assert (later.since_s, later.watched_at_s) == (gone.since_s, stream.now_s + 9)
+
+
+def test_how_long_a_window_fills(standard: Standard) -> None:
+    stream = Stream(standard, WindowRule(rows=10_000))
+    for _ in range(5):
+        stream.come()
+    one = stream.standing
+    assert (one.items, one.window_rows, one.fills) == (500, 10_000, True)
+    assert one.full_in_s == pytest.approx(9_500 / (500 / 40))
+    stream.now_s += 86_400  # nobody asks
+    assert stream.look().fills is False  # a week holds 3,500 items
+    full = Stream(standard)
+    for _ in range(12):
+        full.come()
+    assert (full.standing.full_in_s, full.standing.fills) == (None, True)
+
+
+def test_a_window_that_more_fields_would_hold_than_are_kept_never_fills(
+    standard: Standard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "MOST_FIELDS", 20)
+    stream = Stream(standard, WindowRule(rows=10_000))
+    for _ in range(5):
+        stream.come()
+    assert stream.standing.fills is False
