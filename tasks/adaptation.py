@@ -107,18 +107,19 @@ def ask_waiting(broker: Broker, model: str) -> None:
     """Ask the policy of a model about the events that wait, the oldest first: until one fails, or
     at once not at all, if another task does. Raises redis.RedisError."""
     key, asker, owner = drift_unasked_key(model), drift_asker_key(model), str(uuid.uuid4())
-    if not broker.redis.set(asker, owner, nx=True, ex=_ASK_S):
+    client: Any = broker.redis
+    if not client.set(asker, owner, nx=True, ex=_ASK_S):
         return
     try:
-        while (waiting := broker.redis.lindex(key, 0)) is not None:
+        while (waiting := client.lindex(key, 0)) is not None:
             on_event(broker, DriftEvent.from_dict(json.loads(waiting)))
-            broker.redis.lrem(key, 1, waiting)
+            client.lrem(key, 1, waiting)
     except redis.RedisError:
         raise
     except Exception:  # whatever it is, the event waits for the next look
         log.exception("the policy is asked again later", model=model)
     finally:
-        lua.release(broker.redis, asker, owner)
+        lua.release(client, asker, owner)
 
 
 def on_event(broker: Broker, event: DriftEvent) -> Step | None:
