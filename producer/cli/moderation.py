@@ -212,6 +212,8 @@ def told(reason: Reason) -> str:
         return f"{reason.action}: {reason.part} has {reason.told!r}, which the block list names"
     if reason.kind == "unreadable":
         return f"{reason.action}: {reason.part} cannot be read: {reason.told}"
+    if reason.kind == "unjudged":
+        return f"{reason.action}: the policy has no category for {reason.part}"
     return f"{reason.action}: the text is empty"
 
 

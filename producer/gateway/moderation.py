@@ -218,7 +218,7 @@ async def explain(id: str, request: Request) -> Response:
 async def _decided(
     gateway: Gateway, context: RequestContext, wanted: list[PostRequest]
 ) -> list[Decision | errors.CeleriacError]:
-    context.items = len(wanted)
+    context.items = sum((one.text is not None) + len(one.images) for one in wanted)
     posts = [
         Post(text=one.text, id=one.id, images=tuple(
             _image(data, f"images[{number}]") for number, data in enumerate(one.images)

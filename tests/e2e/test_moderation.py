@@ -427,6 +427,11 @@ def test_an_archive_again_under_another_threshold_and_another_model(
     assert third.changes
     with pytest.raises(errors.OutputConflict):
         run("third", milder)
+    with pytest.raises(errors.DeadlineExceeded):  # the questions show content: they do not stay
+        moderate_archive(
+            client, archive, tmp_path / "late", policy, columns=columns, timeout_s=0.001
+        )
+    assert [one.name for one in (tmp_path / "late").iterdir()] == ["scores"]
 
 
 def test_the_page_runs_from_top_to_bottom(system: System, tmp_path: Path) -> None:

@@ -177,6 +177,22 @@ def _open(source: Path, wanted: Sequence[str]) -> Iterator[Any]:
 # --- questions -----------------------------------------------------------------------------------
 
 
+class QuestionDigest:
+    """Of all that one model is asked, in its order."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, item: str | bytes) -> int:
+        """The bytes of the item."""
+        encoded = item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item
+        self._digest.update(len(encoded).to_bytes(8, "big") + encoded)
+        return len(encoded)
+
+    def hex(self) -> str:
+        return self._digest.hexdigest()
+
+
 class QuestionFile:
     """All that one model is asked about an archive, as a Parquet file in their order."""
 
@@ -191,16 +207,13 @@ class QuestionFile:
         self._schema = pa.schema([("part", pa.string()), (column, self._type)])
         path.parent.mkdir(parents=True, exist_ok=True)
         self._writer = pq.ParquetWriter(path, self._schema)
-        self._digest = hashlib.sha256()
+        self._digest = QuestionDigest()
         self._waiting: list[Question] = []
         self._bytes = 0
 
     def add(self, question: Question) -> None:
-        data = question.item
-        encoded = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
-        self._digest.update(len(encoded).to_bytes(8, "big") + encoded)
         self._waiting.append(question)
-        self._bytes += len(encoded)
+        self._bytes += self._digest.add(question.item)
         self.count += 1
         if len(self._waiting) >= ROWS_AT_ONCE or self._bytes >= _IMAGE_BYTES_AT_ONCE:
             self._write()
@@ -209,7 +222,7 @@ class QuestionFile:
         """End the file; the digest of all questions."""
         self._write()
         self._writer.close()
-        return self._digest.hexdigest()
+        return self._digest.hex()
 
     def _write(self) -> None:
         import pyarrow as pa

@@ -25,7 +25,7 @@ MOST_READ_CHARS = 2 * MOST_CHARS
 MOST_IMAGES = 16
 """Of one post."""
 
-Kind = Literal["score", "block_list", "unreadable", "empty"]
+Kind = Literal["score", "block_list", "unreadable", "unjudged", "empty"]
 _ORDER: dict[Action, int] = {"allow": 0, "review": 1, "block": 2}
 
 
@@ -217,6 +217,8 @@ def _ask_text(
     asked = [one for one in readings if one and not one.isspace()]
     if not asked:
         found.append(Reason(kind="empty", action="allow", part="text"))
+    elif not policy.text_models:
+        found.append(Reason(kind="unjudged", action=policy.unjudged, part="text"))
     for category in policy.text_models:
         for one in asked:
             questions += [
@@ -233,6 +235,8 @@ def _ask_image(
             return
         if digest in policy.lists.block_images:
             found.append(Reason(kind="block_list", action="block", part=part, told=digest))
+    if not policy.image_models:
+        found.append(Reason(kind="unjudged", action=policy.unjudged, part=part))
     questions += [Question(model, image, part) for model in policy.image_models]
 
 

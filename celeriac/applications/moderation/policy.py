@@ -108,6 +108,8 @@ class Policy(_Table):
     """Texts are judged in pieces of so many characters; the worst piece counts."""
     unreadable: Action = "review"
     """What becomes of a post with an image that cannot be read."""
+    unjudged: Action = "review"
+    """What becomes of a post with a text or an image that no category is about."""
     texts: dict[str, Category] = {}
     """Categories of texts, by name."""
     images: dict[str, Category] = {}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from celeriac.applications.moderation.archive import (
     SUMMARY,
     Columns,
     DecisionFile,
+    QuestionDigest,
     QuestionFile,
     Summary,
     compare,
@@ -71,19 +73,23 @@ def moderate_archive(  # noqa: PLR0913 - an archive, and its options
     reused = _reusable(versions, asked, earlier)
     end_s = time.monotonic() + timeout_s
     (output / _SCORES).mkdir()
-    jobs = {
-        model: _submit(client, versions[model], file)
-        for model, (file, _) in asked.items()
-        if model not in reused and file.count
-    }
-    for model, job in jobs.items():
-        _wait(job, end_s, on_progress)
-        _keep_scores(job, _scores(output, versions[model]))
+    jobs: dict[str, JobHandle] = {}
+    try:
+        for model, (file, _) in asked.items():
+            if model not in reused and file.count:
+                jobs[model] = _submit(client, versions[model], file)
+        for model, job in jobs.items():
+            _wait(job, end_s, on_progress)
+            _keep_scores(job, _scores(output, versions[model]))
+    except BaseException:
+        _give_up(jobs.values(), output / _WORK)
+        raise
+    shutil.rmtree(output / _WORK)  # questions, samples, reports: they show content
     for model in reused:
         assert before is not None  # noqa: S101 - there is nothing to reuse without it
         shutil.copyfile(_scores(before, versions[model]), _scores(output, versions[model]))
-    shutil.rmtree(output / _WORK)  # questions, samples, reports: they show content
-    decisions = _decide(source, output, policy, columns, versions)
+    answered = {model: (versions[model], digest) for model, (_, digest) in asked.items()}
+    decisions = _decide(source, output, policy, columns, answered)
     found: dict[str, Any] = {
         "source": source.name, "rows": sum(decisions.counts.values()) + decisions.failed,
         "failed": decisions.failed, "policy": policy.ref, "policy_digest": policy.digest,
@@ -162,6 +168,14 @@ def _wait(job: JobHandle, end_s: float, on_progress: Progress | None) -> None:
         )
 
 
+def _give_up(jobs: Iterable[JobHandle], work: Path) -> None:
+    """Nobody waits for these answers any more; content does not stay, either."""
+    for job in jobs:
+        with suppress(errors.CeleriacError):  # one that cannot be cancelled finds no questions
+            job.cancel()
+    shutil.rmtree(work, ignore_errors=True)  # a worker may be writing there
+
+
 def _keep_scores(job: JobHandle, path: Path) -> None:
     """What a job has answered, as one file."""
     import pyarrow.parquet as pq
@@ -181,17 +195,22 @@ def _scores(output: Path, version: str) -> Path:
 
 
 def _decide(
-    source: Path, output: Path, policy: Policy, columns: Columns, versions: Mapping[str, str]
+    source: Path, output: Path, policy: Policy, columns: Columns,
+    asked: Mapping[str, tuple[str, str]],
 ) -> DecisionFile:
-    """Verdicts on all rows, of the scores in their order."""
+    """Verdicts on all rows, of the scores in their order. ``asked``: by model, the version that
+    answered and the digest of its questions. Raises DatasetError if they are others now."""
     answers = {model: _answers(_scores(output, version), version)
-               for model, version in versions.items()}
+               for model, (version, _) in asked.items()}
+    digests = {model: QuestionDigest() for model in asked}
     decisions = DecisionFile(output / DECISIONS)
     try:
         for row in read_rows(source, columns, policy):
             if row.asked is None:
                 decisions.add(row, None)
                 continue
+            for question in row.asked.questions:
+                digests[question.model].add(question.item)
             outcomes = [_next(answers[question.model]) for question in row.asked.questions]
             try:
                 verdict = decide(row.asked, outcomes, policy)
@@ -201,7 +220,9 @@ def _decide(
                 decisions.add(msgspec.structs.replace(row, error=error.message), None)
             else:
                 decisions.add(row, verdict)
-        if any(next(rest, None) is not None for rest in answers.values()):
+        is_over = all(next(rest, None) is None for rest in answers.values())
+        is_same = all(digests[model].hex() == digest for model, (_, digest) in asked.items())
+        if not (is_over and is_same):
             raise _changed()
     finally:
         decisions.close()

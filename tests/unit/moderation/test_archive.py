@@ -17,6 +17,7 @@ from celeriac.applications.moderation.archive import (
     DECISIONS,
     Columns,
     DecisionFile,
+    QuestionDigest,
     QuestionFile,
     Row,
     Summary,
@@ -197,10 +198,13 @@ def test_an_archive_that_changed_meanwhile_is_not_decided(tmp_path: Path, scored
     rows = {"prediction": [1] * scored, "probability": [0.1] * scored, "error": [None] * scored}
     (tmp_path / "scores").mkdir()
     pq.write_table(pa.table(rows), tmp_path / "scores" / "profanity@1.parquet")
-    versions = {"profanity": "profanity@1"}
+    asked = QuestionDigest()
+    for text in ("hello", "goodbye"):
+        asked.add(text)
+    given = Columns(), {"profanity": ("profanity@1", asked.hex())}
     if scored == 2:
-        found = runs._decide(source, tmp_path, POLICY, Columns(), versions)
+        found = runs._decide(source, tmp_path, POLICY, *given)
         assert found.counts == {"allow": 2}
-        return
+        source.write_text("text\nhello\ngood-bye\n")  # as many rows, other words
     with pytest.raises(errors.DatasetError, match="has changed while it was scored"):
-        runs._decide(source, tmp_path, POLICY, Columns(), versions)
+        runs._decide(source, tmp_path, POLICY, *given)

@@ -200,3 +200,17 @@ def test_digests_say_nothing_of_the_content() -> None:
     assert keyed.keys() == plain.keys() == {"text", "images[0]"}
     assert keyed["text"] != plain["text"]
     assert keyed == digests_of(post, b"secret") != digests_of(post, b"other")
+
+
+def test_what_no_category_is_about_is_not_allowed_unasked() -> None:
+    texts, images = changed(images={}), changed(texts={})
+    post = Post(text="hello", images=(CAT, KNOWN_GOOD))
+    verdict = decide(ask(post, texts), [answer("good", 0.99)], texts)
+    assert verdict.decision == "review"
+    assert [(one.kind, one.part) for one in verdict.reasons] == [("unjudged", "images[0]")]
+    verdict = decide(ask(post, images), [answer("safe", 0.99)], images)
+    assert [(one.kind, one.part) for one in verdict.reasons] == [("unjudged", "text")]
+    empty = Post(text=" ", images=(KNOWN_GOOD,))
+    assert decide(ask(empty, images), [], images).decision == "allow"
+    told = changed(images={}, unjudged="allow")
+    assert decide(ask(post, told), [answer("good", 0.99)], told).decision == "allow"
