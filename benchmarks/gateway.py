@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +26,8 @@ from benchmarks.harness.points import Failed
 from benchmarks.harness.table import Row, compared
 from benchmarks.realtime import make_models, publish
 from benchmarks.subjects import portable
+from celeriac import release
+from celeriac.registry.store import Registry
 from celeriac.settings import BrokerSettings, ModelsSettings, Settings, StackSettings
 from workers.stack import environment
 from workers.valkey import EmbeddedServer, free_port
@@ -107,17 +108,18 @@ class Bench:
         for old in ("state", "logs", "models"):
             shutil.rmtree(HOME / old, ignore_errors=True)
         console.print("Training the models")
-        portable.save(HOME / "portable", *make_models(HOME))
+        text, digits = make_models(HOME)
+        portable.save(HOME / "portable", text, digits)
+        release.register(TEXT, text, registry=Registry(HOME / "models"), examples=["good"],
+                         recipe={"direct": False})
         self._server = EmbeddedServer(HOME / "state" / "valkey", free_port())
         self._server.start()
         try:
             self._prepare()
-            only = self._effort.only
-            if TEXT in self._effort.models and (not only or subjects.OPTIMISED in only):
-                self._optimise()
             self._rounds()
-            self._overload()
-            self._idle()
+            if TEXT in self._effort.models:
+                self._overload()
+                self._idle()
         finally:
             self._server.stop()
         return {key: median(rounds) for key, rounds in self._found.items()}
@@ -131,18 +133,11 @@ class Bench:
             answers = portable.load(model, HOME / "portable")
             self._items[model] = items, [one["label"] for one in answers(items)]
 
-    def _optimise(self) -> None:
-        """The faster version of the text model, as a user makes it."""
-        console.print("Optimising the text model")
-        command = [subjects.PYTHON.with_name("celeriac"), "optimize", TEXT, "--only", "direct",
-                   "--batch-sizes", "1,8", "--plot", HOME / "optimize.svg"]
-        subprocess.run(command, env=self._environment(), check=True, timeout=120,
-                       stdout=subprocess.DEVNULL)
-
     def _rounds(self) -> None:
         effort = self._effort
-        every = [*subjects.own(effort.models), *subjects.own_routes(),
-                 *subjects.fastapi(effort.models)]
+        every = [*subjects.own(effort.models), *subjects.fastapi(effort.models)]
+        if TEXT in effort.models:
+            every += [*subjects.own_plain(), *subjects.own_routes()]
         if effort.peers:
             for name, peer in subjects.PEERS.items():
                 if not effort.only or name in effort.only:
@@ -228,13 +223,15 @@ class Bench:
 
 def goals(found: Results) -> Iterator[Row]:
     """The rows of the table, with the bounds that Celeriac sets itself."""
-    yield from _text(found)
+    if (subjects.OWN, TEXT, MANY) in found:
+        yield from _text(found)
     if (subjects.OWN, DIGITS, MANY) in found:
         yield from _digits(found)
     yield from _alone(found)
-    yield from _optimised(found)
-    yield from _pressed(found)
-    yield from _routes(found)
+    if (subjects.OWN, TEXT, MANY) in found:
+        yield from _plain(found)
+        yield from _pressed(found)
+        yield from _routes(found)
 
 
 def _measured(found: Results, model: str, names: Sequence[str]) -> list[str]:
@@ -283,16 +280,13 @@ def _alone(found: Results) -> Iterator[Row]:
                            found[name, model, ONE].ms(0.5), at_most=bound)
 
 
-def _optimised(found: Results) -> Iterator[Row]:
-    """What one command, ``celeriac optimize text``, adds to that."""
-    if (subjects.OPTIMISED, TEXT, ONE) not in found:
-        return
-    alone, many = (found[subjects.OPTIMISED, TEXT, label] for label in (ONE, MANY))
-    for name in (subjects.OWN, *_measured(found, TEXT, subjects.IN_PROCESS)):
-        yield compared("text optimised, 1 in flight, p50", alone.ms(0.5), "ms", name,
-                       found[name, TEXT, ONE].ms(0.5))
-    yield compared("text optimised, 64 in flight", many.per_s, "req/s", subjects.OWN,
-                   found[subjects.OWN, TEXT, MANY].per_s)
+def _plain(found: Results) -> Iterator[Row]:
+    """What the shorter way through scikit-learn, the default, is worth."""
+    for name in _measured(found, TEXT, [subjects.PLAIN]):
+        yield compared("text, 1 in flight, p50", found[subjects.OWN, TEXT, ONE].ms(0.5), "ms",
+                       name, found[name, TEXT, ONE].ms(0.5))
+        yield compared("text, 64 in flight", found[subjects.OWN, TEXT, MANY].per_s, "req/s", name,
+                       found[name, TEXT, MANY].per_s)
 
 
 def _pressed(found: Results) -> Iterator[Row]:

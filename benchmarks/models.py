@@ -258,8 +258,8 @@ def form(found: Found, name: str) -> Line:
 
 
 def best(found: Found) -> Line:
-    """The winner; the original, if nothing won."""
-    return form(found, found.winner or ORIGINAL)
+    """The winner; what the version is run as anyway, if nothing won."""
+    return form(found, found.winner or found.default)
 
 
 def _one_item(measure: str, line: Line, plain: float, at_least: float) -> Iterator[Row]:

@@ -314,7 +314,7 @@ class ModelHost:
             self._used_s[key] = self._clock()
             del self._loading[key]
         mine.set_result(scorer)
-        log.info("model loaded", model=key[0], version=key[1])
+        log.info("model loaded", model=key[0], version=key[1], form=scorer.form)
         self.tidy()
         return scorer
 

@@ -80,6 +80,11 @@ class Scorer:
         """``NAME@VERSION``."""
         return self.manifest.ref
 
+    @property
+    def form(self) -> str:
+        """How its runtime runs it, for people: "original", or what it says."""
+        return getattr(self._model, "form", "original")
+
     def answer(self, items: Sequence[Any], max_items: int) -> list[dict[str, Any]]:
         """As :meth:`score`, in passes of at most ``max_items``; it raises nothing.
 

@@ -119,7 +119,8 @@ def _answer(wanted: dict[str, Any]) -> dict[str, Any]:
     manifest = ModelVersion.model_validate_json(wanted["manifest"])
     model = _read(Path(wanted["folder"]), manifest, LoadOptions(**wanted["options"]))
     if wanted["what"] == "look":
-        return _of_sklearn(model) if manifest.format == "sklearn" else _of_torch(model, manifest)
+        look = _of_sklearn if manifest.format == "sklearn" else _of_torch
+        return look(model, manifest)
     graph = _GRAPHS[manifest.format](model, manifest)
     if wanted["what"] == "onnx int8":
         graph = convert.quantised(graph)
@@ -135,10 +136,9 @@ def _read(folder: Path, manifest: ModelVersion, options: LoadOptions) -> Any:
     return module.read(folder / module.FILE, options)
 
 
-def _of_sklearn(model: Any) -> dict[str, Any]:
-    from celeriac.runtimes.sklearn_direct import direct
-
-    return {"has_direct_way": direct(model) is not None}
+def _of_sklearn(model: Any, manifest: ModelVersion) -> dict[str, Any]:
+    found = runtimes.runtime("sklearn").shorter(model, manifest)
+    return {"has_direct_way": found.way is not None, "why_not_direct": found.why}
 
 
 def _of_torch(model: Any, manifest: ModelVersion) -> dict[str, Any]:

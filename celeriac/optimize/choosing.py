@@ -16,8 +16,9 @@ DOUBTFUL = 0.5
 """What falls below ``SLOWER``, but not below this, at its worst size and gains in the mean is
 measured once more."""
 
-Verdict = Literal["original", "winner", "faster", "no gain", "slower", "differs", "failed",
-                  "threads", "skipped"]
+Verdict = Literal["original", "default", "winner", "faster", "no gain", "slower", "differs",
+                  "failed", "threads", "skipped"]
+"""``default``: it is not the original, and the version is run so unasked."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,15 @@ def gain(original_s: Mapping[int, float], other_s: Mapping[int, float]) -> Gain:
     return Gain({size: original_s[size] / other_s[size] for size in original_s if size in other_s})
 
 
-def verdict(found: Gain) -> tuple[Verdict, str]:
-    """What the times alone say of a form that answers alike, and why."""
+def verdict(found: Gain, of: str = "") -> tuple[Verdict, str]:
+    """What the times alone say of a form that answers alike, and why. ``of`` names the form that
+    the gain is over, if it is not the original."""
+    of = of and f" of {of}"
     worst = found.by_size[found.slowest]
     if worst < SLOWER:
-        return "slower", f"{worst:.2f} x at batches of {found.slowest}"
+        return "slower", f"{worst:.2f} x{of} at batches of {found.slowest}"
     if found.mean < WORTH:
-        return "no gain", f"{found.mean:.2f} x in the mean"
+        return "no gain", f"{found.mean:.2f} x{of} in the mean"
     return "faster", ""
 
 

@@ -76,6 +76,8 @@ class Found:
     """Compared on the version's golden examples alone."""
     measured_at: str
     lines: list[Line]
+    default: str = ORIGINAL
+    """The form that the version is run as now; others have to be faster than that."""
     winner: str | None = None
     version: ModelVersion | None = None
     """What was registered."""
@@ -127,7 +129,9 @@ class Optimiser:
                 self._manifest, self._folder, self._options, self._work,
                 limit_s=self._wanted.limit_s,
             )
-            steps = self._chosen(plan(builder.traits(self._wanted.cores)))
+            traits = builder.traits(self._wanted.cores)
+            self._default = traits.default
+            steps = self._chosen(plan(traits))
             found = self._found([self._line(builder, one) for one in steps])
             self._again([step for step in steps if isinstance(step, Variant)])
             self._judge(found)
@@ -143,7 +147,8 @@ class Optimiser:
                 f"no form is named {', '.join(sorted(unknown))}; there are "
                 f"{', '.join(step.name for step in steps)}"
             )
-        return [step for step in steps if not only or step.name in {*only, ORIGINAL}]
+        always = {ORIGINAL, self._default}
+        return [step for step in steps if not only or step.name in only | always]
 
     # --- measure --------------------------------------------------------------------------------
 
@@ -157,9 +162,10 @@ class Optimiser:
             folder, manifest = self._built[step.name] = builder.build(step)
             found = self._measure(step, folder, manifest)
         except errors.CeleriacError as error:
-            if step.name == ORIGINAL:
+            if step.name in (ORIGINAL, self._default):
                 raise errors.RegistryError(
-                    f"{self._manifest.ref}: the original cannot be measured: {error.message}"
+                    f"{self._manifest.ref}: the {step.name} form cannot be measured: "
+                    f"{error.message}"
                 ) from error
             return replace(line, verdict="failed", why=error.message)
         self._measured[step.name] = found
@@ -175,21 +181,26 @@ class Optimiser:
         return measure(task, step.threads, self._wanted.limit_s)
 
     def _again(self, steps: Sequence[Variant]) -> None:
-        """Measure once more, beside the original, what looks slower by little at some size.
+        """Measure once more, beside the default, what looks slower by little at some size.
 
         A machine that others use is slow for seconds at a time.
         """
-        base = self._measured[ORIGINAL].predict_s
+        base = self._base().predict_s
         doubtful = [
             step for step in steps if step.name in self._measured and choosing.is_doubtful(
                 choosing.gain(base, self._measured[step.name].predict_s)
             )
         ]
-        for step in [*steps[:1], *doubtful] if doubtful else ():
+        defaults = [step for step in steps if step.name == self._default]
+        for step in [*defaults, *doubtful] if doubtful else ():
             self._tell(f"{step.name}, once more")
             with contextlib.suppress(errors.CeleriacError):
                 once_more = self._measure(step, *self._built[step.name])
                 self._measured[step.name] = faster(self._measured[step.name], once_more)
+
+    def _base(self) -> Measured:
+        """What others have to be faster than."""
+        return self._measured[self._default]
 
     def _answers(self, name: str) -> Path:
         return self._work / f"{name.replace(' ', '-')}.npz"
@@ -200,14 +211,15 @@ class Optimiser:
         return Found(
             model=self._manifest.ref, machine=this_machine(), device=self._manifest.device,
             threads=self._wanted.threads, samples=len(self._items),
-            golden_only=self._golden_only, lines=lines,
+            golden_only=self._golden_only, lines=lines, default=self._default,
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
     def _judge(self, found: Found) -> None:
         """Fill in speed, parity and verdict of each line, and the winner."""
-        base = self._measured[ORIGINAL].predict_s
+        plain = self._measured[ORIGINAL].predict_s
         before = read_answers(self._answers(ORIGINAL))
+        of = "" if self._default == ORIGINAL else self._default
         gains: dict[str, Gain] = {}
         for line in found.lines:
             if line.name not in self._measured:
@@ -215,8 +227,8 @@ class Optimiser:
             measured = self._measured[line.name]
             line.predict_ms = {size: 1e3 * s for size, s in measured.predict_s.items()}
             line.score_ms = {size: 1e3 * s for size, s in measured.score_s.items()}
-            one = choosing.gain(base, measured.predict_s)
-            line.speedup, line.mean_speedup = dict(one.by_size), one.mean
+            shown = choosing.gain(plain, measured.predict_s)
+            line.speedup, line.mean_speedup = dict(shown.by_size), shown.mean
             line.parity = self._parity(before, line.name)
             if line.name == ORIGINAL:
                 continue
@@ -224,9 +236,11 @@ class Optimiser:
                 line.verdict, line.why = "differs", line.parity.problem
             elif line.threads != self._wanted.threads:
                 line.verdict, line.why = "threads", self._of_threads(line.name)
+            elif line.name == self._default:
+                line.verdict = "default"
             else:
-                line.verdict, line.why = choosing.verdict(one)
-                gains[line.name] = one
+                gains[line.name] = choosing.gain(self._base().predict_s, measured.predict_s)
+                line.verdict, line.why = choosing.verdict(gains[line.name], of)
         found.winner = choosing.winner(gains)
         for line in found.lines:
             if line.name == found.winner:
@@ -249,7 +263,7 @@ class Optimiser:
     # --- register -------------------------------------------------------------------------------
 
     def _register(self, builder: Builder, found: Found) -> ModelVersion:
-        name = found.winner or ORIGINAL
+        name = found.winner or found.default
         source, manifest = self._built[name]
         table, picture = found.as_json(), plot.svg(found.lines, found.model)
         profile = tuple(self._profiles(name))

@@ -81,7 +81,7 @@ def _panel(
 def _legend(lines: Sequence[Measured]) -> Iterator[str]:
     for number, line in enumerate(lines):
         x, y = 16 + 208 * (number % 4), HEIGHT - 24 + 18 * (number // 4)
-        words = {"winner": " (winner)", "differs": " (differs)"}.get(line.verdict, "")
+        words = f" ({line.verdict})" if line.verdict in ("winner", "default", "differs") else ""
         yield (f'<path d="M{x} {y - 4}h22" stroke="{_colour(number)}" {_style(line)}/>'
                f'<text x="{x + 28}" y="{y}">{escape(line.name + words)}</text>')
 

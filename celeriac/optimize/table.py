@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from celeriac.optimize.variants import ORIGINAL
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -60,6 +62,9 @@ def _notes(found: Found) -> Iterator[str]:
         for line in found.lines:
             if line.verdict == verdict:
                 yield f"{words}: {line.name}: {line.why}"
+    if found.default != ORIGINAL:
+        yield (f"{found.model} is run as {found.default} now, because its answers are the "
+               f"{ORIGINAL}'s; others have to be faster than that.")
     for line in found.lines:
         if line.verdict == "threads" and line.why:
             yield f"More threads pay: {line.name}: {line.why}: [realtime] threads = {line.threads}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 ORIGINAL = "original"
+DIRECT = "direct"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,7 @@ class Traits:
     has_linear_layers: bool = False
     has_direct_way: bool = False
     """``celeriac.runtimes.sklearn_direct`` knows a shorter way."""
+    why_not_direct: str = ""
     converts: bool = True
     """The packages that write ONNX files are installed."""
     compiler: str | None = None
@@ -29,6 +31,12 @@ class Traits:
     """The processor has instructions for it."""
     recipe: dict[str, Any] = field(default_factory=dict)
     """The model has one already: it is such a form itself."""
+
+    @property
+    def default(self) -> str:
+        """The name of the form that workers run the version as now."""
+        is_direct = self.has_direct_way and self.recipe.get("direct", True) is not False
+        return DIRECT if is_direct else ORIGINAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +68,7 @@ Plan = list[Variant | Skipped]
 
 def plan(traits: Traits) -> Plan:
     """All forms, the original first; those that cannot be tried with the reason."""
-    found: Plan = [Variant(name=ORIGINAL, what="as registered", threads=traits.threads)]
+    found: Plan = [_original(traits)]
     if traits.format == "sklearn":
         found += _sklearn(traits)
     if traits.format == "torch":
@@ -74,13 +82,20 @@ def plan(traits: Traits) -> Plan:
     return found + list(_other_threads(found, traits))
 
 
-def _sklearn(traits: Traits) -> Iterator[Variant | Skipped]:
-    name = "direct"
+def _original(traits: Traits) -> Variant:
     if traits.has_direct_way:
-        yield Variant(name=name, what="scikit-learn's arrays, without its checks",
-                      recipe={"direct": True}, threads=traits.threads)
+        return Variant(name=ORIGINAL, what="plain scikit-learn", recipe={"direct": False},
+                       threads=traits.threads)
+    return Variant(name=ORIGINAL, what="as registered", threads=traits.threads)
+
+
+def _sklearn(traits: Traits) -> Iterator[Variant | Skipped]:
+    if traits.has_direct_way:
+        yield Variant(name=DIRECT, what="scikit-learn's arrays, without its checks",
+                      recipe={} if traits.default == DIRECT else {"direct": True},
+                      threads=traits.threads)
     else:
-        yield Skipped(name, "for forests, and TF-IDF with logistic regression")
+        yield Skipped(DIRECT, traits.why_not_direct)
 
 
 def _torch(traits: Traits) -> Iterator[Variant | Skipped]:

@@ -43,6 +43,7 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
     description: str = "",
     device: Literal["cpu", "gpu"] = "cpu",
     serving: Serving | None = None,
+    recipe: Mapping[str, Any] | None = None,
     golden: int = 8,
     reference: Any = None,
     reference_labels: Sequence[Any] | None = None,
@@ -58,8 +59,9 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
     ``kind="regressor"`` has a scikit-learn outlier detector answer with its score, the higher the
     stranger, instead of -1 and 1. ``labels`` names the outputs of a torch classifier, in order (of
     several outputs: one list for each); without it a Module is a regressor. ``serving`` says
-    whether answers are cached, and how single items are gathered into batches. ``registry`` is the
-    configured one by default.
+    whether answers are cached, and how single items are gathered into batches. ``recipe`` says how
+    the runtime runs it, as in ``{"direct": False}``: scikit-learn alone, by no shorter way.
+    ``registry`` is the configured one by default.
 
     ``reference`` is what drift is measured against: training or held-out inputs of the same form
     as ``examples``, thousands if there are, in the order in which they came. Without it, examples
@@ -84,6 +86,7 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
         architecture = architecture or runtimes.runtime("torch").architecture_of(model)
     samples = _samples(model, examples, input, text_column, golden)
     module = runtimes.runtime(form)
+    runtimes.check_recipe(recipe or {}, module)
 
     def write(folder: Path) -> ModelDraft:
         saved: Saved = module.save(model, folder, architecture=architecture)
@@ -92,7 +95,8 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
         output = _with_outputs(output, found.values)
         draft = ModelDraft(
             format=form, input=samples.schema, output=output, device=device,
-            architecture=architecture, frameworks=saved.frameworks, recipe=saved.recipe,
+            architecture=architecture, frameworks=saved.frameworks,
+            recipe=saved.recipe | dict(recipe or {}),
             metrics={key: float(value) for key, value in (metrics or {}).items()},
             description=description, serving=serving or Serving(),
         )

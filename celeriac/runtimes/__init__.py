@@ -137,7 +137,7 @@ def load(folder: Path, version: ModelVersion, options: LoadOptions) -> Model:
                     version=version.version, library=package, wrote=wrote, here=here)
     try:
         module = runtime(version.format)
-        _check_recipe(version.recipe, module)
+        check_recipe(version.recipe, module)
         model: Model = module.load(folder, version, options)
     except errors.CeleriacError as error:
         by_release = type(error) in (errors.RegistryError, errors.UntrustedModel)
@@ -152,7 +152,8 @@ def load(folder: Path, version: ModelVersion, options: LoadOptions) -> Model:
     return model
 
 
-def _check_recipe(recipe: Mapping[str, Any], module: ModuleType) -> None:
+def check_recipe(recipe: Mapping[str, Any], module: ModuleType) -> None:
+    """Raises RegistryError if the runtime does not know a key of the recipe."""
     unknown = sorted(recipe.keys() - set(getattr(module, "RECIPE", recipe)))
     if unknown:
         raise errors.RegistryError(
@@ -206,6 +207,6 @@ def _other_releases(version: ModelVersion) -> list[tuple[str, str, str]]:
 
 
 __all__ = [
-    "FORMATS", "Architecture", "LoadOptions", "Model", "Output", "Saved", "cure_of", "formats",
-    "frameworks", "library", "load", "runtime",
+    "FORMATS", "Architecture", "LoadOptions", "Model", "Output", "Saved", "check_recipe", "cure_of",
+    "formats", "frameworks", "library", "load", "runtime",
 ]

@@ -20,12 +20,13 @@ import numpy as np
 from celeriac import errors
 from celeriac.registry.manifest import Architecture, InputSchema, ModelVersion, OutputSchema
 from celeriac.runtimes import LoadOptions, Output, Saved, frameworks, library
-from celeriac.runtimes.sklearn_direct import Direct, direct
+from celeriac.runtimes.sklearn_direct import UNKNOWN, UNUSUAL, Found, direct
 
 FILE = "model.skops"
 SUFFIX = ".skops"
 PIP = "scikit-learn 'skops>=0.13'"
 RECIPE = ("direct",)
+"""False: plain scikit-learn. Otherwise a shorter way, where there is one that agrees with it."""
 
 TRUSTED = (
     "numpy.dtype",
@@ -68,13 +69,14 @@ _BY_ARGMAX = ("RandomForestClassifier", "ExtraTreesClassifier")
 
 
 class SklearnModel:
-    """A fitted estimator."""
+    """A fitted estimator. ``shorter`` is what came of looking for a shorter way through it."""
 
     def __init__(
-        self, estimator: Any, output: OutputSchema, shorter: Direct | None = None
+        self, estimator: Any, output: OutputSchema, shorter: Found | None = None
     ) -> None:
         self._output = output
-        self._shorter = shorter
+        self._shorter = None if shorter is None else shorter.way
+        self.form = _form(shorter)
         self._transform, self._estimator = _split(estimator)
         self._gives_scores = output.kind == "regressor" and _is_outlier_detector(self._estimator)
         self._by_argmax = output.outputs == 1 and _is_by_argmax(self._estimator)
@@ -87,9 +89,9 @@ class SklearnModel:
         """
         if getattr(inputs, "ndim", 2) > 2 and self._width == math.prod(inputs.shape[1:]):
             inputs = inputs.reshape(len(inputs), self._width)
-        found = None if self._shorter is None else self._shorter(inputs)
+        found = self._shortly(inputs)
         if found is not None:
-            return self._direct(found)
+            return found
         if self._transform is not None:
             inputs = self._transform.transform(inputs)
         if self._gives_scores:
@@ -106,7 +108,16 @@ class SklearnModel:
             probabilities = [np.column_stack([1 - column, column]) for column in probabilities.T]
         return Output(values=values, probabilities=probabilities)
 
-    def _direct(self, found: Any) -> Output:
+    def _shortly(self, inputs: Any) -> Output | None:
+        """None: there is no shorter way for these inputs."""
+        if self._shorter is None:
+            return None
+        try:
+            found = self._shorter(inputs)
+        except UNUSUAL:
+            return None
+        if found is None:
+            return None
         if self._output.kind == "regressor":
             return Output(values=found)
         return Output(values=self._estimator.classes_[found.argmax(axis=1)], probabilities=found)
@@ -152,8 +163,22 @@ def load(folder: Path, version: ModelVersion, options: LoadOptions) -> SklearnMo
     for part in _estimators(estimator):
         if getattr(part, "n_jobs", None) is not None:
             part.n_jobs = 1  # the workers are the parallel part
-    shorter = direct(estimator) if version.recipe.get("direct") else None
-    return SklearnModel(estimator, version.output, shorter)
+    refused = version.recipe.get("direct", True) is False
+    found = None if refused else shorter(estimator, version)
+    return SklearnModel(estimator, version.output, found)
+
+
+def shorter(estimator: Any, version: ModelVersion) -> Found:
+    """The shorter way of a version's estimator, if there is one; its golden texts are tried, too.
+    """
+    return direct(estimator, [one.item for one in version.golden if isinstance(one.item, str)])
+
+
+def _form(found: Found | None) -> str:
+    """For people: how it is run, and why not the shorter way if that was tried."""
+    if found is None or found.why == UNKNOWN:
+        return "original"
+    return "direct" if found.way else f"original: {found.why}"
 
 
 def wrap(model: Any, output: OutputSchema, _input: InputSchema) -> SklearnModel:

@@ -1,45 +1,102 @@
-"""Shorter ways to the same probabilities, for small batches of a few kinds of estimators.
+"""Shorter ways to the same probabilities, for a few kinds of estimators.
 
 scikit-learn checks its input anew in every step, and a forest asks a pool of threads for each of
 its trees: for one row that is most of the time. What is here does the same arithmetic on the same
-fitted arrays. Whether it gives the same answers is tried when it is made; where it does not, or
-where an input is unusual, there is no such way, and the estimator itself answers.
+fitted arrays, in the same order. Whether it gives the same answers is tried when it is made; where
+it does not, or where an input is unusual, there is no such way, and the estimator itself answers.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from celeriac import errors
+
 Direct = Callable[[Any], Any]
 """From inputs to probabilities ``(n, labels)`` or values ``(n,)``; None: ask the estimator."""
 
-MOST_TEXTS = 8
+MOST_TEXTS = 64
 """Of one batch: more of them are faster by scikit-learn's whole arrays."""
+SAME = 1e-9
+"""So little may a probability, or a forest's number, be off from scikit-learn's own."""
+UNKNOWN = "for forests, and TF-IDF with logistic regression"
+UNUSUAL = (TypeError, ValueError, AttributeError, LookupError)
+"""What inputs raise that do not fit. The estimator says what is wrong with them."""
 _FORESTS = ("RandomForestClassifier", "ExtraTreesClassifier", "RandomForestRegressor",
             "ExtraTreesRegressor")
-_SAME = 1e-9
+_TEXTS = ("Pipeline", "TfidfVectorizer", "LogisticRegression")
+_FUNCTIONS = ("analyzer", "tokenizer", "preprocessor", "strip_accents")
+_WORDS = 40
+_ROWS = 16
 
 
-def direct(estimator: Any) -> Direct | None:
-    """The shorter way of a fitted estimator, if there is one that gives the same answers."""
-    if type(estimator).__name__ in _FORESTS and estimator.n_outputs_ == 1:
-        return _forest(estimator)
-    steps = [type(step).__name__ for _, step in getattr(estimator, "steps", ())]
-    if steps == ["TfidfVectorizer", "LogisticRegression"]:
-        return _texts(estimator.steps[0][1], estimator.steps[1][1])
-    return None
+@dataclass(frozen=True)
+class Found:
+    """What came of looking for a shorter way."""
+
+    way: Direct | None
+    why: str = ""
+    """There is none."""
 
 
-def _forest(forest: Any) -> Direct | None:
+def direct(estimator: Any, texts: Sequence[str] = ()) -> Found:
+    """The shorter way of a fitted estimator, if there is one that gives the same answers.
+
+    ``texts`` are compared, too, beside those that are made of the model's own words. Raises
+    nothing.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _direct(estimator, texts)
+    except Exception as error:  # another release may have changed anything
+        if type(error).__name__ == "SoftTimeLimitExceeded":  # of the task that we run in
+            raise
+        return Found(None, f"trying it raised {errors.told(error)}")
+
+
+def _direct(estimator: Any, texts: Sequence[str]) -> Found:
+    if _kind(estimator) in _FORESTS and estimator.n_outputs_ == 1:
+        way = _forest(estimator)
+        why = _forest_differs(way, estimator)
+        return Found(None if why else way, why)
+    steps = [step for _, step in getattr(estimator, "steps", ())]
+    if (_kind(estimator), *map(_kind, steps)) != _TEXTS:
+        return Found(None, UNKNOWN)
+    vectorizer, classifier = steps
+    if vectorizer.input != "content" or any(
+        callable(getattr(vectorizer, name)) for name in _FUNCTIONS
+    ):
+        return Found(None, "it reads texts by a function or a file of its own")
+    way = _texts(vectorizer, classifier)
+    why = _texts_differ(way, vectorizer, classifier, texts)
+    return Found(None if why else way, why)
+
+
+def _kind(estimator: Any) -> str:
+    """The name of a class of scikit-learn's own; "": of any other, which may do otherwise."""
+    kind = type(estimator)
+    return kind.__name__ if kind.__module__.startswith("sklearn.") else ""
+
+
+# --- forests -------------------------------------------------------------------------------------
+
+
+def _forest(forest: Any) -> Direct:
     trees = [one.tree_ for one in forest.estimators_]
     columns, classifies = forest.n_features_in_, hasattr(forest, "classes_")
+    names = list(getattr(forest, "feature_names_in_", ()))
 
     def answer(rows: Any) -> Any:
+        if not _is_numbers(rows, names):
+            return None
         values = np.ascontiguousarray(rows, dtype=np.float32)
         if values.ndim != 2 or values.shape[1] != columns or not np.isfinite(values).all():
             return None
@@ -49,89 +106,152 @@ def _forest(forest: Any) -> Direct | None:
         total /= len(trees)
         return total if classifies else total[:, 0]
 
-    return answer if _agrees_with_forest(answer, forest) else None
+    return answer
 
 
-def _agrees_with_forest(answer: Direct, forest: Any) -> bool:
-    """Tried on random rows; they are no frame, of which a forest fitted on frames warns."""
-    rows = np.random.default_rng(0).normal(size=(8, forest.n_features_in_))
-    ask = forest.predict_proba if hasattr(forest, "classes_") else forest.predict
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return bool(np.abs(answer(rows) - ask(rows)).max() < _SAME)
-    except (ValueError, TypeError, AttributeError):
-        return False
-
-
-def _texts(vectorizer: Any, classifier: Any) -> Direct | None:
-    analyze, vocabulary = vectorizer.build_analyzer(), vectorizer.vocabulary_
-    idf = vectorizer.idf_ if vectorizer.use_idf else np.ones(len(vocabulary))
-    weights = np.ascontiguousarray(classifier.coef_.T * idf[:, None])
-    constant, times_of = classifier.intercept_, _times(vectorizer, idf)
-
-    def scores(text: str) -> Any:
-        counts = Counter(filter(None, map(get, analyze(text))))
-        if not counts:
-            return constant
-        places = np.fromiter(counts, np.intp, len(counts)) - 1
-        times = np.fromiter(counts.values(), np.float64, len(counts))
-        return times_of(places, times) @ weights[places] + constant
-
-    get = {term: place + 1 for term, place in vocabulary.items()}.get  # 0 would be "not there"
-    for choose in (_sigmoid, _softmax):
-
-        def answer(texts: Any, choose: Any = choose) -> Any:
-            if len(texts) > MOST_TEXTS:
-                return None
-            return choose(np.array([scores(text) for text in texts]))
-
-        if _agrees_with_texts(answer, vectorizer, classifier):
-            return answer
-    return None
-
-
-def _times(vectorizer: Any, idf: Any) -> Callable[[Any, Any], Any]:
-    """From how often each word occurs to its share, without its idf, which the weights have."""
-    sublinear, binary, normed = (
-        vectorizer.sublinear_tf, vectorizer.binary, vectorizer.norm == "l2"
+def _is_numbers(rows: Any, names: Sequence[str]) -> bool:
+    """False of text, objects, and frames of other columns: scikit-learn has its own rules."""
+    if not hasattr(rows, "columns"):
+        return getattr(rows, "dtype", np.dtype(object)).kind in "fiub"
+    return list(rows.columns) == names and all(
+        isinstance(one, np.dtype) and one.kind in "fiub" for one in rows.dtypes
     )
 
-    def times_of(places: Any, times: Any) -> Any:
+
+def _forest_differs(way: Direct, forest: Any) -> str:
+    """Tried on both sides of its own thresholds. They are no frame, of which one that was fitted
+    on frames warns."""
+    classifies = hasattr(forest, "classes_")
+    rows = _around_thresholds(forest)
+    own = forest.predict_proba(rows) if classifies else forest.predict(rows)
+    return _differs(way(rows), own, forest.classes_ if classifies else None, forest.predict(rows))
+
+
+def _around_thresholds(forest: Any) -> Any:
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(_ROWS, forest.n_features_in_))
+    for number in range(_ROWS // 2):
+        tree = forest.estimators_[number % len(forest.estimators_)].tree_
+        nodes = random.permutation(np.flatnonzero(tree.feature >= 0))
+        rows[number, tree.feature[nodes]] = tree.threshold[nodes]
+        rows[number] += random.choice([0.0, 1e-3, -1e-3], size=rows.shape[1])
+    return rows
+
+
+# --- texts ---------------------------------------------------------------------------------------
+
+
+def _texts(vectorizer: Any, classifier: Any) -> Direct:
+    """Sums run over a text's words in the order of the vocabulary, one after the other, as in
+    scikit-learn: the last bits are the same, so that a text's answer depends on no other."""
+    analyze, get = vectorizer.build_analyzer(), vectorizer.vocabulary_.get
+    weights, constant, weighted = classifier.coef_.T, classifier.intercept_, _weighted(vectorizer)
+    chances = _sigmoid if len(classifier.coef_) == 1 else _softmax
+
+    def scores(text: str) -> Any:
+        counts = Counter(map(get, analyze(text)))
+        counts.pop(None, None)
+        if not counts:
+            return constant
+        places = np.fromiter(counts, np.intp, len(counts))
+        times = np.fromiter(counts.values(), np.float64, len(counts))
+        order = places.argsort()
+        places = places[order]
+        return _total(weighted(places, times[order])[:, None] * weights[places]) + constant
+
+    def answer(texts: Any) -> Any:
+        if len(texts) > MOST_TEXTS:
+            return None
+        found = chances(np.array([scores(text) for text in texts]))
+        return found if _is_clear(found) else None
+
+    return answer
+
+
+def _weighted(vectorizer: Any) -> Callable[[Any, Any], Any]:
+    """From how often each word occurs to its weight in the text."""
+    sublinear, binary, norm = vectorizer.sublinear_tf, vectorizer.binary, vectorizer.norm
+    idf = vectorizer.idf_ if vectorizer.use_idf else None
+
+    def weighted(places: Any, times: Any) -> Any:
         if binary:
             times = np.ones_like(times)
         if sublinear:
             times = np.log(times) + 1.0
-        if normed:
-            squares = times * idf[places]
-            times = times / np.sqrt(squares @ squares)
+        if idf is not None:
+            times = times * idf[places]
+        if norm == "l2":
+            times = times / np.sqrt(_total(times * times))
+        elif norm == "l1":
+            times = times / _total(np.abs(times))
         return times
 
-    return times_of
+    return weighted
+
+
+def _total(values: Any) -> Any:
+    """The sum, term by term; ``np.sum`` adds in pairs."""
+    return np.add.accumulate(values, axis=0)[-1]
 
 
 def _sigmoid(scores: Any) -> Any:
-    with np.errstate(over="ignore"):
-        chances = 1.0 / (1.0 + np.exp(-scores))
-    if scores.shape[1] == 1:
-        return np.column_stack([1.0 - chances[:, 0], chances[:, 0]])
-    return chances / chances.sum(axis=1, keepdims=True)
+    from scipy.special import expit
+
+    chances = expit(scores[:, 0])
+    return np.stack([1 - chances, chances], axis=1)
 
 
 def _softmax(scores: Any) -> Any:
-    if scores.shape[1] == 1:
-        scores = np.column_stack([-scores[:, 0], scores[:, 0]])
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def _agrees_with_texts(answer: Direct, vectorizer: Any, classifier: Any) -> bool:
-    """Tried on texts of the model's own words, on nothing, and on what it has never seen."""
-    words = sorted(vectorizer.vocabulary_)
-    some = words[:: max(1, len(words) // 40)]
-    texts = ["", "\u00fc \u4e16\u754c 7", " ".join(some), " ".join(some[::3] * 3), f"{words[0]}!"]
-    try:
-        own = classifier.predict_proba(vectorizer.transform(texts))
-        return bool(np.abs(answer(texts) - own).max() < _SAME)
-    except (ValueError, TypeError, AttributeError):
-        return False
+def _is_clear(chances: Any) -> bool:
+    """False if two labels are as good as equal: the last bits decide, so scikit-learn shall."""
+    best = np.sort(chances, axis=1)
+    return bool((best[:, -1] - best[:, -2] > SAME).all())
+
+
+def _texts_differ(
+    way: Direct, vectorizer: Any, classifier: Any, texts: Sequence[str]
+) -> str:
+    texts = [*_of_own_words(vectorizer, classifier), *texts]
+    inputs = vectorizer.transform(texts)
+    own, labels = classifier.predict_proba(inputs), classifier.predict(inputs)
+    alone = [way([text]) for text in texts]
+    told = [number for number, one in enumerate(alone) if one is not None]
+    if not told or np.ptp(own[told], axis=0).max() < SAME:
+        return "its own words make no difference to it, so there is nothing to compare"
+    some = told[-MOST_TEXTS:]
+    together = way([texts[number] for number in some])
+    classes = classifier.classes_
+    return _differs(np.concatenate([alone[number] for number in told]), own[told], classes,
+                    labels[told]) or _differs(together, own[some], classes, labels[some])
+
+
+def _of_own_words(vectorizer: Any, classifier: Any) -> Iterator[str]:
+    """Texts of words from all over the vocabulary and of those that count most; nothing; and what
+    the model has never seen."""
+    vocabulary = vectorizer.vocabulary_
+    some = list(islice(vocabulary, 0, None, max(1, len(vocabulary) // _WORDS)))
+    strength = np.zeros(len(vocabulary))
+    for row in classifier.coef_:
+        np.maximum(strength, np.abs(row), out=strength)
+    most = set(strength.argsort()[-_WORDS:].tolist())
+    strong = sorted(word for word, place in vocabulary.items() if place in most)
+    yield from ("", "\u00fc \u4e16\u754c 7", f"{some[0]}!", strong[0], strong[-1].upper())
+    for words in (some, some[::3] * 3, strong, strong[::2] + some[::2], strong[::4] * 2):
+        yield " ".join(words)
+
+
+# --- both ----------------------------------------------------------------------------------------
+
+
+def _differs(found: Any, own: Any, classes: Any, labels: Any) -> str:
+    """Why it is not the same; "": it is. ``classes`` is None of numbers."""
+    off = np.abs(found - own).max()
+    if not off < SAME:  # NaN too
+        return f"it gives other answers, off by {off:.0e}"
+    if classes is not None and (classes[found.argmax(axis=1)] != labels).any():
+        return "it gives other labels"
+    return ""

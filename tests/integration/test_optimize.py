@@ -61,6 +61,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = make_pipeline(TfidfVectorizer(), LogisticRegression(C=10)).fit(TEXTS, labels)
     for name in ("texts", "asked"):
         release.register(name, model, registry=registry, examples=TEXTS)
+    release.register("plain", model, registry=registry, examples=TEXTS, recipe={"direct": False})
     pd.DataFrame({"said": TEXTS, "right": labels}).to_csv(home / "texts.csv", index=False)
     x, y = load_digits(return_X_y=True)
     forest = RandomForestClassifier(60, random_state=0).fit(x[:300], y[:300])
@@ -105,6 +106,7 @@ def test_the_winner_is_a_version_that_answers_alike(
     assert lines[table["winner"]]["verdict"] == "winner"
     assert lines[table["winner"]]["mean_speedup"] > 2
     assert lines["direct"]["parity"]["error"] == 0
+    assert (table["default"], lines["direct"]["verdict"]) == ("direct", "default")
     assert json.loads((tmp_path / "table.json").read_text())["winner"] == table["winner"]
     for plot in (tmp_path / "p.svg", registry.folder("forest", 2) / "optimize.svg"):
         assert "winner" in ElementTree.tostring(ElementTree.parse(plot).getroot()).decode()
@@ -129,10 +131,25 @@ def test_texts_with_labels(
     header, *forms = [line.split() for line in ran.stdout.splitlines()[3:6]]
     assert header[-2:] == ["accuracy", "verdict"]
     assert [(form[0], form[-1]) for form in forms] == [
-        ("original", "1.0000"), ("direct", "winner")
+        ("original", "1.0000"), ("direct", "default")
     ]
     assert forms[1][-2] == "1.0000"
-    assert Registry(home / "models").get("texts", 2).recipe == {"direct": True}
+    assert float(forms[0][1]) > 3 * float(forms[1][1])  # ms of 1, of plain scikit-learn
+    assert "texts@1 is run as direct now" in ran.stdout
+    assert "nothing is registered" in ran.stdout
+    assert Registry(home / "models").versions("texts") == [1]
+
+
+def test_what_was_registered_as_plain_scikit_learn_gains_by_the_shorter_way(
+    celeriac: Callable[..., Any], env: dict[str, str], home: Path
+) -> None:
+    ran = celeriac("optimize", "plain@1", "--only", "direct", "--batch-sizes", "1",
+                   "--seconds", "0.05", env=env)
+    assert ran.returncode == 0, ran.stderr
+    assert "plain@2 is registered: plain@1 as direct" in ran.stdout
+    registry = Registry(home / "models")
+    assert [registry.get("plain", n).recipe for n in (1, 2)] == [{"direct": False},
+                                                                  {"direct": True}]
 
 
 def test_the_adviser_and_the_workers_reckon_with_what_was_measured(
@@ -140,7 +157,7 @@ def test_the_adviser_and_the_workers_reckon_with_what_was_measured(
     redis_client: redis.Redis,
 ) -> None:
     env = env | {"CELERIAC_BROKER_URL": server.url}
-    ran = celeriac("optimize", "asked@1", "--only", "direct", *FAST, env=env)
+    ran = celeriac("optimize", "asked@1", "--only", "direct", "--profile", *FAST, env=env)
     assert ran.returncode == 0, ran.stderr
     registry = Registry(home / "models")
     publish(redis_client, registry.infos())

@@ -69,6 +69,9 @@ def register_model(
         Literal["float32", "auto", "bfloat16", "float16"],
         typer.Option(help="torch: numbers of the forward pass; auto: the best that the GPU has."),
     ] = "float32",
+    plain: Annotated[
+        bool, typer.Option("--plain", help="scikit-learn: run it by no shorter way of ours.")
+    ] = False,
 ) -> None:
     """Register a model file as the next version of NAME."""
     from celeriac import release
@@ -91,6 +94,7 @@ def register_model(
             cache=cache, max_batch_size=max_batch_size, max_wait_ms=max_wait_ms,
             precision=precision,
         ),
+        recipe={"direct": False} if plain else None,
     )
     typer.echo(f"{version.ref} is registered. Let it serve: celeriac models promote {version.ref}")
 

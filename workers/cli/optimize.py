@@ -53,7 +53,7 @@ def optimize(
         bool, typer.Option("--dry-run", help="Measure and show; register nothing.")
     ] = False,
     profile: Annotated[
-        bool, typer.Option("--profile", help="If none is faster, register the original's cost.")
+        bool, typer.Option("--profile", help="If none is faster, register the same with its cost.")
     ] = False,
     plot: Annotated[
         Path | None, typer.Option(help="The plot (.svg); by default in the state folder.")

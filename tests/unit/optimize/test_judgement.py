@@ -183,3 +183,11 @@ def test_neither_part_of_the_line_is_negative() -> None:
     assert choosing.cost_line({1: 0.001, 8: 0.02, 32: 0.5})[0] == 0.0
     assert choosing.cost_line({1: 0.1, 32: 0.01})[1] == 0.0
     assert choosing.cost_line({4: 0.008}) == (0.004, 0.001)
+
+
+def test_what_a_gain_is_over_is_named() -> None:
+    found = choosing.gain({1: 1.0, 8: 2.0}, {1: 2.0, 8: 1.0})
+    assert choosing.verdict(found, "direct") == ("slower", "0.50 x of direct at batches of 1")
+    same = choosing.gain({1: 1.0}, {1: 1.0})
+    assert choosing.verdict(same, "direct")[1] == "1.00 x of direct in the mean"
+    assert choosing.verdict(same)[1] == "1.00 x in the mean"

@@ -23,9 +23,9 @@ CNN: dict[str, Any] = {"format": "torch", "has_convolutions": True, "has_linear_
     ("traits", "tried"),
     [
         ({"format": "echo"}, []),
-        ({"format": "sklearn"}, ["onnx"]),
+        ({"format": "sklearn", "why_not_direct": "for forests"}, ["onnx"]),
         ({"format": "sklearn", "has_direct_way": True}, ["direct", "onnx"]),
-        ({"format": "sklearn", "converts": False}, []),
+        ({"format": "sklearn", "converts": False, "why_not_direct": "for forests"}, []),
         ({"format": "onnx"}, ["int8"]),
         ({"format": "onnx", "device": "gpu"}, []),
         (CNN, ["channels last", "bfloat16", "int8", "compiled", "onnx", "onnx int8"]),
@@ -57,3 +57,24 @@ def test_all_cores_are_tried_for_what_a_worker_might_get() -> None:
     ]
     assert not any("threads" in name for name in planned(format="sklearn", threads=4, cores=4)[0])
     assert not any("threads" in name for name in planned(**CNN, cores=4, device="gpu")[0])
+
+
+@pytest.mark.parametrize(
+    ("traits", "default", "original", "direct"),
+    [
+        ({"has_direct_way": True}, "direct", {"direct": False}, {}),
+        ({"has_direct_way": True, "recipe": {"direct": True}}, "direct", {"direct": False}, {}),
+        ({"has_direct_way": True, "recipe": {"direct": False}}, ORIGINAL, {"direct": False},
+         {"direct": True}),
+        ({"has_direct_way": False, "why_not_direct": "for forests"}, ORIGINAL, {}, None),
+        ({"has_direct_way": False, "recipe": {"direct": True}}, ORIGINAL, {}, None),
+    ],
+)
+def test_the_shorter_way_is_the_default_and_plain_scikit_learn_the_original(
+    traits: dict[str, Any], default: str, original: dict[str, Any], direct: dict[str, Any] | None
+) -> None:
+    known = Traits(format="sklearn", **traits)
+    recipes = {step.name: step.recipe for step in plan(known) if isinstance(step, Variant)}
+    assert known.default == default
+    assert recipes[ORIGINAL] == original
+    assert recipes.get("direct") == direct

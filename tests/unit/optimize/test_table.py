@@ -23,9 +23,10 @@ def parity(metric: float | None, metric_name: str = "accuracy") -> Parity:
                   metric_name=metric_name)
 
 
-def shown(*lines: Line) -> list[str]:
+def shown(*lines: Line, default: str = "original") -> list[str]:
     found = Found(model="m@1", machine="a machine", device="cpu", threads=1, samples=1000,
-                  golden_only=False, measured_at="", lines=list(lines))
+                  golden_only=False, measured_at="", lines=list(lines),
+                  default=default)
     file = io.StringIO()
     show(found, Console(file=file, width=80, highlight=False))
     return file.getvalue().splitlines()
@@ -53,3 +54,11 @@ def test_without_labels_there_is_no_such_column() -> None:
                  line("onnx", "winner", parity(None), 1, 2, 3, 4))
     assert rows[3].split()[-3:] == ["labels", "by", "verdict"]
     assert rows[5].split()[-3:] == ["99.9%", "1e-17", "winner"]
+
+
+def test_what_is_run_unasked_is_told() -> None:
+    rows = shown(line("original", "original", parity(None), 1, 2, 3, 4),
+                 line("direct", "default", parity(None), 1, 2, 3, 4), default="direct")
+    assert rows[5].split()[-1] == "default"
+    assert rows[-2].startswith("m@1 is run as direct now")
+    assert rows[-1].endswith("nothing is registered.")
