@@ -151,7 +151,7 @@ def test_every_key_expires_or_is_owned(sensors: Sensors, store: SensorStore,
     owned = {
         b"celeriac:sensors:ready", b"celeriac:sensors:due", b"celeriac:sensors:count",
         b"celeriac:sensor:readings:default:1:a", b"batch.cpu", b"celeriac:sensors:batch:1",
-        b"celeriac:sensors:batch:2",
+        b"celeriac:sensors:batch:2", b"celeriac:sensors:ready_bytes",
     }  # fmt: skip
     lasting = {key for key in redis_client.keys() if redis_client.ttl(key) < 0}  # noqa: SIM118
     assert lasting == owned
@@ -352,3 +352,28 @@ def test_the_command(
     wrong = celeriac("sensors", "ingest", str(source), "--values", "temp", env=env)
     assert wrong.returncode == 1
     assert "no column temp" in wrong.stderr
+
+
+def test_where_nobody_analyses_readings_are_refused_at_last(
+    small: Settings, redis_client: redis.Redis
+) -> None:
+    """Batches of 10,000 readings of 24 bytes: the fifth is beyond a megabyte."""
+    update = {"max_ready_mb": 1, "batch_readings": 10_000}
+    few = small.model_copy(update={"sensors": small.sensors.model_copy(update=update)})
+    with Client(settings=few) as client:
+        sensors = Sensors(client)
+
+        def send(at: int) -> Any:
+            return sensors.ingest_columns(
+                ["a"] * 10_000, T0 + np.arange(at, at + 10_000), np.ones(10_000)
+            )[-1]
+
+        for start in range(0, 50_000, 10_000):
+            assert isinstance(send(start), Answer)
+        refused = send(50_000)
+        assert isinstance(refused, errors.Overloaded)
+        assert "1 MB of readings wait for their analysis" in refused.message
+        assert sensors.sensor("a").readings == 50_000
+        tasks.analyse_ready()
+        assert not redis_client.exists("celeriac:sensors:ready_bytes")
+        assert isinstance(send(50_000), Answer)

@@ -85,6 +85,13 @@ def no_room(most: int) -> errors.Overloaded:
     )
 
 
+def behind(most_mb: int) -> errors.Overloaded:
+    return errors.Overloaded(
+        f"{most_mb:,} MB of readings wait for their analysis, and no more are taken ([sensors] "
+        "max_ready_mb); is a batch worker running (`celeriac status`)?", 5.0,
+    )
+
+
 def contended(name: str) -> errors.Overloaded:
     return errors.Overloaded(
         f"too many send readings of {name!r} at the same time; this one was not taken, send it "

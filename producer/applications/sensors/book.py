@@ -29,7 +29,7 @@ from producer import wire
 from producer.applications.sensors import answers
 from producer.applications.sensors.answers import Outcome
 from producer.applications.sensors.scripts import MOST_ALARMS
-from producer.applications.sensors.store import NO_ROOM, SAVED, Save, SensorStore
+from producer.applications.sensors.store import BEHIND, NO_ROOM, SAVED, Save, SensorStore
 from producer.broker import Broker, broker_error
 
 Array = np.ndarray[Any, Any]
@@ -142,9 +142,14 @@ class SensorBook:
         outcomes = {one: outcome for (one, _), outcome in zip(saves, saved.outcomes, strict=True)}
         settled = [one for one in range(len(owners)) if outcomes.get(one, SAVED) == SAVED]
         work.answer(some, taken.judged, set(settled), self._settings.window)
-        full = [one for one, outcome in outcomes.items() if outcome == NO_ROOM]
-        work.refuse(some.only(full), lambda _: answers.no_room(self._settings.max_sensors))
-        done = {*settled, *full}
+        done = set(settled)
+        for refusal, error in (
+            (NO_ROOM, answers.no_room(self._settings.max_sensors)),
+            (BEHIND, answers.behind(self._settings.max_ready_mb)),
+        ):
+            refused = [one for one, outcome in outcomes.items() if outcome == refusal]
+            work.refuse(some.only(refused), lambda _, error=error: error)
+            done |= set(refused)
         return [owner for one, owner in enumerate(owners) if one not in done]
 
 

@@ -51,15 +51,17 @@ local function seal(tenant, channels, name, rows, why)
              'rows', rows, 'number', number, 'first', last - count + 1, 'why', why,
              'previous', previous or '', 'epoch', 0)
   redis.call('ZADD', READY, now, id)
+  redis.call('INCRBY', READY_BYTES, #rows)
 end
 """
 
 SAVE = _PRELUDE + """
-local KNOWN, DUE, READY, COUNT, CALLED, ALARMS = unpack(KEYS)
+local KNOWN, DUE, READY, READY_BYTES, COUNT, CALLED, ALARMS = unpack(KEYS)
 local tenant, TTL, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local batch_rows, batch_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
-local channels, count, touches, alarms = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], {}
-for at = 9 + 4 * count, #ARGV, 2 do alarms[tonumber(ARGV[at])] = ARGV[at + 1] end
+local most_ready = tonumber(ARGV[6])
+local channels, count, touches, alarms = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], {}
+for at = 10 + 4 * count, #ARGV, 2 do alarms[tonumber(ARGV[at])] = ARGV[at + 1] end
 """ + _SEAL + """
 local sealed = 0
 
@@ -90,9 +92,10 @@ local function has_room(name)
   return redis.call('ZCARD', KNOWN) < most or redis.call('ZSCORE', KNOWN, name)
 end
 
+local is_full = tonumber(redis.call('GET', READY_BYTES) or 0) >= most_ready
 local outcomes, touched = {}, false
 for one = 1, count do
-  local at = 5 + 4 * one
+  local at = 6 + 4 * one
   local name, token, state, rows = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local key = SENSOR .. 'state:' .. tenant .. ':' .. name
   local found = redis.call('GETRANGE', key, 0, 7)
@@ -101,6 +104,8 @@ for one = 1, count do
     outcomes[one] = found == string.sub(state, 1, 8) and 1 or 0
   elseif token == '' and not has_room(name) then
     outcomes[one] = 2
+  elseif is_full then
+    outcomes[one] = 3
   else
     outcomes[one] = 1
     redis.call('SET', key, state, 'PX', TTL)
@@ -120,11 +125,12 @@ if touched then redis.call('PEXPIRE', KNOWN, math.floor(TTL * 1.2)) end
 local calls = sealed > 0 and redis.call('SET', CALLED, '1', 'NX', 'PX', CALLED_MS) and 1 or 0
 return {outcomes, sealed, calls}
 """
-"""An outcome for each sensor (0: its state is another now, 1: done, 2: there are too many sensors),
+"""An outcome for each sensor (0: its state is another now, 1: done, 2: there are too many sensors,
+3: too much waits for its analysis),
 the batches that were sealed, and whether to call a worker."""
 
 SWEEP = _PRELUDE + """
-local DUE, READY, COUNT, CALLED = unpack(KEYS)
+local DUE, READY, READY_BYTES, COUNT, CALLED = unpack(KEYS)
 local TTL = tonumber(ARGV[1])
 """ + _SEAL + """
 local due = redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, tonumber(ARGV[2]))
@@ -170,7 +176,7 @@ return taken
 """
 
 COMMIT = _PRELUDE + """
-local READY = KEYS[1]
+local READY, READY_BYTES = unpack(KEYS)
 local TTL, most = tonumber(ARGV[1]), tonumber(ARGV[2])
 local kept = 0
 for at = 3, #ARGV, 6 do
@@ -182,6 +188,7 @@ for at = 3, #ARGV, 6 do
     redis.call('LTRIM', list, 0, most - 1)
     redis.call('PEXPIRE', list, TTL)
     redis.call('ZREM', READY, id)
+    redis.call('DECRBY', READY_BYTES, redis.call('HSTRLEN', BATCH .. id, 'rows'))
     if is_given_up then
       redis.call('HDEL', BATCH .. id, 'epoch')
       redis.call('PEXPIRE', BATCH .. id, TTL)
@@ -191,5 +198,6 @@ for at = 3, #ARGV, 6 do
     kept = kept + 1
   end
 end
+if redis.call('ZCARD', READY) == 0 then redis.call('DEL', READY_BYTES) end
 return kept
 """

@@ -14,6 +14,7 @@ from celeriac.messages import (
     SENSORS_CALLED_KEY,
     SENSORS_COUNT_KEY,
     SENSORS_DUE_KEY,
+    SENSORS_READY_BYTES_KEY,
     SENSORS_READY_KEY,
     sensor_alarms_key,
     sensors_key,
@@ -27,7 +28,7 @@ CLAIMED_BYTES = 8_000_000
 SWEPT_SENSORS = 200
 """Sensors whose waiting readings one script seals, at most: Redis serves nobody else meanwhile."""
 
-LOST, SAVED, NO_ROOM = 0, 1, 2
+LOST, SAVED, NO_ROOM, BEHIND = 0, 1, 2, 3
 
 
 class Save(NamedTuple):
@@ -46,7 +47,7 @@ class Save(NamedTuple):
 
 class Saved(NamedTuple):
     outcomes: list[int]
-    """:data:`LOST`, :data:`SAVED` or :data:`NO_ROOM`, for each."""
+    """:data:`LOST`, :data:`SAVED`, :data:`NO_ROOM` or :data:`BEHIND`, for each."""
     sealed: int
     calls: bool
     """A worker is to be called."""
@@ -116,12 +117,13 @@ class SensorStore:
             if one.alarms:
                 arguments += [place, one.alarms]
         keys = (
-            sensors_key(tenant), SENSORS_DUE_KEY, SENSORS_READY_KEY, SENSORS_COUNT_KEY,
-            SENSORS_CALLED_KEY, sensor_alarms_key(tenant),
+            sensors_key(tenant), SENSORS_DUE_KEY, SENSORS_READY_KEY, SENSORS_READY_BYTES_KEY,
+            SENSORS_COUNT_KEY, SENSORS_CALLED_KEY, sensor_alarms_key(tenant),
         )
         outcomes, sealed, calls = lua.run(
             self._client, scripts.SAVE, keys, tenant, self._ttl_ms, self._settings.max_sensors,
-            self._settings.batch_readings, round(self._settings.batch_s * 1_000), *arguments,
+            self._settings.batch_readings, round(self._settings.batch_s * 1_000),
+            self._settings.max_ready_mb * 1_000_000, *arguments,
         )
         return Saved(outcomes, sealed, bool(calls))
 
@@ -129,7 +131,10 @@ class SensorStore:
 
     def sweep(self) -> Swept:
         """Seal what has waited long enough, of a bounded number of sensors."""
-        keys = (SENSORS_DUE_KEY, SENSORS_READY_KEY, SENSORS_COUNT_KEY, SENSORS_CALLED_KEY)
+        keys = (
+            SENSORS_DUE_KEY, SENSORS_READY_KEY, SENSORS_READY_BYTES_KEY, SENSORS_COUNT_KEY,
+            SENSORS_CALLED_KEY,
+        )
         due, sealed, ready, calls = lua.run(
             self._client, scripts.SWEEP, keys, self._ttl_ms, SWEPT_SENSORS
         )
@@ -151,8 +156,8 @@ class SensorStore:
                 batch.id, batch.epoch, batch.tenant, batch.sensor, record, int(is_given_up)
             ]
         kept: int = lua.run(
-            self._client, scripts.COMMIT, (SENSORS_READY_KEY,), self._ttl_ms,
-            self._settings.kept_analyses, *arguments,
+            self._client, scripts.COMMIT, (SENSORS_READY_KEY, SENSORS_READY_BYTES_KEY),
+            self._ttl_ms, self._settings.kept_analyses, *arguments,
         )
         return kept
 
