@@ -377,7 +377,7 @@ def test_what_is_answered_does_not_wait_for_a_batch_to_fill(
     began_s = time.monotonic()
     lane.step()
     assert [reply.id for reply in replies(redis_client)] == ["done"]
-    assert time.monotonic() - began_s < 0.4
+    assert time.monotonic() - began_s < 0.9  # of the second that the batch may wait
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError("no disk"), SystemExit(3)])

@@ -120,9 +120,14 @@ def codes(reply: Reply) -> list[Any]:
     return [answer.get("error", {}).get("code", answer.get("value")) for answer in reply.answers]
 
 
-def metric(worker: Any, name: str) -> float:
+def metric(client: redis.Redis, worker: Any, name: str) -> float:
+    """After all that was answered so far: a lane counts a batch when its answers have gone, and
+    before the next one."""
     from urllib.request import urlopen
 
+    after = Asker(client)
+    after.send("echo", ["after"])
+    assert after.replies(1)
     port = worker.describe()["metrics_port"]
     text = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
     return sum(
@@ -181,14 +186,15 @@ def _a_bad_row_and_too_little_memory_fail_alone(client: redis.Redis, settings: S
 
 def _a_message_that_comes_again_is_answered_again(client: redis.Redis, worker: Any) -> None:
     asker = Asker(client)
-    before = metric(worker, "inference_requests_total")
+    requests = 'inference_requests_total{kind="realtime",model="acting"}'
+    before = metric(client, worker, requests)
     sent = asker.send("acting", [[ANSWER, 5]])
     (first,) = asker.replies(1).values()
     asker.send("acting", [[ANSWER, 6]], id=sent)
     (second,) = asker.replies(1).values()
     assert first == second
-    assert metric(worker, "inference_requests_total") == before + 1
-    assert metric(worker, "celeriac_duplicate_envelopes_total") == 1
+    assert metric(client, worker, requests) == before + 1
+    assert metric(client, worker, "celeriac_duplicate_envelopes_total") == 1
 
 
 def _what_came_too_late_is_dropped(client: redis.Redis, worker: Any) -> None:
@@ -196,7 +202,7 @@ def _what_came_too_late_is_dropped(client: redis.Redis, worker: Any) -> None:
     asker.send("acting", [[ANSWER, 1], [ANSWER, 2]], timeout_s=-1.0)
     asker.send("acting", [[ANSWER, 3]])
     assert len(asker.replies(2, timeout_s=2.0)) == 1
-    assert metric(worker, 'celeriac_expired_items_total{place="receipt"}') == 2
+    assert metric(client, worker, 'celeriac_expired_items_total{place="receipt"}') == 2
 
 
 def _an_overloaded_model_refuses_the_newest(client: redis.Redis, worker: Any) -> None:
@@ -219,7 +225,7 @@ def _an_overloaded_model_refuses_the_newest(client: redis.Redis, worker: Any) ->
     assert {error["code"] for error in refused} == {"overloaded"}
     assert all(0 < error["retry_after_s"] <= MAX_QUEUE_S for error in refused)
     assert accepted[int(len(accepted) * 0.95)] < 2_000 * MAX_QUEUE_S
-    assert metric(worker, "celeriac_refused_items_total") == len(refused)
+    assert metric(client, worker, "celeriac_refused_items_total") == len(refused)
     calm_ms = sorted(reply.queue_ms for reply in calm.replies(len(calm_sent)).values())
     assert len(calm_ms) == len(calm_sent)
     assert calm_ms[len(calm_ms) // 2] < CALM_MS
@@ -352,7 +358,7 @@ def _a_pass_that_hangs(
     time.sleep(0.3)
     waiting = asker.send("acting", [[ANSWER, 2]])
     while supervisor.status()["worker"].deaths == deaths:
-        assert time.monotonic() < began_s + HANG_S + 3.0, log.read_text()
+        assert time.monotonic() < began_s + HANG_S + 10.0, log.read_text()
         time.sleep(0.02)
     assert supervisor.status()["worker"].last_exit == f"ended with exit code {code}"
     assert set(asker.replies(1)) == {waiting}

@@ -255,7 +255,7 @@ def test_kill_9_leaves_nothing_and_the_folder_can_be_used_again(
         members = session_members(set(state["children"].values()))
         assert len(members) > 2  # a process of the pool is among them
         program.kill()
-    wait_until(lambda: not any(alive(pid) for pid in members), 10)
+    wait_until(lambda: not any(alive(pid) for pid in members))
     down = celeriac("down", env=environment(settings))
     assert down.stdout.startswith("No stack runs on")
 
@@ -274,7 +274,7 @@ def test_a_program_can_use_a_stack(settings: Settings) -> None:
         members = session_members({first or 0})
         stack.kill("maintenance", signal.SIGKILL)
         # Its children die by its leash: soon, not at once.
-        wait_until(lambda: not session_members({first or 0}) & members, 10)
+        wait_until(lambda: not session_members({first or 0}) & members)
         stack.wait_ready(timeout_s=60)
         second = stack.status()["maintenance"].pid
         assert second not in (first, None)

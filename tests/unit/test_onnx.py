@@ -238,9 +238,9 @@ def test_millions_of_numbers_are_skipped_quickly() -> None:
     )
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])
     data = helper.make_model(helper.make_graph([node], "g", [value], [value])).SerializeToString()
-    started = time.perf_counter()
+    started = time.process_time()
     assert onnx_runtime.check(data).labels == (4, -7)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 def test_the_producer_half_never_imports_it() -> None:

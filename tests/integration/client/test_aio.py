@@ -63,7 +63,7 @@ def test_deadline_and_cancellation_while_the_loop_goes_on(
             return took_s, client.statistics().open_items
 
     took_s, still_open = run(work())
-    assert took_s < 0.5
+    assert took_s < 2  # not the ten seconds that they may wait
     assert still_open == 0
 
 

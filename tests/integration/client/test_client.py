@@ -123,11 +123,11 @@ def test_nobody_answers(client: Client, registry: Registry) -> None:
         client.predict_many("echo", range(500), timeout_s=0.3)
     answers = client.predict_many("echo", range(50), timeout_s=0.3, return_errors=True)
     assert {type(answer) for answer in answers} == {errors.DeadlineExceeded}
-    assert time.monotonic() - started < 1.9
+    assert time.monotonic() - started < 3
     assert client.statistics().expired == 1 + 1 + 50  # predict_many gives up at its first error
     exchange = client.realtime._exchange
     assert exchange is not None
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while exchange.coalescer._publisher.busy and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not exchange.coalescer._publisher.busy  # nothing is kept for callers that have gone

@@ -130,7 +130,7 @@ def test_redis_stops_while_a_caller_waits_and_comes_back(own_server: EmbeddedSer
         started = time.monotonic()
         with pytest.raises((errors.BrokerError, errors.DeadlineExceeded)):
             client.predict("echo", 2, timeout_s=1)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 3
 
         own_server.start()
         connection = redis.Redis.from_url(own_server.url)
@@ -151,7 +151,7 @@ def test_redis_falls_silent(own_server: EmbeddedServer) -> None:
     started = time.monotonic()
     with pytest.raises(errors.DeadlineExceeded):
         client.predict("echo", 2, timeout_s=0.5)
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 3
     own_server.process.send_signal(signal.SIGCONT)
     client.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -52,10 +52,17 @@ def store(client: redis.Redis, task_id: str, status: str, result: Any) -> None:
 def small(settings: Settings, registry: Registry) -> Iterator[Client]:
     """A client that may keep two open, and ten altogether."""
     limits = SubmissionSettings(
-        max_open=2, max_open_bytes=1_024, max_known=10, kept_s=1, max_tenant_share=1
+        max_open=2, max_open_bytes=1_024, max_known=10, kept_s=2, max_tenant_share=1
     )
     with Client(settings=settings.model_copy(update={"submissions": limits})) as client:
         yield client
+
+
+def wait_until(holds: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_what_is_entered_and_published(client: Client, redis_client: redis.Redis) -> None:
@@ -214,15 +221,13 @@ def test_one_whose_time_is_over_has_expired_and_is_forgotten_later(
     small: Client, redis_client: redis.Redis
 ) -> None:
     handle = small.submit("echo", "a", expires_s=1)
-    time.sleep(1.05)
-
-    assert handle.status().state == "expired"
+    wait_until(lambda: handle.status().state == "expired")
     assert handle.done()
     assert not handle.cancel()
     with pytest.raises(errors.Expired, match="submit the item again"):
         handle.result(1)
     assert SubmissionLedger(redis_client).overview().open == 0
-    time.sleep(1.05)
+    wait_until(lambda: not redis_client.exists(submission_key("default", handle.id)))
     for act in (handle.done, handle.result, handle.status, handle.cancel,
                 lambda: small.prediction(handle.id)):
         with pytest.raises(errors.PredictionNotFound):

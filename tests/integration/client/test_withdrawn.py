@@ -18,7 +18,7 @@ QUEUE = "realtime.cpu.echo"
 
 def waits(client: redis.Redis, number: int) -> bool:
     """True once ``number`` messages wait in the queue."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while client.llen(QUEUE) != number:
         if time.monotonic() > deadline:
             return False

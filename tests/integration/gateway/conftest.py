@@ -212,7 +212,7 @@ class RunningGateway:
 
     def start(self) -> RunningGateway:
         self._thread.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not (self._server.started and self._admin_server.started):
             assert self._thread.is_alive(), "the gateway ended"
             assert time.monotonic() < deadline, "the gateway does not start"

@@ -76,6 +76,13 @@ class JobsStack:
             time.sleep(0.1)
         return job
 
+    def all_ended(self, timeout_s: float = 60) -> None:
+        """Wait until no job is open, whoever has left it."""
+        deadline = time.monotonic() + timeout_s
+        while open_ := self.ledger.active():
+            assert time.monotonic() < deadline, (open_, self.batch.log.read_text()[-2_000:])
+            time.sleep(0.05)
+
     def told(self, job_id: str) -> list[tuple[str, str, Any]]:
         """Every event until the job has ended."""
         with Events(self, job_id) as stream:

@@ -154,8 +154,8 @@ def asked_meanwhile(gateway: RunningGateway) -> list[tuple[str, Callable[[], Ans
 
 
 def check_well(gateway: RunningGateway) -> None:
-    wait_for(lambda: gateway.http.get("/health/ready").status == 200, 5)
-    wait_for(lambda: gateway.http.post(ECHO, ITEM).status == 200, 15)
+    wait_for(lambda: gateway.http.get("/health/ready").status == 200, 15)
+    wait_for(lambda: gateway.http.post(ECHO, ITEM).status == 200, 30)
 
 
 def test_redis_is_killed_and_comes_back(outage: Outage, gateway: RunningGateway) -> None:

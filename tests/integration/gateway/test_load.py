@@ -34,7 +34,7 @@ def queue(gateway_settings: Settings) -> Iterator[redis.Redis]:
     client.close()
 
 
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 10) -> None:
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 20) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, what
@@ -61,7 +61,7 @@ def test_the_callers_time_is_kept(http_client: Http, queue: redis.Redis) -> None
     answer = http_client.post(IDLE, {"item": 1}, X_Request_Timeout_Ms="300")
     took_s = time.monotonic() - began
     assert (answer.status, answer.json["error"]["code"]) == (504, "deadline_exceeded")
-    assert 0.29 <= took_s < 1.3
+    assert 0.29 <= took_s < 3
 
 
 def test_no_caller_gets_more_time_than_the_limit(start_gateway: Start, queue: redis.Redis) -> None:
@@ -69,7 +69,7 @@ def test_no_caller_gets_more_time_than_the_limit(start_gateway: Start, queue: re
     began = time.monotonic()
     answer = gateway.http.post(IDLE, {"item": 1}, X_Request_Timeout_Ms="60000")
     assert answer.status == 504
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 3
     (message,) = queue.lrange(QUEUE, 0, -1)
     deadline_ms = json.loads(json.loads(message)["body"])[1]["deadline_ms"]
     assert deadline_ms < time.time() * 1000 + 300  # the worker knows it too
@@ -93,7 +93,7 @@ def test_a_body_that_does_not_come(http_client: Http) -> None:
         answer = connection.recv(10_000)
     assert answer.startswith(b"HTTP/1.1 408")
     assert b'"request_timeout"' in answer
-    assert 0.3 < time.monotonic() - began < 2
+    assert 0.3 < time.monotonic() - began < 4
 
 
 # --- overload ------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def test_bodies_that_are_nothing(http_client: Http, change: bytes) -> None:
     answer = http_client.post(INFER, change)
     assert answer.status == 400
     assert list(answer.json) == ["error"]
-    assert time.monotonic() - began_s < 1
+    assert time.monotonic() - began_s < 3
 
 
 def test_compressed_bodies_are_refused(http_client: Http) -> None:
@@ -148,7 +148,7 @@ def test_without_redis_every_call_says_so_soon(gateway_settings: Settings) -> No
             assert (answer.status, list(answer.json)) == (503, ["error"])
             assert str(nowhere.url) not in answer.json["error"]
             assert answer.headers["retry-after"] == "1"
-            assert time.monotonic() - began_s < 1.5
+            assert time.monotonic() - began_s < 3
         assert running.http.get("/v2/health/live").status == 200
         assert running.http.get("/v2").status == 200
     finally:

@@ -104,7 +104,7 @@ def test_what_nobody_serves_fails_soon_or_waits_in_sight(
         began_s = time.monotonic()
         with pytest.raises(errors.NotServed, match=r"no worker serves realtime\.gpu: start one"):
             client.predict("large", 1)
-        assert time.monotonic() - began_s < 3.5
+        assert time.monotonic() - began_s < 4.5  # before its time is over
         wait_until(lambda: redis_client.llen("realtime.gpu.large") == 0)  # taken back
         job = client.submit_dataset(str(source), "large", str(tmp_path / "out"))
         assert job.status().waits_for == "batch.gpu"
