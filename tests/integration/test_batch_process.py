@@ -95,7 +95,8 @@ def test_a_process_has_one_compute_thread_and_yields_to_real_time(
 ) -> None:
     handle = run(broker, tmp_path / "out", [[BLAS, 0], [TORCH, 0], [NICE, 0]])
     assert handle.wait(60).state == "completed"
-    assert handle.results()["prediction"].to_pylist() == [1, 1, 10]
+    niceness = min(os.nice(0) + 10, 19)  # beyond that of these tests, up to the most there is
+    assert handle.results()["prediction"].to_pylist() == [1, 1, niceness]
 
 
 def test_a_chunk_short_of_memory_is_scored_in_smaller_slices(
