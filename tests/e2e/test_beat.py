@@ -126,8 +126,8 @@ def register_models(settings: Settings, client: redis.Redis) -> None:
 
 
 def write_config(folder: Path, due: datetime) -> Path:
-    """Three schedules that were due at ``due``: the dataset of the second one is not there, and
-    the last one compares."""
+    """Four schedules that were due at ``due``: the dataset of the second one is not there, the
+    third one compares, and the last one scores what that compares, and tells its drift."""
     path = folder / "celeriac.toml"
     path.write_text("".join(
         f"[nightly.{name}]\nmodel = 'echo'\nat = '{due:%H:%M}'\nlookback_days = 1\n"
@@ -138,6 +138,9 @@ def write_config(folder: Path, due: datetime) -> Path:
         f"[nightly.watched]\nkind = 'drift'\nmodel = 'sizes'\nat = '{due:%H:%M}'\n"
         f"lookback_days = 1\ndataset = '{folder}/sizes-{{date}}.csv'\n"
         f"output = '{folder}/drift-{{date}}'\n"
+        f"[nightly.scored]\ndrift = true\nmodel = 'sizes'\nat = '{due:%H:%M}'\n"
+        f"lookback_days = 1\ndataset = '{folder}/sizes-{{date}}.csv'\n"
+        f"output = '{folder}/scored-{{date}}'\n"
     ))
     return path
 
@@ -182,8 +185,11 @@ def test_a_night_by_a_real_beat(
     assert len((output / "predictions.csv").read_text().splitlines()) == 3
 
     until((tmp_path / f"drift-{day}" / "drift.json").exists, log)
-    drift = until(lambda: about(webhook, "data_drift"), log)[0]
-    assert (drift["model"], drift["state"], drift["features"][:1]) == ("sizes", "opened", ["size"])
+    drifts = until(lambda: len(found := about(webhook, "data_drift")) > 1 and found, log)
+    assert {one["entry"] for one in drifts} == {"dataset:watched", "dataset:scored"}
+    for one in drifts:
+        assert (one["model"], one["state"], one["features"][:1]) == ("sizes", "opened", ["size"])
+    assert (tmp_path / f"scored-{day}" / "_SUCCESS").exists()
     [alert] = until(lambda: about(webhook, "failed"), log)
     assert (alert["kind"], alert["schedule"], alert["date"]) == ("failed", "absent", str(day))
     assert "no such file" in alert["reason"]
@@ -195,7 +201,7 @@ def test_a_night_by_a_real_beat(
     assert happened(broker, "reviews").count("submitted") == 1
     check_force(broker, day, output, log)
     assert [one["kind"] for one in webhook.alerts].count("failed") == 1
-    assert [one["kind"] for one in webhook.alerts].count("data_drift") == 1
+    assert [one["kind"] for one in webhook.alerts].count("data_drift") == 2
     assert happened(broker, "watched").count("compared") == 1
     assert process.poll() is None
     broker.close()
