@@ -94,7 +94,7 @@ def collect_spare(self: Task, keep: int) -> None:
 def collect_now(client: Any, keep: int, *, dry_run: bool = False) -> Spare:
     """What was done (or would be) about versions that nobody needs.
 
-    Raises RegistryError, and redis.RedisError: without Redis nobody knows what jobs need.
+    Raises redis.RedisError: without Redis nobody knows what jobs need.
     """
     registry = _registry()
     found = find_spare(registry, pinned(client, get_settings()), keep=keep, now_s=time.time())

@@ -49,6 +49,8 @@ class Spare:
     """Retired, and their time is not over."""
     failed: list[Ref] = field(default_factory=list)
     """Could not be deleted, as the log says; they are tried again."""
+    skipped: list[str] = field(default_factory=list)
+    """Models of which nobody knows what is needed, as the log says: nothing of them goes."""
 
     def __bool__(self) -> bool:
         return bool(self.retire or self.delete or self.restore)
@@ -57,10 +59,20 @@ class Spare:
 def find_spare(
     registry: Registry, pinned: Mapping[str, Collection[int]], *, keep: int, now_s: float
 ) -> Spare:
-    """Look at all models; changes nothing. ``now_s`` is Unix time. Raises RegistryError."""
+    """Look at all models; changes nothing. ``now_s`` is Unix time.
+
+    A model whose aliases cannot be read is skipped, and keeps no other.
+    """
     found = Spare()
     for name in registry.names():
         needed = pinned.get(name, ())
+        try:
+            named = registry.aliases(name).read().values()
+            gone = spare(registry.versions(name), named, needed, keep)
+        except errors.CeleriacError as error:
+            _skip(found, name, error)
+            continue
+        found.retire += [(name, version) for version in gone]
         for version, since_s in sorted(registry.retired(name).items()):
             if version in needed:
                 found.restore.append((name, version))
@@ -68,22 +80,20 @@ def find_spare(
                 found.waiting.append((name, version))
             else:
                 found.delete.append((name, version))
-        named = registry.aliases(name).read().values()
-        gone = spare(registry.versions(name), named, needed, keep)
-        found.retire += [(name, version) for version in gone]
     return found
 
 
 def collect(registry: Registry, found: Spare) -> None:
-    """Do it; a version that got an alias meanwhile stays. Raises RegistryError.
+    """Do it; a version that got an alias meanwhile stays.
 
-    ``found`` then says what was done. A version that cannot be deleted keeps no other.
+    ``found`` then says what was done. A version that cannot be deleted keeps no other, nor does a
+    model whose aliases cannot be read any more.
     """
     for name, version in found.restore:
         Retired(registry.root / name).remove(version)
     found.failed = [ref for ref in found.delete if not _is_deleted(registry, *ref)]
     found.delete = [ref for ref in found.delete if ref not in found.failed]
-    found.retire = list(_retire(registry, found.retire))
+    found.retire = list(_retire(registry, found))
 
 
 def _is_deleted(registry: Registry, name: str, version: int) -> bool:
@@ -95,7 +105,18 @@ def _is_deleted(registry: Registry, name: str, version: int) -> bool:
     return True
 
 
-def _retire(registry: Registry, wanted: Collection[Ref]) -> Iterator[Ref]:
-    for name in sorted({name for name, _ in wanted}):
-        versions = [version for model, version in wanted if model == name]
-        yield from ((name, version) for version in registry.aliases(name).retire(versions))
+def _retire(registry: Registry, found: Spare) -> Iterator[Ref]:
+    for name in sorted({name for name, _ in found.retire}):
+        versions = [version for model, version in found.retire if model == name]
+        try:
+            retired = registry.aliases(name).retire(versions)
+        except (errors.CeleriacError, OSError) as error:
+            _skip(found, name, error)
+        else:
+            yield from ((name, version) for version in retired)
+
+
+def _skip(found: Spare, name: str, error: Exception) -> None:
+    reason = error.message if isinstance(error, errors.CeleriacError) else errors.told(error)
+    log.warning("nothing collected of a model", model=name, reason=reason)
+    found.skipped.append(name)

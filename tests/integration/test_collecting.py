@@ -82,6 +82,25 @@ def test_one_that_cannot_be_deleted_keeps_no_other(
     assert list(registry.retired("m")) == [1]
 
 
+def test_a_model_whose_aliases_are_damaged_keeps_no_other(
+    registry: Registry, celeriac: Callable[..., Ran], settings: Settings,
+    redis_client: redis.Redis,
+) -> None:
+    for _ in range(3):
+        release.register("other", "echo", examples=["a"], registry=registry)
+        release.register("a-first", "echo", examples=["a"], registry=registry)
+    retired = run(registry, 5).retire
+    (registry.root / "m" / "aliases.json").write_text('{"champion": ')
+    (registry.root / "a-first" / "aliases.json").write_text("[]")
+    later = run(registry, 5, now_s=time.time() + HOUR_S + 1)
+    assert later.skipped == ["a-first", "m"]
+    assert later.delete == [("other", 1), ("other", 2)]
+    assert ("m", 1) in retired
+    assert registry.verify("m", 1).version == 1  # nobody knows any more whether it is needed
+    said = celeriac("models", "gc", env=environment(settings)).stdout
+    assert "m: left as it is" in said
+
+
 def test_a_retired_version_that_a_job_came_to_need_comes_back(registry: Registry) -> None:
     run(registry)
     later = run(registry, 6, now_s=time.time() + HOUR_S + 1)

@@ -43,7 +43,9 @@ def gc(
     _say(f"{would}restored: work needs them", found.restore)
     _say("retired before; their files stay for an hour", found.waiting)
     _say("not deleted, for the reason that was logged; tried again the next time", found.failed)
-    if not (found or found.waiting or found.failed):
+    for name in found.skipped:
+        typer.echo(f"{name}: left as it is, for the reason that was logged")
+    if not (found or found.waiting or found.failed or found.skipped):
         typer.echo(f"Nothing to delete: aliases, work, or the newest {number} hold every version.")
 
 
