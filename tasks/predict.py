@@ -30,12 +30,17 @@ from tasks.base import CeleriacTask
 
 log = get_logger(__name__)
 
+FIRST_LOOK_S, LAST_LOOK_S = 0.1, 1.0
+"""A task whose version is being loaded goes back to its queue for so long, longer each time ..."""
+MOST_LOOKS = 300
+"""... so many times; then it waits in its process."""
+
 
 # Bound: as somebody's link_error an unbound task of more than one argument would be called on the
 # spot by Celery, and its result kept by nobody.
 @shared_task(name=PREDICT, base=CeleriacTask, bind=True)
 def predict(
-    self: Task, model: str, items: list[Any], v: int = CONTRACT  # noqa: ARG001
+    self: Task, model: str, items: list[Any], v: int = CONTRACT
 ) -> list[dict[str, Any]]:
     """Score ``items`` with ``model``; the answers are a list in the items' order.
 
@@ -44,7 +49,21 @@ def predict(
     """
     check_contract(v)
     _check_items(items)
+    if not _is_ready(self, model):
+        # Others that wait for this process go first: a load may take long, and its trial may hang.
+        pause_s = min(FIRST_LOOK_S * 2 ** min(self.request.retries, 10), LAST_LOOK_S)
+        raise self.retry(countdown=pause_s, max_retries=MOST_LOOKS)
     return score(model, items)
+
+
+def _is_ready(task: Task, model: str) -> bool:
+    """False while a thread loads what ``model`` names, and the task can come again."""
+    request = task.request
+    if request.called_directly or request.is_eager or request.retries >= MOST_LOOKS:
+        return True
+    host = get_host()
+    key, device = host.placed(model)
+    return device != host.device or host.is_ready(*key)
 
 
 @shared_task(name=PREDICT_ENVELOPE, base=CeleriacTask, bind=True, ignore_result=True)
