@@ -155,16 +155,27 @@ class Realtime:
 
 def encode(item: Any, limit: int) -> bytes:
     """``item`` as it travels. Raises InvalidItem, or PayloadTooLarge beyond ``limit`` bytes."""
+    _check_size(_least_bytes(item), limit)
     try:
         data = msgspec.json.encode(json_value(item))
     except (RecursionError, ValueError, TypeError, OverflowError) as error:
         raise errors.InvalidItem(f"the item cannot be sent as JSON: {error}") from error
-    if len(data) > limit:
+    _check_size(len(data), limit)
+    return data
+
+
+def _least_bytes(item: Any) -> int:
+    """What ``item`` takes as base64 alone; 0 for what does not travel so."""
+    raw = len(item) if isinstance(item, (bytes, bytearray)) else getattr(item, "nbytes", 0)
+    return 4 * -(-raw // 3)
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
         raise errors.PayloadTooLarge(
-            f"the item has {len(data):,} bytes on the wire; at most {limit:,} are allowed "
+            f"the item has {size:,} bytes on the wire; at most {limit:,} are allowed "
             "([realtime] max_item_bytes): score large data as a dataset (submit_dataset)"
         )
-    return data
 
 
 def answer(outcome: Outcome) -> Prediction:

@@ -167,12 +167,14 @@ def serving(wanted: Requirement, service: Service, max_wait_ms: float = 0.0) -> 
     per_s = wanted.busiest_per_s
     processes = max(1, math.ceil(per_s / (BUSY * service.capacity_per_s)))
     processes = min(processes, _MOST_PROCESSES)
+    alone_ms = 1_000 * (service.seconds(1) + service.way_s)
     for _ in range(_TRIES):
         waits = play(per_s, service, processes, max_wait_ms=max_wait_ms)
         # Busy is no measure of room: a free process takes whatever waits, in ever smaller batches.
         has_room = per_s <= BUSY * processes * service.capacity_per_s
         met = has_room and waits.p99_ms <= wanted.latency_ms
-        if met or processes == _MOST_PROCESSES or waits.utilisation < 0.05:
+        is_hopeless = has_room and alone_ms > wanted.latency_ms
+        if met or is_hopeless or processes == _MOST_PROCESSES or waits.utilisation < 0.05:
             break
         processes = min(_MOST_PROCESSES, processes + max(1, processes // 4))
     batch = max(1, round(waits.mean_batch_size))

@@ -7,10 +7,12 @@ percentile. So the queue is played through, with the same random numbers each ti
 
 from __future__ import annotations
 
+import bisect
 import heapq
+import itertools
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from celeriac.registry.manifest import Profile
 
@@ -63,6 +65,7 @@ class Waits:
     """Share of the time that the processes are busy, 0 to 1."""
 
 
+@lru_cache(maxsize=256)
 def play(
     per_s: float, service: Service, processes: int, *, max_wait_ms: float = 0.0,
     arrivals: int = ARRIVALS,
@@ -70,53 +73,61 @@ def play(
     """Play ``arrivals`` random arrivals (Poisson, ``per_s`` items a second) through ``processes``.
 
     A free process takes what waits, at most ``max_batch_size``; if that is less, it waits for more
-    until the first of them is ``max_wait_ms`` old.
+    until the first of them is ``max_wait_ms`` old. The newest plays are remembered.
     """
-    come = _arrivals(per_s, arrivals)
+    come = [at / per_s for at in _arrivals(arrivals)]
     free = [0.0] * processes  # a heap: when each process is free
-    waits_s: list[float] = []
-    batches = counted = 0
-    busy_s, first = 0.0, 0
+    sizes: list[int] = []
+    ends_s: list[float] = []
+    first = 0
     while first < len(come):
-        start_s = max(heapq.heappop(free), come[first])
+        start_s = max(free[0], come[first])
         start_s, after = _fill(come, first, start_s, service.max_batch_size, max_wait_ms / 1_000)
-        took_s = service.seconds(after - first)
-        end_s = start_s + took_s
-        heapq.heappush(free, end_s)
-        busy_s += took_s
-        if first >= _WARM_UP * len(come):
-            waits_s += [end_s - come[item] + service.way_s for item in range(first, after)]
-            batches, counted = batches + 1, counted + after - first
+        end_s = start_s + service.seconds(after - first)
+        heapq.heapreplace(free, end_s)
+        sizes.append(after - first)
+        ends_s.append(end_s)
         first = after
-    waits_s.sort()
+    busy_s = service.fixed_s * len(sizes) + service.item_s * len(come)
+    p50_s, p99_s, mean_size = _counted(come, sizes, ends_s)
     return Waits(
-        p50_ms=1_000 * _quantile(waits_s, 0.5), p99_ms=1_000 * _quantile(waits_s, 0.99),
-        mean_batch_size=counted / max(1, batches),
-        utilisation=min(1.0, busy_s / (processes * max(free))),
+        p50_ms=1_000 * (p50_s + service.way_s), p99_ms=1_000 * (p99_s + service.way_s),
+        mean_batch_size=mean_size, utilisation=min(1.0, busy_s / (processes * max(free))),
     )
 
 
-def _arrivals(per_s: float, count: int) -> list[float]:
+def _counted(
+    come: list[float], sizes: list[int], ends_s: list[float]
+) -> tuple[float, float, float]:
+    """The median wait and the 99th percentile, in seconds, and the mean size of a batch, of those
+    batches that begin after the warm-up."""
+    import numpy as np
+
+    many = np.array(sizes)
+    begins = np.cumsum(many) - many
+    skipped = int(np.searchsorted(begins, _WARM_UP * len(come)))
+    many = many[skipped:]
+    if not len(many):
+        return 0.0, 0.0, 0.0
+    waits_s = np.repeat(ends_s[skipped:], many) - come[begins[skipped] :]
+    waits_s.sort()
+    p50_s, p99_s = (float(waits_s[int(share * len(waits_s))]) for share in (0.5, 0.99))
+    return p50_s, p99_s, float(many.mean())
+
+
+@lru_cache(maxsize=4)
+def _arrivals(count: int) -> tuple[float, ...]:
+    """Random moments, one a second in the mean."""
     chance = random.Random(_SEED)  # noqa: S311 - nothing secret
-    now_s, come = 0.0, []
-    for _ in range(count):
-        now_s += chance.expovariate(per_s)
-        come.append(now_s)
-    return come
+    return tuple(itertools.accumulate(chance.expovariate(1.0) for _ in range(count)))
 
 
 def _fill(
-    come: Sequence[float], first: int, start_s: float, most: int, max_wait_s: float
+    come: list[float], first: int, start_s: float, most: int, max_wait_s: float
 ) -> tuple[float, int]:
     """When a batch starts that is taken from ``start_s`` on, and the first item after it."""
     until_s = max(start_s, come[first] + max_wait_s)
-    after = first + 1
-    while after < len(come) and after - first < most and come[after] <= until_s:
-        after += 1
+    after = bisect.bisect_right(come, until_s, first + 1, min(first + most, len(come)))
     if after - first == most:
         return max(start_s, come[after - 1]), after
     return until_s, after
-
-
-def _quantile(ordered: Sequence[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0

@@ -27,15 +27,17 @@ _FIELD = re.compile(r"(?:unknown|missing required) field `([^`]{1,64})`")
 
 
 async def read(
-    gateway: Gateway, context: RequestContext, *, is_json: bool = True
+    gateway: Gateway, context: RequestContext, *, is_json: bool = True, is_item: bool = False
 ) -> bytes:
-    """The whole body; of JSON less is taken than of others.
+    """The whole body; of JSON less is taken than of others, and of what is one item as a whole.
 
     Raises PayloadTooLarge, GatewayBusy, UnsupportedBody (compressed), and Disconnected. One that
     does not come in time ends the request with BodyTimeout.
     """
     limits = gateway.limits
     limit = min(limits.max_json_bytes, limits.max_body_bytes) if is_json else limits.max_body_bytes
+    if is_item:  # it travels as base64
+        limit = min(limit, gateway.settings.realtime.max_item_bytes * 3 // 4)
     _check_head(context, limit)
     began_s = time.monotonic()
     message = await _next(context)
@@ -94,8 +96,9 @@ def not_valid(error: msgspec.ValidationError) -> errors.RequestError:
 
 def too_large(limit: int) -> errors.PayloadTooLarge:
     return errors.PayloadTooLarge(
-        f"more than {limit:,} bytes ([gateway] max_body_bytes, of JSON max_json_bytes): send fewer "
-        "items at once or binary tensors (/v2), or score large data as a dataset"
+        f"more than {limit:,} bytes ([gateway] max_body_bytes, of JSON max_json_bytes, of an image "
+        "three quarters of [realtime] max_item_bytes): send fewer items at once or binary tensors "
+        "(/v2), or score large data as a dataset"
     )
 
 

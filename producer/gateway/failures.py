@@ -75,6 +75,16 @@ class UnsupportedBody(errors.RequestError):
     code = "unsupported_body"
 
 
+class NoSuchRange(errors.RequestError):
+    """The file has no such part."""
+
+    code = "range_not_satisfiable"
+
+    def __init__(self, message: str | None = None, size: int = 0) -> None:
+        super().__init__(message)
+        self.size = size
+
+
 class NotReady(errors.CeleriacError):
     """Nobody answers for this model at the moment."""
 
@@ -100,6 +110,7 @@ STATUS = {
     "cancelled": 409,
     "payload_too_large": 413,
     "unsupported_body": 415,
+    "range_not_satisfiable": 416,
     "head_too_large": 431,
     "item_failed": 422,
     "item_invalid": 422,
@@ -170,13 +181,16 @@ def body(error: errors.CeleriacError, request_id: str, path: str) -> bytes:
 
 
 def headers(error: errors.CeleriacError) -> tuple[tuple[bytes, bytes], ...]:
-    """``Retry-After`` (whole seconds, rounded up), ``Allow`` and ``WWW-Authenticate``."""
+    """``Retry-After`` (whole seconds, rounded up), ``Allow``, ``Content-Range`` and
+    ``WWW-Authenticate``."""
     if isinstance(error, errors.Overloaded):
         return ((b"retry-after", b"%d" % retry_after_s(error.retry_after_s)),)
     if isinstance(error, errors.BrokerError):
         return ((b"retry-after", b"1"),)
     if isinstance(error, MethodNotAllowed) and error.allow:
         return ((b"allow", error.allow.encode("ascii")),)
+    if isinstance(error, NoSuchRange):
+        return ((b"content-range", b"bytes */%d" % error.size),)
     if isinstance(error, Unauthenticated):
         return ((b"www-authenticate", b'Bearer realm="celeriac"'),)
     return ()

@@ -22,6 +22,7 @@ from celeriac.jobs.ledger import JobState
 from celeriac.jobs.plan import is_job_id, new_job_id
 from celeriac.messages import ModelRef
 from celeriac.registry.catalogue import VersionInfo
+from celeriac.settings import GatewaySettings
 from celeriac.submissions.requests import id_of_key
 from producer import orders
 from producer.gateway import body, results
@@ -222,7 +223,8 @@ async def files(id: str, request: Request) -> Response:
             responses={
     200: {"description": "Its content", "content": {kind: {} for kind in results.KINDS}},
     206: {"description": "A part of it (`Range`)", "content": {kind: {} for kind in results.KINDS}},
-    409: {"description": "It has no results (yet)"}, **_UNKNOWN
+    409: {"description": "It has no results (yet)"},
+    416: {"description": "It has no such part"}, **_UNKNOWN
 })  # fmt: skip
 async def file(id: str, name: str, request: Request) -> Response:
     """`name` as in the list: `parts/part-00000.csv`, `manifest.json`, `report.html`."""
@@ -242,7 +244,8 @@ async def events(id: str, request: Request) -> Response:
     """Each event says all, so after a break just connect again; `Last-Event-ID` is understood."""
     gateway, context = contexts(request)
     status = await _status(gateway, context, id)
-    gateway.progress.check_room(gateway.limits.max_event_streams)
+    limits, tenant = gateway.limits, context.caller.tenant
+    gateway.progress.check_room(limits.max_event_streams, tenant, share_of_tenant(limits))
     stream = gateway.progress.events(
         status, lambda now: _shown(gateway, context, now),
         context.header(b"last-event-id"),
@@ -250,6 +253,13 @@ async def events(id: str, request: Request) -> Response:
     return StreamingResponse(stream, media_type="text/event-stream", headers={
         "Cache-Control": "no-store", "X-Accel-Buffering": "no",
     })
+
+
+def share_of_tenant(limits: GatewaySettings) -> int:
+    """Streams of events that one of several tenants may have: half of all. 0, no bound of its own:
+    there is one tenant."""
+    tenants = {key.tenant for key in limits.keys.values()}
+    return (limits.max_event_streams + 1) // 2 if len(tenants) > 1 else 0
 
 
 # --- a new job ------------------------------------------------------------------------------------

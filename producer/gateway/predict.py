@@ -66,10 +66,11 @@ async def predict(gateway: Gateway, context: RequestContext, model: str) -> Answ
     if b"prefer" not in context.headers:
         gateway.pressure.check(model, time.monotonic())
     kind = context.headers.get(b"content-type", b"").lower()
-    data = await body.read(gateway, context, is_json=not kind.startswith(b"image/"))
+    is_image = kind.startswith(b"image/")
+    data = await body.read(gateway, context, is_json=not is_image, is_item=is_image)
     if b"prefer" in context.headers and predictions.is_wanted(context):
         return await predictions.submitted(gateway, context, model, data)
-    if kind.startswith(b"image/"):
+    if is_image:
         return await _predict_one(gateway, context, model, data)
     if kind and b"json" not in kind:
         raise UnsupportedBody("send JSON (application/json), or one image (image/png, image/jpeg)")

@@ -74,13 +74,17 @@ class Progress:
         """How many there are."""
         return sum(one.streams for one in self._watched.values())
 
-    def check_room(self, most: int) -> None:
-        """Raises GatewayBusy if there are ``most`` streams already."""
+    def check_room(self, most: int, tenant: str = "", most_of_tenant: int = 0) -> None:
+        """Raises GatewayBusy if there are ``most`` streams already, or ``most_of_tenant`` (0: any
+        number) of ``tenant``."""
         if self.streams >= most:
-            raise GatewayBusy(
-                f"{most:,} streams of events are open already ([gateway] max_event_streams); "
-                "ask for the job's state now and then instead", BUSY_RETRY_S,
-            )
+            raise _busy(f"{most:,} streams of events are open already")
+        if 0 < most_of_tenant <= self._streams_of(tenant):
+            raise _busy(f"your tenant has {most_of_tenant:,} streams of events open already")
+
+    def _streams_of(self, tenant: str) -> int:
+        every = self._watched.values()
+        return sum(one.streams for one in every if one.status.tenant == tenant)
 
     async def events(
         self, status: JobStatus, shown: Shown, last_id: str = ""
@@ -140,6 +144,13 @@ class Progress:
             for job_id, status in zip(ids, found, strict=True):
                 if job_id in self._watched:
                     self._watched[job_id].tell(status)
+
+
+def _busy(what: str) -> GatewayBusy:
+    return GatewayBusy(
+        f"{what} ([gateway] max_event_streams); ask for the job's state now and then instead",
+        BUSY_RETRY_S,
+    )
 
 
 async def _came(changed: asyncio.Event) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -14,6 +15,10 @@ from producer.advice import advise_for, as_data
 from producer.gateway.cold import contexts
 
 router = APIRouter(prefix="/v1/recommendation", tags=["models"])
+
+_adviser = ThreadPoolExecutor(1, "adviser")
+"""An advice is some ten milliseconds of pure Python. One at a time shares the interpreter with the
+event loop; many at once would leave it little."""
 
 
 class Recommendation(BaseModel):
@@ -48,10 +53,8 @@ async def recommend(  # noqa: PLR0913, PLR0917 - the parameters of the query
         peak_per_s=peak_per_s,
     )
     gateway, context = contexts(request)
-    advice, profile = await asyncio.to_thread(
-        lambda: advise_for(
-            wanted, gateway.client.routes.catalogue(context.left_s()) if model else None, model,
-            gateway.settings, cores,
-        )
+    catalogue = await gateway.client.catalogue(context.left_s()) if model else None
+    advice, profile = await asyncio.get_running_loop().run_in_executor(
+        _adviser, advise_for, wanted, catalogue, model, gateway.settings, cores
     )
     return Recommendation.model_validate(as_data(advice, profile, core_hour_cost))

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from fastapi.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
 
 from celeriac import errors
 from celeriac.datasets.places import Place
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.manifest import Manifest, read_manifest
-from producer.gateway.failures import RouteNotFound
+from producer.gateway.failures import NoSuchRange, RouteNotFound, fault
 
 BLOCK_BYTES = 1 << 20
 T = TypeVar("T")
@@ -116,13 +117,26 @@ def respond(found: ResultFile, path: Place) -> Response:
     kind = _TYPES.get(path.suffix, "application/octet-stream")
     shown = "inline" if found.kind in ("report", "manifest") else "attachment"
     if isinstance(path, Path):
-        return FileResponse(
+        return _File(
             path, media_type=kind, headers=headers, filename=path.name,
             content_disposition_type=shown,
         )
     headers["Content-Disposition"] = f'{shown}; filename="{path.name}"'
     headers["Content-Length"] = str(found.bytes)
     return StreamingResponse(_blocks(path), media_type=kind, headers=headers)
+
+
+class _File(FileResponse):
+    """Says in our form what is wrong with a ``Range``, instead of in plain text."""
+
+    @classmethod
+    def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
+        try:
+            return super()._parse_range_header(http_range, file_size)
+        except MalformedRangeHeader as error:
+            raise fault("Range is one or more parts, as in bytes=0-999", "Range") from error
+        except RangeNotSatisfiable as error:
+            raise NoSuchRange(f"the file has {file_size:,} bytes", file_size) from error
 
 
 async def in_thread(work: Callable[..., T], *arguments: Any) -> T:

@@ -27,7 +27,8 @@ HEAD_S = 10.0
 LINGER_S = 5.0
 """So long a body may go on coming after its request was answered."""
 
-_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+_UPGRADE = re.compile(rb"\r\nupgrade(?=:)", re.IGNORECASE)
+_NAME_BYTES = len(b"\r\nupgrade")
 _NO_TRAILERS: deque[tuple[bytes, bytes]] = deque(maxlen=0)
 """Takes the headers that come after a body, and forgets them."""
 
@@ -88,6 +89,8 @@ class Protocol(HttpToolsProtocol):
 
     _head_bytes = 0
     """Of a head that comes in several pieces, without the first."""
+    _head_end = b""
+    """The last bytes of such a head so far: an offer may be cut anywhere."""
     _in_head = False
     """Between the first byte of a request and the end of its head."""
     _heads = 0
@@ -116,9 +119,11 @@ class Protocol(HttpToolsProtocol):
         if self._is_deaf:
             return
         was_in_head, heads = self._in_head, self._heads
-        if (b"pgrade:" in data or b"PGRADE:" in data) and not self._is_in_body():
-            data = _without_upgrade(data)
+        may_offer = was_in_head or b"pgrade:" in data or b"PGRADE:" in data
+        if may_offer and not self._is_in_body():
+            data = _without_upgrade(data, self._head_end)
         super().data_received(data)
+        self._head_end = (self._head_end + data)[-_NAME_BYTES:] if self._in_head else b""
         is_another = self._heads != heads
         if was_in_head and (is_another or not self._in_head):
             self._end_head()
@@ -256,11 +261,11 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def _without_upgrade(data: bytes) -> bytes:
-    """``data`` with another name for the header ``Upgrade``.
+def _without_upgrade(data: bytes, before: bytes) -> bytes:
+    """``data`` with a longer name for the header ``Upgrade``, which may begin in ``before``.
 
     The parser would take what follows the head for the other protocol. Some clients (Java's) offer
     HTTP/2 in this way with every request, also with those that have a body.
     """
-    head, end, rest = data.partition(b"\r\n\r\n")
-    return _UPGRADE.sub(b"\r\nx-upgrade:", head) + end + rest
+    head, end, rest = (before + data).partition(b"\r\n\r\n")
+    return (_UPGRADE.sub(rb"\g<0>-unheard", head) + end + rest)[len(before) :]

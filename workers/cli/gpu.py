@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from celeriac.settings import load_settings
+from producer.cli import terminal
 from workers import devices
 from workers.devices import Gpu
 
@@ -25,10 +25,9 @@ def register(main: typer.Typer) -> None:
 @app.command("list")
 def list_() -> None:
     """The GPUs that workers would use, by number and UUID. Exit code 69 if there is none."""
-    table = Table("GPU", "name", "memory", "UUID")
-    for gpu in _usable():
-        table.add_row(gpu.label, gpu.name, f"{gpu.memory_bytes / 1e9:.0f} GB", gpu.uuid)
-    Console(highlight=False).print(table)
+    terminal.show_rows(("UUID", "GPU", "name", "memory"), (
+        (gpu.uuid, gpu.label, gpu.name, f"{gpu.memory_bytes / 1e9:.0f} GB") for gpu in _usable()
+    ))
 
 
 @app.command()

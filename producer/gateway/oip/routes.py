@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
@@ -209,8 +210,21 @@ async def statistics(request: Request) -> dict[str, Any]:
     return contexts(request)[0].inferences.to_wire(every_version(catalogue.models))
 
 
+class IndexRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """``{"ready"?}``: only those that are ready, which all are."""
+
+    ready: bool = False
+
+
+_index = msgspec.json.Decoder(IndexRequest)
+
+
 @router.post("/repository/index", summary="Every version of every model")
 async def index(request: Request) -> list[dict[str, str]]:
+    gateway, context = contexts(request)
+    data = await body.read(gateway, context)
+    if data:
+        body.decode(gateway, data, _index)
     return repository_index(await _catalogue(request))
 
 

@@ -175,6 +175,16 @@ def test_too_large_with_and_without_a_length(process: GatewayProcess, route: str
         assert b" 413 " in connection.recv(100)
 
 
+def test_an_image_that_no_item_may_be_is_refused_by_its_head(process: GatewayProcess) -> None:
+    head = (
+        "POST /v1/models/echo/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+        "Content-Length: 750001\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", process.http.port), timeout=10) as connection:
+        connection.sendall(head.encode())
+        assert b" 413 " in connection.recv(100)
+
+
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "identity, gzip"])
 def test_compressed_bodies_are_not_unpacked(

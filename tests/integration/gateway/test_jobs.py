@@ -88,6 +88,12 @@ def test_the_whole_life_of_a_job(stack: JobsStack) -> None:
     assert {row["prediction"] for row in rows} == {"positive", "negative"}
     part = stack.ask("GET", path, Range="bytes=0-9")
     assert (part.status, len(part.body)) == (206, 10)
+    beyond = stack.ask("GET", path, Range="bytes=99999999-")
+    assert (beyond.status, beyond.json["error"]["code"]) == (416, "range_not_satisfiable")
+    assert beyond.headers["content-range"] == f"bytes */{merged['bytes']}"
+    for wrong in ("bytes=abc", "rows=0-1", "bytes=5-2", "bytes=", f"bytes={'9' * 5_000}-"):
+        answer = stack.ask("GET", path, Range=wrong)
+        assert (answer.status, answer.json["error"]["field"]) == (400, "Range"), wrong
 
 
 def test_only_what_the_manifest_names_leaves(stack: JobsStack) -> None:

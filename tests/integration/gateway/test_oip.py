@@ -83,6 +83,14 @@ def test_bodies_that_are_nothing(http_client: Http, change: bytes) -> None:
     assert time.monotonic() - began_s < 3
 
 
+def test_the_index_takes_what_the_protocol_has(http_client: Http) -> None:
+    for data in (b"", b"{}", b'{"ready": true}'):
+        assert http_client.post("/v2/repository/index", data).status == 200
+    for data in (b"{", b"[]", b'{"ready": 1}', b'{"other": true}', b"[" * 10_000):
+        answer = http_client.post("/v2/repository/index", data)
+        assert (answer.status, list(answer.json)) == (400, ["error"]), data
+
+
 def test_compressed_bodies_are_refused(http_client: Http) -> None:
     answer = http_client.post(INFER, TEXT, Content_Encoding="gzip")
     assert (answer.status, list(answer.json)) == (415, ["error"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from celeriac import errors
-from celeriac.advisor.advice import Advice, Choice, advise
+from celeriac.advisor.advice import Advice, Choice, advise, serving
+from celeriac.advisor.queueing import Service, play
 from celeriac.advisor.requirement import Requirement, UpdateFrequency
 from celeriac.registry.manifest import Profile
 
@@ -121,3 +122,11 @@ def test_busy_lanes_are_no_reason_for_more_of_them() -> None:
     assert found.processes == 9
     assert found.met
     assert found.waits.p99_ms < 10
+
+
+def test_what_no_number_of_processes_can_do_is_played_once() -> None:
+    play.cache_clear()
+    slow = Service(fixed_s=0.050, item_s=0.001, max_batch_size=8)
+    wanted = Requirement(latency_ms=20, volume=1_000_000, update_frequency="continuous")
+    assert not serving(wanted, slow).met
+    assert play.cache_info().misses == 1

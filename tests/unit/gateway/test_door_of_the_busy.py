@@ -172,20 +172,35 @@ def test_answers_that_nobody_takes_are_not_piled_up() -> None:
 OFFER = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
 
 
-@pytest.mark.parametrize("pieces", [
-    [request(headers=OFFER.replace(b"Upgrade:", b"uPGrade:"))],
-    [request(headers=OFFER).partition(b"Upgrade:")[0], b"Upgrade: h2c\r\n\r\n"],
-])  # fmt: skip
-def test_the_body_after_an_offer_that_was_not_seen_is_no_request(pieces: list[bytes]) -> None:
+def test_the_body_after_an_offer_that_was_not_seen_is_no_request() -> None:
     async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
-        for piece in pieces:
-            protocol.data_received(piece)
+        protocol.data_received(request(headers=OFFER.replace(b"Upgrade:", b"uPGrade:")))
         for _ in range(2):
             protocol.data_received(request(b"/v1/models/other/predict"))
         await asyncio.wait(protocol.tasks)
         assert wire.sent.count(b"HTTP/1.1 ") == 1
         assert b"connection: close" in wire.sent
         assert wire.closed
+
+    talk(play)
+
+
+def test_an_offer_costs_no_body_wherever_its_head_is_cut() -> None:
+    whole = request(headers=OFFER)
+
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        guard.gateway.pressure._gates["busy"].is_shut = False
+        for cut in range(1, len(whole)):
+            protocol.data_received(whole[:cut])
+            protocol.data_received(whole[cut:])
+            await asyncio.wait(protocol.tasks)
+            assert wire.sent.startswith(b"HTTP/1.1 200"), whole[:cut]
+            wire.sent = b""
+        for byte in whole:
+            protocol.data_received(bytes([byte]))
+        await asyncio.wait(protocol.tasks)
+        assert wire.sent.startswith(b"HTTP/1.1 200")
+        assert not wire.closed
 
     talk(play)
 

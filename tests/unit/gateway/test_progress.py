@@ -1,0 +1,48 @@
+"""How many streams of events there may be."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from celeriac.settings import GatewaySettings
+from producer.gateway.failures import GatewayBusy
+from producer.gateway.jobs import share_of_tenant
+from producer.gateway.progress import Progress
+
+
+async def _nothing(ids: list[str]) -> list[Any]:
+    return [None for _ in ids]
+
+
+def test_one_tenant_leaves_room_for_the_others() -> None:
+    async def main() -> None:
+        progress = Progress(_nothing, lambda: False)
+        with ExitStack() as streams:
+            for job in ("a", "a", "b"):
+                status: Any = SimpleNamespace(id=job, tenant="greedy")
+                streams.enter_context(progress._watching(status))
+            with pytest.raises(GatewayBusy, match="your tenant has 3 streams"):
+                progress.check_room(6, "greedy", 3)
+            progress.check_room(6, "other", 3)
+            with pytest.raises(GatewayBusy, match="3 streams of events are open already"):
+                progress.check_room(3, "other", 3)
+        progress.check_room(6, "greedy", 3)
+
+    asyncio.run(main())
+
+
+def test_a_tenant_alone_has_all_of_them() -> None:
+    def keys(*tenants: str) -> GatewaySettings:
+        return GatewaySettings.model_validate({"max_event_streams": 7, "keys": {
+            f"key{number}": {"sha256": f"{number:064x}", "tenant": tenant}
+            for number, tenant in enumerate(tenants)
+        }})
+
+    assert share_of_tenant(keys()) == 0
+    assert share_of_tenant(keys("shop", "shop")) == 0
+    assert share_of_tenant(keys("shop", "bank")) == 4
