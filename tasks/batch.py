@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any
@@ -25,11 +26,11 @@ from celeriac.jobs.chunk import PredictBatch, process_name, run_chunk
 from celeriac.jobs.drift import Reference
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.lease import ChunkLease
-from celeriac.jobs.ledger import Answer, Change, Claim, JobState, Ledger
+from celeriac.jobs.ledger import Answer, Change, Claim, JobState, Ledger, Runner
 from celeriac.jobs.memory import has_killed, kernel_mark
 from celeriac.jobs.plan import ChunkRecord, JobPlan
 from celeriac.jobs.recall import RecallingScorer, shares_cache
-from celeriac.logs import get_logger
+from celeriac.logs import bound, get_logger
 from celeriac.messages import (
     BATCH_CHUNK,
     BATCH_FINALIZE,
@@ -50,6 +51,9 @@ log = get_logger(__name__)  # each line names the job and the chunk: tasks.base 
 
 FINALIZER_TIMEOUT_S = 3_600.0
 PLAN_TIMEOUT_S = 3_600.0
+MESSAGE_S = 0.1
+"""So long a message's process goes on with the next chunk of the job, without a message for it:
+Celery's own work on a message takes longer than a short chunk."""
 
 
 @lru_cache(maxsize=1)
@@ -73,11 +77,7 @@ class ChunkTask(CeleriacTask):
         if not isinstance(exc, WorkerLostError):
             return
         try:
-            _ledger().release_owner(
-                str(kwargs.get("job_id")), int(kwargs.get("chunk_no", -1)), task_id,
-                reason=f"chunk {kwargs.get('chunk_no')}: {_how(exc)}",
-                max_attempts=get_settings().batch.max_attempts,
-            )
+            _give_up(str(kwargs.get("job_id")), kwargs.get("chunk_no"), task_id, _how(exc))
         except redis.RedisError as error:  # its lease lapses by itself
             log.warning("chunk not given back", reason=str(error))
 
@@ -141,28 +141,16 @@ def plan(self: Task, job_id: str, v: int = 1) -> None:  # noqa: ARG001
 def chunk(self: Task, job_id: str, chunk_no: int, output: str, v: int = 1) -> None:
     """Score one chunk, unless it is done, busy, or its job has ended; then commit it, once."""
     check_contract(v)
-    batch = get_settings().batch
-    claim = patiently(lambda: _ledger().claim(
-        job_id, chunk_no, owner=str(self.request.id), worker=process_name(),
-        lease_s=batch.lease_s, max_attempts=batch.max_attempts, mark=kernel_mark(),
-    ))
+    began_s = time.monotonic()
+    runner = _runner(str(self.request.id))
+    claim = patiently(lambda: _ledger().claim(job_id, chunk_no, **asdict(runner)))
     if claim.answer is not Answer.GRANTED:
         _skip(claim, job_id, output)
         return
-    lease = _lease(job_id, chunk_no, output, claim)
-    try:
-        with lease:
-            record = _score(job_id, chunk_no, output, claim, lease)
-    except errors.Cancelled as error:
-        _stop(job_id, chunk_no, output, claim, lease, error)
-    except Exception as error:  # noqa: BLE001 - the policy decides, and the job says why
-        _fail(job_id, chunk_no, output, claim, error)
-    else:
-        change = patiently(lambda: _ledger().commit(job_id, record, claim.epoch))
-        metrics.CHUNKS.labels(_OUTCOMES.get(change.answer, "repeated")).inc()
-        if change.answer is not Answer.COMMITTED:
-            log.info("chunk does not count", answer=change.answer)
-        _publish(job_id, output, change)
+    run: Claim | None = claim
+    while run is not None:
+        with bound(chunk_no=run.chunk):
+            run = _run(job_id, output, run, runner, began_s)
 
 
 @shared_task(
@@ -208,6 +196,55 @@ def reconcile() -> None:
         log.warning("jobs reconciled", **found)
 
 
+def _runner(message_id: str) -> Runner:
+    batch = get_settings().batch
+    return Runner(
+        owner=message_id, worker=process_name(), lease_s=batch.lease_s,
+        max_attempts=batch.max_attempts, mark=kernel_mark(),
+    )
+
+
+def _run(
+    job_id: str, output: str, claim: Claim, runner: Runner, began_s: float
+) -> Claim | None:
+    """Score a chunk and commit it, or have it tried again; the next one of this process."""
+    lease = _lease(job_id, output, claim)
+    try:
+        with lease:
+            record = _score(job_id, output, claim, lease)
+    except errors.Cancelled as error:
+        _stop(job_id, output, claim, lease, error)
+        return None
+    except Exception as error:  # noqa: BLE001 - the policy decides, and the job says why
+        _fail(job_id, output, claim, error)
+        return None
+    then = runner if time.monotonic() - began_s < MESSAGE_S else None
+    change = patiently(lambda: _ledger().commit(job_id, record, claim.epoch, then))
+    metrics.CHUNKS.labels(_OUTCOMES.get(change.answer, "repeated")).inc()
+    if change.answer is not Answer.COMMITTED:
+        log.info("chunk does not count", answer=change.answer)
+    _publish(job_id, output, change)
+    return change.next
+
+
+def _give_up(job_id: str, chunk_no: int | None, message_id: str, how: str) -> None:
+    """The process that had the message is gone: what it ran is tried again."""
+    held = _ledger().held_by(job_id, message_id)
+    if held is None:
+        return
+    change = _ledger().release_owner(
+        job_id, held, message_id, reason=f"chunk {held}: {how}",
+        max_attempts=get_settings().batch.max_attempts,
+    )
+    entry = _ledger().entry(job_id)
+    if entry is None:
+        return
+    job = Job.of_entry(entry)
+    waves.publish(_broker(), job, change)
+    if change.answer is Answer.AGAIN and held != chunk_no:  # Celery sends its own again
+        waves.publish_chunks(_broker(), job, [held], delay_s=ChunkTask.default_retry_delay)
+
+
 def _how(error: WorkerLostError) -> str:
     """How a process ended, without the pool's own number for its task."""
     return re.sub(r" Job: \d+\.$", "", str(error))
@@ -233,34 +270,32 @@ def _skip(claim: Claim, job_id: str, output: str) -> None:
     _publish(job_id, output, claim)
 
 
-def _lease(job_id: str, chunk_no: int, output: str, claim: Claim) -> ChunkLease:
+def _lease(job_id: str, output: str, claim: Claim) -> ChunkLease:
     batch = get_settings().batch
 
     def give_back() -> None:
-        reason = _too_long(chunk_no) if lease.is_over else ""
-        _publish(job_id, output, _give_back(job_id, chunk_no, claim, reason))
+        reason = _too_long(claim.chunk) if lease.is_over else ""
+        _publish(job_id, output, _give_back(job_id, claim, reason))
 
     lease = ChunkLease(
-        lambda: _ledger().renew(job_id, chunk_no, claim.epoch, batch.lease_s),
+        lambda: _ledger().renew(job_id, claim.chunk, claim.epoch, batch.lease_s),
         lease_s=batch.lease_s, timeout_s=batch.chunk_timeout_s, on_hang=give_back,
     )
     return lease
 
 
-def _score(
-    job_id: str, chunk_no: int, output: str, claim: Claim, lease: ChunkLease
-) -> ChunkRecord:
+def _score(job_id: str, output: str, claim: Claim, lease: ChunkLease) -> ChunkRecord:
     folder = _folder(output)
     plan, chunks = _plan(output, job_id, _stamp(folder))
-    if not 0 <= chunk_no < len(chunks):
-        raise errors.JobFailed(f"job {job_id} has no chunk {chunk_no}")
+    if not 0 <= claim.chunk < len(chunks):
+        raise errors.JobFailed(f"job {job_id} has no chunk {claim.chunk}")
     scoring = plan.scoring
     host = get_host()
     scorer = host.scorer(scoring.model, scoring.version)
     started = time.perf_counter()
     try:
         record = run_chunk(
-            folder, plan, chunks[chunk_no],
+            folder, plan, chunks[claim.chunk],
             _predict_batch(scorer, scoring.text_column),
             is_stopped=lease.is_stopped, holds_lease=lease.is_held,
             attempt=claim.attempt, epoch=claim.epoch,
@@ -335,41 +370,41 @@ def _open(folder: JobFolder, job_id: str) -> JobPlan:
     return plan
 
 
-def _stop(  # noqa: PLR0913, PLR0917 - a chunk and its run
-    job_id: str, chunk_no: int, output: str, claim: Claim, lease: ChunkLease, error: Exception
+def _stop(
+    job_id: str, output: str, claim: Claim, lease: ChunkLease, error: Exception
 ) -> None:
     """The run was stopped: by its time, by the job's end, or by another that has its lease."""
     if lease.is_over:
-        _fail(job_id, chunk_no, output, claim, errors.WorkerError(_too_long(chunk_no)))
+        _fail(job_id, output, claim, errors.WorkerError(_too_long(claim.chunk)))
         return
     metrics.CHUNKS.labels("stopped").inc()
     log.info("chunk stopped", answer=lease.answer, reason=str(error))
-    _publish(job_id, output, _give_back(job_id, chunk_no, claim, ""))
+    _publish(job_id, output, _give_back(job_id, claim, ""))
 
 
-def _fail(job_id: str, chunk_no: int, output: str, claim: Claim, error: Exception) -> None:
+def _fail(job_id: str, output: str, claim: Claim, error: Exception) -> None:
     """The attempt has failed: end the job, try the chunk again, or give it up."""
     max_attempts = get_settings().batch.max_attempts
-    reason = policy.reason(error, chunk_no, claim.attempt, max_attempts)
+    reason = policy.reason(error, claim.chunk, claim.attempt, max_attempts)
     if policy.ends_job(error):
         metrics.CHUNKS.labels("failed").inc()
         log.error("chunk failed", attempt=claim.attempt, reason=reason)
         patiently(lambda: _ledger().fail(job_id, reason))
-        _give_back(job_id, chunk_no, claim, "")
+        _give_back(job_id, claim, "")
         return
-    change = _give_back(job_id, chunk_no, claim, reason)
+    change = _give_back(job_id, claim, reason)
     dead = change.answer is Answer.DEAD
     metrics.CHUNKS.labels("dead" if dead else "retried").inc()
     log.warning("chunk failed", attempt=claim.attempt, answer=change.answer, reason=reason)
     _publish(job_id, output, change)
     if change.answer is Answer.AGAIN:
         delay_s = policy.retry_delay_s(claim.attempt)
-        _publish_chunk(job_id, chunk_no, output, delay_s)
+        _publish_chunk(job_id, claim.chunk, output, delay_s)
 
 
-def _give_back(job_id: str, chunk_no: int, claim: Claim, reason: str) -> Change:
+def _give_back(job_id: str, claim: Claim, reason: str) -> Change:
     return patiently(lambda: _ledger().release(
-        job_id, chunk_no, claim.epoch, reason=reason,
+        job_id, claim.chunk, claim.epoch, reason=reason,
         max_attempts=get_settings().batch.max_attempts,
         delay_s=policy.retry_delay_s(claim.attempt) if reason else 0,
     ))

@@ -106,11 +106,33 @@ class Change:
 class Claim(Change):
     """The answer to a chunk that is about to run."""
 
+    chunk: int = -1
     attempt: int = 0
     """1 for the first."""
     epoch: int = 0
     mark: str = ""
     """Of the kernel, at the first attempt."""
+
+
+@dataclass(frozen=True)
+class Commit(Change):
+    """What became of a chunk that was scored, and how its run goes on."""
+
+    next: Claim | None = None
+    """The chunk that the same run has been granted, if it wanted one."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Who claims chunks, and on which terms."""
+
+    owner: str
+    """The message in hand, so that a process that ended can be given up by it."""
+    worker: str
+    lease_s: float
+    max_attempts: int
+    mark: str = ""
+    """How often the kernel has killed so far."""
 
 
 @dataclass(frozen=True)
@@ -393,7 +415,7 @@ class Ledger:
             scripts.CLAIM, job_id, chunk, round(lease_s * 1_000), owner, worker, max_attempts, mark
         )
         return Claim(
-            _answer(answer), _state(state), bool(completes), _numbers(wave), int(attempt),
+            _answer(answer), _state(state), bool(completes), _numbers(wave), chunk, int(attempt),
             int(epoch), _text(first_mark),
         )
 
@@ -401,10 +423,24 @@ class Ledger:
         """KEPT, or why this run should stop: LOST, CANCELLED, UNKNOWN."""
         return _answer(self._run(scripts.RENEW, job_id, chunk, epoch, round(lease_s * 1_000)))
 
-    def commit(self, job_id: str, record: ChunkRecord, epoch: int) -> Change:
-        """Count a chunk, once: COMMITTED, REPEATED, FENCED or UNKNOWN."""
-        return self._change(
-            scripts.COMMIT, job_id, record.chunk, epoch, record.rows_in, record.rows_failed
+    def commit(
+        self, job_id: str, record: ChunkRecord, epoch: int, then: Runner | None = None
+    ) -> Commit:
+        """Count a chunk, once: COMMITTED, REPEATED, FENCED or UNKNOWN.
+
+        ``then``: if it is COMMITTED, the first chunk that waits is granted to the same run. No
+        message of it is on its way.
+        """
+        terms: tuple[Any, ...] = ()
+        if then is not None:
+            terms = (
+                round(then.lease_s * 1_000), then.owner, then.worker, then.max_attempts, then.mark
+            )
+        answer, state, completes, wave, granted = self._run(
+            scripts.COMMIT, job_id, record.chunk, epoch, record.rows_in, record.rows_failed, *terms
+        )
+        return Commit(
+            _answer(answer), _state(state), bool(completes), _numbers(wave), _granted(granted)
         )
 
     def release(  # noqa: PLR0913 - a run, and how it ended
@@ -425,6 +461,14 @@ class Ledger:
     ) -> Change:
         """:meth:`release` for a process that ended with the message ``owner`` in hand."""
         return self._change(scripts.RELEASE, job_id, chunk, "", owner, reason, max_attempts, 0)
+
+    def held_by(self, job_id: str, owner: str) -> int | None:
+        """The chunk that runs with the message ``owner`` in hand, if there is one."""
+        chunks = _numbers(self._client.zrange(job_part_key(job_id, "running"), 0, -1))
+        names = [f"owner:{chunk}" for chunk in chunks]
+        owners = self._client.hmget(job_part_key(job_id, "claims"), names) if names else []
+        held = (chunk for chunk, one in zip(chunks, owners, strict=True) if _text(one) == owner)
+        return next(held, None)
 
     # --- chunks that were given up ----------------------------------------------------------------
 
@@ -526,6 +570,16 @@ def _entry(job_id: str, values: list[Any], counts: list[int]) -> JobEntry | None
     numbers = {name: int(value or 0) for name, value in fields.items() if name not in _TEXTS}
     chunks = {f"chunks_{name}": count for name, count in zip(_COUNTED, counts, strict=True)}
     return JobEntry(job_id=job_id, state=state, **{**fields, **numbers, **chunks})
+
+
+def _granted(found: Sequence[Any]) -> Claim | None:
+    if not found:
+        return None
+    chunk, attempt, epoch, mark = found
+    return Claim(
+        Answer.GRANTED, JobState.IN_PROGRESS, chunk=int(chunk), attempt=int(attempt),
+        epoch=int(epoch), mark=_text(mark),
+    )
 
 
 def _dropped(reason: str) -> str:

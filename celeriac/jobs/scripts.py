@@ -65,6 +65,23 @@ local function bury(chunk, attempts)
     attempts = attempts, reason = reason, worker = worker, at_ms = now, dropped = false}))
 end
 
+local function attempts_of(chunk)
+  return tonumber(redis.call('HGET', CLAIMS, 'attempt:' .. chunk) or '0')
+end
+
+-- The chunk runs from now on: its attempt, its epoch, and the kernel's mark at the first attempt.
+local function grant(chunk, lease_ms, owner, worker, mark)
+  local attempt = attempts_of(chunk) + 1
+  local last = tonumber(redis.call('HGET', CLAIMS, 'epoch:' .. chunk) or '0')
+  local epoch = math.max(now_us, last + 1)
+  redis.call('HSET', CLAIMS, 'attempt:' .. chunk, attempt, 'epoch:' .. chunk, epoch,
+             'owner:' .. chunk, owner, 'worker:' .. chunk, worker)
+  redis.call('HSETNX', CLAIMS, 'mark:' .. chunk, mark)
+  place(chunk, RUNNING, now + lease_ms)
+  redis.call('HSETNX', JOB, 'started_ms', now)
+  return attempt, epoch, redis.call('HGET', CLAIMS, 'mark:' .. chunk)
+end
+
 local function in_flight() return redis.call('ZCARD', QUEUED) + redis.call('ZCARD', RUNNING) end
 
 local function unqueue()
@@ -217,7 +234,7 @@ if state ~= 'in_progress' then return {'cancelled', state, 0, 0, 0, {}, ''} end
 if tonumber(chunk) >= number('chunks') then return {'unknown', state, 0, 0, 0, {}, ''} end
 local lease = redis.call('ZSCORE', RUNNING, chunk)
 if lease and tonumber(lease) > now then return {'busy', state, 0, 0, 0, {}, ''} end
-local attempts = tonumber(redis.call('HGET', CLAIMS, 'attempt:' .. chunk) or '0')
+local attempts = attempts_of(chunk)
 if attempts >= tonumber(ARGV[7]) then
   bury(chunk, attempts)
   local completes = settle()
@@ -225,16 +242,9 @@ if attempts >= tonumber(ARGV[7]) then
   touch()
   return {'dead', state, attempts, 0, completes, wave, ''}
 end
-local last = tonumber(redis.call('HGET', CLAIMS, 'epoch:' .. chunk) or '0')
-local epoch = math.max(now_us, last + 1)
-redis.call('HSET', CLAIMS, 'attempt:' .. chunk, attempts + 1, 'epoch:' .. chunk, epoch,
-           'owner:' .. chunk, ARGV[5], 'worker:' .. chunk, ARGV[6])
-redis.call('HSETNX', CLAIMS, 'mark:' .. chunk, ARGV[8])
-place(chunk, RUNNING, now + ARGV[4])
-redis.call('HSETNX', JOB, 'started_ms', now)
+local attempt, epoch, mark = grant(chunk, ARGV[4], ARGV[5], ARGV[6], ARGV[8])
 touch()
-local mark = redis.call('HGET', CLAIMS, 'mark:' .. chunk)
-return {'granted', state, attempts + 1, epoch, 0, {}, mark}
+return {'granted', state, attempt, epoch, 0, {}, mark}
 """
 
 # ARGV: chunk, epoch, lease in ms.
@@ -249,12 +259,15 @@ end
 return state == 'in_progress' and 'kept' or 'cancelled'
 """
 
-# ARGV: chunk, epoch, rows, failed rows.
+# ARGV: chunk, epoch, rows, failed rows; and if the run wants to go on with a chunk that waits,
+# lease in ms, owner, worker, attempts allowed, mark of the kernel.
 COMMIT = _PRELUDE + """
 local chunk = ARGV[3]
-if not state then return {'unknown', '', 0, {}} end
-if redis.call('SISMEMBER', DONE, chunk) == 1 then return {'repeated', state, 0, {}} end
-if redis.call('HGET', CLAIMS, 'epoch:' .. chunk) ~= ARGV[4] then return {'fenced', state, 0, {}} end
+if not state then return {'unknown', '', 0, {}, {}} end
+if redis.call('SISMEMBER', DONE, chunk) == 1 then return {'repeated', state, 0, {}, {}} end
+if redis.call('HGET', CLAIMS, 'epoch:' .. chunk) ~= ARGV[4] then
+  return {'fenced', state, 0, {}, {}}
+end
 place(chunk)
 forget(chunk)
 redis.call('HDEL', CLAIMS, 'epoch:' .. chunk, 'worker:' .. chunk)
@@ -262,9 +275,16 @@ redis.call('SADD', DONE, chunk)
 redis.call('HINCRBY', JOB, 'rows_done', ARGV[5])
 redis.call('HINCRBY', JOB, 'rows_failed', ARGV[6])
 local completes = settle()
+local next = {}
+if ARGV[7] and state == 'in_progress' and in_flight() < number('window') then
+  local waiting = redis.call('ZRANGE', WAITING, 0, 0)[1]
+  if waiting and attempts_of(waiting) < tonumber(ARGV[10]) then
+    next = {waiting, grant(waiting, ARGV[7], ARGV[8], ARGV[9], ARGV[11])}
+  end
+end
 local wave = top_up()
 touch()
-return {'committed', state, completes, wave}
+return {'committed', state, completes, wave, next}
 """
 
 # ARGV: chunk, epoch ('' if the owner is named), owner, reason ('': it was stopped), attempts

@@ -112,6 +112,12 @@ def work(client: redis.Redis, *, chunks: int | None = None, twice: bool = False)
     return done
 
 
+def with_window(broker: Broker, chunks: int) -> None:
+    """The jobs of this submitter have so many chunks queued or running at most."""
+    batch = broker.settings.batch.model_copy(update={"wave_chunks": chunks})
+    broker.settings = broker.settings.model_copy(update={"batch": batch})
+
+
 def test_a_job_from_submit_to_results(
     submit: Callable[..., JobHandle], redis_client: redis.Redis
 ) -> None:
@@ -370,7 +376,7 @@ def test_a_chunk_is_tried_three_times(
 ) -> None:
     tried: list[int] = []
 
-    def fail(job_id: str, chunk_no: int, output: str, claim: Claim, lease: object) -> None:
+    def fail(job_id: str, output: str, claim: Claim, lease: object) -> None:
         tried.append(claim.attempt)
         raise OSError("the disk is away")
 
@@ -400,6 +406,57 @@ def test_a_chunk_that_kills_its_process_ends_the_job(
 def test_a_killed_process_is_told_without_the_number_of_its_task() -> None:
     error = WorkerLostError("Worker exited prematurely: exitcode 3 Job: 10.")
     assert tasks.batch._how(error) == "Worker exited prematurely: exitcode 3"
+
+
+def test_what_a_killed_process_had_in_hand_is_sent_again(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker
+) -> None:
+    """Its own chunk by Celery, with its message; one that it had gone on with by us."""
+    handle, ledger = submit(), Ledger(broker.redis, 600)
+    for chunk in (1, 2):
+        ledger.claim(handle.id, chunk, owner=f"m{chunk}", worker="w", lease_s=60, max_attempts=3)
+    sent = redis_client.llen(QUEUE)
+
+    def lose(message: str, own: int) -> None:
+        kwargs = {"job_id": handle.id, "chunk_no": own, "output": str(handle.output)}
+        tasks.batch.chunk.on_retry(WorkerLostError("killed"), message, (), kwargs, None)
+
+    lose("m1", own=1)
+    lose("nobody", own=5)
+    assert (redis_client.llen(QUEUE), handle.status().chunks_running) == (sent, 1)
+    lose("m2", own=0)
+    assert (redis_client.llen(QUEUE), handle.status().chunks_running) == (sent + 1, 0)
+    assert queued(redis_client, QUEUE)[-1]["headers"]["chunk_no"] == 2
+    work(redis_client)
+    assert handle.status().state == "completed_with_errors"
+    record = JobFolder(handle.output).read_record(2)
+    assert record is not None
+    assert record.attempt == 2
+
+
+def test_short_chunks_go_on_without_messages(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with_window(broker, 2)
+    monkeypatch.setattr(tasks.batch, "MESSAGE_S", 60.0)
+    handle = submit()
+    assert redis_client.llen(QUEUE) == 2
+    work(redis_client, chunks=1)
+    assert (handle.status().chunks_done, redis_client.llen(QUEUE)) == (9, 1)
+    work(redis_client)
+    assert (handle.status().state, handle.status().chunks_done) == ("completed_with_errors", 10)
+
+
+def test_long_chunks_have_a_message_each(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with_window(broker, 2)
+    monkeypatch.setattr(tasks.batch, "MESSAGE_S", 0.0)
+    handle = submit()
+    work(redis_client, chunks=1)
+    assert (handle.status().chunks_done, redis_client.llen(QUEUE)) == (1, 2)
 
 
 def test_a_kill_between_commit_and_finaliser_is_made_good(
@@ -602,10 +659,10 @@ def test_chunks_that_were_given_up(
     """The job ends without them; they are listed, tried again, or dropped."""
     score = tasks.batch._score
 
-    def fail(job_id: str, chunk_no: int, *rest: Any) -> Any:
-        if chunk_no in (2, 5):
+    def fail(job_id: str, output: str, claim: Claim, *rest: Any) -> Any:
+        if claim.chunk in (2, 5):
             raise OSError("the disk is away")
-        return score(job_id, chunk_no, *rest)
+        return score(job_id, output, claim, *rest)
 
     monkeypatch.setattr(tasks.batch, "_score", fail)
     handle = submit()
@@ -648,10 +705,11 @@ def test_chunks_that_were_given_up(
 
 
 def test_jobs_take_turns(
-    submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker, tmp_path: Path
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one = broker.settings.batch.model_copy(update={"wave_chunks": 4})
-    broker.settings = broker.settings.model_copy(update={"batch": one})
+    with_window(broker, 4)
+    monkeypatch.setattr(tasks.batch, "MESSAGE_S", 0.0)
     first = submit(chunk_rows=2)
     second = submit(chunk_rows=2, output=tmp_path / "second")
     assert redis_client.llen(QUEUE) == 8

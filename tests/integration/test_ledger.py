@@ -19,6 +19,7 @@ from celeriac.jobs.ledger import (
     JobEntry,
     JobState,
     Ledger,
+    Runner,
 )
 from celeriac.jobs.plan import ChunkRecord, JobPlan, Scoring, make_plan
 from celeriac.messages import (
@@ -219,6 +220,42 @@ def test_a_process_that_ended_is_given_up_by_its_message(ledger: Ledger) -> None
     assert given_up.answer is Answer.AGAIN
     assert ledger.commit("j1", record(0), run.epoch).answer is Answer.FENCED
     assert claim(ledger, 0).attempt == 2
+
+
+def test_the_chunk_of_a_message_is_known(ledger: Ledger) -> None:
+    enter(ledger)
+    claim(ledger, 0, owner="other")
+    claim(ledger, 1, owner="message")
+    assert [ledger.held_by("j1", one) for one in ("message", "other", "gone")] == [1, 0, None]
+
+
+def test_a_run_goes_on_with_a_chunk_that_waits(ledger: Ledger) -> None:
+    """Not with one that is queued: a message of it is on its way."""
+    enter(ledger, plan=job(chunks=6), window=4)
+    runner = Runner("message", "w", lease_s=60, max_attempts=2, mark="boot 1")
+    found, on = [], claim(ledger, 0, owner="message")
+    while on is not None:
+        change = ledger.commit("j1", record(on.chunk), on.epoch, runner)
+        assert (change.answer, change.wave) == (Answer.COMMITTED, ())
+        found.append(on.chunk)
+        on = change.next
+    assert found == [0, 4, 5]
+    assert places(ledger) == (0, 3, 0, 3, 0)
+
+
+def test_the_next_chunk_of_a_run_is_claimed_like_any_other(ledger: Ledger) -> None:
+    enter(ledger, plan=job(chunks=3), window=1)
+    runner = Runner("message", "w", lease_s=60, max_attempts=1, mark="boot 1")
+    first = claim(ledger, 0)
+    on = ledger.commit("j1", record(0), first.epoch, runner).next
+    assert on is not None
+    assert (on.chunk, on.attempt, on.mark) == (1, 1, "boot 1")
+    assert on.epoch > first.epoch
+    assert claim(ledger, 1).answer is Answer.BUSY
+    assert ledger.held_by("j1", "message") == 1
+    assert ledger.commit("j1", record(0), first.epoch, runner).next is None  # REPEATED
+    ledger.cancel("j1")
+    assert ledger.commit("j1", record(1), on.epoch, runner).next is None
 
 
 def test_waves_keep_the_window(ledger: Ledger) -> None:

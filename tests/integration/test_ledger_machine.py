@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from celeriac.jobs.ledger import Answer, Change, JobState, Ledger
+from celeriac.jobs.ledger import Answer, Change, Claim, Commit, JobState, Ledger, Runner
 from celeriac.jobs.plan import ChunkRecord
 from tests.integration.state_machines import run_machine
 from tests.integration.test_ledger import job, record
@@ -75,6 +75,10 @@ class LedgerMachine(RuleBasedStateMachine):
             self._take(claim)
             return multiple()
         assert before != HELD_S, "a live lease was taken away"
+        return self._granted(claim, lease_s)
+
+    def _granted(self, claim: Claim, lease_s: float) -> tuple[int, int]:
+        chunk = claim.chunk
         assert chunk not in self.counted
         assert claim.epoch not in self.seen
         assert claim.epoch > self.newest.get(chunk, 0)
@@ -101,6 +105,20 @@ class LedgerMachine(RuleBasedStateMachine):
         chunk, epoch = run
         self.stored.setdefault(chunk, record(chunk, FAILED[chunk]))
         self._commit(chunk, epoch)
+
+    @rule(target=runs, run=consumes(runs), lease_s=st.sampled_from([GONE_S, HELD_S]))
+    def write_and_go_on(self, run: tuple[int, int], lease_s: float) -> Any:
+        """The run is granted the next chunk that waits, in the same change."""
+        chunk, epoch = run
+        self.stored.setdefault(chunk, record(chunk, FAILED[chunk]))
+        runner = Runner(f"o{chunk}", "w", lease_s, ATTEMPTS)
+        change = self._commit(chunk, epoch, runner)
+        claim = change.next
+        if claim is None:
+            return multiple()
+        assert change.answer is Answer.COMMITTED
+        assert claim.chunk not in self.leases, "a chunk that ran was granted"
+        return self._granted(claim, lease_s)
 
     @rule(run=runs)
     def commit_twice(self, run: tuple[int, int]) -> None:
@@ -275,8 +293,8 @@ class LedgerMachine(RuleBasedStateMachine):
         entry = self.ledger.entry("j1")
         return entry.state if entry else None
 
-    def _commit(self, chunk: int, epoch: int) -> None:
-        change = self.ledger.commit("j1", self.stored[chunk], epoch)
+    def _commit(self, chunk: int, epoch: int, then: Runner | None = None) -> Commit:
+        change = self.ledger.commit("j1", self.stored[chunk], epoch, then)
         if change.answer is Answer.COMMITTED:
             assert self.newest[chunk] == epoch, "an old epoch won"
             assert chunk not in self.counted, "a chunk counted twice"
@@ -285,6 +303,7 @@ class LedgerMachine(RuleBasedStateMachine):
         elif change.answer is Answer.FENCED:
             assert chunk not in self.counted
         self._take(change)
+        return change
 
     def _released(self, chunk: int, epoch: int, change: Change) -> None:
         if change.answer in (Answer.AGAIN, Answer.DEAD, Answer.RETURNED):
