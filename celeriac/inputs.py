@@ -454,7 +454,7 @@ def _image_table(column: Any, schema: InputSchema, limits: Limits) -> Collated:
 
     if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
         raise _wrong_type(IMAGE_COLUMN, "the bytes of image files", column.type)
-    arrays: list[Any] = []
+    pixels: list[Any] = []
     index: list[int] = []
     bad: dict[int, errors.CeleriacError] = {}
     for row, content in enumerate(column.to_pylist()):
@@ -462,12 +462,12 @@ def _image_table(column: Any, schema: InputSchema, limits: Limits) -> Collated:
             bad[row] = _empty(IMAGE_COLUMN)
             continue
         try:
-            arrays.append(images.decode(content, schema, limits.image_pixels))
+            pixels.append(images.decode_bytes(content, schema, limits.image_pixels))
             index.append(row)
         except (errors.InvalidItem, errors.PayloadTooLarge) as error:
             bad[row] = error
-    whole = np.stack(arrays) if arrays else np.empty((0, *schema.shape), dtype=schema.dtype)
-    return Collated(whole, index, bad)
+    stack = np.stack(pixels) if pixels else np.empty((0, *schema.shape), dtype=np.uint8)
+    return Collated(images.scaled(stack, schema), index, bad)
 
 
 def _column_table(table: Any, columns: Sequence[Column], schema: InputSchema) -> Collated:

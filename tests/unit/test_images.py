@@ -239,14 +239,14 @@ def test_one_channel_may_stand_in_the_shape_or_not() -> None:
 def test_an_image_that_memory_cannot_hold_is_one_bad_item(monkeypatch: pytest.MonkeyPatch) -> None:
     small = file_of(Image.fromarray(PICTURE))
     large = file_of(Image.fromarray(np.zeros((50, 50, 3), np.uint8)))
-    convert = Image.Image.convert
+    resize = Image.Image.resize
 
     def hungry(image: Image.Image, *arguments: Any) -> Image.Image:
         if image.width == 50:
             raise MemoryError
-        return convert(image, *arguments)
+        return resize(image, *arguments)
 
-    monkeypatch.setattr(Image.Image, "convert", hungry)
+    monkeypatch.setattr(Image.Image, "resize", hungry)
     collated = collate([encode_item(data) for data in (small, large, small)], COLOUR)
     assert list(collated.index) == [0, 2]
     assert isinstance(collated.errors[1], errors.ResourceExhausted)
