@@ -17,7 +17,7 @@ from celeriac.release.trying import Trial
 from celeriac.settings import get_settings
 from producer.broker import check_server, connect
 from tasks.models import publish_registry
-from workers import exporter, roles, threads
+from workers import exporter, roles, shared_pages, threads
 from workers.device_loss import LOSS
 from workers.gathered_events import GatheredEvents
 from workers.heartbeat import HeartbeatStep
@@ -106,8 +106,11 @@ def _load_models(sender: Any, **_: Any) -> None:
         _load_champions()
     # Half a million objects of libraries and models live as long as the process: a full collection
     # would look at them all, and everybody who waits for an answer would wait for it.
-    gc.collect()
-    gc.freeze()
+    if _is_prefork(sender.pool_cls):
+        shared_pages.prepare(scores=role.warm)
+    else:
+        gc.collect()
+        gc.freeze()
     if role.name == MAINTENANCE_QUEUE:
         _publish_at_start()
 

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.uncounted
 
 ROOT = Path(__file__).parents[2]
 MODULES = Path(__file__).parent
-BLAS, TORCH, NICE, ROWS, SLEEP, MEMORY, KILL = range(7)
+BLAS, TORCH, NICE, ROWS, SLEEP, MEMORY, KILL, ALLOCATOR = range(8)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,8 @@ def broker(
         patch.setenv("KERNEL_COUNTS", str(folder / "vmstat"))
         (folder / "vmstat").write_text("oom_kill 0\n")
         patch.syspath_prepend(str(MODULES))
-        for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
+                         "ARROW_DEFAULT_MEMORY_POOL"):
             patch.delenv(variable, raising=False)
         get_settings.cache_clear()
         rows = np.array([[ROWS, 1.0], [SLEEP, 0.0]])
@@ -97,6 +98,15 @@ def test_a_process_has_one_compute_thread_and_yields_to_real_time(
     assert handle.wait(60).state == "completed"
     niceness = min(os.nice(0) + 10, 19)  # beyond that of these tests, up to the most there is
     assert handle.results()["prediction"].to_pylist() == [1, 1, niceness]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Arrow chooses")
+def test_a_process_has_the_allocator_that_keeps_the_least(
+    broker: Broker, tmp_path: Path
+) -> None:
+    handle = run(broker, tmp_path / "out", [[ALLOCATOR, 0]])
+    assert handle.wait(60).state == "completed"
+    assert handle.results()["prediction"].to_pylist() == [1]
 
 
 def test_a_chunk_short_of_memory_is_scored_in_smaller_slices(
