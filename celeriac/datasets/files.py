@@ -57,21 +57,20 @@ def write_file(path: Place, data: bytes, *, durable: bool = True) -> None:
             temporary.write_bytes(data)
         return
     with _named(path):
-        temporary = _temporary(path)
+        temporary = _temporary_name(path)
         try:
-            temporary.write_bytes(data)
+            _fill(temporary, data)
             temporary.replace(path)
-        finally:
+        except BaseException:
             temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_aside(path: Path, data: bytes) -> None:
     """Write a file under a name that nobody reads yet: its content is on the disk, its name may
     not be. Raises StorageError."""
     with _named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        sync(path)
+        _fill(path, data, durable=True)
 
 
 def create_file(path: Place, data: bytes, *, durable: bool = True) -> None:
@@ -85,12 +84,9 @@ def create_file(path: Place, data: bytes, *, durable: bool = True) -> None:
             raise FileExistsError(17, "exists", str(path))
         path.put(io.BytesIO(data))
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{path.name}")
+    temporary = _temporary_name(path)
     try:
-        temporary.write_bytes(data)
-        if durable:
-            sync(temporary)
+        _fill(temporary, data, durable=durable)
         os.link(temporary, path)
         if durable:
             sync(path.parent)
@@ -139,12 +135,33 @@ def _move(temporary: Path, path: Place) -> None:
     sync(path.parent)
 
 
+def _fill(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Write a file that nobody reads yet; if its folder is missing, that is made first."""
+    try:
+        file = path.open("wb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("wb")
+    with file:
+        file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+
+
 def _temporary(path: Place) -> Path:
-    name = f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{path.name}"
     if isinstance(path, S3Path):
-        return Path(tempfile.gettempdir()) / name
+        return Path(tempfile.gettempdir()) / _temporary_of(path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(name)
+    return _temporary_name(path)
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(_temporary_of(path.name))
+
+
+def _temporary_of(name: str) -> str:
+    return f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{name}"
 
 
 @contextmanager

@@ -199,9 +199,10 @@ def _sample(
     places = np.searchsorted(answered, numbers)
     places = np.where(places < len(answered), places, 0)
     has_answer = answered[places] == numbers if len(answered) else places < 0
-    answers = condense(
-        part.select(names).take(pa.array(places, pa.int64(), mask=~has_answer))
-    )
+    answered_rows = part.select(names)
+    if not (has_answer.all() and _is_all(places, part.num_rows)):
+        answered_rows = answered_rows.take(pa.array(places, pa.int64(), mask=~has_answer))
+    answers = condense(answered_rows)
     columns = {INPUT + name: inputs[name] for name in inputs.column_names}
     columns |= {ANSWER + name: answers[name] for name in names}
     return pa.table(columns)
@@ -209,6 +210,10 @@ def _sample(
 
 def _taken(table: pa.Table, positions: np.ndarray[Any, Any]) -> pa.Table:
     return table if len(positions) == table.num_rows else table.take(pa.array(positions))
+
+
+def _is_all(places: np.ndarray[Any, Any], rows: int) -> bool:
+    return len(places) == rows and bool((places == np.arange(rows)).all())
 
 
 def _encoded(table: pa.Table) -> Any:
