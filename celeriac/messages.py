@@ -363,7 +363,7 @@ SENSORS_COUNT_KEY = "celeriac:sensors:count"
 """Number of the last batch. One number, kept for good."""
 
 SENSORS_READY_BYTES_KEY = "celeriac:sensors:ready_bytes"
-"""Bytes of the readings in batches that wait for their analysis. Gone when none waits."""
+"""Bytes of the batches that wait for their analysis, about. Gone when none waits."""
 
 SENSORS_CALLED_KEY = "celeriac:sensors:called"
 """Says that a message calls for an analysis. Gone when a worker begins; expires after 5 s."""

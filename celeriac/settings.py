@@ -380,8 +380,8 @@ class SensorSettings(Section):
     """Readings of one call, at most."""
     max_ready_mb: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     """Readings in sealed batches that wait for their analysis, of all tenants: 24 bytes each, 8
-    more for each further channel. Beyond it readings are refused, so that Redis stays alive where
-    no batch worker runs."""
+    more for each further channel, and 400 for each batch. Beyond it readings are refused, so that
+    Redis stays alive where no batch worker runs."""
     max_ahead_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
     """So far may a sensor's clock be ahead of ours."""
     forget_after_s: Annotated[int, Field(ge=60, le=31_536_000)] = 604_800

@@ -60,6 +60,8 @@ TOLD_WITHIN_S = 3_600.0
 _MOST_STEPS = 12
 _MOST_UNASKED = 1_000
 _ASK_S = 60
+_ASK_FOR_S = 30.0
+"""Then the next look goes on: within ``_ASK_S`` nobody else asks."""
 _SPARE_S = 60
 _QUIET = ("asked", "retraining", "judging", "accepted", "ready", "not_retrained", "data_mended")
 """Steps of which nobody need be told."""
@@ -110,16 +112,30 @@ def ask_waiting(broker: Broker, model: str) -> None:
     client: Any = broker.redis
     if not client.set(asker, owner, nx=True, ex=_ASK_S):
         return
+    until_s = time.monotonic() + _ASK_FOR_S
     try:
-        while (waiting := client.lindex(key, 0)) is not None:
-            on_event(broker, DriftEvent.from_dict(json.loads(waiting)))
+        while time.monotonic() < until_s and (waiting := client.lindex(key, 0)) is not None:
+            event = _waiting_event(waiting)
+            if event is not None:
+                on_event(broker, event)
             client.lrem(key, 1, waiting)
     except redis.RedisError:
         raise
+    except (errors.CeleriacError, OSError) as error:
+        log.warning("the policy is asked again later", model=model, reason=str(error))
     except Exception:  # whatever it is, the event waits for the next look
         log.exception("the policy is asked again later", model=model)
     finally:
         lua.release(client, asker, owner)
+
+
+def _waiting_event(data: bytes) -> DriftEvent | None:
+    """None: it is none, and would hold up all others for ever."""
+    try:
+        return DriftEvent.from_dict(json.loads(data))
+    except (ValueError, errors.RequestError) as error:
+        log.error("what waits for a policy is no event, and is left out", reason=str(error))  # noqa: TRY400
+        return None
 
 
 def on_event(broker: Broker, event: DriftEvent) -> Step | None:
@@ -412,11 +428,14 @@ def alert_of(line: Line, before: Adaptation) -> Alert:
         doing = f"nothing; celeriac models rollback {model} takes it back"
     by = "" if line.who == adaptation.NOBODY else f" (by {line.who})"
     return Alert(
-        kind=AlertKind.ADAPTATION, entry=str((before.event or line.state.event or {}).get("source")
-                                             or "policy"),
-        model=model, version=version, state=line.what, reason=f"{line.why}{by}", next=doing,
+        kind=AlertKind.ADAPTATION, entry=_place_of(before.event or line.state.event), model=model,
+        version=version, state=line.what, reason=f"{line.why}{by}", next=doing,
         at=datetime.fromtimestamp(line.at_s, UTC).isoformat(timespec="milliseconds"),
     )
+
+
+def _place_of(event: dict[str, Any] | None) -> str:
+    return DriftEvent.from_dict(event).place if event else "policy"
 
 
 # --- small things ---------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from celery import shared_task
 from celeriac import errors, metrics
 from celeriac.drift import counted, standing
 from celeriac.drift.events import DriftEvent
-from celeriac.drift.standing import KINDS, Standing, Watcher
+from celeriac.drift.standing import KINDS, FeatureStanding, Standing, Watcher
 from celeriac.logs import get_logger
 from celeriac.messages import DRIFT_WATCH
 from celeriac.registry.catalogue import fetch
@@ -124,6 +125,7 @@ def _watch(
     from celeriac.drift import watching
 
     name, version = standing.split(ref)
+    before = one.features if one is not None else ()
     standard = _standard(Registry(broker.settings.models.root), name, version)
     if standard is None:
         one = one or watching.unwatched(name, version, "no_profile", now_s)
@@ -138,7 +140,7 @@ def _watch(
         seen = watching.gather(standard, stretches, one.mark, rule)
         one = watching.look(one, standard, seen, rule, now_s)
     one = save(broker, watcher, one)
-    _measure(one)
+    _measure(one, before)
     return one
 
 
@@ -164,12 +166,7 @@ def _retire(broker: Broker, watcher: Watcher, one: Standing, now_s: float) -> No
     announce(broker, *map(DriftEvent.from_dict, over.unsent))
     watcher.forget(one)
     counted.forget(broker.redis, one.model, one.version)
-    _measure(msgspec.structs.replace(
-        one, rows=0, episodes={}, features=tuple(
-            msgspec.structs.replace(feature, distance=None, threshold=None)
-            for feature in one.features
-        ),
-    ))
+    _measure(msgspec.structs.replace(one, rows=0, episodes={}, features=()), one.features)
 
 
 def _standard(registry: Registry, name: str, version: int) -> Standard | None:
@@ -186,15 +183,26 @@ def _read(root: str, name: str, version: int, changed: int) -> Standard | None: 
     return Standard.of(registry.folder(name, version), registry.get(name, version))
 
 
-def _measure(one: Standing) -> None:
+def _measure(one: Standing, before: Sequence[FeatureStanding]) -> None:
+    """``before``: the features that were shown the last time; those that are gone say nothing."""
     version = str(one.version)
     metrics.DRIFT_WINDOW.labels(one.model, version).set(one.rows)
     for kind in KINDS:
         metrics.DRIFT_EPISODE.labels(one.model, version, kind).set(kind in one.episodes)
-    ranked = sorted(one.features, key=lambda feature: feature.role)
-    for feature in ranked[:SHOWN_FEATURES]:
-        labels = one.model, version, feature.name
-        for gauge, value in (
-            (metrics.DRIFT_DISTANCE, feature.distance), (metrics.DRIFT_THRESHOLD, feature.threshold)
-        ):
-            gauge.labels(*labels).set(math.nan if value is None else value)
+    figures = dict.fromkeys(_figures(before), (math.nan, math.nan)) | _figures(one.features)
+    for name, (distance, threshold) in figures.items():
+        metrics.DRIFT_DISTANCE.labels(one.model, version, name).set(distance)
+        metrics.DRIFT_THRESHOLD.labels(one.model, version, name).set(threshold)
+
+
+def _figures(features: Sequence[FeatureStanding]) -> dict[str, tuple[float, float]]:
+    """Distance and threshold of each, as gauges have them."""
+    ranked = sorted(features, key=lambda feature: feature.role)
+    return {
+        one.name: (_number(one.distance), _number(one.threshold))
+        for one in ranked[:SHOWN_FEATURES]
+    }
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -72,22 +72,26 @@ def _is_meant(one: Standing, ref: ModelRef) -> bool:
 
 
 def _close_forgotten(broker: Broker, ref: ModelRef, why: str, closed: list[str]) -> list[str]:
-    """Redis has forgotten the episode, so no watch will ever close it."""
+    """Redis has forgotten the episode, so no watch will ever close it; or the schedule has no such
+    entry any more, so no night will."""
     if ref.name not in broker.settings.drift.adapt:
         return []
     now_s = time.time()
     state, _ = AdaptationLog(Path(broker.settings.models.root), ref.name).read()
-    versions = [
-        int(version) for source, _, version in
-        (place.rpartition("@") for place in state.breaches(now_s)) if source == "stream"
-    ]
     events = [
-        DriftEvent(
-            kind="data_quality", state="closed", model=ref.name, version=version, source="stream",
-            features=(), detail=why, at_s=now_s,
-        )
-        for version in versions
-        if ref.version in (None, version) and f"{ref.name}@{version}" not in closed
+        event for event in (_end_of(ref.name, place, why, now_s) for place in state.breaches(now_s))
+        if ref.version in (None, event.version) and event.entry not in broker.settings.nightly
+        and not (event.source == "stream" and event.ref in closed)
     ]
     announce(broker, *events)
-    return [event.ref for event in events]
+    return list(dict.fromkeys(event.ref for event in events if event.ref not in closed))
+
+
+def _end_of(model: str, place: str, why: str, now_s: float) -> DriftEvent:
+    """Of what is broken there: ``SOURCE@VERSION`` or ``SOURCE:ENTRY@VERSION``."""
+    where, _, version = place.rpartition("@")
+    source, _, entry = where.partition(":")
+    return DriftEvent.from_dict({
+        "kind": "data_quality", "state": "closed", "model": model, "version": version,
+        "source": source, "entry": entry, "features": (), "detail": why, "at_s": now_s,
+    })

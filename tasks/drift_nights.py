@@ -54,7 +54,8 @@ def tell_job(broker: Broker, name: str, schedule: NightlySettings, run: Run) -> 
 
 
 def earlier(schedule: NightlySettings, day: date, attempt: int) -> list[DriftReport]:
-    """What was found by all attempts before this one, the oldest first."""
+    """What was found by all attempts before this one, the oldest first. One that cannot be read
+    says nothing, and keeps no later night from it."""
     found = []
     for back in range(LOOKBACK_DAYS, -1, -1):
         before = day - timedelta(days=back)
@@ -63,7 +64,11 @@ def earlier(schedule: NightlySettings, day: date, attempt: int) -> list[DriftRep
             output = output_path(schedule, before, number)
             if not nights.holds(schedule, output):
                 break
-            report = found_by(schedule, output)
+            try:
+                report = found_by(schedule, output)
+            except (errors.JobNotFound, errors.JobFailed) as error:
+                log.warning("what a night has found cannot be read", reason=error.message)
+                continue
             if report is not None:
                 found.append(report)
     return found

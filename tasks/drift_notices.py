@@ -43,14 +43,19 @@ def announce(broker: Broker, *events: DriftEvent) -> None:
 @shared_task(name=DRIFT_NOTICE, base=CeleriacTask, ignore_result=True)
 def notice(event: dict[str, Any], v: int = 1, others: Sequence[dict[str, Any]] = ()) -> None:
     """Tell an event (:meth:`DriftEvent.to_dict`) and those that follow it: log, metric, webhook,
-    command; each once."""
+    command; each once. One that fails keeps no other from being told."""
     check_contract(v)
-    broker = Broker(get_settings())
+    broker, problems = Broker(get_settings()), []
     try:
         for one in (event, *others):
-            tell(broker, DriftEvent.from_dict(one))
+            try:
+                tell(broker, DriftEvent.from_dict(one))
+            except Exception as error:  # noqa: BLE001 - raised when all are told
+                problems.append(error)
     finally:
         broker.close()
+    if problems:
+        raise problems[0]
 
 
 def tell(broker: Broker, event: DriftEvent) -> bool:

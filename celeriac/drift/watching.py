@@ -172,9 +172,17 @@ def mended(standing: Standing, why: str, now_s: float) -> Standing:
     over = _closed(standing, "data_quality", why, now_s)
     return msgspec.structs.replace(
         over, state="drift" if over.episodes else "not_enough_data", since_s=now_s,
-        looked_at_s=None, begin_s=now_s, rows=0, items=0, full_in_s=None, features=(),
-        mark=Mark(),
+        looked_at_s=None, begin_s=now_s, rows=0, items=0, full_in_s=None, mark=Mark(),
+        features=tuple(_emptied(feature, now_s) for feature in over.features),
     )
+
+
+def _emptied(one: FeatureStanding, now_s: float) -> FeatureStanding:
+    """With no item in the window; what drifts does so until items say otherwise."""
+    one = msgspec.structs.replace(one, rows=0, distance=None, note="")
+    if one.state in ("drift", "not_enough_data"):
+        return one
+    return msgspec.structs.replace(one, state="not_enough_data", since_s=now_s)
 
 
 def _all_closed(standing: Standing, why: str, now_s: float) -> Standing:

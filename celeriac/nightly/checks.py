@@ -49,19 +49,19 @@ def events(
     at_s = datetime.fromisoformat(now.made_at).timestamp()
     opened = [
         DriftEvent(
-            kind=kind, state="opened", model=now.model, version=version, source="dataset",
+            kind=kind, state="opened", model=model, version=version, source="dataset",
             features=_features(kind, now), detail=f"{what}: {said}", at_s=at_s, entry=entry,
         )
-        for kind, version in sorted(found - was)
+        for kind, model, version in sorted(found - was)
     ]
     closed = [
         DriftEvent(
-            kind=kind, state="closed", model=now.model, version=version, source="dataset",
+            kind=kind, state="closed", model=model, version=version, source="dataset",
             features=(), at_s=at_s, entry=entry,
-            detail=f"{what}: {said}" if version == now.version
-            else f"{what}: version {now.version} answers now",
+            detail=f"{what}: {said}" if (model, version) == (now.model, now.version)
+            else f"{what}: {now.model}@{now.version} answers now",
         )
-        for kind, version in sorted(was - found)
+        for kind, model, version in sorted(was - found)
     ]
     return [*closed, *opened]
 
@@ -76,7 +76,8 @@ def kinds(report: DriftReport) -> list[Kind]:
     return found
 
 
-_Open = frozenset[tuple[Kind, int]]
+_Open = frozenset[tuple[Kind, str, int]]
+"""Kind, model and version: an entry of the schedule may get another model."""
 
 
 def _open_after(reports: Iterable[DriftReport]) -> _Open:
@@ -89,9 +90,10 @@ def _open_after(reports: Iterable[DriftReport]) -> _Open:
 def _after(was: _Open, report: DriftReport) -> _Open:
     if report.state in _SAYS_NOTHING:
         return was
-    found = {(kind, report.version) for kind in kinds(report)}
+    about = report.model, report.version
+    found = {(kind, *about) for kind in kinds(report)}
     if report.state == "broken":  # says nothing about the rest
-        found |= {one for one in was if one[1] == report.version and one[0] != "data_quality"}
+        found |= {one for one in was if one[1:] == about and one[0] != "data_quality"}
     return frozenset(found)
 
 

@@ -431,7 +431,8 @@ def test_an_archive_again_under_another_threshold_and_another_model(
         moderate_archive(
             client, archive, tmp_path / "late", policy, columns=columns, timeout_s=0.001
         )
-    assert [one.name for one in (tmp_path / "late").iterdir()] == ["scores"]
+    assert (tmp_path / "late" / "scores").is_dir()  # a worker may have made folders since
+    assert not list((tmp_path / "late" / "work").glob("*.parquet"))
 
 
 def test_the_page_runs_from_top_to_bottom(system: System, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from celeriac.messages import (
 from celeriac.policies import AdaptSettings
 from celeriac.settings import AlertSettings, Settings
 from producer.broker import Broker
-from tasks import adaptation
+from tasks import adaptation, drift_notices
 from tasks.drift_notices import announce, tell
 
 EVENT = DriftEvent(
@@ -90,7 +90,27 @@ def test_a_policy_that_could_not_be_asked_is_asked_again_in_the_order_of_events(
     redis_client.delete(drift_asker_key("sizes"))
     adaptation.ask_waiting(broker, "sizes")
     assert asked == ["opened", "closed", "closed"]
+
+    for odd in ("{", '{"kind": "odd"}'):  # what is no event holds up no other
+        redis_client.rpush(drift_unasked_key("sizes"), odd)
+    assert tell(broker, DriftEvent.from_dict(later | {"at_s": EVENT.at_s + 120}))
+    assert len(asked) == 4
+    assert not redis_client.exists(drift_unasked_key("sizes"))
+
+    monkeypatch.setattr(adaptation, "_ASK_FOR_S", 0.0)  # there were too many before it
+    assert tell(broker, DriftEvent.from_dict(later | {"at_s": EVENT.at_s + 150}))
+    assert (len(asked), redis_client.llen(drift_unasked_key("sizes"))) == (4, 1)
     broker.close()
+
+
+def test_an_event_that_cannot_be_told_keeps_no_other_from_it(
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drift_notices, "get_settings", lambda: settings)
+    before = counted()
+    with pytest.raises(errors.RequestError, match="no event of drift"):
+        drift_notices.notice.run({"kind": "odd"}, others=[EVENT.to_dict()])
+    assert counted() == before + 1
 
 
 def test_what_one_look_finds_is_told_by_one_task(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +18,7 @@ import redis
 from sklearn.linear_model import LogisticRegression
 
 from celeriac import errors, metrics, release
-from celeriac.drift import counted, standing
+from celeriac.drift import counted, standing, watching
 from celeriac.drift.adaptation_log import AdaptationLog
 from celeriac.drift.counter import DriftCounter
 from celeriac.drift.events import DriftEvent
@@ -36,6 +38,7 @@ from celeriac.registry.catalogue import publish
 from celeriac.registry.manifest import ModelVersion
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
+from celeriac.schedules import NightlySettings
 from celeriac.scoring import Scorer
 from celeriac.settings import ModelsSettings, Settings
 from producer.broker import Broker
@@ -558,7 +561,37 @@ def test_what_only_the_policy_remembers_is_closed_by_a_person_too(
     assert log.read()[0].broken == {}
     with pytest.raises(errors.RequestError, match="no broken data"):
         close_breaches(broker, ref, why="mended")
+
+    # Of two entries of the schedule, one is there no more.
+    gone, here = (replace(breach, source="dataset", entry=name) for name in ("gone", "here"))
+    entry = NightlySettings(model="sizes", dataset="in/{date}.csv", output="out/{date}")
+    settings = broker.settings.model_copy(update={"nightly": {"here": entry}})
     broker.close()
+    broker = Broker(settings)
+    assert drift_notices.tell(broker, gone)
+    assert drift_notices.tell(broker, here)
+    found.clear()
+    assert close_breaches(broker, ref, why="mended") == ["sizes@1"]
+    assert [(event.entry, event.state) for event in found] == [("gone", "closed")]
+    assert drift_notices.tell(broker, found[0])
+    assert list(log.read()[0].broken) == ["dataset:here@1"]
+    broker.close()
+
+
+def test_what_is_shown_no_more_keeps_no_gauge(stream: Stream, told: list[Any]) -> None:
+    distance = metrics.DRIFT_DISTANCE.labels("sizes", "1", watching.REFUSED)
+    for refused in [20, 20, 0, 0, 0, 0, 0, 0]:
+        items, answers = stream.items(100)
+        items += [{"size": "large"}] * refused
+        answers += [{"error": {"code": "item_invalid", "message": ""}}] * refused
+        stream.clock.now_s += 5
+        for counter in stream.counters:
+            counter.offer(stream.manifest(), items, answers)
+            counter.flush()
+        drift.watch_all(stream.broker, stream.clock.now_s)
+        if refused:
+            assert distance._value.get() == pytest.approx(1 / 6, abs=0.001)
+    assert math.isnan(distance._value.get())
 
 
 def test_an_event_goes_to_whoever_tells_it(stream: Stream) -> None:

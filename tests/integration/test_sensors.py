@@ -16,9 +16,15 @@ import redis
 
 from celeriac import errors
 from celeriac.applications.sensors import rows, state
-from celeriac.messages import SENSORS_DUE_KEY, SENSORS_READY_KEY, sensors_key
+from celeriac.messages import (
+    SENSORS_DUE_KEY,
+    SENSORS_READY_BYTES_KEY,
+    SENSORS_READY_KEY,
+    sensors_key,
+)
 from celeriac.settings import SensorSettings, Settings
 from producer.applications.sensors import Answer, Sensors
+from producer.applications.sensors.scripts import BATCH_BYTES
 from producer.applications.sensors.store import SAVED, Analysed, Save, SensorStore
 from producer.client import Client
 from tasks import sensors as tasks
@@ -375,5 +381,20 @@ def test_where_nobody_analyses_readings_are_refused_at_last(
         assert "1 MB of readings wait for their analysis" in refused.message
         assert sensors.sensor("a").readings == 50_000
         tasks.analyse_ready()
-        assert not redis_client.exists("celeriac:sensors:ready_bytes")
+        assert not redis_client.exists(SENSORS_READY_BYTES_KEY)
+        redis_client.set(SENSORS_READY_BYTES_KEY, 10**9)  # a wrong one, with nothing ready
         assert isinstance(send(50_000), Answer)
+        tasks.analyse_ready()
+        assert not redis_client.exists(SENSORS_READY_BYTES_KEY)
+
+
+def test_a_batch_of_few_readings_is_counted_with_what_it_takes_itself(
+    sensors: Sensors, store: SensorStore, redis_client: redis.Redis
+) -> None:
+    sensors.ingest(line("a", 0, 25))  # two batches of ten
+    assert int(redis_client.get(SENSORS_READY_BYTES_KEY) or 0) == 2 * (240 + BATCH_BYTES)
+    first, second = store.claim()
+    assert store.commit([Analysed(first, b"{}")]) == 1
+    assert int(redis_client.get(SENSORS_READY_BYTES_KEY) or 0) == 240 + BATCH_BYTES
+    assert store.commit([Analysed(second, b"{}", is_given_up=True)]) == 1
+    assert not redis_client.exists(SENSORS_READY_BYTES_KEY)

@@ -16,10 +16,13 @@ MOST_ALARMS = 1_000
 CALLED_MS = 5_000
 LAST_ROWS = 128
 """Of a batch, among which its newest is looked for: a few may have been overtaken."""
+BATCH_BYTES = 400
+"""What Redis takes for a batch beside its readings, about."""
 
 _PRELUDE = f"""
 local SENSOR, BATCH = '{SENSOR_PREFIX}', '{SENSOR_BATCH_PREFIX}'
 local MOST_ALARMS, CALLED_MS = {MOST_ALARMS}, {CALLED_MS}
+local BATCH_BYTES = {BATCH_BYTES}
 """ + """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -51,7 +54,7 @@ local function seal(tenant, channels, name, rows, why)
              'rows', rows, 'number', number, 'first', last - count + 1, 'why', why,
              'previous', previous or '', 'epoch', 0)
   redis.call('ZADD', READY, now, id)
-  redis.call('INCRBY', READY_BYTES, #rows)
+  redis.call('INCRBY', READY_BYTES, #rows + BATCH_BYTES)
 end
 """
 
@@ -93,6 +96,7 @@ local function has_room(name)
 end
 
 local is_full = tonumber(redis.call('GET', READY_BYTES) or 0) >= most_ready
+                and redis.call('EXISTS', READY) == 1
 local outcomes, touched = {}, false
 for one = 1, count do
   local at = 6 + 4 * one
@@ -126,8 +130,7 @@ local calls = sealed > 0 and redis.call('SET', CALLED, '1', 'NX', 'PX', CALLED_M
 return {outcomes, sealed, calls}
 """
 """An outcome for each sensor (0: its state is another now, 1: done, 2: there are too many sensors,
-3: too much waits for its analysis),
-the batches that were sealed, and whether to call a worker."""
+3: too much waits for its analysis), the batches that were sealed, and whether to call a worker."""
 
 SWEEP = _PRELUDE + """
 local DUE, READY, READY_BYTES, COUNT, CALLED = unpack(KEYS)
@@ -188,7 +191,8 @@ for at = 3, #ARGV, 6 do
     redis.call('LTRIM', list, 0, most - 1)
     redis.call('PEXPIRE', list, TTL)
     redis.call('ZREM', READY, id)
-    redis.call('DECRBY', READY_BYTES, redis.call('HSTRLEN', BATCH .. id, 'rows'))
+    local bytes = redis.call('HSTRLEN', BATCH .. id, 'rows') + BATCH_BYTES
+    redis.call('DECRBY', READY_BYTES, bytes)
     if is_given_up then
       redis.call('HDEL', BATCH .. id, 'epoch')
       redis.call('PEXPIRE', BATCH .. id, TTL)

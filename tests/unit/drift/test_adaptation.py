@@ -7,17 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from pydantic import ValidationError
 
 from celeriac import errors
 from celeriac.drift import adaptation, adaptation_log
 from celeriac.drift.adaptation import Adaptation, Compared, Figure, Phase, Step
-from celeriac.drift.adaptation_log import NAME, AdaptationLog
+from celeriac.drift.adaptation_log import NAME, AdaptationLog, Line
 from celeriac.drift.events import DriftEvent
 from celeriac.policies import AdaptSettings
 from celeriac.settings import Settings
-from tasks.adaptation import TOLD_WITHIN_S, news
+from tasks.adaptation import TOLD_WITHIN_S, alert_of, news
 
 RULE = AdaptSettings(
     retrain="shop.retrain", queue="training", labelled="rows.csv", label="truth",
@@ -122,6 +123,14 @@ def test_drift_in_data_that_are_broken_begins_nothing_until_they_are_mended() ->
     assert on_event(mended).what == "not_retrained"  # in the dataset, still
     mended = on_event(mended, replace(BREACH, state="closed", source="dataset")).state
     assert on_event(mended).what == "retraining"
+
+
+def test_an_alert_says_where_it_was_seen() -> None:
+    one = replace(EVENT, source="dataset", entry="north")
+    step = on_event(IDLE, one)
+    line = Line(number=1, at_s=1.0, what=step.what, who=step.who, why="", state=step.state)
+    assert alert_of(line, step.state).entry == "dataset:north"
+    assert alert_of(msgspec.structs.replace(line, state=IDLE), IDLE).entry == "policy"
 
 
 def test_each_entry_of_the_schedule_has_its_own_broken_data() -> None:

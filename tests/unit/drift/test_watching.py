@@ -343,6 +343,9 @@ def test_data_that_a_person_has_mended_are_looked_at_anew(standard: Standard) ->
     stream.stretches = []  # of before begin_s: none is read
     assert stream.standing.begin_s == stream.now_s
     assert (stream.standing.state, stream.standing.memory) == ("not_enough_data", {})
+    assert {(one.state, one.rows, one.distance, one.note) for one in stream.standing.features} == {
+        ("not_enough_data", 0, None, "")
+    }
     assert stream.standing.ended[0].kind == "data_quality"
     for _ in range(12):
         stream.come()

@@ -6,6 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from pydantic import ValidationError
 
@@ -85,7 +86,15 @@ def test_another_version_has_another_reference() -> None:
         [report("drift")], report("drift", 1, version=2), entry="n", what="n", said="it has changed"
     )
     assert [(one.state, one.version) for one in found] == [("closed", 1), ("opened", 2)]
-    assert found[0].detail == "n: version 2 answers now"
+    assert found[0].detail == "n: delays@2 answers now"
+
+
+def test_an_entry_that_gets_another_model_ends_what_was_open_of_the_first() -> None:
+    other = msgspec.structs.replace(report("broken", 1), model="other")
+    found = checks.events([report("broken")], other, entry="n", what="n", said="it has changed")
+    assert [(one.state, one.kind, one.ref) for one in found] == [
+        ("closed", "data_quality", "delays@1"), ("opened", "data_quality", "other@1"),
+    ]
 
 
 def test_earlier_nights_are_read_from_their_folders(tmp_path: Path) -> None:
@@ -101,6 +110,8 @@ def test_earlier_nights_are_read_from_their_folders(tmp_path: Path) -> None:
     assert [one.state for one in drift_nights.earlier(night, day, 1)] == ["stable"]
     states = [one.state for one in drift_nights.earlier(night, day, 3)]
     assert states == ["stable", "drift", "broken"]
+    (tmp_path / "2026-11-22" / "drift.json").write_bytes(b"{")  # the disk was full
+    assert [one.state for one in drift_nights.earlier(night, day, 3)] == ["stable", "broken"]
 
 
 @pytest.mark.parametrize(("table", "said"), [
