@@ -273,13 +273,12 @@ def _skip(claim: Claim, job_id: str, output: str) -> None:
 def _lease(job_id: str, output: str, claim: Claim) -> ChunkLease:
     batch = get_settings().batch
 
-    def give_back() -> None:
-        reason = _too_long(claim.chunk) if lease.is_over else ""
-        _publish(job_id, output, _give_back(job_id, claim, reason))
+    def end() -> None:  # also sends it again: the message in hand may be another chunk's
+        _stop(job_id, output, claim, lease, errors.Cancelled("the run hangs"))
 
     lease = ChunkLease(
         lambda: _ledger().renew(job_id, claim.chunk, claim.epoch, batch.lease_s),
-        lease_s=batch.lease_s, timeout_s=batch.chunk_timeout_s, on_hang=give_back,
+        lease_s=batch.lease_s, timeout_s=batch.chunk_timeout_s, on_hang=end,
     )
     return lease
 

@@ -434,6 +434,24 @@ def test_what_a_killed_process_had_in_hand_is_sent_again(
     assert record.attempt == 2
 
 
+def test_what_hangs_is_sent_again_by_its_process(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker
+) -> None:
+    """It may have gone on with a chunk that has no message."""
+    handle, ledger = submit(), Ledger(broker.redis, 600)
+    claim = ledger.claim(handle.id, 3, owner="m0", worker="w", lease_s=60, max_attempts=3)
+    sent = redis_client.llen(QUEUE)
+    lease = tasks.batch._lease(handle.id, str(handle.output), claim)
+    lease.is_over = True
+    lease._on_hang()
+    assert (redis_client.llen(QUEUE), handle.status().chunks_running) == (sent + 1, 0)
+    assert queued(redis_client, QUEUE)[-1]["headers"]["chunk_no"] == 3
+    again = ledger.claim(handle.id, 3, owner="m1", worker="w", lease_s=60, max_attempts=3)
+    assert again.attempt == 2
+    lease._on_hang()  # another's now
+    assert redis_client.llen(QUEUE) == sent + 1
+
+
 def test_short_chunks_go_on_without_messages(
     submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker,
     monkeypatch: pytest.MonkeyPatch,

@@ -221,6 +221,8 @@ def a_power_cut(bench: Bench) -> None:
 
 
 def a_cancelled_job(bench: Bench) -> None:
+    """One of its two processes hangs, so that the other cannot end it before."""
+    bench.wish("scored", "hang")
     handle = bench.submit("cancelled")
     wait_until(lambda: handle.status().chunks_done >= 2)
     handle.cancel()

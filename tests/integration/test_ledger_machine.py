@@ -117,7 +117,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if claim is None:
             return multiple()
         assert change.answer is Answer.COMMITTED
-        assert claim.chunk not in self.leases, "a chunk that ran was granted"
+        assert self._holder(claim.chunk) != HELD_S, "a live lease was taken away"
         return self._granted(claim, lease_s)
 
     @rule(run=runs)
