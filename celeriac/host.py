@@ -62,6 +62,8 @@ class ModelHost:
         self._loaded: OrderedDict[Key, Scorer] = OrderedDict()
         self._used_s: dict[Key, float] = {}
         """Last use of what is loaded."""
+        self._made_room: dict[Key, float] = {}
+        """When versions went that were not idle: there were too many."""
         self._loading: dict[Key, Future[Scorer]] = {}
         self._failed: dict[Key, tuple[float, errors.CeleriacError]] = {}
         self._trial = trial
@@ -181,6 +183,15 @@ class ModelHost:
                 self._start_loader(key)
             return False
 
+    def has_made_room(self, name: str, version: int) -> bool:
+        """True of a version that went a moment ago because too many others were asked for.
+
+        It loads; who comes back for it time and again might never find it in memory.
+        """
+        with self._lock:
+            went_s = self._made_room.get((name, version))
+            return went_s is not None and self._clock() - went_s < IDLE_S
+
     def _start_loader(self, key: Key) -> None:
         if len(self._loaders) < MAX_LOADERS:
             thread = threading.Thread(
@@ -218,9 +229,13 @@ class ModelHost:
             others = [key for key in self._loaded if key not in serving]
             late = [key for key in others if now_s - self._used_s[key] > IDLE_S]
             kept = [key for key in others if key not in late]
-            gone = late + kept[: max(0, len(kept) - MAX_UNALIASED)]
+            surplus = kept[: max(0, len(kept) - MAX_UNALIASED)]
+            gone = late + surplus
             for key in gone:
                 del self._loaded[key], self._used_s[key]
+            self._made_room = {
+                key: went_s for key, went_s in self._made_room.items() if now_s - went_s < IDLE_S
+            } | dict.fromkeys(surplus, now_s)
             self._failed = {
                 key: failure for key, failure in self._failed.items()
                 if now_s - failure[0] < FAILED_S

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
 import msgspec
 from celery import Task, shared_task
+from celery.exceptions import Reject
 
 from celeriac import errors, metrics
 from celeriac.cache.worker import get_worker_cache
@@ -52,7 +54,8 @@ def predict(
     if not _is_ready(self, model):
         # Others that wait for this process go first: a load may take long, and its trial may hang.
         pause_s = min(FIRST_LOOK_S * 2 ** min(self.request.retries, 10), LAST_LOOK_S)
-        raise self.retry(countdown=pause_s, max_retries=MOST_LOOKS)
+        with contextlib.suppress(Reject):  # Redis takes no message: it waits in its process, then
+            raise self.retry(countdown=pause_s, max_retries=MOST_LOOKS)
     return score(model, items)
 
 
@@ -63,7 +66,7 @@ def _is_ready(task: Task, model: str) -> bool:
         return True
     host = get_host()
     key, device = host.placed(model)
-    return device != host.device or host.is_ready(*key)
+    return device != host.device or host.has_made_room(*key) or host.is_ready(*key)
 
 
 @shared_task(name=PREDICT_ENVELOPE, base=CeleriacTask, bind=True, ignore_result=True)

@@ -299,6 +299,19 @@ def test_what_does_not_serve_goes_when_it_is_idle(registry: Registry) -> None:
     assert host.loaded() == {"echo": [2]}
 
 
+def test_a_version_that_went_for_others_is_known_for_a_while(registry: Registry) -> None:
+    clock = [100.0]
+    host = ModelHost(registry, LoadOptions(), clock=lambda: clock[0])
+    versions = [add(registry) for _ in range(MAX_UNALIASED + 1)]
+    for version in versions:
+        host.scorer("echo", version)
+    assert host.loaded() == {"echo": versions[1:]}
+    assert [host.has_made_room("echo", version) for version in versions[:2]] == [True, False]
+    clock[0] += IDLE_S
+    host.tidy()
+    assert [host.has_made_room("echo", version) for version in versions[:2]] == [False, False]
+
+
 def test_a_champion_that_is_kept_back_is_told_with_the_reason(
     host: ModelHost, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
