@@ -52,7 +52,7 @@ class Registry:
 
     def versions(self, name: str) -> list[int]:
         """Numbers of all versions that are not retired, rising. Raises ModelNotFound."""
-        marks = Retired(self.root / check_model_name(name)).since_s()
+        marks = set(Retired(self.root / check_model_name(name)).numbers())
         numbers = self._numbers(name)  # after the marks: they outlive their versions
         if not numbers:
             raise unknown_model(name, self.names())

@@ -59,9 +59,10 @@ class Trials:
         })
 
     def forget(self, version: int) -> None:
-        """Nothing is known of it any more: it is deleted."""
+        """It is deleted. A record that cannot be (it is another user's) means nothing any more."""
         for path in self._folder.glob(f"{version}.*"):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     @contextlib.contextmanager
     def alone(self, version: int, timeout_s: float) -> Iterator[None]:

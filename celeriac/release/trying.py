@@ -22,7 +22,7 @@ from celeriac.settings import Settings
 
 log = get_logger(__name__)
 
-_GRACE_S = 2.0
+_GRACE_S = 10.0
 """Whoever waits for another's trial waits so much longer than one may take."""
 
 Run = Callable[[Registry, str, int, Settings], None]
@@ -43,15 +43,14 @@ class Trial:
         self._run = run or try_aside
         self._clock = clock
         self._found: dict[tuple[str, int], tuple[float, errors.CeleriacError | None]] = {}
-        """What this process has found itself, and when: all there is where the registry cannot be
-        written."""
+        """What this process has found, and when, of versions whose record could not be written."""
 
     def __call__(self, name: str, version: int) -> None:
         """Raises RegistryError (or a kind of it) if the version is not to be loaded here."""
         if self._is_known(name, version):
             return
         trials = self._trials(name)
-        with _alone(trials, version, self.settings.models.check_timeout_s + _GRACE_S):
+        with _alone(trials, name, version, self.settings.models.check_timeout_s + _GRACE_S):
             if self._is_known(name, version):  # another process has just found out
                 return
             began_s = time.monotonic()
@@ -101,13 +100,13 @@ class Trial:
     def _note(
         self, trials: Trials, name: str, version: int, failure: errors.CeleriacError | None
     ) -> None:
-        self._found[name, version] = (self._clock(), failure)
         try:
             if failure is None:
                 trials.add_passed(version)
             else:
                 trials.add_failed(version, failure)
         except OSError as error:
+            self._found[name, version] = (self._clock(), failure)
             log.warning("trial not recorded: each process tries for itself", model=name,
                         version=version, reason=error.strerror)
 
@@ -133,10 +132,15 @@ def try_aside(registry: Registry, name: str, version: int, settings: Settings) -
 
 
 @contextlib.contextmanager
-def _alone(trials: Trials, version: int, timeout_s: float) -> Iterator[None]:
+def _alone(trials: Trials, name: str, version: int, timeout_s: float) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(trials.alone(version, timeout_s))
+        except errors.RegistryError as error:
+            raise errors.RegistryError(
+                f"{name}@{version} was never promoted, and another process has been trying it for "
+                f"{timeout_s:g} s; try again"
+            ) from error
         except OSError as error:  # nothing can be written here
             log.debug("no lock for the trial", version=version, reason=str(error))
         yield

@@ -13,8 +13,9 @@ from celeriac.registry import trials
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
 from celeriac.registry.trials import REFUSED_S, Trials
+from celeriac.release import trying
 from celeriac.release.trying import Trial
-from celeriac.settings import Settings
+from celeriac.settings import ModelsSettings, Settings
 
 
 class Tries:
@@ -133,10 +134,12 @@ def test_another_machine_tries_for_itself(
 def test_another_version_of_the_same_number_is_tried(
     registry: Registry, worker: Callable[[], Trial], tries: Tries
 ) -> None:
-    worker()("m", 1)
+    first = worker()
+    first("m", 1)
     path = registry.folder("m", 1) / "model.json"
     path.chmod(0o644)
     path.write_text(path.read_text() + "\n")
+    first("m", 1)
     worker()("m", 1)
     assert tries.tried == [1, 1]
 
@@ -179,6 +182,28 @@ def test_two_workers_that_want_it_at_once_try_it_once(
     for thread in threads:
         thread.join(20)
     assert tried == [1]
+
+
+def test_who_waits_in_vain_for_anothers_trial_is_told_of_which_version(
+    registry: Registry, tries: Tries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trying, "_GRACE_S", -0.05)
+    settings = Settings(models=ModelsSettings(check_timeout_s=0.1))
+    with (
+        Trials(registry.root / "m").alone(1, 1),
+        pytest.raises(errors.RegistryError, match=r"^m@1 .* has been trying it for 0.05 s"),
+    ):
+        Trial(registry, settings, run=tries)("m", 1)
+    assert tries.tried == []
+
+
+def test_a_record_that_cannot_be_deleted_keeps_no_version(registry: Registry) -> None:
+    promote(registry, add(registry))
+    assert registry.aliases("m").retire([1]) == [1]
+    (registry.root / "m" / ".trials" / "1.json").mkdir(parents=True)
+    registry.delete("m", 1)
+    assert registry.retired("m") == {}
+    assert not list((registry.root / "m").glob("*trash*"))
 
 
 def test_a_version_that_is_deleted_leaves_no_record(registry: Registry) -> None:
