@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -36,8 +37,9 @@ def run_aside(  # noqa: PLR0913 - a process, and what is said when it fails
         env={**os.environ, **env} if env else None,
     )
     try:
-        out, err = process.communicate(json.dumps(wanted), timeout=timeout_s)
-        how = f"{what} {_ended(process.returncode, err)}"
+        words = _LastWords(process)
+        out, _ = process.communicate(json.dumps(wanted), timeout=timeout_s)
+        how = f"{what} {_ended(process.returncode, words.text())}"
     except subprocess.TimeoutExpired as expired:
         out, how = _text(expired.output), late
     finally:
@@ -76,6 +78,32 @@ def answer_with(
         except Exception as error:  # noqa: BLE001 - whatever a model's code raises
             _write(result, {"error": told(error).to_wire()})
     return 0
+
+
+class _LastWords:
+    """What a process prints, of which only the end is kept: one that prints for as long as it may
+    must not fill our memory."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._pipe, process.stderr = process.stderr, None  # ours, and not communicate's
+        self._kept = ""
+        self._thread = threading.Thread(target=self._read, name="last words", daemon=True)
+        self._thread.start()
+
+    def text(self) -> str:
+        """To be asked when the process has ended. What it has started may go on printing."""
+        self._thread.join(_LAST_WORDS_S)
+        return self._kept
+
+    def _read(self) -> None:
+        assert self._pipe is not None  # noqa: S101 - it was asked for
+        with self._pipe as pipe:
+            while text := pipe.read(_BLOCK_CHARACTERS):
+                self._kept = (self._kept + text)[-_BLOCK_CHARACTERS:]
+
+
+_BLOCK_CHARACTERS = 16_384
+_LAST_WORDS_S = 1.0
 
 
 def _write(result: TextIO, answer: dict[str, Any] | None) -> None:

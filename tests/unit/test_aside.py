@@ -31,6 +31,11 @@ def work(wanted):
         return [{"score": Path("/proc/self/oom_score_adj").read_text().strip(), **wanted}]
     if wanted["note"] == "answers":
         return answers(wanted)
+    if wanted["note"] == "prints":
+        for _ in range(100):
+            print("x" * 1_000_000)
+        print("so much", flush=True)
+        os._exit(3)
     Path(wanted["note"] + ".new").write_text(str(os.getpid()))
     os.rename(wanted["note"] + ".new", wanted["note"])
     time.sleep(120)
@@ -44,6 +49,22 @@ from celeriac.release.aside import run_aside
 
 run_aside("sleeper", [], {"note": sys.argv[1]}, timeout_s=120, late="late", what="it",
           kind=errors.RegistryError)
+"""
+
+TALKER = """
+import resource
+from celeriac import errors
+from celeriac.release.aside import run_aside
+
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_000
+
+before = peak_mb()
+try:
+    run_aside("sleeper", [], {"note": "prints"}, timeout_s=60, late="late", what="it",
+              kind=errors.RegistryError)
+except errors.RegistryError as error:
+    print(error.message, peak_mb() - before, sep="\\n")
 """
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the signal is Linux's")
@@ -73,6 +94,16 @@ def test_it_is_the_first_to_go_where_memory_is_short(path: dict[str, str]) -> No
     found = run_aside("sleeper", [], {"a": 1}, timeout_s=60, late="late", what="it",
                       kind=errors.RegistryError, env=path)
     assert found == {"score": "1000", "a": 1}
+
+
+def test_what_it_prints_fills_nobodys_memory(path: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TALKER], env={**os.environ, **path}, text=True, capture_output=True,
+        timeout=60, check=True,
+    )
+    said, grown_mb = done.stdout.splitlines()
+    assert said == "it ended with exit code 3: so much"
+    assert float(grown_mb) < 50  # of 100 MB
 
 
 def test_it_does_nothing_for_a_caller_that_is_gone(tmp_path: Path, path: dict[str, str]) -> None:
