@@ -137,7 +137,9 @@ def _read(folder: Path, manifest: ModelVersion, options: LoadOptions) -> Any:
 
 
 def _of_sklearn(model: Any, manifest: ModelVersion) -> dict[str, Any]:
-    found = runtimes.runtime("sklearn").shorter(model, manifest)
+    module = runtimes.runtime("sklearn")
+    module.in_one_thread(model)  # as a worker does
+    found = module.shorter(model, manifest)
     return {"has_direct_way": found.way is not None, "why_not_direct": found.why}
 
 

@@ -63,8 +63,7 @@ def _notes(found: Found) -> Iterator[str]:
             if line.verdict == verdict:
                 yield f"{words}: {line.name}: {line.why}"
     if found.default != ORIGINAL:
-        yield (f"{found.model} is run as {found.default} now, because its answers are the "
-               f"{ORIGINAL}'s; others have to be faster than that.")
+        yield _of_default(found)
     for line in found.lines:
         if line.verdict == "threads" and line.why:
             yield f"More threads pay: {line.name}: {line.why}: [realtime] threads = {line.threads}"
@@ -72,6 +71,15 @@ def _notes(found: Found) -> Iterator[str]:
         yield (f"Compared on {found.samples} golden examples only; --samples FILE with real items "
                "says more.")
     yield from _end(found)
+
+
+def _of_default(found: Found) -> str:
+    now = f"{found.model} is run as {found.default} now"
+    if any(line.name == found.default and line.verdict == "differs" for line in found.lines):
+        return (f"{now}, and should not be: register it once more with "
+                'recipe={"direct": False} (--plain), and report it.')
+    return (f"{now}, because its answers are the {ORIGINAL}'s; others have to be faster than "
+            "that.")
 
 
 def _end(found: Found) -> Iterator[str]:

@@ -35,7 +35,7 @@ class Traits:
     @property
     def default(self) -> str:
         """The name of the form that workers run the version as now."""
-        is_direct = self.has_direct_way and self.recipe.get("direct", True) is not False
+        is_direct = self.has_direct_way and self.recipe.get("direct", True)
         return DIRECT if is_direct else ORIGINAL
 
 

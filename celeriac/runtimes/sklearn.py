@@ -160,12 +160,17 @@ def save(model: Any, folder: Path, *, architecture: Architecture | None) -> Save
 def load(folder: Path, version: ModelVersion, options: LoadOptions) -> SklearnModel:
     """Read the estimator. Raises UntrustedModel, RuntimeMissing or RegistryError."""
     estimator = read(folder / FILE, options)
+    in_one_thread(estimator)
+    wanted = version.recipe.get("direct", True)
+    found = shorter(estimator, version) if wanted else None
+    return SklearnModel(estimator, version.output, found)
+
+
+def in_one_thread(estimator: Any) -> None:
+    """The workers are the parallel part; and threads add up a forest's trees in any order."""
     for part in _estimators(estimator):
         if getattr(part, "n_jobs", None) is not None:
-            part.n_jobs = 1  # the workers are the parallel part
-    refused = version.recipe.get("direct", True) is False
-    found = None if refused else shorter(estimator, version)
-    return SklearnModel(estimator, version.output, found)
+            part.n_jobs = 1
 
 
 def shorter(estimator: Any, version: ModelVersion) -> Found:

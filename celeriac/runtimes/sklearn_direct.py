@@ -53,9 +53,7 @@ def direct(estimator: Any, texts: Sequence[str] = ()) -> Found:
     nothing.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _direct(estimator, texts)
+        return _direct(estimator, texts)
     except Exception as error:  # another release may have changed anything
         if type(error).__name__ == "SoftTimeLimitExceeded":  # of the task that we run in
             raise
@@ -75,6 +73,8 @@ def _direct(estimator: Any, texts: Sequence[str]) -> Found:
         callable(getattr(vectorizer, name)) for name in _FUNCTIONS
     ):
         return Found(None, "it reads texts by a function or a file of its own")
+    if np.dtype(vectorizer.dtype) != np.float64:  # 8 bits count to 255
+        return Found(None, f"it counts words in {np.dtype(vectorizer.dtype)}")
     way = _texts(vectorizer, classifier)
     why = _texts_differ(way, vectorizer, classifier, texts)
     return Found(None if why else way, why)
@@ -97,7 +97,7 @@ def _forest(forest: Any) -> Direct:
     def answer(rows: Any) -> Any:
         if not _is_numbers(rows, names):
             return None
-        values = np.ascontiguousarray(rows, dtype=np.float32)
+        values = np.ascontiguousarray(_without_bools(rows), dtype=np.float32)
         if values.ndim != 2 or values.shape[1] != columns or not np.isfinite(values).all():
             return None
         total = trees[0].predict(values)
@@ -118,13 +118,24 @@ def _is_numbers(rows: Any, names: Sequence[str]) -> bool:
     )
 
 
+def _without_bools(rows: Any) -> Any:
+    """As scikit-learn does it: pandas makes objects of a frame that has numbers, too, by which
+    large whole numbers are rounded twice."""
+    if hasattr(rows, "columns") and any(one.kind == "b" for one in rows.dtypes):
+        return rows.astype(np.float32)
+    return rows
+
+
 def _forest_differs(way: Direct, forest: Any) -> str:
     """Tried on both sides of its own thresholds. They are no frame, of which one that was fitted
     on frames warns."""
     classifies = hasattr(forest, "classes_")
     rows = _around_thresholds(forest)
-    own = forest.predict_proba(rows) if classifies else forest.predict(rows)
-    return _differs(way(rows), own, forest.classes_ if classifies else None, forest.predict(rows))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="X does not have valid feature names")
+        labels = forest.predict(rows)
+        own = forest.predict_proba(rows) if classifies else labels
+    return _differs(way(rows), own, forest.classes_ if classifies else None, labels)
 
 
 def _around_thresholds(forest: Any) -> Any:
@@ -132,7 +143,9 @@ def _around_thresholds(forest: Any) -> Any:
     rows = random.normal(size=(_ROWS, forest.n_features_in_))
     for number in range(_ROWS // 2):
         tree = forest.estimators_[number % len(forest.estimators_)].tree_
-        nodes = random.permutation(np.flatnonzero(tree.feature >= 0))
+        # Where only what is missing goes the other way, the threshold is infinite.
+        splits = (tree.feature >= 0) & np.isfinite(tree.threshold)
+        nodes = random.permutation(np.flatnonzero(splits))
         rows[number, tree.feature[nodes]] = tree.threshold[nodes]
         rows[number] += random.choice([0.0, 1e-3, -1e-3], size=rows.shape[1])
     return rows
@@ -240,7 +253,8 @@ def _of_own_words(vectorizer: Any, classifier: Any) -> Iterator[str]:
     most = set(strength.argsort()[-_WORDS:].tolist())
     strong = sorted(word for word, place in vocabulary.items() if place in most)
     yield from ("", "\u00fc \u4e16\u754c 7", f"{some[0]}!", strong[0], strong[-1].upper())
-    for words in (some, some[::3] * 3, strong, strong[::2] + some[::2], strong[::4] * 2):
+    uneven = [word for place, word in enumerate(strong) for _ in range(1 + place % 3)]
+    for words in (some, some[::3] * 3, strong, strong[::2] + some[::2], uneven):
         yield " ".join(words)
 
 

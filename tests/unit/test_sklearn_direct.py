@@ -153,6 +153,21 @@ def test_no_way_for_what_answers_otherwise() -> None:
     assert direct(model).why.startswith("trying it raised ValueError")
 
 
+def test_no_way_for_counts_that_run_over() -> None:
+    with pytest.warns(UserWarning, match="Only"):
+        model = pipeline({"dtype": np.uint8})  # 256 times the same word is none
+    assert direct(model).why == "it counts words in uint8"
+
+
+def test_no_way_for_what_was_set_after_the_fit() -> None:
+    words = [f"w{number}" for number in range(900)]
+    texts = [" ".join(words[start::30]) for start in range(30)]
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression(C=100)).fit(texts, [0, 1, 1] * 10)
+    assert direct(model).way
+    model.steps[0][1].sublinear_tf = True  # as norm: the fitted transformer does not know
+    assert direct(model).why.startswith("it gives other answers")
+
+
 def test_a_text_of_its_own_that_is_answered_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     model = pipeline({})
     plain = LogisticRegression.predict_proba
@@ -219,6 +234,18 @@ def test_unusual_rows_are_the_estimators(bad: float) -> None:
     assert way(x[:1].astype(object)) is None
 
 
+def test_forests_that_know_missing_values() -> None:
+    x, y = load_diabetes(return_X_y=True)
+    missing = x.copy()
+    missing[y > 200, 2] = np.nan
+    forest = RandomForestRegressor(12, random_state=1).fit(missing, y)
+    assert any(np.isinf(tree.tree_.threshold).any() for tree in forest.estimators_)
+    way = direct(forest).way
+    assert way is not None
+    assert way(missing) is None
+    assert np.array_equal(way(x), forest.predict(x))
+
+
 def test_frames_of_other_columns_are_the_estimators() -> None:
     frame, y = load_diabetes(return_X_y=True, as_frame=True)
     forest = RandomForestRegressor(3, random_state=1).fit(frame, y)
@@ -228,6 +255,16 @@ def test_frames_of_other_columns_are_the_estimators() -> None:
     assert way(frame[frame.columns[::-1]]) is None
     assert way(frame.assign(age="old")) is None
     assert way(frame.assign(age=pd.array([1] * len(frame), dtype="Int64"))) is None
+
+
+def test_frames_with_bools_are_rounded_once() -> None:
+    """2**60 + 2**36 + 1 is nearer to 2**60 + 2**37; as a float64 it is half way to 2**60."""
+    whole = np.array([2**60, 2**60 + 2**36 + 1, 2**60 + 2**37] * 20)
+    frame = pd.DataFrame({"whole": whole, "odd": np.arange(60) % 2 == 1})
+    forest = RandomForestRegressor(5, random_state=1).fit(frame, np.arange(60) % 3)
+    way = direct(forest).way
+    assert way is not None
+    assert np.array_equal(way(frame), forest.predict(frame))
 
 
 # --- as a model of the runtime -------------------------------------------------------------------
@@ -286,6 +323,7 @@ def test_a_version_is_run_the_shorter_way_unless_it_says_otherwise(
         raise AssertionError("scikit-learn was asked")
 
     short, plain = load(version), load(version, direct=False)
+    assert load(version, direct=0).form == "original"
     old = load(version, direct=True)  # as registered by an earlier celeriac optimize
     assert [short.form, old.form, plain.form] == ["direct", "direct", "original"]
     with pytest.raises(errors.RegistryError, match="asks for quick, which this release"):

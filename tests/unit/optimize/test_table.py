@@ -62,3 +62,9 @@ def test_what_is_run_unasked_is_told() -> None:
     assert rows[5].split()[-1] == "default"
     assert rows[-2].startswith("m@1 is run as direct now")
     assert rows[-1].endswith("nothing is registered.")
+
+
+def test_what_is_run_unasked_and_differs_is_told() -> None:
+    rows = shown(line("original", "original", parity(None), 1, 2, 3, 4),
+                 line("direct", "differs", parity(None), 1, 2, 3, 4), default="direct")
+    assert "m@1 is run as direct now, and should not be" in "\n".join(rows)
