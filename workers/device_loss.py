@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import redis
 from celery import current_task
@@ -67,13 +68,19 @@ def _answer_again_delivered() -> None:
     Delivered for the first time it stays un-acked, and goes to the next process.
     """
     task = current_task
-    if not task or task.name != PREDICT or not task.request.delivery_info.get("redelivered"):
+    if not task or task.name != PREDICT or not _was_delivered_before(task.request):
         return
     error = errors.ModelFailed("the GPU failed with these items, and it was not the first time")
     task.backend.mark_as_failure(task.request.id, error, request=task.request)
     for request in list(state.active_requests):
         if request.id == task.request.id:
-            request.acknowledge()
+            request.message.ack()  # now: what the main loop is asked to do comes too late
+
+
+def _was_delivered_before(request: Any) -> bool:
+    """kombu marks it twice. The mark among the headers stays when the task goes back to its queue,
+    as it does while its version is being loaded."""
+    return bool(request.delivery_info.get("redelivered") or request.get("redelivered"))
 
 
 LOSS = DeviceLoss()

@@ -50,17 +50,19 @@ BREAKS, SLOW = 13.0, 7.0
 def settings(
     server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Settings]:
-    """A registry with ``fragile``, a network that breaks its context, and an echo model."""
+    """A registry with two versions of ``fragile``, a network that breaks its context, of which the
+    first is the champion, and an echo model."""
     monkeypatch.setenv("PYTHONPATH", f"{MODULES}{os.pathsep}{ROOT}")
     monkeypatch.syspath_prepend(str(MODULES))
     monkeypatch.setenv("CELERIAC_MODELS_ARCHITECTURES", "gpu_models")
     get_settings.cache_clear()
     registry = Registry(tmp_path / "models")
     network = importlib.import_module("gpu_models").Fragile()
-    release.register(
-        "fragile", network, examples=np.array([[1.0], [2.0]], dtype=np.float32),
-        registry=registry,
-    )
+    for _ in range(2):
+        release.register(
+            "fragile", network, examples=np.array([[1.0], [2.0]], dtype=np.float32),
+            registry=registry,
+        )
     registry.aliases("fragile").promote(1, expected=None, who="test", why="")
     add_echo(registry, "echo", "cpu")
     del sys.modules["gpu_models"]
@@ -131,15 +133,18 @@ def test_the_item_at_fault_gets_an_error_and_all_others_their_answers(
 
 
 def test_a_task_that_was_delivered_before_fails_and_is_not_delivered_again(
-    settings: Settings, supervised: tuple[Supervisor, Path]
+    settings: Settings, supervised: tuple[Supervisor, Path], redis_client: redis.Redis
 ) -> None:
     supervisor, _ = supervised
     app = Celery(broker=settings.broker_url, backend=settings.broker_url, set_as_current=False)
     send = app.send_task
-    kwargs = {"model": "fragile", "items": [[13.0]]}
+    # Each process has to load this version first, and the task goes back to its queue meanwhile.
+    kwargs = {"model": "fragile@2", "items": [[13.0]]}
     result = send("celeriac.predict", kwargs=kwargs, queue="predict.cpu")
     with pytest.raises(Exception, match="it was not the first time"):
         result.get(timeout=60)
+    wait_until(lambda: supervisor.status()["worker"].deaths == 2)
+    assert redis_client.hlen("unacked.realtime.cpu") == 0
     kwargs = {"model": "fragile", "items": [[2.0]]}
     assert send("celeriac.predict", kwargs=kwargs, queue="predict.cpu").get(timeout=40) == [
         {"model": "fragile", "version": 1, "value": 2.0}
