@@ -140,6 +140,7 @@ def test_another_version_of_the_same_number_is_tried(
     path.chmod(0o644)
     path.write_text(path.read_text() + "\n")
     first("m", 1)
+    assert tries.tried == [1, 1]
     worker()("m", 1)
     assert tries.tried == [1, 1]
 
