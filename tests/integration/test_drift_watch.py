@@ -169,10 +169,12 @@ def test_a_stretch_is_counted_once_however_often_it_is_written(
     stream: Stream, told: list[Any]
 ) -> None:
     counter = stream.counters[0]
+    stream.clock.now_s += 3 * 86_400  # what another test's counter writes late is not of this time
     for _ in range(3):  # in one stretch of time
         counter.offer(stream.manifest(), *stream.items(100))
         counter.flush()
-    assert stream.broker.redis.hlen(drift_counts_key("sizes", 1)) == 1
+    fields: Any = stream.broker.redis.hkeys(drift_counts_key("sizes", 1))
+    assert len([field for field in fields if counter._process.encode() in field]) == 1
     found = {one.ref: one for one in drift.watch_all(stream.broker, stream.clock.now_s)}
     assert found["sizes@1"].rows == 300
 
