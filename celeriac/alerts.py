@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 
 import msgspec
 
 VERSION = 1
+_ID_DIGITS = 32
 _CALM = ("closed", "approved", "promoted", "kept")
 _OF_SCHEDULE = ("schedule", "date", "attempt", "job_id")
 _OF_MODEL = ("model", "version", "state", "features")
@@ -68,6 +70,12 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
         return (str(self.kind), self.date, self.attempt, self.schedule)
 
     @property
+    def id(self) -> str:
+        """The same each time that the alert is sent: a receiver drops doubles by it."""
+        claim = "\n".join(map(str, self.claim))
+        return hashlib.sha256(claim.encode()).hexdigest()[:_ID_DIGITS]
+
+    @property
     def is_calm(self) -> bool:
         """True if it is good news."""
         return self.state in _CALM
@@ -83,7 +91,7 @@ def encode(alert: Alert) -> bytes:
     """The JSON that is sent, and signed as all webhooks are (:mod:`celeriac.webhooks`): of a model
     without the fields of a schedule, and the reverse."""
     other = _OF_SCHEDULE if alert.model else _OF_MODEL
-    return msgspec.json.encode({
+    return msgspec.json.encode({"id": alert.id} | {
         name: value for name, value in msgspec.structs.asdict(alert).items() if name not in other
     })
 

@@ -1,4 +1,7 @@
-"""Alerts leave by a webhook and a command: once each, one at a time, in bounded time.
+"""Alerts leave by a webhook and a command: one at a time, in bounded time.
+
+Each is sent until it has arrived, or was tried often enough. A kill, or an answer that was lost,
+may have one sent twice: it has an ``id`` by which a receiver drops the second one.
 
 What is to be sent waits in a list; ``celeriac.alerts.send`` takes one of it and tries once. Only
 one such task is at work, and what failed waits for the next look of the watch, so a receiver that
@@ -125,14 +128,22 @@ def send_oldest(broker: Broker, *, owner: str) -> bool:
     taken: Any = None
     is_done = True
     try:
-        taken = broker.redis.lpop(ALERTS_PENDING_KEY)
+        taken = broker.redis.lindex(ALERTS_PENDING_KEY, 0)
         if taken is not None:
-            is_done = _deliver(broker, msgspec.json.decode(taken, type=Delivery))
+            is_done = _deliver_and_drop(broker, taken)
     finally:
         left = broker.redis.eval(_RELEASE, 2, ALERTS_SENDER_KEY, ALERTS_PENDING_KEY, owner)
     if left and is_done:
         send_pending(broker)
     return taken is not None
+
+
+def _deliver_and_drop(broker: Broker, taken: bytes) -> bool:
+    """It leaves the list last: a sender that was killed leaves it to the next one."""
+    try:
+        return _deliver(broker, msgspec.json.decode(taken, type=Delivery))
+    finally:
+        broker.redis.lrem(ALERTS_PENDING_KEY, 1, taken)  # type: ignore[arg-type]  # bytes will do
 
 
 def _deliver(broker: Broker, delivery: Delivery) -> bool:

@@ -21,7 +21,7 @@ from celery import shared_task
 from celeriac import errors, metrics
 from celeriac.drift import counted, standing
 from celeriac.drift.events import DriftEvent
-from celeriac.drift.standing import KINDS, FeatureStanding, Standing, Watcher
+from celeriac.drift.standing import KINDS, REFUSED, FeatureStanding, Standing, Watcher
 from celeriac.logs import get_logger
 from celeriac.messages import DRIFT_WATCH
 from celeriac.registry.catalogue import fetch
@@ -41,7 +41,7 @@ log = get_logger(__name__)
 IDLE_S = 3_600.0
 """A version that no alias names, and that nobody has asked for so long, is not watched any more."""
 SHOWN_FEATURES = 50
-"""Of a version, as gauges: answers first."""
+"""Of a version, as gauges: refused items first, then answers."""
 
 
 @shared_task(name=DRIFT_WATCH, base=CeleriacTask, ignore_result=True)
@@ -162,8 +162,7 @@ def save(broker: Broker, watcher: Watcher, one: Standing) -> Standing:
 def _retire(broker: Broker, watcher: Watcher, one: Standing, now_s: float) -> None:
     from celeriac.drift import watching
 
-    over = watching.retired(one, now_s)
-    announce(broker, *map(DriftEvent.from_dict, over.unsent))
+    save(broker, watcher, watching.retired(one, now_s))
     watcher.forget(one)
     counted.forget(broker.redis, one.model, one.version)
     _measure(msgspec.structs.replace(one, rows=0, episodes={}, features=()), one.features)
@@ -197,7 +196,7 @@ def _measure(one: Standing, before: Sequence[FeatureStanding]) -> None:
 
 def _figures(features: Sequence[FeatureStanding]) -> dict[str, tuple[float, float]]:
     """Distance and threshold of each, as gauges have them."""
-    ranked = sorted(features, key=lambda feature: feature.role)
+    ranked = sorted(features, key=lambda feature: (feature.name != REFUSED, feature.role))
     return {
         one.name: (_number(one.distance), _number(one.threshold))
         for one in ranked[:SHOWN_FEATURES]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from functools import partial
+from functools import lru_cache, partial
 
+import redis
 from celery import shared_task
 
 from celeriac import errors, metrics
@@ -39,31 +40,50 @@ def look_at_labels() -> None:
 
 
 def look(broker: Broker, now_s: float) -> list[DriftEvent]:
-    """As :func:`look_at_labels`; returns the events. Raises redis.RedisError."""
-    client, settings = broker.redis, broker.settings
-    registry = Registry(settings.models.root)
+    """As :func:`look_at_labels`; returns the events. A version that cannot be looked at is logged,
+    and keeps no other one from it. Raises redis.RedisError."""
     events = []
-    forget_old_versions(client, settings.feedback, now_s)
-    for (model, version), last_s in labelled_versions(client).items():
-        stepped = step_version(
-            client, model, version, settings=settings.feedback, queue=MAINTENANCE_QUEUE,
-            performance=partial(_performance, registry, model, version),
-            message=_message, last_label_s=last_s, now_s=now_s,
-        )
-        metrics.LABELLED_AT.labels(model, str(version)).set(last_s)
-        if stepped.labels:
-            metrics.LABELLED.labels(model, str(version)).inc(stepped.labels)
-            _show(broker, model, version, now_s)
-        if stepped.is_open is not None:  # also without labels: a new process knows of none before
-            gauge = metrics.DRIFT_EPISODE.labels(model, str(version), "concept_drift")
-            gauge.set(stepped.is_open)
-        if stepped.event is not None:
+    forget_old_versions(broker.redis, broker.settings.feedback, now_s)
+    for (model, version), last_s in labelled_versions(broker.redis).items():
+        try:
+            event = _look(broker, model, version, last_s, now_s)
+        except redis.RedisError:
+            raise
+        except Exception as error:  # noqa: BLE001 - others are looked at all the same
+            _complain(f"{model}@{version}", f"{type(error).__name__}: {error}")
+            continue
+        if event is not None:
             log.warning(
-                "concept drift", model=model, version=version, state=stepped.event.state,
-                detail=stepped.event.detail,
+                "concept drift", model=model, version=version, state=event.state,
+                detail=event.detail,
             )
-            events.append(stepped.event)
+            events.append(event)
     return events
+
+
+@lru_cache(maxsize=1_000)
+def _complain(ref: str, reason: str) -> None:
+    """Once in a process, not every few seconds."""
+    log.error("labels are not looked at", model=ref, reason=reason)
+
+
+def _look(
+    broker: Broker, model: str, version: int, last_s: float, now_s: float
+) -> DriftEvent | None:
+    settings = broker.settings
+    stepped = step_version(
+        broker.redis, model, version, settings=settings.feedback, queue=MAINTENANCE_QUEUE,
+        performance=partial(_performance, Registry(settings.models.root), model, version),
+        message=_message, last_label_s=last_s, now_s=now_s,
+    )
+    metrics.LABELLED_AT.labels(model, str(version)).set(last_s)
+    if stepped.labels:
+        metrics.LABELLED.labels(model, str(version)).inc(stepped.labels)
+        _show(broker, model, version, now_s)
+    if stepped.is_open is not None:  # also without labels: a new process knows of none before
+        gauge = metrics.DRIFT_EPISODE.labels(model, str(version), "concept_drift")
+        gauge.set(stepped.is_open)
+    return stepped.event
 
 
 def _message(event: DriftEvent) -> bytes:

@@ -86,6 +86,21 @@ def _check(
     broker: Broker, name: str, schedule: NightlySettings, day: date, attempt: int
 ) -> str:
     """The whole in one sentence. ``drift.json`` comes last: a date without it is owed."""
+    folder = place(output_path(schedule, day, attempt)).expanduser()
+    report = checks.kept(folder) or _compared(broker, schedule, day)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / checks.PAGE, render(report))
+    checks.keep(folder, report)
+    _announce(broker, name, schedule, day, attempt, report)
+    checks.finish(folder, report)
+    log.info(
+        "nightly drift check", schedule=name, date=day.isoformat(), attempt=attempt,
+        state=report.state,
+    )
+    return headline(report)
+
+
+def _compared(broker: Broker, schedule: NightlySettings, day: date) -> DriftReport:
     options = schedule.check
     report = compare_aside(
         Registry(Path(broker.settings.models.root)), ModelRef.parse(schedule.model),
@@ -97,16 +112,7 @@ def _check(
             f"{report.model}@{report.version} was registered without a reference, so there is "
             "nothing to compare with; register its next version with one"
         )
-    folder = place(output_path(schedule, day, attempt)).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / checks.PAGE, render(report))
-    _announce(broker, name, schedule, day, attempt, report)
-    write_file(checks.report_of(folder), report.dump())
-    log.info(
-        "nightly drift check", schedule=name, date=day.isoformat(), attempt=attempt,
-        state=report.state,
-    )
-    return headline(report)
+    return report
 
 
 def _announce(  # noqa: PLR0913, PLR0917 - which attempt has found what

@@ -6,13 +6,18 @@ is told.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import redis
 from celery import shared_task
+from celery.exceptions import Reject
 
 from celeriac import metrics
 from celeriac.drift.events import DriftEvent
+from celeriac.logs import get_logger
 from celeriac.messages import (
     CONTRACT,
     DRIFT_NOTICE,
@@ -26,6 +31,12 @@ from producer.jobs import redis_errors
 from tasks import adaptation
 from tasks.alerts import notify, send_pending
 from tasks.base import CeleriacTask
+from tasks.patience import patiently
+
+log = get_logger(__name__)
+
+_PAUSE_S = 1.0
+"""A Redis that answers with errors is not asked without a pause."""
 
 
 def announce(broker: Broker, *events: DriftEvent) -> None:
@@ -43,13 +54,19 @@ def announce(broker: Broker, *events: DriftEvent) -> None:
 @shared_task(name=DRIFT_NOTICE, base=CeleriacTask, ignore_result=True)
 def notice(event: dict[str, Any], v: int = 1, others: Sequence[dict[str, Any]] = ()) -> None:
     """Tell an event (:meth:`DriftEvent.to_dict`) and those that follow it: log, metric, webhook,
-    command; each once. One that fails keeps no other from being told."""
+    command; each once. One that fails keeps no other from being told. If Redis fails for longer
+    than a task waits for it, the message goes back to its queue: what was told is not told again.
+    """
     check_contract(v)
     broker, problems = Broker(get_settings()), []
     try:
         for one in (event, *others):
             try:
-                tell(broker, DriftEvent.from_dict(one))
+                patiently(partial(tell, broker, DriftEvent.from_dict(one)))
+            except redis.RedisError as error:
+                log.error("an event is told later", reason=str(error))  # noqa: TRY400 - not ours
+                time.sleep(_PAUSE_S)
+                raise Reject(error, requeue=True) from error
             except Exception as error:  # noqa: BLE001 - raised when all are told
                 problems.append(error)
     finally:

@@ -24,6 +24,8 @@ from celeriac.messages import (
 Kind = Literal["data_quality", "data_drift"]
 KINDS: tuple[Kind, ...] = ("data_quality", "data_drift")
 ENDED_KEPT = 10
+REFUSED = "(refused items)"
+"""Stands among the features for the items that are none."""
 
 
 class FeatureStanding(msgspec.Struct, frozen=True, kw_only=True):

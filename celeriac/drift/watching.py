@@ -23,6 +23,7 @@ from celeriac.drift.records import State
 from celeriac.drift.standing import (
     ENDED_KEPT,
     KINDS,
+    REFUSED,
     EndedEpisode,
     FeatureStanding,
     Kind,
@@ -36,10 +37,11 @@ from celeriac.settings import DriftSettings
 
 LEAST_QUALITY_ROWS = 100
 """With fewer items, nothing is said of their nulls."""
-REFUSED = "(refused items)"
-"""Stands among the features for the items that are none."""
 MOST_REFUSED = 0.2
 """Of all items: some callers make mistakes, a flood of them is broken data."""
+MOST_WINDOWS = 4
+"""Where items are refused, so many times the items of a window are looked at: then up to seven of
+eight may be refused, and the others still say whether they drift."""
 NAMED = 5
 """Features that a sentence names, at most."""
 
@@ -77,16 +79,19 @@ def window_rule(settings: DriftSettings) -> WindowRule:
 def gather(
     standard: Standard, stretches: Iterable[Stretch], mark: Mark, rule: WindowRule
 ) -> Seen:
-    """Add up what the processes have counted, the newest first, until the window is full."""
+    """Add up what the processes have counted, the newest first, until the window is full of sound
+    items, or there are :data:`MOST_WINDOWS` times as many in all."""
     sums: dict[float, Tally] = {}
-    items = came = fields = 0
+    rows = items = came = fields = 0
     for stretch in stretches:
-        if items >= rule.rows and stretch.start_s not in sums:
+        is_full = rows >= rule.rows or items >= MOST_WINDOWS * rule.rows
+        if is_full and stretch.start_s not in sums:
             break
         found = unpack(standard, stretch.data)
         if found is None:
             continue
-        items, came, fields = items + found.items, came + found.seen, fields + 1
+        rows, items = rows + found.rows, items + found.items
+        came, fields = came + found.seen, fields + 1
         held = sums.setdefault(stretch.start_s, found)
         if held is not found:
             held.add(found)
@@ -217,7 +222,7 @@ def _of_profile(standing: Standing, standard: Standard, now_s: float) -> Standin
     return Standing(
         model=standing.model, version=standing.version, state="not_enough_data",
         since_s=standing.watched_at_s, watched_at_s=standing.watched_at_s,
-        digest=standard.digest, unsent=over.unsent,
+        digest=standard.digest, ended=over.ended, unsent=over.unsent,
     )
 
 
@@ -348,11 +353,13 @@ class _Looking:
         before = self._before.get(REFUSED)
         state: State = "broken" if broken else "stable"
         part = seen.refused / max(seen.items, 1)
+        too_few = seen.rows < self._rule.least_share * self._rule.rows
+        rest = ", and the others are too few to say whether they drift" if too_few else ""
         return (FeatureStanding(
             name=REFUSED, role="input", state=state, rows=seen.items,
             since_s=self._now_s if before is None or before.state != state else before.since_s,
             distance=round(part, 4), threshold=MOST_REFUSED,
-            note=f"{part:.0%} of the items do not fit the model's input" if broken else "",
+            note=f"{part:.0%} of the items do not fit the model's input{rest}" if broken else "",
         ),)
 
     # --- episodes of the version ----------------------------------------------------------------

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 import msgspec
 
 from celeriac import errors
+from celeriac.datasets.files import remove_file, write_file
 from celeriac.datasets.places import Place, place
 from celeriac.drift.events import DriftEvent, Kind
 from celeriac.drift.records import DriftReport
 
 NAME = "drift.json"
 PAGE = "drift.html"
+_UNTOLD = "drift.untold.json"
+"""What was found and perhaps not told yet: a worker that was killed goes on from there."""
 _SAYS_NOTHING = ("not_enough_data", "no_profile")
 
 
@@ -33,6 +37,26 @@ def read(output: str | Place) -> DriftReport:
         return DriftReport.load(report_of(output).read_bytes())
     except (OSError, msgspec.MsgspecError) as error:
         raise errors.JobNotFound(f"{report_of(output)}: cannot be read: {error}") from error
+
+
+def keep(folder: Place, report: DriftReport) -> None:
+    """Before it is told: told again after a kill, it is the same report. Raises StorageError."""
+    write_file(folder / _UNTOLD, report.dump())
+
+
+def kept(folder: Place) -> DriftReport | None:
+    """What an earlier task of this attempt has found, and has not ended. May raise OSError."""
+    try:
+        return DriftReport.load((folder / _UNTOLD).read_bytes())
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
+
+
+def finish(folder: Place, report: DriftReport) -> None:
+    """It has been told: the date is done. Raises StorageError."""
+    write_file(report_of(folder), report.dump())
+    with suppress(errors.StorageError):  # nobody asks for it any more
+        remove_file(folder / _UNTOLD)
 
 
 def events(

@@ -28,6 +28,7 @@ from celeriac.messages import (
 from celeriac.registry.store import Registry
 from celeriac.settings import FeedbackSettings, Settings
 from producer.broker import Broker
+from tasks import drift_labels
 from tasks.drift_labels import look
 from tasks.schedule import beat_schedule
 
@@ -192,3 +193,19 @@ def test_one_that_is_damaged_asks_the_reference_again(redis_client: redis.Redis)
 def test_beat_has_labels_looked_at(settings: Settings) -> None:
     entry = beat_schedule(settings)["look-at-labels"]
     assert (entry["task"], entry["options"]["queue"]) == (DRIFT_LABELS, MAINTENANCE_QUEUE)
+
+
+def test_a_version_that_cannot_be_looked_at_keeps_no_other_from_it(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd(client: Any, model: str, *given: Any, **more: Any) -> Any:
+        if model == "odd":
+            raise ZeroDivisionError("odd")
+        return step_version(client, model, *given, **more)
+
+    monkeypatch.setattr(drift_labels, "step_version", odd)
+    label(broker, wrong(0.1, 800), model="odd")
+    label(broker, wrong(0.1, 800))
+    assert look(broker, NOW) == []
+    label(broker, wrong(0.4, 200, 1))
+    assert [event.model for event in look(broker, NOW + 15)] == ["reviews"]

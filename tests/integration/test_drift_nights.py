@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -133,6 +134,35 @@ def test_nights_that_drift_and_recover(
     assert (run.state, run.rows, run.reason) == (RunState.COMPLETED, 2_000, "sizes@1 drift")
     assert [one.what for one in nights.records_of(broker, "watched").events()] == ["compared"] * 3
     assert redis_client.exists(nightly_slot_key("watched")) == 0
+
+
+def test_a_night_that_was_killed_while_it_told_tells_the_same_event_again(
+    broker: Broker, redis_client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(tmp_path, DAY, rows(2.0))
+    announce, told = drift_nights.announce, list[Any]()
+
+    def killed(broker: Broker, *events: Any) -> None:
+        told.extend(events)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(drift_nights, "announce", killed)
+    with pytest.raises(KeyboardInterrupt):
+        compare(broker, DAY)
+    assert nights.newest(broker, "watched", DAY).state is RunState.ABSENT  # it is owed
+
+    def again(broker: Broker, *events: Any) -> None:
+        told.extend(events)
+        announce(broker, *events)
+
+    monkeypatch.setattr(drift_nights, "announce", again)
+    time.sleep(1.0)  # reports are made at seconds
+    compare(broker, DAY, owner="again")
+    first, second = told
+    assert first == second  # which counts as one
+    assert announced(redis_client) == [("opened", "data_drift")]
+    names = {path.name for path in (tmp_path / "out" / str(DAY)).iterdir()}
+    assert names == {"drift.json", "drift.html"}
 
 
 def test_a_forced_attempt_opens_nothing_that_is_open(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import redis
+from celery.exceptions import Reject
 
 from celeriac import errors, metrics
 from celeriac.drift.events import DriftEvent
@@ -111,6 +112,33 @@ def test_an_event_that_cannot_be_told_keeps_no_other_from_it(
     with pytest.raises(errors.RequestError, match="no event of drift"):
         drift_notices.notice.run({"kind": "odd"}, others=[EVENT.to_dict()])
     assert counted() == before + 1
+
+
+def test_a_redis_that_fails_loses_no_event(
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems: list[Exception] = [redis.ConnectionError("away"), redis.TimeoutError("slow")]
+    ask = adaptation.ask
+
+    def failing(broker: Broker, event: DriftEvent) -> None:
+        if problems:
+            raise problems.pop()
+        ask(broker, event)
+
+    monkeypatch.setattr(drift_notices, "get_settings", lambda: settings)
+    monkeypatch.setattr(drift_notices, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(adaptation, "ask", failing)
+    before = counted()
+    drift_notices.notice.run(EVENT.to_dict())
+    assert counted() == before + 1
+
+    problems.append(redis.ResponseError("READONLY"))
+    later = EVENT.to_dict() | {"at_s": EVENT.at_s + 60}
+    with pytest.raises(Reject) as rejected:
+        drift_notices.notice.run(EVENT.to_dict(), others=[later])
+    assert rejected.value.requeue  # all of it comes again
+    drift_notices.notice.run(EVENT.to_dict(), others=[later])
+    assert counted() == before + 2
 
 
 def test_what_one_look_finds_is_told_by_one_task(

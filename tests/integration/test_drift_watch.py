@@ -18,11 +18,11 @@ import redis
 from sklearn.linear_model import LogisticRegression
 
 from celeriac import errors, metrics, release
-from celeriac.drift import counted, standing, watching
+from celeriac.drift import counted, standing
 from celeriac.drift.adaptation_log import AdaptationLog
 from celeriac.drift.counter import DriftCounter
 from celeriac.drift.events import DriftEvent
-from celeriac.drift.standing import Overtaken, Watcher
+from celeriac.drift.standing import FeatureStanding, Overtaken, Watcher
 from celeriac.drift.tally import Standard
 from celeriac.messages import (
     DRIFT_COUNTED_KEY,
@@ -471,6 +471,40 @@ def test_a_version_that_nobody_asks_any_more_is_told_and_forgotten(
     assert [event.state for event in told] == ["opened", "closed"]
 
 
+def test_a_watch_that_is_killed_while_it_lets_a_version_go_tells_the_same_event_again(
+    stream: Stream, told: list[Any], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for shift in [0.0] * 4 + [2.0] * 4:
+        stream.come(shift=shift)
+    publish(redis_client, {})
+    forget = Watcher.forget
+
+    def killed(watcher: Watcher, one: standing.Standing) -> None:
+        raise KeyboardInterrupt
+
+    told.clear()
+    monkeypatch.setattr(Watcher, "forget", killed)
+    with pytest.raises(KeyboardInterrupt):
+        drift.watch_all(stream.broker, stream.clock.now_s)
+    monkeypatch.setattr(Watcher, "forget", forget)
+    drift.watch_all(stream.broker, stream.clock.now_s + 60)
+    assert [event.state for event in told] == ["closed"]
+    assert standing.load_all(redis_client) == []
+
+
+def test_refused_items_have_a_gauge_however_many_features_there_are() -> None:
+    many = [
+        FeatureStanding(name=f"x{number}", role="answer", state="stable", since_s=0.0, rows=9)
+        for number in range(drift.SHOWN_FEATURES)
+    ]
+    none = FeatureStanding(
+        name=standing.REFUSED, role="input", state="broken", since_s=0.0, rows=9, distance=0.5
+    )
+    figures = drift._figures([*many, none])
+    assert len(figures) == drift.SHOWN_FEATURES
+    assert figures[standing.REFUSED][0] == 0.5
+
+
 def test_a_damaged_profile_keeps_no_other_version_from_being_watched(
     stream: Stream, tmp_path: Path, told: list[Any]
 ) -> None:
@@ -581,7 +615,7 @@ def test_what_only_the_policy_remembers_is_closed_by_a_person_too(
 
 
 def test_what_is_shown_no_more_keeps_no_gauge(stream: Stream, told: list[Any]) -> None:
-    distance = metrics.DRIFT_DISTANCE.labels("sizes", "1", watching.REFUSED)
+    distance = metrics.DRIFT_DISTANCE.labels("sizes", "1", standing.REFUSED)
     for refused in [20, 20, 0, 0, 0, 0, 0, 0]:
         items, answers = stream.items(100)
         items += [{"size": "large"}] * refused

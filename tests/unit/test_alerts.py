@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from celeriac.alerts import Alert, AlertKind, encode
 from celeriac.settings import AlertSettings
@@ -68,13 +69,16 @@ def test_what_a_receiver_gets(receiver: Receiver) -> None:
     assert alerts.call_webhook(settings, BODY) == ("", False)
     [(headers, body)] = receiver.got
     assert json.loads(body) == {
-        "v": 1, "kind": "failed", "schedule": "reviews", "entry": "dataset",
+        "id": ALERT.id, "v": 1, "kind": "failed", "schedule": "reviews", "entry": "dataset",
         "date": "2026-11-21", "attempt": 1, "job_id": "", "reason": "no such file",
         "next": "celeriac nightly run reviews", "at": "2026-11-22T02:00:00+00:00",
     }
     stamp = headers["X-Celeriac-Signature"].partition(",")[0].removeprefix("t=")
     assert headers["X-Celeriac-Signature"] == sign(body, "key", int(stamp))
     assert abs(int(stamp) - time.time()) < 60
+    again = structs.replace(ALERT, reason="another word for it", at="2026-11-22T02:00:15+00:00")
+    other = structs.replace(ALERT, attempt=2)
+    assert (again.id == ALERT.id, other.id == ALERT.id) == (True, False)
     assert headers["Content-Type"] == "application/json"
 
 

@@ -11,7 +11,7 @@ from celeriac.drift.counted import Stretch
 from celeriac.drift.events import DriftEvent
 from celeriac.drift.features import Feature
 from celeriac.drift.reference import make_profile
-from celeriac.drift.standing import Standing
+from celeriac.drift.standing import REFUSED, Standing
 from celeriac.drift.tally import Standard, Tally, pack
 from celeriac.drift.window import WindowRule
 from celeriac.registry.manifest import InputSchema, OutputSchema
@@ -263,6 +263,7 @@ def test_another_profile_under_the_same_number_begins_anew(standard: Standard) -
     assert stream.standing.episodes == {}
     assert stream.told() == [("data_drift", "opened"), ("data_drift", "closed")]
     assert stream.events[1].detail == "m@1 is another version now"
+    assert [one.kind for one in stream.standing.ended] == ["data_drift"]
 
 
 def test_a_reference_that_is_too_short_has_no_threshold() -> None:
@@ -292,12 +293,12 @@ def test_a_flood_of_refused_items_is_broken_data_and_hides_no_drift(standard: St
         stream.come(rows=90, refused=10)  # callers make mistakes
     assert stream.told() == []
     shown = stream.standing.features[-1]
-    assert (shown.name, shown.state, shown.distance) == (watching.REFUSED, "stable", 0.1)
+    assert (shown.name, shown.state, shown.distance) == (REFUSED, "stable", 0.1)
     assert stream.standing.state == "stable"
     for _ in range(4):
         stream.come(rows=10, refused=200)
     assert stream.told() == [("data_quality", "opened")]
-    assert stream.events[0].features == (watching.REFUSED,)
+    assert stream.events[0].features == (REFUSED,)
     assert "% of the items do not fit the model's input" in stream.events[0].detail
     assert stream.standing.counted_share == 1.0
     for _ in range(14):
@@ -306,7 +307,7 @@ def test_a_flood_of_refused_items_is_broken_data_and_hides_no_drift(standard: St
     for _ in range(16):
         stream.come()
     assert set(stream.told()[2:]) == {("data_quality", "closed"), ("data_drift", "closed")}
-    assert stream.standing.features[-1].name != watching.REFUSED  # there are none any more
+    assert stream.standing.features[-1].name != REFUSED  # there are none any more
 
 
 def test_items_that_are_all_refused_are_broken_data(standard: Standard) -> None:
@@ -315,6 +316,20 @@ def test_items_that_are_all_refused_are_broken_data(standard: Standard) -> None:
         stream.come(rows=0, refused=100)
     assert stream.told() == [("data_quality", "opened")]
     assert stream.standing.state == "broken"
+
+
+def test_where_most_items_are_refused_the_others_are_watched_too(standard: Standard) -> None:
+    stream = Stream(standard)
+    for _ in range(10):
+        stream.come(rows=100)
+    for _ in range(30):
+        stream.come(rows=25, refused=75, shift=2.0)
+    assert stream.told() == [("data_quality", "opened"), ("data_drift", "opened")]
+    assert "too few" not in stream.standing.features[-1].note
+    for _ in range(40):
+        stream.come(rows=5, refused=95)
+    note = stream.standing.features[-1].note
+    assert note.endswith("and the others are too few to say whether they drift")
 
 
 def test_what_closes_in_a_look_is_told_before_what_opens(standard: Standard) -> None:
