@@ -174,6 +174,7 @@ def finalize(self: Task, job_id: str, output: str, v: int = 1) -> None:  # noqa:
     ):
         given_up = patiently(lambda: ledger.dead(job_id))
         manifest = finalizing.finalize(folder, datetime.now(UTC), given_up)
+        _sum_up(folder)
     dead = manifest.rows_dead
     patiently(lambda: ledger.finish(
         job_id, JobState(manifest.state), rows_done=manifest.rows_in - dead,
@@ -184,6 +185,19 @@ def finalize(self: Task, job_id: str, output: str, v: int = 1) -> None:  # noqa:
         version=manifest.version, rows=manifest.rows_in, failed=manifest.rows_failed,
         dead_chunks=len(manifest.dead),
     )
+
+
+def _sum_up(folder: JobFolder) -> None:
+    """Reviews that are to be summed up, whoever submitted them, leave their figures beside the
+    parts. The job has its output without them."""
+    from celeriac.applications.reviews import dataset  # few jobs are
+
+    if not dataset.is_summary(folder.load().scoring.aggregate):
+        return
+    try:
+        dataset.write_summary(folder, dataset.read_summary(folder))
+    except errors.CeleriacError as error:
+        log.warning("reviews not summed up", reason=error.message)
 
 
 @shared_task(name=BATCH_RECONCILE, base=CeleriacTask, ignore_result=True)

@@ -113,7 +113,8 @@ class Reviews:
         self, source: Any, output: str | Path, *, product: str, date: str | None = None,
         period: Period = "month", text_column: str | None = None, **options: Any,
     ) -> JobHandle:
-        """Have all reviews of a dataset scored and aggregated, by all batch workers; at once.
+        """Have all reviews of a dataset scored and aggregated, by all batch workers; at once. The
+        job leaves ``reviews.json`` and ``reviews.html`` in ``output``.
 
         ``product`` and ``date`` are columns, ``text_column`` the one that the model reads (default:
         the model's own). Dates are dates, texts of ISO 8601 or Unix times. ``options`` are those of
@@ -132,8 +133,8 @@ class Reviews:
         date: str | None = None, period: Period = "month", text_column: str | None = None,
         on_progress: Callable[[JobStatus], None] | None = None, **options: Any,
     ) -> ReviewSummary:
-        """As :meth:`submit`, then wait, and leave ``reviews.json`` and ``reviews.html`` in
-        ``output``. Raises JobFailed, and DeadlineExceeded after ``timeout_s``; the job goes on."""
+        """As :meth:`submit`, then wait. Raises JobFailed, and DeadlineExceeded after ``timeout_s``;
+        the job goes on."""
         handle = self.submit(
             source, output, product=product, date=date, period=period, text_column=text_column,
             **options,
@@ -147,12 +148,9 @@ def summary_of(
 ) -> ReviewSummary:
     """The summary of a job that :meth:`Reviews.submit` began, once it has ended.
 
-    Leaves its files beside the job's. Raises JobFailed, and DeadlineExceeded.
+    Raises JobFailed, and DeadlineExceeded.
     """
     status = handle.wait(timeout_s, on_progress)
     if not status.state.is_whole:
         raise errors.JobFailed(f"job {status.id} is {status.state}: {status.error or 'no summary'}")
-    folder = JobFolder(handle.output)
-    found = dataset.read_summary(folder)
-    dataset.write_summary(folder, found)
-    return found
+    return dataset.read_summary(JobFolder(handle.output))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 from msgspec import Meta
 
 from celeriac import errors
+from celeriac.applications.moderation.reviews import Label
 from celeriac.messages import decode_base64
 from producer.applications.moderation import AsyncModerator, Decision, Post
-from producer.gateway import body
+from producer.gateway import body, results
 from producer.gateway.cold import contexts, json_response
 from producer.gateway.context import Gateway, RequestContext
 from producer.gateway.failures import described, fault
@@ -188,14 +190,22 @@ async def settle(id: str, request: Request) -> Response:
 }})
 async def labels(request: Request) -> Response:
     """With the texts, for those who train models: the same rows as `celeriac moderation labels`."""
-    from celeriac.applications.moderation.labels import row_of
-
     gateway, context = contexts(request)
     desk, tenant = moderator_of(gateway).desk, context.caller.tenant
-    with desk.redis():
-        found = await asyncio.to_thread(desk.reviews(tenant).labels)
-    rows = msgspec.json.Encoder().encode_lines([row_of(label) for label in found])
-    return Response(rows, media_type="application/x-ndjson")
+    blocks = desk.labels(tenant)
+    first = await results.in_thread(next, blocks, None)  # what fails here still has its own status
+    return StreamingResponse(_lines(first, blocks), media_type="application/x-ndjson")
+
+
+async def _lines(
+    block: Sequence[Label] | None, blocks: Iterator[Sequence[Label]]
+) -> AsyncIterator[bytes]:
+    from celeriac.applications.moderation.labels import row_of
+
+    encode = msgspec.json.Encoder().encode_lines
+    while block is not None:
+        yield encode([row_of(label) for label in block])
+        block = await results.in_thread(next, blocks, None)
 
 
 @router.get("/decisions/{id}", summary="Why a post was decided so", responses={

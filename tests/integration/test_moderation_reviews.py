@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import redis
 
 from celeriac import errors
+from celeriac.applications.moderation import reviews as review_queue
 from celeriac.applications.moderation.audit import Record
 from celeriac.applications.moderation.decision import PartScore, Post, Reason
+from celeriac.applications.moderation.labels import write_labels
 from celeriac.applications.moderation.reviews import MOST_TEXT, Label, ReviewQueue
 from producer.applications.moderation.truth import belongs
 
@@ -53,6 +58,25 @@ def test_what_is_entered_is_listed_and_decided(redis_client: redis.Redis) -> Non
     (found,) = reviews.labels()
     assert (found.decision, found.by, found.review.text) == ("allow", "anna", "text 1")
     assert reviews.count() == 1
+
+
+def test_labels_are_written_some_at_a_time(
+    redis_client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reviews = queue(redis_client, most_open=10)
+    for number in range(7):
+        reviews.enter(record(number), Post(text=f"text {number}"))
+        reviews.decide(label(reviews, number))
+    monkeypatch.setattr(review_queue, "BLOCK", 3)
+    assert [len(block) for block in reviews.labels_by_block()] == [3, 3, 1]
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        path = tmp_path / f"labels{suffix}"
+        assert write_labels(path, reviews.labels_by_block()) == 7
+        frame = {
+            ".csv": pd.read_csv, ".parquet": pd.read_parquet,
+            ".jsonl": partial(pd.read_json, lines=True),
+        }[suffix](path)
+        assert frame["text"].tolist() == [f"text {number}" for number in range(7)]
 
 
 def test_the_first_decision_stays(redis_client: redis.Redis) -> None:

@@ -225,9 +225,13 @@ def keep_policy(folder: Path, policy: Policy) -> None:
     except ValueError as error:
         raise errors.StorageError(f"{path} is damaged: remove it") from error
     if known.digest != policy.digest:
+        fields = ", ".join(
+            name for name in Policy.model_fields if getattr(policy, name) != getattr(known, name)
+        )
         raise errors.Conflict(
-            f"the policy {policy.ref} has been used with other content: raise its version "
-            f"(what it said then is in {path.name} of {path.parent})"
+            f"the policy {policy.ref} has been used with other content ({fields}): write "
+            f"version = {policy.version + 1} in it, or a higher one; what it said then is in "
+            f"{path.name} of {path.parent}"
         )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,40 +41,49 @@ def row_of(label: Label) -> dict[str, Any]:
     }
 
 
-def write_labels(path: Path, labels: Sequence[Label]) -> None:
-    """Write a .csv, .jsonl or .parquet file, whole or not at all.
+def write_labels(path: Path, labels: Iterable[Sequence[Label]]) -> int:
+    """Write blocks of labels as a .csv, .jsonl or .parquet file, whole or not at all; how many.
 
-    Raises RequestError for another suffix, StorageError.
+    Raises RequestError for another suffix, StorageError, and what ``labels`` raises.
     """
     if path.suffix not in SUFFIXES:
         raise errors.RequestError(f"{path.name}: labels are written as {', '.join(SUFFIXES)}")
-    rows = [row_of(label) for label in labels]
-    with replacing(path) as partial:
-        _WRITERS[path.suffix](partial, rows)
+    count = 0
+    with replacing(path) as partial, _WRITERS[path.suffix](partial) as write:
+        for block in labels:
+            write([row_of(label) for label in block])
+            count += len(block)
+    return count
 
 
-def _csv(path: Path, rows: list[dict[str, Any]]) -> None:
+_Write = Callable[[list[dict[str, Any]]], Any]
+
+
+@contextmanager
+def _csv(path: Path) -> Iterator[_Write]:
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(rows)
+        yield writer.writerows
 
 
-def _jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_bytes(msgspec.json.Encoder().encode_lines(rows))
+@contextmanager
+def _jsonl(path: Path) -> Iterator[_Write]:
+    encode = msgspec.json.Encoder().encode_lines
+    with path.open("wb") as file:
+        yield lambda rows: file.write(encode(rows))
 
 
-def _parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+@contextmanager
+def _parquet(path: Path) -> Iterator[_Write]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = {
-        name: pa.array(
-            [row[name] for row in rows], pa.bool_() if name == "cut" else pa.string()
-        )
-        for name in COLUMNS
-    }
-    pq.write_table(pa.table(columns), path)
+    schema = pa.schema([
+        (name, pa.bool_() if name == "cut" else pa.string()) for name in COLUMNS
+    ])
+    with pq.ParquetWriter(path, schema) as writer:
+        yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
 _WRITERS = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import msgspec
@@ -20,6 +21,8 @@ from celeriac.messages import DEFAULT_TENANT
 
 MOST_TEXT = 10_000
 """Characters of a text that are kept for whoever looks at it."""
+BLOCK = 500
+"""Reviews or labels that are read at once: of the longest texts some megabytes."""
 
 _PREFIX = "celeriac:moderation"
 
@@ -104,7 +107,7 @@ class ReviewQueue:
 
     def open(self, most: int = 100) -> list[Review]:
         """Open reviews, the oldest first."""
-        return self._listed(open_key, review_key, Review, most)
+        return list(chain.from_iterable(self._listed(open_key, review_key, Review, most)))
 
     def count(self) -> int:
         now_ms = int(time.time() * 1_000)
@@ -133,21 +136,22 @@ class ReviewQueue:
             raise _decided(label)
         raise _not_open(decision_id)
 
-    def labels(self, most: int = 1_000_000) -> list[Label]:
+    def labels(self) -> list[Label]:
         """What people said, the oldest first."""
-        return self._listed(labels_key, label_key, Label, most)
+        return [label for block in self.labels_by_block() for label in block]
 
-    def _listed(self, index: Any, key: Any, kind: Any, most: int) -> list[Any]:
+    def labels_by_block(self) -> Iterator[list[Label]]:
+        """As :meth:`labels`, some at a time: all of them may be more than memory holds."""
+        return self._listed(labels_key, label_key, Label, 1_000_000)
+
+    def _listed(self, index: Any, key: Any, kind: Any, most: int) -> Iterator[list[Any]]:
         now_ms = int(time.time() * 1_000)
         name = index(self._tenant)
         self._client.zremrangebyscore(name, "-inf", now_ms)
         ids = [found.decode() for found in self._client.zrange(name, 0, most - 1)]
-        return [
-            msgspec.json.decode(data, type=kind)
-            for block in _blocks(ids)
-            for data in self._client.mget([key(self._tenant, one) for one in block])
-            if data is not None
-        ]
+        for block in _blocks(ids):
+            found = self._client.mget([key(self._tenant, one) for one in block])
+            yield [msgspec.json.decode(data, type=kind) for data in found if data is not None]
 
 
 def _decided(label: bytes) -> errors.Conflict:
@@ -162,8 +166,8 @@ def _not_open(decision_id: str) -> errors.PredictionNotFound:
 
 
 def _blocks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), 500):
-        yield ids[start : start + 500]
+    for start in range(0, len(ids), BLOCK):
+        yield ids[start : start + BLOCK]
 
 
 _NOW = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -39,6 +39,11 @@ def aggregation(
     )
 
 
+def is_summary(wanted: Aggregation | None) -> TypeGuard[Aggregation]:
+    """True of what :func:`aggregation` makes."""
+    return wanted is not None and wanted.by[-1:] == (LABEL,) and wanted.std == (PROBABILITY,)
+
+
 def read_summary(folder: JobFolder) -> ReviewSummary:
     """The summary of a finished job. Raises Conflict until it has finished, and RequestError if
     it was submitted for something else."""
@@ -49,7 +54,7 @@ def read_summary(folder: JobFolder) -> ReviewSummary:
             "`celeriac batch status` says where it stands"
         )
     wanted = folder.load().scoring.aggregate
-    if wanted is None or wanted.by[-1] != LABEL or wanted.std != (PROBABILITY,):
+    if not is_summary(wanted):
         raise errors.RequestError(
             f"{folder.path}: holds a job that was not submitted for a summary of reviews "
             "(`celeriac reviews summarise`)"
@@ -73,10 +78,9 @@ def write_summary(folder: JobFolder, found: ReviewSummary) -> Place:
     """
     from celeriac.applications.reviews.page import render
 
-    made = render(found)
     write_file(folder.path / "reviews.json", msgspec.json.format(msgspec.json.encode(found)))
     page = folder.path / "reviews.html"
-    write_file(page, made)
+    write_file(page, render(found))
     return page
 
 

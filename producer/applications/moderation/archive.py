@@ -40,6 +40,8 @@ from producer.client import Client
 from producer.jobs import JobHandle, JobStatus
 
 TIMEOUT_S = 24 * 3_600.0
+_STOPS_WITHIN_S = 30.0
+"""Chunks that are under way stop within seconds of a cancellation."""
 _SCORES, _WORK = "scores", "work"
 Progress = Callable[[JobStatus], None]
 
@@ -170,10 +172,15 @@ def _wait(job: JobHandle, end_s: float, on_progress: Progress | None) -> None:
 
 def _give_up(jobs: Iterable[JobHandle], work: Path) -> None:
     """Nobody waits for these answers any more; content does not stay, either."""
+    end_s = time.monotonic() + _STOPS_WITHIN_S
+    jobs = list(jobs)
     for job in jobs:
         with suppress(errors.CeleriacError):  # one that cannot be cancelled finds no questions
             job.cancel()
-    shutil.rmtree(work, ignore_errors=True)  # a worker may be writing there
+    for job in jobs:
+        with suppress(errors.CeleriacError):  # else a worker writes where there is nothing left
+            job.wait(max(end_s - time.monotonic(), 0.001))
+    shutil.rmtree(work, ignore_errors=True)  # one that hangs may be writing there
 
 
 def _keep_scores(job: JobHandle, path: Path) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
-
-import redis
 
 from celeriac import errors
 from celeriac.applications.moderation import audit
@@ -27,8 +25,9 @@ from producer.applications.moderation import truth
 from producer.applications.moderation.asking import Case, Outcome
 from producer.applications.moderation.decisions import Explanation
 from producer.applications.moderation.policy_file import PolicyFile
-from producer.broker import Broker, broker_error
+from producer.broker import Broker
 from producer.feedback import Feedbacks
+from producer.jobs import redis_errors
 from producer.routes import Routes
 
 _DAY_S = 86_400
@@ -123,8 +122,14 @@ class Desk:
             review_s=settings.review_days * _DAY_S, label_s=settings.label_days * _DAY_S,
         )
 
-    def redis(self) -> _Redis:
-        return _Redis(self._broker)
+    def labels(self, tenant: str = "") -> Iterator[list[Label]]:
+        """What people decided, the oldest first, some at a time. Raises BrokerError."""
+        with self.redis():
+            yield from self.reviews(tenant).labels_by_block()
+
+    def redis(self) -> AbstractContextManager[None]:
+        """Turns an error of Redis into BrokerError."""
+        return redis_errors(self._broker)
 
     def explain(self, decision_id: str, tenant: str = "") -> Explanation:
         """Why a post was decided so. Raises RequestError, PredictionNotFound."""
@@ -185,23 +190,6 @@ class Desk:
                 raise errors.RequestError(
                     f"no category {name[:80]!r}; there is {', '.join(sorted(known))}"
                 )
-
-
-class _Redis:
-    """Turns an error of Redis into ours."""
-
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, redis.RedisError):
-            raise broker_error(error, self._broker.url) from error
 
 
 def labels_of(models: Mapping[str, ModelInfo], policy: Policy) -> dict[str, tuple[Any, ...]]:

@@ -117,14 +117,11 @@ class Moderator(Closing):
 
     def labels(self) -> list[Label]:
         """What people decided, the oldest first."""
-        with self.desk.redis():
-            return self.desk.reviews().labels()
+        return [label for block in self.desk.labels() for label in block]
 
     def export_labels(self, path: Path) -> int:
         """Write the labels as a dataset (.csv, .jsonl or .parquet); how many there are."""
-        labels = self.labels()
-        write_labels(path, labels)
-        return len(labels)
+        return write_labels(path, self.desk.labels())
 
     # --- within -----------------------------------------------------------------------------------
 

@@ -30,7 +30,8 @@ from producer.applications.sensors import answers
 from producer.applications.sensors.answers import Outcome
 from producer.applications.sensors.scripts import MOST_ALARMS
 from producer.applications.sensors.store import BEHIND, NO_ROOM, SAVED, Save, SensorStore
-from producer.broker import Broker, broker_error
+from producer.broker import Broker
+from producer.jobs import redis_errors
 
 Array = np.ndarray[Any, Any]
 
@@ -84,10 +85,8 @@ class SensorBook:
         answers.check_count(readings, self._settings.max_readings)
         found: list[Outcome | None] = [readings.errors.get(place) for place in range(len(readings))]
         work = _Work(readings, self._rule(threshold), scores, found)
-        try:
+        with redis_errors(self._broker):
             self._take_all(work, list(_parts(readings)))
-        except redis.RedisError as error:
-            raise broker_error(error, self._broker.url) from error
         return [one for one in found if one is not None]
 
     def _take_all(self, work: _Work, parts: list[_Part]) -> None:

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import msgspec
-import redis
 
 from celeriac import errors
 from celeriac.applications.sensors import alarms, state
 from celeriac.applications.sensors.readings import check_sensor
 from producer.applications.sensors.store import SensorStore
-from producer.broker import Broker, broker_error
+from producer.broker import Broker
+from producer.jobs import redis_errors
 
 T = TypeVar("T")
 _decode = msgspec.json.Decoder().decode
@@ -97,10 +97,8 @@ class SensorViews:
         return [Alarm(**_decode(one)) for one in found]
 
     def _ask(self, look: Callable[[SensorStore], T]) -> T:
-        try:
+        with redis_errors(self._broker):
             return look(SensorStore(self._broker.redis, self._broker.settings.sensors))
-        except redis.RedisError as error:
-            raise broker_error(error, self._broker.url) from error
 
 
 def _named(name: str) -> str:

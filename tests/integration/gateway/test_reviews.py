@@ -196,6 +196,8 @@ def test_a_summary_over_http(stack: JobsStack) -> None:
     assert stack.ask("GET", where).status in (200, 409)
     assert stack.finished(answer.json["id"])["status"] == "completed"
     check_mixed(stack.ask("GET", where).json)
+    (figures,) = stack.folder.rglob("reviews.json")
+    check_mixed(json.loads(figures.read_text()))
     page = stack.ask("GET", f"{where}/page")
     assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert b"hardly chance" in page.body

@@ -191,6 +191,29 @@ def test_labels_are_written_whole_or_not(tmp_path: Path) -> None:
         write_labels(tmp_path / "file" / "labels.csv", [])
 
 
+def test_what_is_given_up_is_removed_once_nobody_writes_there(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+
+    class Job:
+        """A chunk that is under way at a cancellation is written all the same."""
+
+        def cancel(self) -> None:
+            assert work.exists()
+
+        def wait(self, timeout_s: float) -> None:
+            assert timeout_s > 0
+            (work / "0").mkdir(parents=True)
+
+    class Lost(Job):
+        def wait(self, timeout_s: float) -> None:
+            raise errors.DeadlineExceeded("it hangs")
+
+    work.mkdir()
+    jobs: list[Any] = [Lost(), Job()]
+    runs._give_up(iter(jobs), work)
+    assert not work.exists()
+
+
 @pytest.mark.parametrize("scored", [1, 2, 3])
 def test_an_archive_that_changed_meanwhile_is_not_decided(tmp_path: Path, scored: int) -> None:
     source = tmp_path / "posts.csv"

@@ -140,6 +140,15 @@ def test_a_full_disk_ends_the_file(
     assert audit.find(tmp_path, written(log)[0])
 
 
+def test_a_policy_from_before_a_field_was_known_goes_on_until_it_is_given(tmp_path: Path) -> None:
+    AuditLog(tmp_path).keep(POLICY)
+    (path,) = tmp_path.glob("policies/*/1.json")
+    path.write_text(POLICY.model_dump_json(exclude={"unjudged"}))
+    AuditLog(tmp_path).keep(POLICY)
+    with pytest.raises(errors.Conflict, match=r"other content \(unjudged\): write version = 2"):
+        AuditLog(tmp_path).keep(POLICY.model_copy(update={"unjudged": "allow"}))
+
+
 def test_a_version_of_a_policy_means_one_thing(tmp_path: Path) -> None:
     log = AuditLog(tmp_path)
     log.keep(POLICY)
@@ -148,7 +157,7 @@ def test_a_version_of_a_policy_means_one_thing(tmp_path: Path) -> None:
     assert audit.kept_policy(tmp_path, "example@1") == POLICY
     assert audit.kept_policy(tmp_path, "example@2") is None
     other = Policy.model_validate({**POLICY.model_dump(), "piece_chars": 100})
-    with pytest.raises(errors.Conflict, match="raise its version"):
+    with pytest.raises(errors.Conflict, match=r"other content \(piece_chars\)"):
         log.keep(other)
     log.keep(Policy.model_validate({**other.model_dump(), "version": 2}))
     (tmp_path / "policies" / "example" / "2.json").write_text("{")
