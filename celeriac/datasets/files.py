@@ -14,6 +14,7 @@ from pathlib import Path
 
 from celeriac import errors
 from celeriac.datasets.places import Place, S3Path
+from celeriac.disk import sync
 
 TEMPORARY_PREFIX = ".tmp-"
 COPY_DIGITS = 16
@@ -173,12 +174,3 @@ def _named(path: Place) -> Iterator[None]:
         raise errors.StorageError(
             f"{path}: cannot be written: {error.strerror or error}"
         ) from error
-
-
-def sync(path: Path) -> None:
-    """Have what was written to a file, or the names in a folder, outlast a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from celeriac import errors
+from celeriac.disk import sync
 from celeriac.registry.manifest import FileRecord
 
 
@@ -31,15 +32,6 @@ def walk(folder: Path) -> Iterator[Path]:
             yield from walk(path)
         else:
             yield path
-
-
-def sync(path: Path) -> None:
-    """Force a file, or the entries of a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write(path: Path, data: bytes) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from celeriac.disk import sync
 from celeriac.registry import files
 
 
@@ -44,7 +45,7 @@ class Retired:
         mark = self._folder / str(version)
         if not mark.exists():
             files.write(mark, b"")
-            files.sync(self._folder)
+            sync(self._folder)
 
     def remove(self, version: int) -> None:
         """Take the mark away: the version is back."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from celeriac import errors
+from celeriac.disk import sync
 from celeriac.logs import get_logger
 from celeriac.messages import ModelRef, check_model_name
 from celeriac.registry import files
@@ -162,7 +163,7 @@ class Registry:
         try:
             folder.chmod(0o755)  # a folder that nobody may write cannot be renamed
             folder.rename(trash)
-            files.sync(folder.parent)  # the mark stays: the number is never given again
+            sync(folder.parent)  # the mark stays: the number is never given again
             Trials(folder.parent).forget(version)
             _delete_tree(trash)
         except OSError as error:
@@ -206,13 +207,13 @@ class Registry:
         records = tuple(files.record(folder, path) for path in written)
         for path in written:
             path.chmod(0o444)
-            files.sync(path)
+            sync(path)
         home = folder.parent
         number = max([*self._numbers(name), *Retired(home).numbers()], default=0) + 1
         while True:
             manifest = _numbered(name, number, records, draft)
             files.write(folder / MANIFEST_NAME, _as_json(manifest))
-            files.sync(folder)
+            sync(folder)
             try:
                 folder.rename(home / str(number))
                 break
@@ -220,7 +221,7 @@ class Registry:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
                 number += 1  # another registration was faster
-        files.sync(home)
+        sync(home)
         _make_read_only(home / str(number))
         return manifest
 
