@@ -71,7 +71,7 @@ class ModelsSettings(Section):
     """Modules with runtimes for formats of others, as ``shop.models.booster_runtime``."""
     check_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 25.0
     """Longest check of a version (load, golden examples, latency) before a promotion, and longest
-    trial of one that was never promoted before a worker loads it."""
+    trial of one that has passed none before a worker loads it."""
     max_slowdown: Annotated[float, Field(ge=1, le=1e6)] = 2.0
     """So many times as long as with the champion may an item, or a batch, take with a version that
     is to be promoted."""

@@ -65,18 +65,11 @@ class Aliases:
                 f"({self._history.name} beside it tells what served)"
             ) from error
 
-    def has_served(self, version: int) -> bool:
-        """True of a version that is or was the champion: it has passed its checks.
-
-        What cannot be read says nothing of it.
-        """
+    def is_champion(self, version: int) -> bool:
+        """True of the version that is the champion: it has passed its checks. Aliases that cannot
+        be read say nothing of it."""
         with contextlib.suppress(errors.ModelCorrupt):
-            if self.read().get(CHAMPION) == version:
-                return True
-        with contextlib.suppress(OSError):
-            return any(
-                move.alias == CHAMPION and move.to == version for move in self.history()
-            )
+            return self.read().get(CHAMPION) == version
         return False
 
     def history(self) -> list[Move]:

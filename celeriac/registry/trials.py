@@ -22,7 +22,10 @@ from celeriac.registry import files
 from celeriac.registry.manifest import MANIFEST_NAME
 
 REFUSED_S = 60.0
-"""So long is a version refused after it failed; whoever asks then has it tried again."""
+"""So long is a version refused after it failed; whoever asks then has it tried again ..."""
+MOST_TIMES = 8
+"""... after each further failure twice as long, up to so many times: one that hangs takes a
+worker's time, and may be asked for without an end."""
 
 
 class Trials:
@@ -40,11 +43,10 @@ class Trials:
 
     def failure(self, version: int) -> errors.CeleriacError | None:
         """Why it was refused on this machine a moment ago."""
-        found = _read(self._failed(version))
-        if found is None or found.get("manifest") != self._digest(version):
-            return None
+        found = self._failed_as_it_is(version)
         age_s = self._clock() - float(found.get("time", 0))
-        return errors.from_wire(found.get("error", {})) if 0 <= age_s < REFUSED_S else None
+        is_refused = 0 <= age_s < REFUSED_S * min(found.get("times", 1), MOST_TIMES)
+        return errors.from_wire(found.get("error", {})) if found and is_refused else None
 
     def add_passed(self, version: int) -> None:
         """It has loaded and answered. Raises OSError if nothing can be written here."""
@@ -54,8 +56,10 @@ class Trials:
     def add_failed(self, version: int, error: errors.CeleriacError) -> None:
         """It has not, on this machine: what passed before passes no more. Raises OSError."""
         self._passed(version).unlink(missing_ok=True)
+        times = 2 * self._failed_as_it_is(version).get("times", 0) or 1
         self._write(self._failed(version), {
             "manifest": self._digest(version), "time": self._clock(), "error": error.to_wire(),
+            "times": min(times, MOST_TIMES),
         })
 
     def forget(self, version: int) -> None:
@@ -80,6 +84,11 @@ class Trials:
 
     def _failed(self, version: int) -> Path:
         return self._folder / f"{version}.{_machine()}.json"
+
+    def _failed_as_it_is(self, version: int) -> dict[str, Any]:
+        """What this machine has noted of the version as it is now; empty if nothing."""
+        found = _read(self._failed(version))
+        return found if found and found.get("manifest") == self._digest(version) else {}
 
     def _digest(self, version: int) -> str:
         """Of the manifest, which has those of all files. Empty if there is none."""

@@ -21,15 +21,17 @@ def run_aside(  # noqa: PLR0913 - a process, and what is said when it fails
     module: str, arguments: Sequence[str], wanted: Mapping[str, Any], *,
     timeout_s: float, late: str, what: str,
     kind: Callable[[str], errors.CeleriacError], env: Mapping[str, str] | None = None,
+    niceness: int = 0,
 ) -> dict[str, Any]:
     """What ``python -m module`` answers to ``wanted``; both are JSON, on its stdin and stdout.
 
-    Its last answer counts, also if the process has not ended well after it.
+    Its last answer counts, also if the process has not ended well after it. ``niceness``: so much
+    more than ours it gives way to others.
 
     Raises the error that it answers with, or one of ``kind``: ``late`` if it does not end in time
     (then it is killed with everything that it started), or how ``what`` ended.
     """
-    wanted = {"caller": os.getpid(), "wanted": wanted}
+    wanted = {"caller": os.getpid(), "niceness": niceness, "wanted": wanted}
     process = subprocess.Popen(  # noqa: S603 - our own command
         [sys.executable, "-m", module, *arguments],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -66,6 +68,7 @@ def answer_with(
     asked = json.load(sys.stdin)
     if os.getppid() != asked["caller"]:  # it was killed before we asked for the signal
         return 1
+    os.nice(asked["niceness"])
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     with os.fdopen(os.dup(1), "w") as result:

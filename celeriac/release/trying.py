@@ -1,7 +1,8 @@
 """Try a version in a process of its own before a worker loads it, unless it is known to load.
 
-A request, or a job, may name any version. One that was promoted has passed its checks; any other
-may end the process that loads it, or hang in it, each time that somebody asks.
+A request, or a job, may name any version. The champion has passed its checks; any other that has
+not passed them as it is now may end the process that loads it, or hang in it, each time that
+somebody asks.
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ log = get_logger(__name__)
 _GRACE_S = 10.0
 """Whoever waits for another's trial waits so much longer than one may take."""
 
+_NICENESS = 10
+"""Other models are asked meanwhile, and go first; on a core that is idle it costs nothing."""
+
 Run = Callable[[Registry, str, int, Settings], None]
 
 
 class Trial:
     """What a worker asks before it loads a version. Safe with threads.
 
-    Versions that have been champion, or that a trial or check has passed, are let through at once.
+    The champion, and versions that a trial or check has passed as they are now, are let through at
+    once.
     """
 
     def __init__(
@@ -66,7 +71,7 @@ class Trial:
 
     def _is_known(self, name: str, version: int) -> bool:
         """True if it may be loaded, False if nobody knows. Raises why it was refused just now."""
-        if self.registry.aliases(name).has_served(version):
+        if self.registry.aliases(name).is_champion(version):
             return True
         trials = self._trials(name)
         if trials.has_passed(version):
@@ -86,12 +91,12 @@ class Trial:
             if type(error) not in (errors.RegistryError, errors.PromotionRefused):
                 return error  # it says what to do
             return errors.RegistryError(
-                f"{error.message}; it was never promoted, and is not loaded by workers "
+                f"{error.message}; it is not the champion, and is not loaded by workers "
                 f"(celeriac models check {name}@{version} tries it again)"
             )
         except OSError as error:
             return errors.RegistryError(
-                f"{name}@{version} was never promoted, and no process can be started here to try "
+                f"{name}@{version} is not the champion, and no process can be started here to try "
                 f"it ({error.strerror}): `celeriac models check {name}@{version}` on another "
                 "machine of this registry, or a promotion, lets it be loaded"
             )
@@ -127,7 +132,7 @@ def try_aside(registry: Registry, name: str, version: int, settings: Settings) -
         timeout_s=timeout_s, kind=errors.RegistryError,
         what=f"{name}@{version}: the process that tried to load it",
         late=f"{name}@{version}: loading it and answering its golden examples took longer than "
-        f"{timeout_s:g} s ([models] check_timeout_s)",
+        f"{timeout_s:g} s ([models] check_timeout_s)", niceness=_NICENESS,
     )
 
 
@@ -138,7 +143,7 @@ def _alone(trials: Trials, name: str, version: int, timeout_s: float) -> Iterato
             stack.enter_context(trials.alone(version, timeout_s))
         except errors.RegistryError as error:
             raise errors.RegistryError(
-                f"{name}@{version} was never promoted, and another process has been trying it for "
+                f"{name}@{version} is not the champion, and another process has been trying it for "
                 f"{timeout_s:g} s; try again"
             ) from error
         except OSError as error:  # nothing can be written here

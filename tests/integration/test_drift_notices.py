@@ -23,7 +23,7 @@ from celeriac.messages import (
 from celeriac.policies import AdaptSettings
 from celeriac.settings import AlertSettings, Settings
 from producer.broker import Broker
-from tasks import adaptation, drift_notices
+from tasks import adaptation, alerts, drift_notices
 from tasks.drift_notices import announce, tell
 
 EVENT = DriftEvent(
@@ -37,8 +37,8 @@ def counted() -> float:
 
 
 def test_an_event_is_told_once(settings: Settings, redis_client: redis.Redis) -> None:
-    alerts = AlertSettings(webhook="http://127.0.0.1:9/hook")
-    broker = Broker(settings.model_copy(update={"alerts": alerts}))
+    webhook = AlertSettings(webhook="http://127.0.0.1:9/hook")
+    broker = Broker(settings.model_copy(update={"alerts": webhook}))
     before = counted()
     announce(broker, EVENT)
     message = json.loads(redis_client.rpop(MAINTENANCE_QUEUE) or b"")
@@ -139,6 +139,27 @@ def test_a_redis_that_fails_loses_no_event(
     assert rejected.value.requeue  # all of it comes again
     drift_notices.notice.run(EVENT.to_dict(), others=[later])
     assert counted() == before + 2
+
+
+def test_an_alert_leaves_the_list_after_it_was_sent(
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sender that is killed leaves it to the next one."""
+    webhook = AlertSettings(webhook="http://127.0.0.1:9/hook")
+    broker = Broker(settings.model_copy(update={"alerts": webhook}))
+    waiting: list[Any] = []
+
+    def call(*_: Any) -> tuple[str, bool]:
+        waiting.append(redis_client.llen(ALERTS_PENDING_KEY))
+        return "", False
+
+    monkeypatch.setattr(alerts, "call_webhook", call)
+    assert alerts.notify(broker, EVENT.alert())
+    assert alerts.send_oldest(broker, owner="task")
+    assert not alerts.send_oldest(broker, owner="task")
+    assert waiting == [1]
+    assert not redis_client.exists(ALERTS_PENDING_KEY)
+    broker.close()
 
 
 def test_what_one_look_finds_is_told_by_one_task(

@@ -28,7 +28,8 @@ def answers(wanted):
 
 def work(wanted):
     if "note" not in wanted:
-        return [{"score": Path("/proc/self/oom_score_adj").read_text().strip(), **wanted}]
+        return [{"score": Path("/proc/self/oom_score_adj").read_text().strip(),
+                 "niceness": os.nice(0), **wanted}]
     if wanted["note"] == "answers":
         return answers(wanted)
     if wanted["note"] == "prints":
@@ -90,10 +91,12 @@ def test_it_ends_when_its_caller_is_killed(tmp_path: Path, path: dict[str, str])
     assert _soon(lambda: not _lives(pid), 20)
 
 
-def test_it_is_the_first_to_go_where_memory_is_short(path: dict[str, str]) -> None:
-    found = run_aside("sleeper", [], {"a": 1}, timeout_s=60, late="late", what="it",
-                      kind=errors.RegistryError, env=path)
-    assert found == {"score": "1000", "a": 1}
+def test_it_is_the_first_to_go_where_memory_is_short_and_gives_way(path: dict[str, str]) -> None:
+    for niceness in (0, 10):
+        found = run_aside("sleeper", [], {"a": 1}, timeout_s=60, late="late", what="it",
+                          kind=errors.RegistryError, env=path, niceness=niceness)
+        expected = min(os.nice(0) + niceness, 19)
+        assert found == {"score": "1000", "niceness": expected, "a": 1}
 
 
 def test_what_it_prints_fills_nobodys_memory(path: dict[str, str]) -> None:

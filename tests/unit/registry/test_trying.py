@@ -1,4 +1,4 @@
-"""Who may load a version that was never promoted: what a trial found, and how long it counts."""
+"""Who may load a version that is not the champion: what a trial found, and how long it counts."""
 
 from __future__ import annotations
 
@@ -82,14 +82,26 @@ def test_what_passes_is_tried_once_by_all_workers_together(
     assert tries.tried == [1]
 
 
-def test_what_is_or_was_the_champion_is_not_tried(
+def test_the_champion_is_not_tried_and_one_that_was_if_it_has_changed_since(
     registry: Registry, worker: Callable[[], Trial], tries: Tries
 ) -> None:
     for version in (1, add(registry)):
+        Trials(registry.root / "m").add_passed(version)  # as the check before a promotion does
         promote(registry, version)
     registry.aliases("m").rollback(expected=1, who="test", why="")
+    for _ in range(2):
+        worker()("m", 1)
+        worker()("m", 2)
+        path = registry.folder("m", 1) / "model.json"
+        path.chmod(0o644)
+        path.write_text(path.read_text() + "\n")
+    path = registry.folder("m", 2) / "model.json"
+    path.chmod(0o644)
+    path.write_text(path.read_text() + "\n")
     worker()("m", 1)
     worker()("m", 2)
+    assert tries.tried == [2]
+    tries.tried.clear()
     registry.aliases("m").assign("challenger", add(registry), expected=None, who="test", why="")
     assert tries.tried == []
     worker()("m", 3)  # an alias that anybody may give says nothing of it
@@ -101,13 +113,30 @@ def test_what_dies_is_refused_by_all_for_a_while_and_then_tried_again(
 ) -> None:
     tries.dies = True
     for trial in (worker(), worker()):
-        with pytest.raises(errors.RegistryError, match=r"SIGSEGV; it was never promoted, .*m@1"):
+        with pytest.raises(errors.RegistryError, match=r"SIGSEGV; it is not the champion, .*m@1"):
             trial("m", 1)
     assert tries.tried == [1]
     clock[0] += REFUSED_S
     tries.dies = False
     worker()("m", 1)
     assert tries.tried == [1, 1]
+
+
+def test_what_fails_again_and_again_is_refused_for_longer(
+    registry: Registry, worker: Callable[[], Trial], tries: Tries, clock: list[float]
+) -> None:
+    tries.dies = True
+    for _ in range(60):  # somebody asks each minute
+        with pytest.raises(errors.RegistryError):
+            worker()("m", 1)
+        clock[0] += REFUSED_S
+    assert len(tries.tried) == 3 + 7  # after 1, 2 and 4 minutes, then every eight
+    Trials(registry.root / "m").add_passed(1)  # as a check does
+    worker()("m", 1)
+    Trials(registry.root / "m").add_failed(1, errors.RegistryError("it died"))
+    clock[0] += REFUSED_S
+    tries.dies = False
+    worker()("m", 1)
 
 
 def test_errors_that_say_what_to_do_are_passed_on_as_they_are(
