@@ -16,13 +16,8 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from celeriac.datasets.files import (
-    TEMPORARY_PREFIX,
-    create_file,
-    sync,
-    write_aside,
-    write_file,
-)
+from celeriac.datasets.files import TEMPORARY_PREFIX, create_file, write_aside, write_file
+from celeriac.disk import sync
 from celeriac.jobs.plan import ChunkRecord, JobPlan
 
 if TYPE_CHECKING:
