@@ -53,7 +53,12 @@ def read_header(head: Head) -> tuple[list[str], int]:
             f"{path}: the header is not valid UTF-8 ({error.reason} at byte {error.start}); "
             "save the file as UTF-8"
         ) from error
-    names = next(csv.reader(io.StringIO(text, newline="")), [])
+    try:
+        names = next(csv.reader(io.StringIO(text, newline="")), [])
+    except csv.Error as error:
+        raise errors.DatasetError(
+            f"{path}: the header cannot be read ({error}); its first line names the columns"
+        ) from error
     names = [name or f"unnamed_{number}" for number, name in enumerate(names)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -30,6 +30,7 @@ _WANTED = {
 }
 _INT64 = 1 << 63
 _BOM = b"\xef\xbb\xbf"
+_TOO_DEEP = "lists or objects are nested too deep"
 
 
 def infer_types(head: Head) -> dict[str, str]:
@@ -199,6 +200,8 @@ def _decoded(line: bytes) -> dict[str, Any] | str:
         return f"not valid UTF-8 ({error.reason})"
     except msgspec.DecodeError as error:
         return f"not valid JSON ({error})"
+    except RecursionError:
+        return _TOO_DEEP
     return row if isinstance(row, dict) else "not a JSON object"
 
 

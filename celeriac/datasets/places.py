@@ -157,6 +157,8 @@ class Listed(NamedTuple):
     path: Place
     size: int
     mtime_ns: int
+    is_regular: bool = True
+    """False of a pipe, a socket or a device: whoever reads it may wait for ever."""
 
 
 def place(name: str | Path | S3Path) -> Place:
@@ -186,7 +188,11 @@ def listed(path: Place) -> Listed:
         found = path.stat()
     except OSError as error:
         raise _unreadable(path, error) from error
-    return Listed(path, found.st_size, found.st_mtime_ns)
+    return Listed(path, found.st_size, found.st_mtime_ns, _is_regular(found))
+
+
+def _is_regular(found: os.stat_result | Stat) -> bool:
+    return isinstance(found, Stat) or stat.S_ISREG(found.st_mode)
 
 
 def _unreadable(path: Place, error: OSError) -> errors.DatasetError:
@@ -213,7 +219,7 @@ def _file(path: Path, check: Callable[[Place], None]) -> Listed | None:
     if stat.S_ISDIR(found.st_mode):
         return None
     check(path)
-    return Listed(path, found.st_size, found.st_mtime_ns)
+    return Listed(path, found.st_size, found.st_mtime_ns, stat.S_ISREG(found.st_mode))
 
 
 def match_s3(pattern: str) -> list[Listed]:

@@ -137,6 +137,8 @@ def _named(columns: Columns) -> tuple[DatasetColumn, ...]:
 
 
 def _find(source: str | Path | S3Path, check: Check) -> list[Listed]:
+    if not str(source):
+        raise errors.DatasetError("no dataset is named: its path is empty")
     path = place(source).expanduser()
     check(path)
     if path.is_dir():
@@ -154,6 +156,11 @@ def _find(source: str | Path | S3Path, check: Check) -> list[Listed]:
         raise errors.DatasetError(f"{path}: no such file")
     if not files:
         raise errors.DatasetError(f"{path}: {problem}")
+    odd = next((at for at in files if not at.is_regular), None)
+    if odd:
+        raise errors.DatasetError(
+            f"{odd.path}: is a pipe, a socket or a device; a dataset is made of ordinary files"
+        )
     return sorted(files, key=lambda at: str(at.path))
 
 

@@ -124,6 +124,7 @@ def test_small_datasets_are_cut_for_parallel_work(tmp_path: Path) -> None:
         ("a.csv", b"\n\n", "holds no header"),
         ("a.csv", b"a,b\n", "has columns but no rows"),
         ("a.csv", b"a,b,a\n1,2,3\n", "names a column twice: a"),
+        ("a.csv", b"a," + b"b" * 200_000 + b"\n1,2\n", "the header cannot be read"),
         ("a.csv", b"\xff\xfea\x00\n\x00", "header is not valid UTF-8"),
         ("a.csv", b'a,b\n1,2\n3,"4\n5,6\n', "row 2 opens a quote that is never closed"),
         ("a.parquet", b"", "the file is empty"),

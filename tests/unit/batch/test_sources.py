@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,21 @@ def test_bad_lines_are_errors_and_their_neighbours_are_read(
     assert told[3].startswith("not valid JSON")
     assert told[5] == "column 'id': 7.5 is not a whole number"
     assert bad[3].data == '{"id": 5, "x": 2'
+
+
+@pytest.mark.parametrize("dtype", ["int", "json"])
+def test_a_line_that_is_nested_very_deep_is_a_bad_row(tmp_path: Path, dtype: str) -> None:
+    path = tmp_path / "a.jsonl"
+    deep = "[" * 10_000 + "]" * 10_000
+    others = '{"x": [1]}' if dtype == "json" else '{"x": 1}'
+    path.write_text(f'{others}\n{{"x": {deep}}}\n{others}\n')
+    source = open_source(path)
+    assert source.columns[0].dtype == dtype
+    rows, numbers, bad = read_all(plan(source))
+    assert (len(rows), numbers) == (2, [1, 3])
+    assert [(one.row, one.message) for one in bad] == [
+        (2, "lists or objects are nested too deep")
+    ]
 
 
 VALUES = {
@@ -333,6 +349,20 @@ def test_one_unreadable_file_among_many_is_named(tmp_path: Path) -> None:
     for source in (tmp_path, tmp_path / "*.parquet"):
         with pytest.raises(errors.DatasetError, match=r"b\.parquet: cannot be read"):
             open_source(source)
+
+
+def test_a_pipe_among_files_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    for name in ("a", "c"):
+        (tmp_path / f"{name}.csv").write_text("x\n1\n")
+    os.mkfifo(tmp_path / "b.csv")
+    os.mkfifo(tmp_path / "orders")
+    for source in (tmp_path, tmp_path / "*.csv", tmp_path / "b.csv"):
+        with pytest.raises(errors.DatasetError, match=r"b\.csv: is a pipe"):
+            open_source(source)
+    (tmp_path / "b.csv").unlink()
+    assert open_source(tmp_path).rows == 4
+    with pytest.raises(errors.DatasetError, match="its path is empty"):
+        open_source("")
 
 
 def test_damage_within_a_parquet_file_names_it(tmp_path: Path) -> None:
