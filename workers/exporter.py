@@ -30,6 +30,8 @@ log = get_logger(__name__)
 
 STALE_S = 30.0
 """A worker whose loop has not turned for so long is not healthy."""
+POLL_S = 0.05
+"""How often the thread that serves looks whether to end; a worker that stops waits for it."""
 
 
 def port_for(role: str, settings: StackSettings) -> int:
@@ -108,7 +110,9 @@ class ExporterStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._server.daemon_threads = True
         parent.celeriac_metrics_port = self._server.server_address[1]
         log.info("metrics served", host=settings.metrics_host, port=parent.celeriac_metrics_port)
-        threading.Thread(target=self._server.serve_forever, name="exporter", daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, args=(POLL_S,), name="exporter", daemon=True
+        ).start()
 
     def stop(self, parent: Any) -> None:
         if self._server is not None:
