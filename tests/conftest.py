@@ -36,6 +36,15 @@ for _name in [name for name in os.environ if name.startswith("CELERIAC_")]:
     del os.environ[_name]  # a developer's own environment must not colour the tests
 
 
+LONG = (
+    "test_demo.py", "test_optimize.py", "test_batch_kills.py", "test_bad_versions.py",
+    "test_moderation.py", "test_adaptation.py", "test_lane_worker.py", "test_beat.py",
+    "test_submission_kills.py", "test_device_loss.py", "test_stack.py", "test_gpu_workers.py",
+    "test_build_your_application.py", "test_gpu_check.py", "test_schema.py",
+)
+"""Uncounted files that take half a minute and more on an idle machine."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is not counted for coverage runs last; of both parts the long files run first, so that
     several processes end at about the same time. Otherwise the order stays random."""
@@ -53,7 +62,7 @@ def _is_uncounted(item: pytest.Item) -> bool:
 
 def _shortness(item: pytest.Item) -> int:
     folders = item.path.parts
-    return ["e2e" in folders, "integration" in folders, True].index(True)
+    return [item.path.name in LONG, "e2e" in folders, "integration" in folders, True].index(True)
 
 
 def _end_coverage() -> None:
