@@ -162,3 +162,20 @@ def test_an_unknown_benchmark_lists_the_known(checkout: Path) -> None:
     done = run(checkout, "scripts/bench", "nonsense")
     assert done.returncode == 2
     assert done.stderr.rstrip().endswith("benchmarks here: realtime")
+
+
+@pytest.mark.parametrize(("tests", "checks"), [(0, 0), (0, 1), (1, 0)])
+def test_what_fails_of_tests_and_checks_fails_the_run(
+    checkout: Path, tests: int, checks: int
+) -> None:
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    program(checkout / "scripts" / "setup", "exit 0")
+    program(checkout / "scripts" / "check", f"echo 'an unused import'; exit {checks}")
+    program(
+        checkout / ".venv" / "bin" / "python",
+        f'case "$*" in *pytest*) echo "9 passed"; exit {tests} ;; esac',
+    )
+    done = run(checkout, "scripts/test")
+    assert done.returncode == max(tests, checks)
+    assert ("an unused import\nscripts/check has failed" in done.stderr) == bool(checks)
+    assert "9 passed" in done.stdout
