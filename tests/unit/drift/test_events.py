@@ -38,6 +38,7 @@ def test_what_is_no_event_is_told(wrong: dict[str, Any]) -> None:
 def test_its_alert_is_about_a_model_and_claimed_once_for_each_event() -> None:
     body = json.loads(encode(EVENT.alert()))
     assert body.pop("next")
+    assert body.pop("id") == EVENT.alert().id
     assert body == {
         "v": 1, "kind": "data_drift", "entry": "stream", "model": "delays", "version": 3,
         "state": "opened", "features": ["temp", "dewp"], "reason": "temp has become larger",
