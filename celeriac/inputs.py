@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from celeriac import errors, images
-from celeriac.messages import NUMBER_DTYPES, decode_base64, decode_item
+from celeriac import alike, errors, images
+from celeriac.messages import decode_item
 from celeriac.registry.manifest import Column, InputSchema
 
 TEXT_COLUMN = "text"
@@ -59,10 +59,10 @@ def collate(items: Sequence[Any], schema: InputSchema, limits: Limits | None = N
     limits = limits or Limits()
     if schema.kind == "text":
         return _texts(items, limits.item_bytes)
-    if schema.kind == "array":
-        alike = _alike(items, schema, limits.item_bytes)
-        if alike is not None:
-            return _finite(alike, range(len(items)), {}, schema)
+    if schema.kind in ARRAYS:
+        stacked = alike.stacked(items, schema, limits.item_bytes)
+        if stacked is not None:
+            return _finite(stacked, range(len(items)), {}, schema)
     good: list[Any] = []
     index: list[int] = []
     bad: dict[int, errors.CeleriacError] = {}
@@ -119,36 +119,6 @@ def _only_text(item: Any, limit: int) -> str:
         raise errors.InvalidItem(f"the model takes text; found {_found(item)}")
     check_size(item, limit)
     return item
-
-
-def _alike(items: Sequence[Any], schema: InputSchema, limit: int) -> Any:
-    """Typed arrays of one dtype and of the model's shape, decoded as one; None if they are not."""
-    import numpy as np
-
-    first = items[0] if items else None
-    if not isinstance(first, dict) or "$array" not in first:
-        return None
-    dtype, shape = first.get("dtype"), list(schema.shape)
-    if dtype not in NUMBER_DTYPES or any(
-        not isinstance(item, dict) or item.get("dtype") != dtype or item.get("shape") != shape
-        or len(str(item.get("$array"))) > limit - _WRAPPING_BYTES
-        for item in items
-    ):
-        return None
-    size = np.dtype(dtype).itemsize * math.prod(shape)
-    try:
-        data = [decode_base64(item.get("$array")) for item in items]
-    except errors.InvalidItem:
-        return None
-    if any(len(one) != size for one in data):
-        return None
-    arrays = np.frombuffer(bytearray().join(data), dtype=dtype).reshape(len(items), *shape)
-    with np.errstate(over="ignore"):
-        return arrays.astype(schema.dtype, copy=False)
-
-
-_WRAPPING_BYTES = 200
-"""Of a typed array on the wire, beside its data, about."""
 
 
 def _checked(item: Any, schema: InputSchema, limits: Limits) -> Any:
