@@ -249,7 +249,7 @@ def test_a_policy_follows_its_file(client: Client, tmp_path: Path) -> None:
         file.write_text(text.replace("0.6", "0.7"))  # of version 1, which said something else
         time.sleep(1.2)
         assert moderator.moderate("Hello").policy == "house@2"
-    with Moderator(client, file) as moderator, pytest.raises(errors.Conflict, match="raise its v"):
+    with Moderator(client, file) as moderator, pytest.raises(errors.Conflict, match="house@1 has"):
         moderator.moderate("Hello")
 
 
