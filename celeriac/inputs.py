@@ -20,6 +20,8 @@ from celeriac.registry.manifest import Column, InputSchema
 
 TEXT_COLUMN = "text"
 IMAGE_COLUMN = "image"
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+"""What some programs write between the columns of a CSV file instead of commas."""
 """Column of a dataset that holds the bytes of image files."""
 ARRAYS = ("array", "image")
 """Kinds of which the model is given one array."""
@@ -365,11 +367,19 @@ def columns_needed(
     wanted = _wanted(schema, available, text_column)
     missing = [name for name in wanted if name not in available]
     if missing:
-        hint = "; name the column that holds the text" if schema.kind == "text" else ""
+        hint = _why_columns_lack(available, schema)
         raise errors.DatasetError(
             f"the dataset lacks {_listed(missing)}; it has: {_listed(available)}{hint}"
         )
     return wanted
+
+
+def _why_columns_lack(available: Sequence[str], schema: InputSchema) -> str:
+    """What to do about missing columns, if that can be guessed; begins with a semicolon."""
+    for separator, name in _SEPARATORS.items():
+        if len(available) == 1 and separator in available[0]:
+            return f"; it looks separated by {name}: write it with commas"
+    return "; name the column that holds the text" if schema.kind == "text" else ""
 
 
 def _wanted(

@@ -111,7 +111,7 @@ class NightlySettings(Section):
     model: str
     output: str
     """Path of the output folder; holds ``{date}``."""
-    at: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = "02:00"
+    at: str = "02:00"
     """Time of day of the run in ``time_zone``. The run's logical date is the day before."""
     time_zone: str = "UTC"
     """As ``Europe/Berlin``. A time that a clock change skips runs at the first instant after the
@@ -145,6 +145,13 @@ class NightlySettings(Section):
         if self.kind == "drift" and self.drift:
             raise ValueError('drift = true is of a job; an entry of kind = "drift" tells it anyway')
         return self
+
+    @field_validator("at")
+    @classmethod
+    def _is_a_time(cls, at: str) -> str:
+        if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", at, re.ASCII):
+            raise ValueError("write it as HH:MM, from 00:00 to 23:59")
+        return at
 
     @field_validator("dataset", "output")
     @classmethod

@@ -251,8 +251,9 @@ def killed_in_the_middle(stack: Stack, client: Client, data: Path) -> None:
 def ways_compared(client: Client, data: Path) -> None:
     """What each way of asking is for."""
     step(f"The same {COMPARED_ITEMS} reviews by three ways")
-    texts = read(data, "reviews_heldout")["review"].head(COMPARED_ITEMS).tolist()
-    console.print(three_ways.compare(client, "reviews", texts, HOME / "out"))
+    texts = read(data, "film_reviews_heldout")["text"].head(COMPARED_ITEMS).tolist()
+    # of films, whose answers are not kept: all three ways compute
+    console.print(three_ways.compare(client, "films", texts, HOME / "out"))
 
 
 def drift_in_july(settings: Settings, data: Path) -> None:
@@ -280,6 +281,8 @@ def wait_for_the_user(stack: Stack) -> None:
         f"  {command} batch submit {HOME}/data/reviews_heldout.csv --model reviews "
         f"--text-column review --output {HOME}/out/mine --wait\n"
         f"  {command} status\n"
+        "Models of yours join these with, before `models register`:\n"
+        f"  export CELERIAC_MODELS_ROOT={HOME}/models\n"
         "Ctrl-C stops it.",
         soft_wrap=True,
     )

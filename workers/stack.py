@@ -463,8 +463,8 @@ def _quote(value: Any) -> str:
 def _check_port(port: int, whose: str, setting: str) -> None:
     if not valkey.port_is_free(port):
         raise errors.ConfigError(
-            f"port {port}, which {whose} needs, is in use by another program: "
-            f"stop that program, or set {setting} to a free port"
+            f"port {port}, which {whose} needs, is in use by another program (another stack? "
+            f"`celeriac status` shows it): stop that program, or set {setting} to a free port"
         )
 
 

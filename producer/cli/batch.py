@@ -221,8 +221,9 @@ def say_submitted(handle: JobHandle) -> None:
     found = handle.status()
     again = "continues" if handle.resumed else "submitted"
     terminal.console().print(
-        f"job {handle.id} {again}: {found.rows_total:,} rows in {found.chunks_total:,} chunks "
-        f"by {found.model}@{found.version}, output in {found.output}",
+        f"job {handle.id} {again}: {terminal.counted(found.rows_total, 'row')} in "
+        f"{terminal.counted(found.chunks_total, 'chunk')} by "
+        f"{found.model}@{found.version}, output in {found.output}",
         soft_wrap=True,
     )
 

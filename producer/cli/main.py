@@ -7,10 +7,13 @@ The wheel has the producer's commands. In a checkout of the repository the opera
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import typer
+from typer.main import get_command
 
 import producer
 from celeriac import __version__, errors
@@ -20,6 +23,8 @@ PRODUCER_COMMANDS = (
     "sensors",
 )
 """Modules of ``producer.cli``; each has ``register(app)``."""
+
+_STYLE = re.compile(r"\[(?=[a-z])")
 
 
 def build() -> typer.Typer:
@@ -42,7 +47,9 @@ def build() -> typer.Typer:
 def main() -> None:
     """Run the command; an error of ours becomes one clear message and its exit code."""
     try:
-        build()()
+        command = get_command(build())
+        _tidy_help(command)
+        command()
     except errors.CeleriacError as error:
         sys.stderr.write(f"celeriac: {error.message}\n")
         raise SystemExit(error.exit_code) from None
@@ -51,12 +58,32 @@ def main() -> None:
         raise SystemExit(130) from None
 
 
-def _options(
-    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
-) -> None:
-    if version:
+def _tell_version(wanted: bool) -> None:
+    if wanted:
         sys.stdout.write(f"celeriac {__version__}\n")
         raise typer.Exit
+
+
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_tell_version, is_eager=True,  # before a command is missed
+        help="Print the version and leave.",
+    ),
+) -> None:
+    del version
+
+
+def _tidy_help(command: Any) -> None:
+    """Help says of a flag ``--wait``, not ``--wait <bool>``, which looks as if it took a value; and
+    ``[moderation] policy`` as it is, where rich would take the brackets for a style.
+    """
+    for parameter in command.get_params(command.context_class(command)):
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+        if getattr(parameter, "help", None):
+            parameter.help = _STYLE.sub(r"\\[", parameter.help)
+    for inner in getattr(command, "commands", {}).values():
+        _tidy_help(inner)
 
 
 def _in_checkout() -> bool:

@@ -183,9 +183,24 @@ def _run(action: str, model: str, why: str, local: bool, force: bool = False) ->
 def _through_queue(action: str, model: str, why: str, force: bool) -> dict[str, Any]:
     with Client() as client:
         _require_maintenance(client.broker)
-        if action == "promote":
+        if action == "rollback":
+            return client.rollback(model, why)
+        try:
             return client.promote(model, why, force=force)
-        return client.rollback(model, why)
+        except (errors.ModelNotFound, errors.VersionNotFound) as error:
+            raise type(error)(error.message + _hint_of_other_registry(model)) from error
+
+
+def _hint_of_other_registry(model: str) -> str:
+    """Of a version that lies in the registry of these settings, but not in that of the workers."""
+    root = get_settings().models.root
+    ref = ModelRef.parse(model)
+    if not (root / ref.name / str(ref.version)).is_dir():
+        return ""
+    return (
+        f". It is in {root.resolve()}, so the workers have another registry: give both the same "
+        "[models] root (CELERIAC_MODELS_ROOT)"
+    )
 
 
 def _require_maintenance(broker: Broker) -> None:

@@ -172,6 +172,9 @@ def reviews(
             typer.echo(f"  - {told(reason)}")
         if review.text:
             typer.echo(f"  {shown(review.text)}")
+    if not found:
+        typer.echo("no post waits for somebody to look at it")
+        return
     typer.echo(f"({len(found)} of {count}; celeriac moderation decide ID allow|block)")
 
 

@@ -19,6 +19,11 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False)
 
 
+def counted(number: int, noun: str) -> str:
+    """As ``1 row`` or ``2,000 rows``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def show_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table without a frame.
 

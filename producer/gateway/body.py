@@ -23,6 +23,7 @@ T = TypeVar("T")
 BODIES_AT_ONCE = 32
 """Bodies of full size that may be held at the same time; of smaller ones so many more."""
 
+_OF_CURL = b"application/x-www-form-urlencoded"
 _FIELD = re.compile(r"(?:unknown|missing required) field `([^`]{1,64})`")
 
 
@@ -62,6 +63,18 @@ async def read(
     context.body_is_read = True
     context.body_s = time.monotonic() - began_s
     return b"".join(chunks)
+
+
+def check_kind(kind: bytes) -> None:
+    """Where an image may come instead, JSON must not be called something else. What curl calls the
+    body of ``-d`` is taken as JSON, as by all other routes. Raises UnsupportedBody.
+    """
+    if kind and b"json" not in kind and not kind.startswith(_OF_CURL):
+        named = kind.decode("latin-1")[:64]
+        raise UnsupportedBody(
+            "send JSON (Content-Type: application/json), or one image (image/png, image/jpeg); "
+            f"found {named}"
+        )
 
 
 def check_json(gateway: Gateway, data: bytes) -> None:

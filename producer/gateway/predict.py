@@ -13,7 +13,7 @@ from celeriac import errors
 from celeriac.messages import JsonItem, Prediction, decode_item
 from producer.gateway import body, predictions
 from producer.gateway.context import Answer, Gateway, RequestContext
-from producer.gateway.failures import RouteNotFound, UnsupportedBody, described, fault
+from producer.gateway.failures import RouteNotFound, described, fault
 from producer.gateway.hot import HotRoute
 from producer.gateway.pressure import Gate
 
@@ -72,8 +72,7 @@ async def predict(gateway: Gateway, context: RequestContext, model: str) -> Answ
         return await predictions.submitted(gateway, context, model, data)
     if is_image:
         return await _predict_one(gateway, context, model, data)
-    if kind and b"json" not in kind:
-        raise UnsupportedBody("send JSON (application/json), or one image (image/png, image/jpeg)")
+    body.check_kind(kind)
     request = body.decode(gateway, data, _predict_request)
     if request.items is not msgspec.UNSET:
         if request.item is not msgspec.UNSET:

@@ -18,7 +18,7 @@ from celeriac.submissions.requests import id_of_key
 from producer.gateway import body
 from producer.gateway.cold import contexts, response_of
 from producer.gateway.context import JSON, Answer, Gateway, RequestContext
-from producer.gateway.failures import UnsupportedBody, described
+from producer.gateway.failures import described
 from producer.handles import AsyncPredictionHandle, PredictionStatus
 
 LONGEST_WAIT_S = 30
@@ -147,9 +147,8 @@ async def submitted(
     kind = context.headers.get(b"content-type", b"").lower()
     if kind.startswith(b"image/"):
         wanted = Submitted(item=data)
-    elif kind and b"json" not in kind:
-        raise UnsupportedBody("send JSON (application/json), or one image (image/png, image/jpeg)")
     else:
+        body.check_kind(kind)
         wanted = body.decode(gateway, data, _submitted)
     key = context.headers.get(b"idempotency-key")
     prediction_id = None if key is None else id_of_key(key.decode("latin-1"))

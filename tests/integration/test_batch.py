@@ -594,7 +594,7 @@ def test_the_commands(
     out = str(tmp_path / "out")
     code, text = cli("submit", str(reviews), "--model", "echo", "--output", out)
     assert code == 0
-    assert "100 rows in 1 chunks by echo@1" in text
+    assert "100 rows in 1 chunk by echo@1" in text
     job_id = text.split()[1]
     assert cli("status", job_id) == cli("status")
     assert cli("status", job_id)[0] == 0

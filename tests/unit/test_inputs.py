@@ -167,6 +167,10 @@ def test_columns_that_are_needed() -> None:
     assert columns_needed(InputSchema(kind="any"), ["a"]) == ["a"]
     with pytest.raises(errors.DatasetError, match=r"lacks 'review'; it has: 'id', 'body'; "):
         columns_needed(TEXT, ["id", "body"])
+    with pytest.raises(errors.DatasetError, match="looks separated by semicolons: write it with"):
+        columns_needed(TEXT, ["id;review"])
+    with pytest.raises(errors.DatasetError, match="looks separated by tabs"):
+        columns_needed(TABLE, ["age\tcity"])
     with pytest.raises(errors.DatasetError, match="'visits', 'member'"):
         columns_needed(TABLE, ["age", "city"])
     with pytest.raises(errors.DatasetError, match="for models that take text"):

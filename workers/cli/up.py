@@ -18,7 +18,7 @@ from workers.stop_signals import Stop, StopSignals
 
 NO_MODELS = """\
 The registry {root} has no models yet. To get one:
-  scripts/demo --keep               a stack of its own, with three models trained on real data
+  scripts/demo --keep               a stack of its own, with models trained on real data
   celeriac models register --help   registers a model of yours"""
 
 
@@ -63,7 +63,8 @@ def _gpus(settings: Settings, console: Console) -> list[devices.Gpu]:
     try:
         return devices.usable(os.environ, settings.gpu.devices)
     except errors.NoGpu as error:
-        console.print(f"realtime.gpu and batch.gpu are left out: {error.message}", markup=False)
+        why = error.message if settings.gpu.devices else "no GPU (`celeriac gpu list` says why)"
+        console.print(f"realtime.gpu and batch.gpu are left out: {why}", markup=False)
         return []
 
 

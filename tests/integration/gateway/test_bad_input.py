@@ -196,6 +196,20 @@ def test_compressed_bodies_are_not_unpacked(
     assert answer.status == 415
 
 
+@pytest.mark.parametrize(("kind", "status"), [
+    ("application/x-www-form-urlencoded", 200),  # curl -d, as the README has it
+    ("application/json; charset=utf-8", 200), ("text/csv", 415), ("application/pdf", 415),
+])  # fmt: skip
+@pytest.mark.parametrize("prefer", [{}, {"Prefer": "respond-async"}], ids=["at once", "later"])
+def test_what_the_body_is_called(
+    process: GatewayProcess, kind: str, status: int, prefer: dict[str, str]
+) -> None:
+    headers = {"Content-Type": kind, **prefer}
+    answer = process.http("POST", "/v1/models/echo/predict", b'{"item": "a"}', headers)
+    assert answer.status == (202 if prefer and status == 200 else status)
+    assert status == 200 or f"found {kind}" in answer.json["error"]["message"]
+
+
 @pytest.mark.parametrize("body", [
     b'{"text": "good", "text": "good"}', b'{"text":"good\\u0000"}', b' \n\t{"text" : "good"}\r\n ',
 ])  # fmt: skip

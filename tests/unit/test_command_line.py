@@ -1,0 +1,75 @@
+"""The ``celeriac`` command as a whole: its version, and what its help says of options."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from celeriac import __version__, errors
+from celeriac.settings import get_settings
+from producer.cli import main, models, terminal
+
+
+def printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str
+) -> str:
+    """What the command prints that ends well; a wide window, so that no phrase is broken."""
+    monkeypatch.setattr(sys, "argv", ["celeriac", *words])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_the_version_needs_no_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert printed(capsys, monkeypatch, "--version") == f"celeriac {__version__}\n"
+
+
+def test_a_flag_does_not_look_as_if_it_took_a_value(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = printed(capsys, monkeypatch, "batch", "submit", "--help")
+    assert "--wait" in text
+    assert "<str>" in text
+    assert "<bool>" not in text
+
+
+def test_help_names_the_section_of_a_setting(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "default: [realtime] timeout_s." in printed(capsys, monkeypatch, "predict", "--help")
+
+
+def test_one_is_not_many() -> None:
+    assert [terminal.counted(number, "row") for number in (0, 1, 2_000)] == [
+        "0 rows", "1 row", "2,000 rows"
+    ]
+
+
+@pytest.mark.parametrize(("asked", "hint"), [
+    ("wine@1", True), ("wine@2", False), ("beer@1", False), ("wine@challenger", False),
+])
+def test_a_version_in_another_registry_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, hint: bool
+) -> None:
+    (tmp_path / "wine" / "1").mkdir(parents=True)
+    monkeypatch.setenv("CELERIAC_MODELS_ROOT", str(tmp_path))
+    get_settings.cache_clear()
+
+    def refused(*_: object, **__: object) -> None:
+        raise errors.ModelNotFound("no model named that")
+
+    monkeypatch.setattr(models.Client, "promote", refused)
+    monkeypatch.setattr(models, "_require_maintenance", lambda _: None)
+    try:
+        with pytest.raises(errors.ModelNotFound) as raised:
+            models._through_queue("promote", asked, "", False)
+    finally:
+        get_settings.cache_clear()
+    assert ("the workers have another registry" in raised.value.message) is hint
+    assert (str(tmp_path) in raised.value.message) is hint
