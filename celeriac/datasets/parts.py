@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from celeriac.datasets.streams import read_head
 
 _LINES_AT_ONCE = 10_000
 _HEAD_ROWS = 1_000
+_BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def encode_table(table: pa.Table, format: Format) -> Any:
     """The bytes of a file that holds the table."""
     sink = pa.BufferOutputStream()
     if format == "csv":
-        arrow_csv.write_csv(table, sink)
+        arrow_csv.write_csv(_without_bytes(table), sink)
     elif format == "jsonl":
         encoder = msgspec.json.Encoder(enc_hook=str)
         for batch in table.to_batches(_LINES_AT_ONCE):
@@ -58,6 +60,16 @@ def encode_table(table: pa.Table, format: Format) -> Any:
     else:
         pq.write_table(table, sink, use_dictionary=repeating(table))
     return sink.getvalue()
+
+
+def _without_bytes(table: pa.Table) -> pa.Table:
+    """Bytes as JSON lines have them, in base64: as they are they would be no text."""
+    for at, field in enumerate(table.schema):
+        if any(is_kind(field.type) for is_kind in _BYTES):
+            values = table[at].to_pylist()
+            texts = [None if one is None else b64encode(one).decode() for one in values]
+            table = table.set_column(at, field.name, pa.array(texts, pa.string()))
+    return table
 
 
 def repeating(table: pa.Table) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from celeriac import errors
+from celeriac.datasets import parquet, reader
 from celeriac.datasets.parquet import Group, cut_groups
 from celeriac.datasets.parts import encode_table, repeating
 from celeriac.datasets.planner import plan
@@ -200,6 +202,27 @@ def test_a_changed_or_vanished_file_is_refused(tmp_path: Path) -> None:
         read_all(planned)
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"a.{kind}"
+    table = pa.table({"a": [1, 2]})
+    path.write_bytes(encode_table(table, kind))  # type: ignore[arg-type]
+    planned = plan(open_source(path))
+    module, name = (parquet, "read_rows") if kind == "parquet" else (reader, "read_range")
+    read = getattr(module, name)
+
+    def slowly(*args: Any) -> Any:
+        found = read(*args)
+        os.utime(path, (1, 1))
+        return found
+
+    monkeypatch.setattr(module, name, slowly)
+    with pytest.raises(errors.DatasetError, match="has changed since"):
+        read_all(planned)
+
+
 GROUPS = st.lists(st.builds(Group, st.integers(0, 30), st.integers(0, 300)), max_size=10)
 
 
@@ -263,6 +286,14 @@ def test_a_dictionary_is_for_values_that_come_again() -> None:
     assert [group.column(at).has_dictionary_page for at in (0, 1, 2, 3)] == [
         False, False, True, False,
     ]
+
+
+@pytest.mark.parametrize("dtype", [pa.binary(), pa.large_binary(), pa.binary(2)])
+def test_bytes_come_out_of_csv_as_of_json_lines(dtype: Any) -> None:
+    table = pa.table({"id": [1, 2], "key": pa.array([b"\xff\x00", None], dtype)})
+    assert encode_table(table, "csv").to_pybytes() == b'"id","key"\n1,"/wA="\n2,\n'
+    first, _ = encode_table(table, "jsonl").to_pybytes().splitlines()
+    assert json.loads(first) == {"id": 1, "key": "/wA="}
 
 
 def test_what_is_before_a_chunk_in_its_row_group_is_not_held(tmp_path: Path) -> None:
