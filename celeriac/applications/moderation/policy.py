@@ -180,6 +180,14 @@ def parse_policy(text: str, where: str) -> Policy:
         raise errors.ConfigError(f"the policy {where}: {told}") from error
 
 
+_PLAIN = {
+    "model_type": "is a table of its own, as [texts.toxicity] or [lists]",
+    "dict_type": "has a table for each category, as [texts.toxicity]",
+    "tuple_type": 'is a list, as ["buy followers"]',
+}
+"""Where pydantic's own words are about Python."""
+
+
 def _told(item: Any) -> str:
     place = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
@@ -189,7 +197,7 @@ def _told(item: Any) -> str:
         return f"{place} is not known; {guess}"
     if item["type"] == "missing":
         return f"{place} is missing"
-    message = item["msg"].removeprefix("Value error, ")
+    message = _PLAIN.get(item["type"]) or item["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" if place else message
 
 

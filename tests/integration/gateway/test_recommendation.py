@@ -53,6 +53,13 @@ def test_what_cannot_be_answered(http_client: Http, query: str, status: int, cod
     assert (answer.status, answer.json["error"]["code"]) == (status, code)
 
 
+def test_a_misspelt_parameter_is_told(http_client: Http) -> None:
+    error = http_client.get(QUERY.format(50, 1, "daily") + "&modle=echo").json["error"]
+    assert (error["field"], error["message"]) == (
+        "modle", "modle: no such parameter; did you mean 'model'?"
+    )
+
+
 def test_the_command(
     gateway: RunningGateway, gateway_settings: Settings, celeriac: Callable[..., Any]
 ) -> None:
