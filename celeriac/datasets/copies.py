@@ -96,6 +96,11 @@ class Recut:
         self._offset = start
         self._written = 0
 
+    @property
+    def held_bytes(self) -> int:
+        """Of spans that were not taken yet."""
+        return len(self._waiting)
+
     def feed(self, block: bytes) -> None:
         """The next bytes of the stream."""
         self._waiting += block

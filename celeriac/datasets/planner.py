@@ -136,6 +136,7 @@ def _plan_text(
             watch.feed(block)
             if recut:
                 recut.feed(block)
+                _check_held(found.at, recut.held_bytes, options)
             else:
                 options.on_bytes(len(block))
 
@@ -206,6 +207,12 @@ def _check_length(at: Listed, span: Span) -> None:
         raise errors.DatasetError(
             f"{at.path}: row {span.first_row + 1} is longer than {MAX_CHUNK_BYTES:,} bytes"
         )
+
+
+def _check_held(at: Listed, held_bytes: int, options: _Options) -> None:
+    """A row that never ends, as in a file of zeros that was compressed, would fill the memory."""
+    if held_bytes > options.chunk_bytes + MAX_CHUNK_BYTES:
+        raise errors.DatasetError(f"{at.path}: a row is longer than {MAX_CHUNK_BYTES:,} bytes")
 
 
 def _check_beginning(source: Source, found: Found, columns: tuple[DatasetColumn, ...]) -> None:

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from celeriac import errors
-from celeriac.datasets import images, scan as scanning
-from celeriac.datasets.copies import Copies, remove_copies
+from celeriac.datasets import images, planner, scan as scanning
+from celeriac.datasets.copies import Copies, Recut, remove_copies
 from celeriac.datasets.places import Listed
 from celeriac.datasets.planner import plan
 from celeriac.datasets.reader import read_chunk
@@ -199,6 +199,23 @@ def test_a_compressed_file_that_is_cut_short_leaves_no_copy(tmp_path: Path) -> N
     path.write_bytes(b"no gzip at all")
     with pytest.raises(errors.DatasetError, match=r"a\.csv\.gz: cannot be read as gzip"):
         planned(path, tmp_path)
+
+
+def test_a_compressed_row_without_end_is_refused_before_it_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "MAX_CHUNK_BYTES", 10_000_000)
+    fed: list[int] = []
+    feed = Recut.feed
+    monkeypatch.setattr(
+        Recut, "feed", lambda self, block: fed.append(len(block)) or feed(self, block)
+    )
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"a,b\n1,2\n" + b"0" * 100_000_000 + b",2\n", 1))
+    with pytest.raises(errors.DatasetError, match=r"a\.csv\.gz: a row is longer than 10,000,000"):
+        planned(path, tmp_path)
+    assert sum(fed) < 30_000_000
+    assert not list((tmp_path / "copies").iterdir())
 
 
 def test_a_compressed_parquet_file_is_refused(tmp_path: Path) -> None:
