@@ -228,10 +228,11 @@ def keep_policy(folder: Path, policy: Policy) -> None:
         fields = ", ".join(
             name for name in Policy.model_fields if getattr(policy, name) != getattr(known, name)
         )
+        newest = max(int(one.stem) for one in path.parent.glob("[0-9]*.json"))
         raise errors.Conflict(
-            f"the policy {policy.ref} has been used with other content ({fields}): write "
-            f"version = {policy.version + 1} in it, or a higher one; what it said then is in "
-            f"{path.name} of {path.parent}"
+            f"the policy {policy.ref} has been used with other content ({fields}): raise its "
+            f"version, which becomes version = {newest + 1}; what it said then is in {path.name} "
+            f"of {path.parent}"
         )
 
 

@@ -145,7 +145,7 @@ def test_a_policy_from_before_a_field_was_known_goes_on_until_it_is_given(tmp_pa
     (path,) = tmp_path.glob("policies/*/1.json")
     path.write_text(POLICY.model_dump_json(exclude={"unjudged"}))
     AuditLog(tmp_path).keep(POLICY)
-    with pytest.raises(errors.Conflict, match=r"other content \(unjudged\): write version = 2"):
+    with pytest.raises(errors.Conflict, match=r"\(unjudged\): raise .* version = 2;"):
         AuditLog(tmp_path).keep(
             Policy.model_validate({**POLICY.model_dump(), "unjudged": "allow"})
         )
