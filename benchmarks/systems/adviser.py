@@ -136,7 +136,7 @@ def _latencies(
 ) -> Iterator[Row]:
     assert advice.real_time is not None
     waits = advice.real_time.waits
-    for share, predicted in ((0.5, waits.p50_ms), (0.99, waits.p99_ms)):
+    for share, predicted in ((0.5, waits.p50_ms), (0.95, waits.p95_ms), (0.99, waits.p99_ms)):
         measured = statistics.median(one.ms(share) for one in found)
         yield within(f"{name}: p{share * 100:g} at {per_s:,.0f} items/s", predicted, "ms", measured)
 

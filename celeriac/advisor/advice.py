@@ -112,7 +112,7 @@ def advise(
     return _by_figures(
         requirement, replace(advice, missing=()), serving(requirement, service),
         _filled(requirement, service), run(requirement, profile, cores),
-        alone_ms=1_000 * (service.seconds(1) + service.way_s),
+        alone_ms=1_000 * service.alone_s,
     )
 
 
@@ -167,7 +167,7 @@ def serving(wanted: Requirement, service: Service, max_wait_ms: float = 0.0) -> 
     per_s = wanted.busiest_per_s
     processes = max(1, math.ceil(per_s / (BUSY * service.capacity_per_s)))
     processes = min(processes, _MOST_PROCESSES)
-    alone_ms = 1_000 * (service.seconds(1) + service.way_s)
+    alone_ms = 1_000 * service.alone_s
     for _ in range(_TRIES):
         waits = play(per_s, service, processes, max_wait_ms=max_wait_ms)
         # Busy is no measure of room: a free process takes whatever waits, in ever smaller batches.
@@ -247,8 +247,9 @@ def _served(one: Serving) -> str:
     wait = f", batches wait up to {one.max_wait_ms:g} ms to fill" if one.max_wait_ms else ""
     return (
         f"In the busiest second {_count(one.processes, 'process', 'es')} of one core answer half "
-        f"of the items within {_ms(one.waits.p50_ms)} and 99 of 100 within "
-        f"{_ms(one.waits.p99_ms)}, {one.waits.mean_batch_size:.1f} items a batch{wait}."
+        f"of the items within {_ms(one.waits.p50_ms)}, 95 of 100 within "
+        f"{_ms(one.waits.p95_ms)} and 99 of 100 within {_ms(one.waits.p99_ms)}, "
+        f"{one.waits.mean_batch_size:.1f} items a batch{wait}."
     )
 
 

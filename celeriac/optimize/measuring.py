@@ -77,13 +77,18 @@ def measure(task: Task, threads: int, limit_s: float) -> Measured:
     found = run_aside(
         "celeriac.optimize.measuring", (), asdict(task), timeout_s=limit_s,
         late=f"took longer than {limit_s:g} s", what="its process", kind=errors.ModelFailed,
-        env={**dict.fromkeys(_THREADS, str(threads)), **_WAITING},
+        env=environment(threads),
     )
     return Measured(
         load_s=found["load_s"], memory_mb=found["memory_mb"], golden=found["golden"],
         predict_s={int(size): seconds for size, seconds in found["predict_s"].items()},
         score_s={int(size): seconds for size, seconds in found["score_s"].items()},
     )
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Of a process that measures a model which has ``threads``."""
+    return {**dict.fromkeys(_THREADS, str(threads)), **_WAITING}
 
 
 def faster(one: Measured, other: Measured) -> Measured:

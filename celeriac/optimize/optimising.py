@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from celeriac import errors
-from celeriac.optimize import choosing, plot
+from celeriac.optimize import choosing, plot, served
 from celeriac.optimize.building import Builder
 from celeriac.optimize.choosing import Gain, Verdict
 from celeriac.optimize.measuring import Measured, Task, faster, measure, read_answers
 from celeriac.optimize.parity import Allowed, Parity, check_labels, compare
 from celeriac.optimize.variants import ORIGINAL, Skipped, Variant, plan
 from celeriac.outputs import Output
-from celeriac.registry.manifest import GoldenExample, ModelDraft, ModelVersion, Profile
+from celeriac.registry.manifest import GoldenExample, ModelDraft, ModelVersion, Passes, Profile
 from celeriac.registry.profiles import this_machine
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
@@ -291,8 +291,24 @@ class Optimiser:
             profiles.append(Profile(
                 device=self._manifest.device, threads=threads, machine=this_machine(),
                 fixed_s=fixed_s, item_s=item_s, batch_sizes=tuple(sorted(measured.score_s)),
+                passes=self._passes(name) if one == name else (),
             ))
         return profiles
+
+    def _passes(self, name: str) -> tuple[Passes, ...]:
+        """How long small batches of a form take a worker that serves; none if that takes too long:
+        of a dear model the cost line says enough."""
+        self._tell(f"{name}, as it is served")
+        folder, manifest = self._built[name]
+        task = served.Task(
+            folder=str(folder), manifest=manifest.model_dump_json(),
+            samples=str(self._work / "samples.json"), size_s=self._wanted.size_s,
+            most_items=manifest.serving.max_batch_size or served.SIZES[-1],
+            options=asdict(self._options),
+        )
+        with contextlib.suppress(errors.CeleriacError):
+            return served.measure(task, self._wanted.threads, self._wanted.limit_s)
+        return ()
 
     def _golden(self, name: str) -> tuple[GoldenExample, ...]:
         """The golden items, with the answers that the new form gave."""

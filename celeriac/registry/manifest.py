@@ -163,6 +163,27 @@ class Serving(_Record):
     elsewhere in float32. ``auto``: the best that the GPU has."""
 
 
+PASS_SHARES = (0.2, 0.2, 0.2, 0.2, 0.1, 0.05, 0.04, 0.01)
+"""Groups of passes by the time that they took, the shortest first: the share of each."""
+
+
+class Passes(_Record):
+    """How long passes of ``items`` took that differ each time, as a worker that serves has them."""
+
+    items: Annotated[int, Field(ge=1)]
+    pause_s: Annotated[float, Field(ge=0)]
+    """How long the process had rested before each."""
+    seconds: tuple[Annotated[float, Field(ge=0)], ...]
+    """The mean of each group of :data:`PASS_SHARES`."""
+
+    @field_validator("seconds")
+    @classmethod
+    def _one_for_each_group(cls, seconds: tuple[float, ...]) -> tuple[float, ...]:
+        if len(seconds) != len(PASS_SHARES):
+            raise ValueError(f"{len(seconds)} times; there are {len(PASS_SHARES)} groups")
+        return seconds
+
+
 class Profile(_Record):
     """What a batch of ``n`` items costs: about ``fixed_s + item_s * n`` seconds, as measured."""
 
@@ -175,6 +196,8 @@ class Profile(_Record):
     item_s: Annotated[float, Field(ge=0)]
     batch_sizes: tuple[int, ...] = ()
     """What was measured."""
+    passes: tuple[Passes, ...] = ()
+    """How small batches really vary, by size and pause; empty if that was not measured."""
 
 
 class ModelDraft(_Record):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 
-from celeriac.advisor.queueing import Service, _arrivals, play
+from celeriac.advisor.queueing import Service, Times, _arrivals, _places, play
+from celeriac.registry.manifest import PASS_SHARES, Passes
 
 
 def shorter_waits(services: float, rho: float) -> float:
@@ -25,6 +27,63 @@ def test_one_at_a_time_agrees_with_erlangs_formula() -> None:
     assert waits.mean_batch_size == 1
     assert shorter_waits(waits.p50_ms / 10 - 1, rho) == pytest.approx(0.50, abs=0.03)
     assert shorter_waits(waits.p99_ms / 10 - 1, rho) == pytest.approx(0.99, abs=0.003)
+
+
+def exponential(mean_s: float) -> tuple[float, ...]:
+    """The mean of each group of PASS_SHARES of such times."""
+
+    def longer(share: float) -> float:  # the integral of times beyond the quantile
+        left = 1 - share
+        return mean_s * left * (1 - math.log(left)) if left > 1e-12 else 0.0
+
+    ends = [0.0, *itertools.accumulate(PASS_SHARES)]
+    return tuple(
+        (longer(start) - longer(end)) / share
+        for start, end, share in zip(ends, ends[1:], PASS_SHARES, strict=False)
+    )
+
+
+def varying(*passes: Passes, most: int = 1) -> Service:
+    return Service(fixed_s=0.010, item_s=0.001, max_batch_size=most, passes=passes)
+
+
+def test_times_that_vary_agree_with_the_formula_of_m_m_1() -> None:
+    service_s, rho = 0.010, 0.5
+    times = exponential(service_s)
+    assert sum(map(math.prod, zip(times, PASS_SHARES, strict=True))) == pytest.approx(service_s)
+    single = varying(Passes(items=1, pause_s=0, seconds=times))
+    waits = play(rho / service_s, single, 1, arrivals=200_000)
+    assert waits.utilisation == pytest.approx(rho, rel=0.06)  # straight lines between groups
+    played_s = service_s * waits.utilisation / rho
+    mean_ms = 1_000 * played_s / (1 - waits.utilisation)  # of an item; it is exponential, too
+    assert waits.p50_ms == pytest.approx(mean_ms * math.log(2), rel=0.04)
+    assert waits.p95_ms == pytest.approx(mean_ms * math.log(20), rel=0.06)
+    assert waits.p99_ms == pytest.approx(mean_ms * math.log(100), rel=0.06)
+
+
+def test_a_pass_after_a_pause_takes_as_long_as_it_was_measured() -> None:
+    groups = len(PASS_SHARES)
+    service = varying(
+        Passes(items=1, pause_s=0, seconds=(0.001,) * groups),
+        Passes(items=1, pause_s=0.004, seconds=(0.003,) * groups),
+    )
+    seldom = play(1, service, 1)
+    assert (seldom.p50_ms, seldom.p99_ms) == pytest.approx((3, 3), rel=0.05)
+    assert service.alone_s == pytest.approx(0.003)
+    times = Times(service)
+    assert [times.seconds(1, pause_s, 0) for pause_s in (0, 0.002, 0.004, 9)] == pytest.approx(
+        [0.001, 0.002, 0.003, 0.003]
+    )
+
+
+def test_sizes_between_and_beyond_those_that_were_measured() -> None:
+    groups = len(PASS_SHARES)
+    times = Times(varying(
+        Passes(items=2, pause_s=0, seconds=(0.002,) * groups),
+        Passes(items=4, pause_s=0, seconds=(0.010,) * groups), most=8,
+    ))
+    found = [times.seconds(items, 0, 3) for items in (1, 2, 3, 4, 6)]
+    assert found == pytest.approx([0.002, 0.002, 0.006, 0.010, 0.012])
 
 
 def test_batches_carry_what_single_items_cannot() -> None:
@@ -63,4 +122,5 @@ def test_the_same_question_has_the_same_answer() -> None:
     assert play(500, service, 2) is first
     play.cache_clear()
     _arrivals.cache_clear()
+    _places.cache_clear()
     assert play(500, service, 2) == first

@@ -1,0 +1,131 @@
+"""What small batches cost a worker that serves: ``python -m celeriac.optimize.served``.
+
+A tight loop over the same items says what a core can do. A worker that serves sees another item
+each time, and rests between batches: its caches, and those of the model, are cold then, and a
+batch of one can take several times as long. So passes are timed with other items each time, one
+right after the other and after a pause; and all of their times count, because whoever waits longest
+waits for the longest of them. The task comes as JSON on stdin, the result goes as JSON to stdout.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from celeriac import errors
+from celeriac.optimize.measuring import environment
+from celeriac.registry.manifest import PASS_SHARES, Passes
+from celeriac.release.aside import answer_with, run_aside
+
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+PAUSES_S = (0.0, 0.003)
+"""None, and one after which a longer one makes no difference."""
+_LEAST_PASSES, _MOST_PASSES = 8, 2_000
+_WARM_PASSES = 3
+_DIGITS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is measured, and for how long."""
+
+    folder: str
+    manifest: str
+    """``model.json``, as text."""
+    samples: str
+    """A file of items as JSON, as they travel on the wire."""
+    size_s: float
+    """For each size and pause. Sizes of which too few passes fit into it are left out, but for the
+    first."""
+    most_items: int
+    options: dict[str, Any] = field(default_factory=dict)
+    """``LoadOptions``."""
+
+
+def measure(task: Task, threads: int, limit_s: float) -> tuple[Passes, ...]:
+    """Run a task in a process that has ``threads``.
+
+    Raises ModelFailed, or the error of ours that it ended with, if it fails or takes longer than
+    ``limit_s``.
+    """
+    found = run_aside(
+        "celeriac.optimize.served", (), asdict(task), timeout_s=limit_s,
+        late=f"took longer than {limit_s:g} s", what="its process", kind=errors.ModelFailed,
+        env=environment(threads),
+    )
+    return tuple(Passes(**one) for one in found["passes"])
+
+
+def grouped(took_s: Sequence[float]) -> tuple[float, ...]:
+    """The mean of each of the groups of :data:`PASS_SHARES`, the shortest first."""
+    ordered = sorted(took_s)
+    means, start = [], 0
+    for share in itertools.accumulate(PASS_SHARES):
+        end = min(len(ordered), round(share * len(ordered)))
+        group = ordered[start:end] or [ordered[min(start, len(ordered) - 1)]]
+        means.append(float(f"{sum(group) / len(group):.{_DIGITS}g}"))
+        start = end
+    return tuple(means)
+
+
+# --- in the process ------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """The measuring process."""
+    return answer_with(
+        lambda wanted: [{"passes": [one.model_dump() for one in _measured(Task(**wanted))]}],
+        told=lambda error: errors.ModelFailed(errors.told(error)),
+    )
+
+
+def _measured(task: Task) -> list[Passes]:
+    from celeriac import runtimes
+    from celeriac.registry.manifest import ModelVersion
+    from celeriac.runtimes import LoadOptions
+    from celeriac.scoring import Scorer, limits_of
+
+    manifest = ModelVersion.model_validate_json(task.manifest)
+    options = LoadOptions(**task.options)
+    items = json.loads(Path(task.samples).read_text(encoding="utf-8"))
+    model = runtimes.load(Path(task.folder), manifest, options)
+    scorer = Scorer(manifest, model, limits_of(options))
+    endless = itertools.cycle(items)
+
+    def score(size: int) -> None:
+        scorer.score([*itertools.islice(endless, size)])
+
+    passes: list[Passes] = []
+    for size in (one for one in SIZES if one <= task.most_items):
+        for pause_s in PAUSES_S:
+            took_s = _took_s(partial(score, size), pause_s, task.size_s)
+            passes.append(Passes(items=size, pause_s=pause_s, seconds=grouped(took_s)))
+        if len(took_s) <= _LEAST_PASSES:
+            break
+    return passes
+
+
+def _took_s(call: Callable[[], Any], pause_s: float, budget_s: float) -> list[float]:
+    for _ in range(_WARM_PASSES):
+        call()
+    took_s: list[float] = []
+    end_s = time.perf_counter() + budget_s
+    while len(took_s) < _LEAST_PASSES or (
+        time.perf_counter() < end_s and len(took_s) < _MOST_PASSES
+    ):
+        time.sleep(pause_s)
+        started = time.perf_counter()
+        call()
+        took_s.append(time.perf_counter() - started)
+    return took_s
+
+
+if __name__ == "__main__":
+    sys.exit(main())
