@@ -112,7 +112,7 @@ def advise(
     return _by_figures(
         requirement, replace(advice, missing=()), serving(requirement, service),
         _filled(requirement, service), run(requirement, profile, cores),
-        alone_ms=1_000 * service.alone_s,
+        alone_ms=1_000 * service.alone_s, notes=_notes(service),
     )
 
 
@@ -212,7 +212,7 @@ def run(wanted: Requirement, profile: Profile, cores: int) -> Run:
 
 def _by_figures(  # noqa: PLR0913 - three ways, each with its figures
     wanted: Requirement, advice: Advice, single: Serving, small: Serving | None, job: Run,
-    *, alone_ms: float,
+    *, alone_ms: float, notes: tuple[str, ...],
 ) -> Advice:
     """The same with the figures, and what they decide."""
     reasons = advice.reasons
@@ -226,7 +226,7 @@ def _by_figures(  # noqa: PLR0913 - three ways, each with its figures
                 reasons += (_late(wanted, job),)
         if choice == Choice.REAL_TIME and small is not None and small.met and _pays(small, single):
             choice, chosen = Choice.MINI_BATCH, small
-    reasons += (_ran(chosen) if isinstance(chosen, Run) else _served(chosen),)
+    reasons += (_ran(chosen),) if isinstance(chosen, Run) else (_served(chosen), *notes)
     reasons += () if chosen.met else (_cannot(wanted, alone_ms),)
     return replace(
         advice, choices=(choice,), reasons=reasons, can_be_met=chosen.met,
@@ -251,6 +251,23 @@ def _served(one: Serving) -> str:
         f"{_ms(one.waits.p95_ms)} and 99 of 100 within {_ms(one.waits.p99_ms)}, "
         f"{one.waits.mean_batch_size:.1f} items a batch{wait}."
     )
+
+
+def _notes(service: Service) -> tuple[str, ...]:
+    """What the percentiles rest on, where that should be known."""
+    notes: tuple[str, ...] = ()
+    if service.sharing is not None:
+        notes += ((
+            "Callers, Redis and worker are taken to share the few cores of the machine that was "
+            "measured; with cores of their own the slowest answers are faster. The 99th percentile "
+            "of such a machine differs from minute to minute by half and more."
+        ),)
+    if not service.passes:
+        notes += ((
+            "The model's cost is known from a tight loop alone, so answers may take several times "
+            "as long; `celeriac optimize --profile` measures it as it is served."
+        ),)
+    return notes
 
 
 def _ran(one: Run) -> str:

@@ -25,14 +25,33 @@ _WARM_UP = 0.1
 """Share of the arrivals that fill the queue before anything is counted."""
 WORKER_BATCH_S, WORKER_ITEM_S = 0.35e-3, 20e-6
 """What the echo model costs a worker for a batch and for an item: its CPU time, rounded up."""
-WAYS_S = (0.35e-3, 0.42e-3, 0.48e-3, 0.58e-3, 0.75e-3, 1.2e-3, 2.0e-3, 4.0e-3)
+WAYS_S = (0.45e-3, 0.52e-3, 0.58e-3, 0.68e-3, 0.8e-3, 1.0e-3, 1.2e-3, 1.7e-3)
 """The way there and back, from call to answer, beside the worker and all waiting: the mean of each
-group of PASS_SHARES. Of one client's echo items at some hundreds a second (decision 209)."""
+group of PASS_SHARES."""
+CORES_ENOUGH = 3
+"""A client, Redis and a worker each find a core then."""
 _MIDDLES = tuple(
     end - share / 2
     for end, share in zip(itertools.accumulate(PASS_SHARES), PASS_SHARES, strict=True)
 )
 """Of the groups: the share of passes that were shorter than the group's mean, about."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """How a worker fares whose cores are those of clients and of Redis, too."""
+
+    slower: float
+    """What it works takes so many times as long: others use its caches."""
+    stops_per_s: float
+    """So often, in a second of work, others have its core ..."""
+    stop_s: float
+    """... for so long, in the mean."""
+
+
+SHARED = Sharing(slower=1.1, stops_per_s=70, stop_s=2e-3)
+"""On two cores: chosen so that the queue's percentiles are those that were measured (decision
+210)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +72,7 @@ class Service:
     """How the model's passes vary, by size and by the pause before them."""
     ways_s: tuple[float, ...] = ()
     """What an answer takes beside all waiting and the process: to Redis and back."""
+    sharing: Sharing | None = None
 
     @classmethod
     def of(cls, profile: Profile, max_batch_size: int) -> Service:
@@ -61,6 +81,7 @@ class Service:
             fixed_s=profile.fixed_s + WORKER_BATCH_S, item_s=profile.item_s + WORKER_ITEM_S,
             max_batch_size=max_batch_size, around_s=WORKER_BATCH_S, around_item_s=WORKER_ITEM_S,
             passes=profile.passes, ways_s=WAYS_S,
+            sharing=SHARED if 0 < profile.cores < CORES_ENOUGH else None,
         )
 
     def seconds(self, items: int) -> float:
@@ -114,6 +135,28 @@ class Times:
         ]
 
 
+class Stops:
+    """What work takes that others interrupt, by chance."""
+
+    def __init__(self, sharing: Sharing) -> None:
+        self._sharing = sharing
+        self._chance = random.Random(_SEED + 2)  # noqa: S311 - nothing secret
+        self._until_s = self._next_s()
+
+    def _next_s(self) -> float:
+        return self._chance.expovariate(self._sharing.stops_per_s)
+
+    def prolonged(self, work_s: float) -> float:
+        """How long ``work_s`` of undisturbed work takes."""
+        left_s = took_s = work_s * self._sharing.slower
+        while self._until_s <= left_s:
+            left_s -= self._until_s
+            took_s += self._chance.expovariate(1 / self._sharing.stop_s)
+            self._until_s = self._next_s()
+        self._until_s -= left_s
+        return took_s
+
+
 def _between(row: Sequence[float], place: float) -> float:
     """The value of a row at a place that may lie between two; 0 of an empty one."""
     if not row:
@@ -158,6 +201,7 @@ def play(
     until the first of them is ``max_wait_ms`` old. The newest plays are remembered.
     """
     times = Times(service)
+    stops = Stops(service.sharing) if service.sharing else None
     come = [at / per_s for at in _arrivals(arrivals)]
     places = iter(_places(2 * arrivals))
     free = [0.0] * processes  # a heap: when each process is free
@@ -168,6 +212,8 @@ def play(
         start_s = max(free[0], come[first])
         start_s, after = _fill(come, first, start_s, service.max_batch_size, max_wait_ms / 1_000)
         took_s = times.seconds(after - first, start_s - free[0], next(places))
+        if stops is not None:
+            took_s = stops.prolonged(took_s)
         way_s = _between(service.ways_s, next(places))
         heapq.heapreplace(free, start_s + took_s)
         busy_s += took_s

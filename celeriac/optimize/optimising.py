@@ -20,7 +20,7 @@ from celeriac.optimize.parity import Allowed, Parity, check_labels, compare
 from celeriac.optimize.variants import ORIGINAL, Skipped, Variant, plan
 from celeriac.outputs import Output
 from celeriac.registry.manifest import GoldenExample, ModelDraft, ModelVersion, Passes, Profile
-from celeriac.registry.profiles import this_machine
+from celeriac.registry.profiles import this_machine, usable_cores
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
 from celeriac.scoring import essence
@@ -290,7 +290,8 @@ class Optimiser:
             fixed_s, item_s = choosing.cost_line(measured.score_s)
             profiles.append(Profile(
                 device=self._manifest.device, threads=threads, machine=this_machine(),
-                fixed_s=fixed_s, item_s=item_s, batch_sizes=tuple(sorted(measured.score_s)),
+                cores=usable_cores(), fixed_s=fixed_s, item_s=item_s,
+                batch_sizes=tuple(sorted(measured.score_s)),
                 passes=self._passes(name) if one == name else (),
             ))
         return profiles

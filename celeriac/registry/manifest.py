@@ -192,6 +192,8 @@ class Profile(_Record):
     """Of the model's library, in the process that was measured."""
     machine: str = ""
     """The processor, and how many of its cores could be used."""
+    cores: Annotated[int, Field(ge=0)] = 0
+    """How many; 0 if that was not recorded."""
     fixed_s: Annotated[float, Field(ge=0)]
     item_s: Annotated[float, Field(ge=0)]
     batch_sizes: tuple[int, ...] = ()

@@ -8,7 +8,7 @@ from celeriac import errors
 from celeriac.advisor.advice import Advice, Choice, advise, serving
 from celeriac.advisor.queueing import Service, play
 from celeriac.advisor.requirement import Requirement, UpdateFrequency
-from celeriac.registry.manifest import Profile
+from celeriac.registry.manifest import Passes, Profile
 
 TEXT = Profile(fixed_s=0.9e-3, item_s=0.12e-3)
 NETWORK = Profile(fixed_s=0.060, item_s=0.004)
@@ -130,3 +130,14 @@ def test_what_no_number_of_processes_can_do_is_played_once() -> None:
     wanted = Requirement(latency_ms=20, volume=1_000_000, update_frequency="continuous")
     assert not serving(wanted, slow).met
     assert play.cache_info().misses == 1
+
+
+def test_what_the_percentiles_rest_on_is_said() -> None:
+    passes = tuple(Passes(items=n, pause_s=0, seconds=(0.001 * n,) * 8) for n in (1, 64))
+    served = Profile(fixed_s=0.001, item_s=0.001, passes=passes)
+    assert not any("tight loop" in one or "Redis" in one
+                   for one in asked(50, 10_000, "continuous", served).reasons)
+    assert "tight loop" in asked(50, 10_000, "continuous", TEXT).reasons[-1]
+    few = served.model_copy(update={"cores": 2})
+    assert "Redis" in asked(50, 10_000, "continuous", few).reasons[-1]
+    assert not any("Redis" in one for one in asked(3_600_000, 5_000_000, "daily", few).reasons)

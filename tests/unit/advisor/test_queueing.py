@@ -7,8 +7,17 @@ import math
 
 import pytest
 
-from celeriac.advisor.queueing import Service, Times, _arrivals, _places, play
-from celeriac.registry.manifest import PASS_SHARES, Passes
+from celeriac.advisor.queueing import (
+    SHARED,
+    Service,
+    Sharing,
+    Stops,
+    Times,
+    _arrivals,
+    _places,
+    play,
+)
+from celeriac.registry.manifest import PASS_SHARES, Passes, Profile
 
 
 def shorter_waits(services: float, rho: float) -> float:
@@ -124,3 +133,24 @@ def test_the_same_question_has_the_same_answer() -> None:
     _arrivals.cache_clear()
     _places.cache_clear()
     assert play(500, service, 2) == first
+
+
+def test_stops_take_their_share_of_the_time() -> None:
+    stops = Stops(Sharing(slower=1.5, stops_per_s=50, stop_s=0.004))
+    took_s = [stops.prolonged(0.001) for _ in range(50_000)]
+    assert sum(took_s) == pytest.approx(50_000 * 0.0015 * (1 + 50 * 0.004), rel=0.02)
+    assert min(took_s) == pytest.approx(0.0015)
+
+
+def test_who_shares_cores_waits_longer_above_all_in_the_tail() -> None:
+    alone = Service(fixed_s=0.001, item_s=0.0001, max_batch_size=64)
+    shared = Service(fixed_s=0.001, item_s=0.0001, max_batch_size=64, sharing=SHARED)
+    quick, slow = play(400, alone, 1), play(400, shared, 1)
+    assert 1 < slow.p50_ms / quick.p50_ms < 1.5
+    assert slow.p99_ms > 2 * quick.p99_ms
+
+
+@pytest.mark.parametrize(("cores", "shares"), [(0, False), (1, True), (2, True), (3, False)])
+def test_few_cores_are_shared(cores: int, shares: bool) -> None:
+    profile = Profile(fixed_s=0.001, item_s=0.0001, cores=cores)
+    assert (Service.of(profile, 64).sharing is not None) == shares
