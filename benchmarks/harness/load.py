@@ -6,7 +6,6 @@ This module also runs in the environments of other task queues.
 from __future__ import annotations
 
 import asyncio
-import gc
 import heapq
 import random
 import threading
@@ -153,12 +152,8 @@ async def open_async(
 ) -> dict[str, Any]:
     """Calls arrive by chance, whether earlier ones are answered or not.
 
-    A latency counts from the time at which the call should have begun. What the process holds by
-    now is left out of garbage collections: their pauses would be those of the load, not of what is
-    measured.
+    A latency counts from the time at which the call should have begun.
     """
-    gc.collect()
-    gc.freeze()
     running: set[asyncio.Task[None]] = set()
 
     async def one(due: float, item: Any) -> None:

@@ -29,6 +29,7 @@ PAUSES_S = (0.0, 0.003)
 """None, and one after which a longer one makes no difference."""
 _LEAST_PASSES, _MOST_PASSES = 8, 2_000
 _WARM_PASSES = 3
+_TOO_LONG = 2.0
 _DIGITS = 3
 
 
@@ -42,8 +43,8 @@ class Task:
     samples: str
     """A file of items as JSON, as they travel on the wire."""
     size_s: float
-    """For each size and pause. Sizes of which too few passes fit into it are left out, but for the
-    first."""
+    """For each size and pause. Larger sizes than the first of which too few passes fit into it are
+    left out."""
     most_items: int
     options: dict[str, Any] = field(default_factory=dict)
     """``LoadOptions``."""
@@ -107,7 +108,7 @@ def _measured(task: Task) -> list[Passes]:
         for pause_s in PAUSES_S:
             took_s = _took_s(partial(score, size), pause_s, task.size_s)
             passes.append(Passes(items=size, pause_s=pause_s, seconds=grouped(took_s)))
-        if len(took_s) <= _LEAST_PASSES:
+        if sum(took_s) > _TOO_LONG * task.size_s:
             break
     return passes
 

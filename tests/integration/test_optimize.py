@@ -114,8 +114,8 @@ def test_the_winner_is_a_version_that_answers_alike(
     assert (usual.threads, usual.device, usual.batch_sizes) == (1, "cpu", (1, 4))
     assert usual.fixed_s + usual.item_s > 0
     served = {(one.items, one.pause_s): one.seconds for one in usual.passes}
-    assert {(1, 0.0), (1, 0.003), (8, 0.0)} <= set(served)
-    assert all(0 < min(times) and list(times) == sorted(times) for times in served.values())
+    assert {(1, 0.0), (1, 0.003)} <= set(served)
+    assert all(min(times) > 0 and list(times) == sorted(times) for times in served.values())
     release.check(registry, ModelRef(name="forest", version=2), Settings())
     rows = pd.read_csv(home / "forest.csv").to_numpy().tolist()
     one, two = (Scorer.load(registry, "forest", n, LoadOptions()).score(rows) for n in (1, 2))
