@@ -168,7 +168,7 @@ def every_crash_point(bench: Bench) -> None:
         bench.wish(point)
     handle = bench.submit("killed")
     status = bench.finish(handle)
-    assert bench.has_happened(*CHUNK_POINTS, *FINALIZER_POINTS)
+    wait_until(lambda: bench.has_happened(*CHUNK_POINTS, *FINALIZER_POINTS))
     assert (status.state, status.rows_done, status.chunks_done) == (
         "completed_with_errors", ROWS, CHUNKS,
     )

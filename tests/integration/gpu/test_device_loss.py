@@ -117,6 +117,7 @@ def test_the_item_at_fault_gets_an_error_and_all_others_their_answers(
         calls = [partial(ask, "fragile", [SLOW], 0.0), partial(ask, "echo", 9)]
         calls += [partial(ask, "fragile", [row]) for row in (3.0, BREAKS, 4.0, 5.0)]
         assert outcomes(calls) == [SLOW, 9, 3.0, "model_failed", 4.0, 5.0]
+        wait_until(lambda: supervisor.status()["worker"].deaths >= 2)
         status = supervisor.status()["worker"]
         assert status.deaths == 2
         assert status.last_exit == f"ended with exit code {EXIT_CODE}"
@@ -126,6 +127,7 @@ def test_the_item_at_fault_gets_an_error_and_all_others_their_answers(
         found = client.predict_many("fragile", rows, return_errors=True)
         assert [getattr(one, "value", None) for one in found] == [1.0, None, 2.0, 3.0]
         assert isinstance(found[1], errors.ModelFailed)
+    wait_until(lambda: supervisor.status()["worker"].deaths >= 4)  # an answer comes before a death
     assert supervisor.status()["worker"].deaths == 4
     text = log.read_text()
     assert text.count("GPU lost; the process ends") == 4
