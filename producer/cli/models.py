@@ -311,7 +311,7 @@ def served(serving: Serving) -> str:
 
 
 def _metrics(version: VersionInfo) -> str:
-    return ", ".join(f"{name}={value:.4g}" for name, value in version.metrics.items())
+    return ", ".join(f"{name} {value:.4g}" for name, value in version.metrics.items())
 
 
 def _where(version: VersionInfo) -> str:

@@ -50,12 +50,7 @@ def list_() -> None:
                 _say(text)
             if schedule.enabled and _is_silent(status, now):
                 silent.append(name)
-    if silent:
-        typer.echo(
-            f"nobody watches {', '.join(silent)}: beat or the maintenance worker is not running, "
-            "or has other settings (`celeriac status`)",
-            err=True,
-        )
+    _tell_silent(silent)
 
 
 @app.command()
@@ -85,6 +80,8 @@ def run(
             return
         _check_over(name, last)
         typer.echo(_queue(broker, name, schedule, day, attempt))
+        if schedule.enabled and _is_silent(_status(broker, name), now):
+            _tell_silent([name])
 
 
 @app.command()
@@ -216,6 +213,17 @@ def _say(text: str) -> None:
 def _status(broker: Broker, name: str) -> Status | None:
     with redis_errors(broker):
         return nights.records_of(broker, name).status()
+
+
+def _tell_silent(names: list[str]) -> None:
+    """Say of schedules that nobody watches what that means; a run of one may never begin."""
+    if names:
+        typer.echo(
+            f"nobody watches {', '.join(names)}: beat or the maintenance worker is not running, "
+            "or has other settings (`celeriac status`; workers and beat read celeriac.toml when "
+            "they start)",
+            err=True,
+        )
 
 
 def _is_silent(status: Status | None, now: dt.datetime) -> bool:

@@ -73,7 +73,7 @@ def test_register_promote_list_show_and_roll_back(
     assert measured["batch_items"] == 32
     listed = run("list").stdout.splitlines()[1].split()
     assert listed[:5] == ["reviews", "2", "1,", "2", "anything"]
-    assert listed[-1] == "accuracy=0.875"
+    assert listed[-2:] == ["accuracy", "0.875"]
     shown = run("show", "reviews@1").stdout
     assert "previous" in shown
     assert "sklearn, for cpu" in shown

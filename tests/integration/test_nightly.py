@@ -592,6 +592,7 @@ def test_run_queues_a_date_and_says_what_it_does(
 ) -> None:
     ran = invoke("run", "sales", "--date", str(DAY))
     assert f"queued sales for {DAY} (attempt 1)" in ran.output
+    assert "nobody watches sales" in ran.stderr  # so it may never begin
     assert [one["attempt"] for one in sent(redis_client)] == [1]
     job_id = begin(broker)
     again = invoke("run", "sales", "--date", str(DAY))
@@ -607,6 +608,9 @@ def test_run_queues_a_date_and_says_what_it_does(
     assert [one["attempt"] for one in sent(redis_client)] == [2]
     look(broker, DUE)  # what waits begins
     assert [one["date"] for one in sent(redis_client)] == [str(BEFORE)]
+    tasks.nightly.look_after(broker, datetime.now(UTC))
+    later = invoke("run", "sales", "--date", str(DAY + timedelta(days=1)))
+    assert "nobody watches" not in later.stderr
     for words in (["run", "nothing"], ["run", "sales", "--date", "soon"], ["history", "nothing"]):
         assert isinstance(invoke(*words).exception, errors.CeleriacError)
 
