@@ -30,8 +30,8 @@ def version(number: int, device: str = "cpu") -> VersionInfo:
     )
 
 
-def page(settings: Settings) -> str:
-    console = Console(file=io.StringIO(), width=160)
+def page(settings: Settings, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(render(snapshot(settings, NOW_S), settings.broker_url))
     file = console.file
     assert isinstance(file, io.StringIO)
@@ -43,7 +43,7 @@ def test_an_idle_system_says_what_to_do_next(
 ) -> None:
     text = page(settings)
     assert "No worker is up. `celeriac up` starts them all" in text
-    assert "`celeriac models register` takes yours" in text
+    assert "`celeriac models register` yours" in text
     assert "No jobs." in text
     assert "No gateway is up. `celeriac gateway` starts one" in text
 
@@ -79,6 +79,23 @@ def test_workers_queues_and_models_are_shown(
         "http://127.0.0.1:8000",
     ):  # fmt: skip
         assert part in text
+
+
+def test_a_narrow_window_breaks_lists_and_no_names(
+    settings: Settings, redis_client: redis.Redis
+) -> None:
+    serving = {f"model-{number}": number for number in range(8)}
+    said = {
+        "hostname": "realtime.cpu@box", "role": "realtime.cpu", "pid": 14_355, "concurrency": 1,
+        "started_at": NOW_S - 2_900, "metrics_port": 9401, "serving": serving, "new": True,
+    }
+    redis_client.set(worker_key("realtime.cpu@box"), json.dumps(said))
+    text = page(settings, width=80)
+    assert "realtime.cpu@box  realtime.cpu  CPU" in text
+    for name, number in serving.items():
+        assert f"{name}@{number}" in text
+    redis_client.set(worker_key("x" * 70), json.dumps({**said, "hostname": "x" * 70}))
+    assert page(settings, width=80).count("x") >= 70  # folded, and not cut
 
 
 def test_gpu_queues_are_shown_when_a_model_needs_them() -> None:
@@ -122,8 +139,8 @@ def test_the_health_check_sees_the_workers_of_its_own_host(
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0.0 s"), (59.9, "59.9 s"), (3_599, "59 min 59 s"), (90_000, "25 h 0 min"),
-     (200_000, "2 d 7 h")],
+    [(0, "0.0 s"), (59.9, "59.9 s"), (599, "9 min 59 s"), (3_599, "59 min"),
+     (90_000, "25 h 0 min"), (200_000, "2 d 7 h")],
 )
 def test_a_duration_as_people_write_it(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from celeriac import errors
 from celeriac.settings import Settings, hide_password, load_settings
+from producer.cli.terminal import MOST_WHOLE
 from producer.jobs import JobStatus
 from workers.status import Snapshot, snapshot
 
@@ -59,6 +60,7 @@ def _workers(shot: Snapshot) -> Table | str:
     if not shot.workers:
         return "\nNo worker is up. `celeriac up` starts them all, `celeriac worker ROLE` one."
     table = _table("Workers", "worker", "role", "device", "pid", "up", "serving", "metrics")
+    table.columns[0].no_wrap = all(len(line.hostname) <= MOST_WHOLE for line in shot.workers)
     for line in shot.workers:
         serving = ", ".join(f"{name}@{version}" for name, version in sorted(line.serving.items()))
         port = f":{line.metrics_port}" if line.metrics_port else "-"
@@ -89,7 +91,7 @@ def _queues(shot: Snapshot) -> Table:
 
 def _models(shot: Snapshot) -> Table | str:
     if not shot.catalogue.models:
-        return "\nNo models. `scripts/demo` trains two; `celeriac models register` takes yours."
+        return "\nNo models. `scripts/demo --keep` brings some, `celeriac models register` yours."
     table = _table("Models", "model", "versions", "aliases")
     for name, model in sorted(shot.catalogue.models.items()):
         aliases = ", ".join(f"{alias} = {number}" for alias, number in model.aliases.items())
@@ -105,13 +107,20 @@ def _jobs(shot: Snapshot) -> Table | str:
         speed = "-" if job.rows_per_s is None else f"{job.rows_per_s:,.0f}"
         table.add_row(
             job.id, f"{job.model}@{job.version}", _state(job),
-            f"{job.rows_done:,} of {job.rows_total:,}", f"{job.rows_failed:,}", speed,
+            _rows(job), f"{job.rows_failed:,}", speed,
         )
     return table
 
 
+def _rows(job: JobStatus) -> str:
+    if job.rows_done == job.rows_total:
+        return f"{job.rows_total:,}"
+    return f"{job.rows_done:,} of {job.rows_total:,}"
+
+
 def _state(job: JobStatus) -> str:
-    return f"{job.state}, no worker serves {job.waits_for}" if job.waits_for else str(job.state)
+    told = job.state.replace("_", " ")  # so that a narrow window breaks it between words
+    return f"{told}, no worker serves {job.waits_for}" if job.waits_for else told
 
 
 def _table(title: str, *headings: str) -> Table:
@@ -130,13 +139,13 @@ def _table(title: str, *headings: str) -> Table:
 def duration(seconds: float) -> str:
     """A span as people write it.
 
-    >>> duration(0.25), duration(75), duration(7_300)
-    ('0.2 s', '1 min 15 s', '2 h 1 min')
+    >>> duration(0.25), duration(75), duration(2_875), duration(7_300)
+    ('0.2 s', '1 min 15 s', '47 min', '2 h 1 min')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(int(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s"
+        return f"{minutes} min {rest} s" if minutes < 10 else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
