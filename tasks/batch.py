@@ -53,7 +53,7 @@ FINALIZER_TIMEOUT_S = 3_600.0
 PLAN_TIMEOUT_S = 3_600.0
 MESSAGE_S = 0.1
 """So long a message's process goes on with the next chunk of the job, without a message for it:
-Celery's own work on a message takes longer than a short chunk."""
+Celery's own work on a message takes longer than a short chunk. While others wait, it does not."""
 
 
 @lru_cache(maxsize=1)
@@ -150,7 +150,7 @@ def chunk(self: Task, job_id: str, chunk_no: int, output: str, v: int = 1) -> No
     run: Claim | None = claim
     while run is not None:
         with bound(chunk_no=run.chunk):
-            run = _run(job_id, output, run, runner, began_s)
+            run = _run(job_id, output, run, runner, began_s, _queue(self))
 
 
 @shared_task(
@@ -218,8 +218,13 @@ def _runner(message_id: str) -> Runner:
     )
 
 
-def _run(
-    job_id: str, output: str, claim: Claim, runner: Runner, began_s: float
+def _queue(task: Task) -> str:
+    """That the task's message came from."""
+    return str((task.request.delivery_info or {}).get("routing_key") or "")
+
+
+def _run(  # noqa: PLR0913, PLR0917 - a chunk of a message, and where others' wait
+    job_id: str, output: str, claim: Claim, runner: Runner, began_s: float, queue: str
 ) -> Claim | None:
     """Score a chunk and commit it, or have it tried again; the next one of this process."""
     lease = _lease(job_id, output, claim)
@@ -233,7 +238,7 @@ def _run(
         _fail(job_id, output, claim, error)
         return None
     then = runner if time.monotonic() - began_s < MESSAGE_S else None
-    change = patiently(lambda: _ledger().commit(job_id, record, claim.epoch, then))
+    change = patiently(lambda: _ledger().commit(job_id, record, claim.epoch, then, queue))
     metrics.CHUNKS.labels(_OUTCOMES.get(change.answer, "repeated")).inc()
     if change.answer is not Answer.COMMITTED:
         log.info("chunk does not count", answer=change.answer)

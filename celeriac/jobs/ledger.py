@@ -424,12 +424,14 @@ class Ledger:
         return _answer(self._run(scripts.RENEW, job_id, chunk, epoch, round(lease_s * 1_000)))
 
     def commit(
-        self, job_id: str, record: ChunkRecord, epoch: int, then: Runner | None = None
+        self, job_id: str, record: ChunkRecord, epoch: int, then: Runner | None = None,
+        queue: str = "",
     ) -> Commit:
         """Count a chunk, once: COMMITTED, REPEATED, FENCED or UNKNOWN.
 
-        ``then``: if it is COMMITTED, the first chunk that waits is granted to the same run. No
-        message of it is on its way.
+        ``then``: if it is COMMITTED, the first chunk that waits is granted to the same run, unless
+        messages of others wait in ``queue``. No message of it is on its way. A commit that is
+        repeated, because its answer was lost, is granted the same chunk again.
         """
         terms: tuple[Any, ...] = ()
         if then is not None:
@@ -437,7 +439,8 @@ class Ledger:
                 round(then.lease_s * 1_000), then.owner, then.worker, then.max_attempts, then.mark
             )
         answer, state, completes, wave, granted = self._run(
-            scripts.COMMIT, job_id, record.chunk, epoch, record.rows_in, record.rows_failed, *terms
+            scripts.COMMIT, job_id, record.chunk, epoch, record.rows_in, record.rows_failed, *terms,
+            more_keys=(queue,),
         )
         return Commit(
             _answer(answer), _state(state), bool(completes), _numbers(wave), _granted(granted)
@@ -528,8 +531,11 @@ class Ledger:
             self._run(scripts.MOVE, job_id, str(state), error, *rows, *map(str, sources))
         )
 
-    def _run(self, script: str, job_id: str, *arguments: Any) -> Any:
-        keys = [job_key(job_id), *(job_part_key(job_id, part) for part in _PARTS), ACTIVE_JOBS_KEY]
+    def _run(
+        self, script: str, job_id: str, *arguments: Any, more_keys: Sequence[str] = ()
+    ) -> Any:
+        parts = (job_part_key(job_id, part) for part in _PARTS)
+        keys = [job_key(job_id), *parts, ACTIVE_JOBS_KEY, *more_keys]
         return lua.run(self._client, script, keys, job_id, self._ttl_s, *arguments)
 
     def _list(

@@ -44,7 +44,7 @@ end
 
 local function forget(chunk)
   redis.call('HDEL', CLAIMS, 'attempt:' .. chunk, 'owner:' .. chunk, 'reason:' .. chunk,
-             'mark:' .. chunk)
+             'mark:' .. chunk, 'after:' .. chunk)
 end
 
 -- Adds the rows of a chunk that was given up, or takes them back.
@@ -77,6 +77,7 @@ local function grant(chunk, lease_ms, owner, worker, mark)
   redis.call('HSET', CLAIMS, 'attempt:' .. chunk, attempt, 'epoch:' .. chunk, epoch,
              'owner:' .. chunk, owner, 'worker:' .. chunk, worker)
   redis.call('HSETNX', CLAIMS, 'mark:' .. chunk, mark)
+  redis.call('HDEL', CLAIMS, 'after:' .. chunk)
   place(chunk, RUNNING, now + lease_ms)
   redis.call('HSETNX', JOB, 'started_ms', now)
   return attempt, epoch, redis.call('HGET', CLAIMS, 'mark:' .. chunk)
@@ -260,11 +261,32 @@ return state == 'in_progress' and 'kept' or 'cancelled'
 """
 
 # ARGV: chunk, epoch, rows, failed rows; and if the run wants to go on with a chunk that waits,
-# lease in ms, owner, worker, attempts allowed, mark of the kernel.
+# lease in ms, owner, worker, attempts allowed, mark of the kernel. KEYS[9] is then the queue of the
+# run's message: if messages of others wait there, it is their turn.
 COMMIT = _PRELUDE + """
-local chunk = ARGV[3]
+local chunk, run = ARGV[3], ARGV[3] .. ':' .. ARGV[4]
+
+-- What this very run was granted, if the answer that said so was lost.
+local function granted()
+  for _, other in ipairs(redis.call('ZRANGE', RUNNING, 0, -1)) do
+    if redis.call('HGET', CLAIMS, 'after:' .. other) == run then
+      place(other, RUNNING, now + ARGV[7])
+      return {other, attempts_of(other), tonumber(redis.call('HGET', CLAIMS, 'epoch:' .. other)),
+              redis.call('HGET', CLAIMS, 'mark:' .. other)}
+    end
+  end
+  return {}
+end
+
+-- Each message of the job that waits stands for a chunk that is queued, and was not put off.
+local function others_wait()
+  return redis.call('LLEN', KEYS[9]) > redis.call('ZCOUNT', QUEUED, '-inf', now)
+end
+
 if not state then return {'unknown', '', 0, {}, {}} end
-if redis.call('SISMEMBER', DONE, chunk) == 1 then return {'repeated', state, 0, {}, {}} end
+if redis.call('SISMEMBER', DONE, chunk) == 1 then
+  return {'repeated', state, 0, {}, ARGV[7] and granted() or {}}
+end
 if redis.call('HGET', CLAIMS, 'epoch:' .. chunk) ~= ARGV[4] then
   return {'fenced', state, 0, {}, {}}
 end
@@ -276,10 +298,11 @@ redis.call('HINCRBY', JOB, 'rows_done', ARGV[5])
 redis.call('HINCRBY', JOB, 'rows_failed', ARGV[6])
 local completes = settle()
 local next = {}
-if ARGV[7] and state == 'in_progress' and in_flight() < number('window') then
+if ARGV[7] and state == 'in_progress' and in_flight() < number('window') and not others_wait() then
   local waiting = redis.call('ZRANGE', WAITING, 0, 0)[1]
   if waiting and attempts_of(waiting) < tonumber(ARGV[10]) then
     next = {waiting, grant(waiting, ARGV[7], ARGV[8], ARGV[9], ARGV[11])}
+    redis.call('HSET', CLAIMS, 'after:' .. waiting, run)
   end
 end
 local wave = top_up()

@@ -92,7 +92,8 @@ def run_message(message: dict[str, Any]) -> None:
     """Run the task of a message as a worker would, here."""
     _, kwargs, _ = json.loads(message["body"])
     task = {BATCH_CHUNK: tasks.batch.chunk, BATCH_FINALIZE: tasks.batch.finalize}
-    task[message["headers"]["task"]].apply(kwargs=kwargs)
+    queue = message["properties"]["delivery_info"]["routing_key"]
+    task[message["headers"]["task"]].apply(kwargs=kwargs, routing_key=queue)
 
 
 def queued(client: redis.Redis, queue: str) -> list[dict[str, Any]]:
@@ -464,6 +465,24 @@ def test_short_chunks_go_on_without_messages(
     assert (handle.status().chunks_done, redis_client.llen(QUEUE)) == (9, 1)
     work(redis_client)
     assert (handle.status().state, handle.status().chunks_done) == ("completed_with_errors", 10)
+
+
+def test_short_chunks_of_two_jobs_take_turns(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with_window(broker, 2)
+    monkeypatch.setattr(tasks.batch, "MESSAGE_S", 60.0)
+    jobs = [submit(output=tmp_path / name) for name in ("one", "two")]
+    done = []
+    for _ in range(3):
+        work(redis_client, chunks=4)
+        done.append([job.status().chunks_done for job in jobs])
+    assert done == [[2, 2], [4, 4], [6, 6]]
+    jobs[0].cancel()
+    work(redis_client, chunks=2)  # both are of the cancelled job
+    work(redis_client, chunks=1)  # now the other one is alone
+    assert jobs[1].status().chunks_done == 9
 
 
 def test_long_chunks_have_a_message_each(

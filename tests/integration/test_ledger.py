@@ -253,9 +253,47 @@ def test_the_next_chunk_of_a_run_is_claimed_like_any_other(ledger: Ledger) -> No
     assert on.epoch > first.epoch
     assert claim(ledger, 1).answer is Answer.BUSY
     assert ledger.held_by("j1", "message") == 1
-    assert ledger.commit("j1", record(0), first.epoch, runner).next is None  # REPEATED
+    assert ledger.commit("j1", record(0), first.epoch).next is None  # REPEATED, and wants none
     ledger.cancel("j1")
     assert ledger.commit("j1", record(1), on.epoch, runner).next is None
+
+
+def test_a_commit_whose_answer_was_lost_is_granted_the_same_chunk_again(ledger: Ledger) -> None:
+    enter(ledger, plan=job(chunks=4), window=1)
+    runner = Runner("message", "w", lease_s=60, max_attempts=3, mark="boot 1")
+    first = claim(ledger, 0)
+    lost = ledger.commit("j1", record(0), first.epoch, runner)
+    again = ledger.commit("j1", record(0), first.epoch, runner)
+    assert (again.answer, again.next) == (Answer.REPEATED, lost.next)
+    assert lost.next is not None
+    other = ledger.commit("j1", record(0), first.epoch - 1, runner)  # an older run of the chunk
+    assert (other.answer, other.next) == (Answer.REPEATED, None)
+    on = ledger.commit("j1", record(1), lost.next.epoch, runner).next
+    assert on is not None
+    assert ledger.commit("j1", record(0), first.epoch, runner).next is None, "it was done long ago"
+    ledger.release("j1", on.chunk, on.epoch, reason="no", max_attempts=3)
+    assert ledger.commit("j1", record(1), lost.next.epoch, runner).next is None
+    taken = claim(ledger, on.chunk, owner="other")
+    assert (taken.answer, taken.attempt) == (Answer.GRANTED, 2)
+    assert ledger.commit("j1", record(1), lost.next.epoch, runner).next is None
+
+
+def test_a_run_does_not_go_on_while_others_wait(ledger: Ledger, redis_client: redis.Redis) -> None:
+    """The job's own messages in the queue are as many as its queued chunks, or fewer."""
+    enter(ledger, plan=job(chunks=8), window=4)
+    runner = Runner("message", "w", lease_s=60, max_attempts=3)
+    redis_client.lpush("queue", *(f"mine {chunk}" for chunk in (1, 2, 3)))
+    on = ledger.commit("j1", record(0), claim(ledger, 0).epoch, runner, "queue").next
+    assert on is not None
+    redis_client.lpush("queue", "another job's")
+    assert ledger.commit("j1", record(on.chunk), on.epoch, runner, "queue").next is None
+    assert redis_client.rpop("queue") == b"mine 1"
+    run = claim(ledger, 1)  # another process has it in hand; the other job still waits
+    assert ledger.commit("j1", record(1), run.epoch, runner, "queue").next is None
+    redis_client.lpop("queue")
+    run = claim(ledger, 2)
+    redis_client.rpop("queue")
+    assert ledger.commit("j1", record(2), run.epoch, runner, "queue").next is not None
 
 
 def test_waves_keep_the_window(ledger: Ledger) -> None:

@@ -45,6 +45,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     client: ClassVar[redis.Redis]
     runs = Bundle("runs")
+    lost = Bundle("lost")
+    """Runs that never heard what became of their commit, and what they were granted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,16 +111,42 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(target=runs, run=consumes(runs), lease_s=st.sampled_from([GONE_S, HELD_S]))
     def write_and_go_on(self, run: tuple[int, int], lease_s: float) -> Any:
         """The run is granted the next chunk that waits, in the same change."""
+        claim = self._go_on(run, lease_s)
+        return multiple() if claim is None else (claim.chunk, claim.epoch)
+
+    @rule(target=lost, run=consumes(runs), lease_s=st.sampled_from([GONE_S, HELD_S]))
+    def write_and_lose_the_answer(self, run: tuple[int, int], lease_s: float) -> Any:
+        return run, self._go_on(run, lease_s)
+
+    @rule(target=runs, answer=consumes(lost))
+    def ask_again(self, answer: tuple[tuple[int, int], Claim | None]) -> Any:
+        """Whatever has happened since: what is granted was granted to this run, and is its own."""
+        (chunk, epoch), granted = answer
+        found = self._commit(chunk, epoch, _runner(chunk, HELD_S)).next
+        if found is None:
+            return multiple()
+        if granted is None or found.epoch not in self.seen:  # the first commit did not count
+            return (found.chunk, self._granted(found, HELD_S)[1])
+        assert (found.chunk, found.epoch, found.attempt) == (
+            granted.chunk, granted.epoch, granted.attempt,
+        )
+        assert self.newest[found.chunk] == found.epoch
+        assert found.chunk not in self.counted
+        self.leases[found.chunk] = HELD_S
+        return found.chunk, found.epoch
+
+    def _go_on(self, run: tuple[int, int], lease_s: float) -> Claim | None:
         chunk, epoch = run
         self.stored.setdefault(chunk, record(chunk, FAILED[chunk]))
-        runner = Runner(f"o{chunk}", "w", lease_s, ATTEMPTS)
-        change = self._commit(chunk, epoch, runner)
+        change = self._commit(chunk, epoch, _runner(chunk, lease_s))
         claim = change.next
         if claim is None:
-            return multiple()
-        assert change.answer is Answer.COMMITTED
-        assert self._holder(claim.chunk) != HELD_S, "a live lease was taken away"
-        return self._granted(claim, lease_s)
+            return None
+        if claim.epoch not in self.seen:
+            assert change.answer is Answer.COMMITTED
+            assert self._holder(claim.chunk) != HELD_S, "a live lease was taken away"
+            self._granted(claim, lease_s)
+        return claim
 
     @rule(run=runs)
     def commit_twice(self, run: tuple[int, int]) -> None:
@@ -320,6 +348,10 @@ class LedgerMachine(RuleBasedStateMachine):
         entry = self.ledger.entry("j1")
         if entry is not None and change.wave:
             assert entry.chunks_queued + entry.chunks_running <= WINDOW
+
+
+def _runner(chunk: int, lease_s: float) -> Runner:
+    return Runner(f"o{chunk}", "w", lease_s, ATTEMPTS)
 
 
 def test_any_order_of_events(redis_client: redis.Redis) -> None:
