@@ -17,9 +17,17 @@ class StateLock:
         self._fd: int | None = None
 
     def acquire(self) -> None:
-        """Raises ConfigError, which names the holder, if a stack runs on this folder."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        """Raises ConfigError if a stack runs on this folder, naming its holder, or if nothing can
+        be written there.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise errors.ConfigError(
+                f"the state folder {self.path.parent} cannot be written to ({error.strerror}): "
+                "name another one in CELERIAC_STACK_STATE_DIR"
+            ) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

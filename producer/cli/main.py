@@ -7,6 +7,7 @@ The wheel has the producer's commands. In a checkout of the repository the opera
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 from pathlib import Path
@@ -45,7 +46,10 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command; an error of ours becomes one clear message and its exit code."""
+    """Run the command; an error of ours becomes one clear message and its exit code.
+
+    So does a file or folder that cannot be read or written.
+    """
     try:
         command = get_command(build())
         _tidy_help(command)
@@ -53,6 +57,11 @@ def main() -> None:
     except errors.CeleriacError as error:
         sys.stderr.write(f"celeriac: {error.message}\n")
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if error.filename is None or not error.strerror:
+            raise
+        sys.stderr.write(f"celeriac: {os.fsdecode(error.filename)}: {error.strerror}\n")
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         sys.stderr.write("\nceleriac: stopped\n")
         raise SystemExit(130) from None

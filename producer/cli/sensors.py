@@ -183,10 +183,12 @@ def _readings(source: Path, columns: list[str]) -> Iterator[Any]:
             missing = {"sensor", *columns} - set(rows.fieldnames or ())
             if missing:
                 raise errors.DatasetError(
-                    f"{source}: no column {', '.join(sorted(missing))}; --values names the columns "
-                    "with numbers"
+                    f"{source}: no column {', '.join(sorted(missing))}; it has: "
+                    f"{', '.join(rows.fieldnames or ())}; --values names the columns with numbers"
                 )
             yield from (_of_row(row, columns) for row in rows)
+    except FileNotFoundError as error:
+        raise errors.UnreadableFile(f"{source}: no such file") from error
     except (OSError, UnicodeError, csv.Error) as error:
         raise errors.UnreadableFile(f"{source}: cannot be read: {error}") from error
 

@@ -10,6 +10,7 @@ import pytest
 from celeriac import __version__, errors
 from celeriac.settings import get_settings
 from producer.cli import main, models, terminal
+from workers.lock import StateLock
 
 
 def printed(
@@ -73,3 +74,24 @@ def test_a_version_in_another_registry_is_told(
         get_settings.cache_clear()
     assert ("the workers have another registry" in raised.value.message) is hint
     assert (str(tmp_path) in raised.value.message) is hint
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+
+    def built() -> None:
+        (tmp_path / "file" / "folder").mkdir()
+
+    monkeypatch.setattr(main, "build", built)
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"celeriac: {tmp_path}/file/folder: Not a directory\n"
+
+
+def test_a_state_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.ConfigError, match=r"state folder .*cannot be written.*STATE_DIR"):
+        StateLock(tmp_path / "file" / "state").acquire()
