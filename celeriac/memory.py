@@ -9,8 +9,13 @@ import gc
 def give_back() -> None:
     """Collect what is in cycles, and have the C library return what is free."""
     gc.collect()
+    trim()
+
+
+def trim() -> None:
+    """Have the C library return what is free."""
     try:
-        trim = ctypes.CDLL(None).malloc_trim
+        malloc_trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError):  # not glibc
         return
-    trim(0)
+    malloc_trim(0)

@@ -135,12 +135,13 @@ def read_pieces(
         _remember(file, source.metadata)
         at_once = rows_at_once(_row_bytes(source, chunk.group, names))
         groups = range(chunk.group, chunk.group + chunk.groups)
-        for table in _tables(source, groups, names, at_once):
+        for table in _tables(path, source, groups, names, at_once):
             dropped = min(skip, table.num_rows)
             skip -= dropped
             if dropped == table.num_rows:
                 continue  # even a slice of no rows would hold all of them
             waiting.append(table.slice(dropped, chunk.rows - found))
+            del table  # or it is held while the next is read
             found += waiting[-1].num_rows
             rows = sum(one.num_rows for one in waiting)
             if rows and (rows >= at_once or found == chunk.rows):
@@ -156,19 +157,37 @@ def read_pieces(
 
 
 def _tables(
-    source: pq.ParquetFile, groups: Iterable[int], names: list[str], at_once: int
+    path: Place, source: pq.ParquetFile, groups: Iterable[int], names: list[str], at_once: int
 ) -> Iterator[pa.Table]:
-    """As many row groups together as make ``at_once`` rows; a large one in batches, which holds it
-    as it is in the file."""
+    """As many row groups together as make ``at_once`` rows; a large one in batches."""
     for some in _gathered(source, groups, at_once):
         if len(some) > 1 or source.metadata.row_group(some[0]).num_rows <= 2 * at_once:
-            # Column by column: that takes the least memory.
-            table = source.read_row_groups(some, columns=names, use_threads=False)
-            yield pa.table({name: _decoded(table[name]) for name in names})
+            yield _columns_in_turn(path, source, some, names)
             continue
-        for batch in source.iter_batches(at_once, some, names, use_threads=False):
-            table = pa.Table.from_batches([batch])
-            yield pa.table({name: _decoded(table[name]) for name in names})
+        with _open(path, source.metadata, buffer_bytes=_BUFFER_BYTES) as streamed:
+            for batch in streamed.iter_batches(at_once, some, names, use_threads=False):
+                yield _all_decoded(pa.Table.from_batches([batch]), names)
+                del batch
+
+
+_TURNS = 8
+_BUFFER_BYTES = 65_536
+"""Of each column of a large row group: without a buffer, all of the group is read before its first
+row."""
+
+
+def _columns_in_turn(
+    path: Place, source: pq.ParquetFile, groups: list[int], names: list[str]
+) -> pa.Table:
+    """Some columns after the others: Arrow holds all that it reads in one call as it is in the
+    file, decompressed and decoded. Of S3 all at once, or each turn would wait for it."""
+    count = len(names) if isinstance(path, S3Path) else max(_TURNS, -(-len(names) // _TURNS))
+    found: dict[str, Any] = {}
+    for start in range(0, len(names), count):
+        some = names[start : start + count]
+        table = source.read_row_groups(groups, some, use_threads=False)
+        found |= {name: _decoded(table[name]) for name in some}
+    return pa.table(found)
 
 
 def _gathered(
@@ -284,6 +303,10 @@ def _plain(dtype: Any) -> Any:
     return _WHOLE.get(dtype, dtype)
 
 
+def _all_decoded(table: pa.Table, names: list[str]) -> pa.Table:
+    return pa.table({name: _decoded(table[name]) for name in names})
+
+
 def _decoded(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     plain = _plain(column.type)
     if plain == column.type:
@@ -305,11 +328,19 @@ def _digest(at: Listed) -> str:
 
 
 @contextmanager
-def _open(path: Place, metadata: Any = None) -> Iterator[pq.ParquetFile]:
+def _open(
+    path: Place, metadata: Any = None, *, buffer_bytes: int = 0
+) -> Iterator[pq.ParquetFile]:
+    """Fetching ahead is for S3, of which large buffers, too, are better than many requests: of a
+    disk it would hold whole row groups, and cost CPU."""
+    is_remote = isinstance(path, S3Path)
     try:
         with (
             path.open("rb") as stream,
-            pq.ParquetFile(_source(path, stream), metadata=metadata) as file,
+            pq.ParquetFile(
+                _source(path, stream), metadata=metadata, pre_buffer=is_remote,
+                buffer_size=0 if is_remote else buffer_bytes,
+            ) as file,
         ):
             yield file
     except MemoryError:  # no fault of the file

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -69,8 +70,8 @@ def read_pieces(  # noqa: PLR0913, PLR0917 - as read_chunk
         yield read_chunk(format, file, chunk, columns, names, id_column)
         return
     with _unchanged(file):
-        for piece in parquet.read_pieces(file, chunk, list(names), rows_at_once, id_column):
-            yield Rows(*piece)
+        pieces = parquet.read_pieces(file, chunk, list(names), rows_at_once, id_column)
+        yield from starmap(Rows, pieces)  # a loop would hold a piece while the next is read
 
 
 @contextmanager

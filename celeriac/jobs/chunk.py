@@ -98,6 +98,7 @@ def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
         numbers.append(rows.numbers)
         unreadable += rows.errors
         failed += bad
+        del rows  # before the next ones are read
     table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     found = np.concatenate(numbers)
     if plan.scoring.error_column:

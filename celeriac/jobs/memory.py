@@ -6,18 +6,21 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+from celeriac.memory import trim
+
 VMSTAT = Path("/proc/vmstat")
 BOOT = Path("/proc/sys/kernel/random/boot_id")
-_MUCH_BYTES = 1_000_000
+_MUCH_BYTES = 250_000
 _KILLS = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 
 
 def give_back(used_bytes: int) -> None:
-    """Have Arrow return what it keeps for later, if much was used: it keeps twice that and more."""
+    """Have Arrow and the C library return what they keep for later, if much was used."""
     if used_bytes >= _MUCH_BYTES:
         import pyarrow as pa  # late: Celery's main process asks for marks only
 
         pa.default_memory_pool().release_unused()
+        trim()
 
 
 def kernel_mark() -> str:

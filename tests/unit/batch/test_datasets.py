@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +311,40 @@ def test_what_is_before_a_chunk_in_its_row_group_is_not_held(tmp_path: Path) -> 
     piece = next(pieces)
     assert piece.numbers[0] == 40_001
     assert pa.total_allocated_bytes() - before < 40_000 * len(text) / 4
+
+
+READING = """
+import sys
+import pyarrow as pa
+from celeriac.datasets.planner import plan
+from celeriac.datasets.reader import read_pieces
+from celeriac.datasets.sources import open_source
+
+planned = plan(open_source(sys.argv[1]))
+names = [column.name for column in planned.columns]
+what = (planned.format, planned.files[0], planned.chunks[0], planned.columns, names)
+size = 0
+for piece in read_pieces(*what, lambda _: 10_000):
+    size = max(size, piece.table.nbytes)
+    del piece
+print(size, pa.default_memory_pool().max_memory())
+"""
+
+
+@pytest.mark.parametrize(("group_rows", "times"), [(5_000, 2), (100_000, 5)])
+def test_reading_holds_little_more_than_a_piece(
+    tmp_path: Path, group_rows: int, times: int
+) -> None:
+    """Arrow keeps what it reads as it is in the file, and what it made of it, until a call ends."""
+    path = tmp_path / "a.parquet"
+    values = np.random.default_rng(7).standard_normal((50, 100_000), dtype=np.float32)
+    table = pa.table({f"x{n}": one for n, one in enumerate(values)})
+    pq.write_table(table, path, row_group_size=group_rows, use_dictionary=False,
+                   data_page_size=32_768)
+    found = subprocess.run([sys.executable, "-c", READING, path], capture_output=True, text=True,
+                           check=True, timeout=60)
+    piece, most = map(int, found.stdout.split())
+    assert most < times * piece
 
 
 @pytest.mark.parametrize(("group_rows", "chunk_rows"), [(10, 25), (100, 30), (7, 7), (1_000, 100)])
