@@ -130,9 +130,13 @@ class Bench:
     def _numbers(self) -> None:
         console.print("Making tables of numbers and their models")
         effort, root = self.effort, HOME / "numeric-models"
-        datasets.numeric_models(root, effort.trees if "long" in self._only else 0)
         source = HOME / "data" / "numbers.parquet"
         datasets.numeric_parquet(source, effort.rows)
+        if "memory" in self._only:
+            self._memory(source)
+        if not {"numeric", "long", "chunks"} & {*self._only}:
+            return
+        datasets.numeric_models(root, effort.trees if "long" in self._only else 0)
         with Site(root, ("batch.cpu", "maintenance")) as site:
             if "numeric" in self._only:
                 for model in ("lr", "rf"):
@@ -140,16 +144,19 @@ class Bench:
                                   effort.rounds, POOL)
             if "long" in self._only:
                 self._compare(site, "long job", "numeric", "slow", source, 1)
-            if "memory" in self._only:
-                self._memory(site, source)
             if "chunks" in self._only:
                 self._chunks(site)
 
-    def _memory(self, site: Site, source: Path) -> None:
-        """Sampling slows a run down, so these runs are not timed."""
-        many = HOME / "data" / "many"
+    def _memory(self, source: Path) -> None:
+        """Sampling slows a run down, so these runs are not timed. Workers hold the champions of
+        their registry, so these have one without the long job's forest."""
+        many, root = HOME / "data" / "many", HOME / "memory-models"
         datasets.linked(many, source, self.effort.large)
-        with site.peer("bare_loop", "lr") as bare:
+        datasets.numeric_models(root)
+        with (
+            Site(root, ("batch.cpu", "maintenance")) as site,
+            site.peer("bare_loop", "lr") as bare,
+        ):
             for _ in range(3):
                 self._note("memory", BARE, site.bare(bare, "numeric", source, memory=True))
                 for name, data in (("", source), (f" x {self.effort.large}", many)):
