@@ -9,6 +9,8 @@ checked, flushed to the disk, recorded or resumable.
   all of it (pyarrow, in blocks) and score every second block
 * ``images``: the sorted files of a folder, the first half and the second; 256 at a time, each made
   as small as the network's input
+* ``slices``: every second 20 rows of a CSV without quotes, parsed and answered, and nothing
+  written: what a small chunk must compute
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ NICENESS = 10
 COLUMNS = 50
 NAMES = [f"x{number}" for number in range(COLUMNS)]
 IMAGES_AT_ONCE = 256
+SLICE_ROWS = 20
 
 Batch = tuple[pa.Array | pa.ChunkedArray, Any]
 """Ids, and inputs as the model takes them."""
@@ -114,7 +118,19 @@ def _pixels(image: Any) -> Any:
     return np.asarray(image, dtype=np.float32) * np.float32(16 / 255)
 
 
-READERS = {"numeric": numeric, "text": text, "images": images}
+def slices(source: str, half: int) -> Iterator[Batch]:
+    """Every second 20 rows of a CSV."""
+    with Path(source).open("rb") as file:
+        header = file.readline().decode().strip().split(",")
+        read = arrow_csv.ReadOptions(use_threads=False, column_names=header)
+        types = arrow_csv.ConvertOptions(column_types=dict.fromkeys(NAMES, pa.float64()))
+        pieces = iter(lambda: b"".join(islice(file, SLICE_ROWS)), b"")
+        for lines in islice(pieces, half, None, PROCESSES):
+            table = arrow_csv.read_csv(pa.BufferReader(lines), read, convert_options=types)
+            yield table["id"], np.column_stack([table[name].to_numpy() for name in NAMES])
+
+
+READERS = {"numeric": numeric, "text": text, "images": images, "slices": slices}
 
 
 def score_half(kind: str, source: str, output: str, half: int) -> int:
@@ -122,6 +138,9 @@ def score_half(kind: str, source: str, output: str, half: int) -> int:
     rows, writer = 0, None
     for ids, inputs in READERS[kind](source, half):
         labels, probabilities = ANSWER(inputs)
+        if kind == "slices":
+            rows += len(ids)
+            continue
         columns = {"id": ids, "prediction": pa.array(labels), "probability": probabilities}
         table = pa.table(columns)
         if writer is None:
