@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import msgspec
 
@@ -77,6 +77,10 @@ class JobFolder:
     @property
     def report(self) -> Place:
         return self.path / "report.html"
+
+    def summary(self, kind: Literal["json", "html"]) -> Place:
+        """What a dataset of reviews is summed up in, for programs and for people."""
+        return self.path / f"reviews.{kind}"
 
     def merged(self, format: Format) -> Place:
         """All parts in one file."""
@@ -208,7 +212,8 @@ class JobFolder:
         """Take back that the job has ended, for chunks that are tried again."""
         self.success.unlink(missing_ok=True)
         self.manifest.unlink(missing_ok=True)
-        self.report.unlink(missing_ok=True)
+        for file in (self.report, *self._summaries()):
+            file.unlink(missing_ok=True)
         for kind in get_args(Format):
             self.merged(kind).unlink(missing_ok=True)
             self.aggregates(kind).unlink(missing_ok=True)
@@ -236,7 +241,7 @@ class JobFolder:
         First goes what makes the output look finished, last what names the job: a purge that was
         interrupted can be repeated. Raises StorageError.
         """
-        ends: list[Place] = [self.success, self.manifest, self.report]
+        ends: list[Place] = [self.success, self.manifest, self.report, *self._summaries()]
         for kind in get_args(Format):
             ends += [self.merged(kind), self.aggregates(kind)]
         files = ends + [file for name in _FOLDERS for file in _files(self.path / name)]
@@ -251,6 +256,11 @@ class JobFolder:
                 with contextlib.suppress(OSError):  # not there, or not empty: somebody else's
                     folder.rmdir()
         return count, size
+
+    def _summaries(self) -> list[Place]:
+        """Of a job that aggregates: with another one a file of that name is somebody else's."""
+        aggregates = self.load().scoring.aggregate is not None
+        return [self.summary("json"), self.summary("html")] if aggregates else []
 
     def _mark(self, sha256: str) -> str:
         return f"-{sha256[:_DIGITS]}" if isinstance(self.path, S3Path) else ""

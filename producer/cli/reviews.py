@@ -111,7 +111,11 @@ def summarise(
         found = summary_of(handle, timeout_s if as_json else READ_S)
     _print(found, as_json)
     if not as_json:
-        sys.stdout.write(f"\nall of them, with plots: {handle.output / 'reviews.html'}\n")
+        page = handle.output / "reviews.html"
+        told = f"all of them, with plots: {page}" if page.exists() else (
+            f"{page} could not be written; the maintenance worker's log says why"
+        )
+        sys.stdout.write(f"\n{told}\n")
     if found.rows_failed:
         raise typer.Exit(3)
 

@@ -78,8 +78,8 @@ def write_summary(folder: JobFolder, found: ReviewSummary) -> Place:
     """
     from celeriac.applications.reviews.page import render
 
-    write_file(folder.path / "reviews.json", msgspec.json.format(msgspec.json.encode(found)))
-    page = folder.path / "reviews.html"
+    write_file(folder.summary("json"), msgspec.json.format(msgspec.json.encode(found)))
+    page = folder.summary("html")
     write_file(page, render(found))
     return page
 

@@ -464,6 +464,22 @@ def test_aggregates_are_files_of_the_job(tmp_path: Path, output_format: str) -> 
     assert (folder.path / "aggregates.csv").read_text().splitlines()[1] == '"a",2,2.5,1'
 
 
+@pytest.mark.parametrize("is_summed_up", [True, False])
+def test_a_summary_of_reviews_goes_with_its_job(tmp_path: Path, is_summed_up: bool) -> None:
+    """Of a job that aggregates nothing, a file of that name is somebody else's."""
+    aggregate = Aggregation.of({"by": "text"}) if is_summed_up else None
+    folder, plan, chunks = make_job(tmp_path, LINES, aggregate=aggregate)
+    run_all(folder, plan, chunks)
+    for ends in (lambda: folder.reopen([]), folder.purge):
+        finalize(folder, NOW)
+        pages = [folder.summary("json"), folder.summary("html")]
+        for page in pages:
+            page.write_text("stale")
+        ends()
+        assert [page.exists() for page in pages] == [not is_summed_up] * 2
+    assert folder.path.exists() is not is_summed_up
+
+
 @pytest.mark.parametrize("chunk_rows", [1, 2, 100])
 def test_with_an_error_column_every_row_stays_in_its_place(
     tmp_path: Path, chunk_rows: int
