@@ -147,12 +147,41 @@ def as_json(record: Record) -> str:
 
 
 def as_text(record: Record) -> str:
-    """A line for people."""
-    named = " ".join([
-        f"{name}={_plain(value) if type(value) is str else value}"
-        for name, value in fields(record).items()
-    ])
-    return f"{_time(record)} [info     ] request {named}\n"
+    """A line for people: :func:`fields`, one after the other.
+
+    What many lines have in common is put together once; the rest is numbers and our own ids.
+    """
+    context = record.context
+    caller = context.caller
+    way = _way(caller.name, caller.tenant, context.method, context.route, record.status)
+    line = (
+        f"{_time(record)} [info     ] request request={context.id} {way} "
+        f"ms={round(record.seconds * 1000, 2)}"
+    )
+    if context.code:
+        line += f" code={context.code}"
+    if context.model:
+        line += f" model={_model(context.model)} items={context.items}"
+    if context.version:
+        line += f" version={context.version}"
+    if context.cache:
+        line += f" cache={context.cache}"
+    if context.batch_items:
+        line += f" batch={context.batch_items}"
+    return line + "\n"
+
+
+@lru_cache(maxsize=1_000)
+def _way(key: str, tenant: str, method: str, route: str, status: int) -> str:
+    return (
+        f"key={_plain(key)} tenant={_plain(tenant)} method={_plain(method)} route={_plain(route)} "
+        f"status={status}"
+    )
+
+
+@lru_cache(maxsize=1_000)
+def _model(name: str) -> str:
+    return _plain(name[:80])
 
 
 def write(lines: str) -> None:

@@ -40,16 +40,15 @@ async def read(
     if is_item:  # it travels as base64
         limit = min(limit, gateway.settings.realtime.max_item_bytes * 3 // 4)
     _check_head(context, limit)
+    whole = context.direct.body() if context.direct is not None else None
+    if whole is not None:
+        return _all(gateway, context, whole, limit)
     began_s = time.monotonic()
     message = await _next(context)
     chunk: bytes = message.get("body", b"")
     if not message.get("more_body"):
-        context.body_is_read = True
         context.body_s = time.monotonic() - began_s
-        if len(chunk) > limit:
-            raise too_large(limit)
-        _hold(gateway, context, len(chunk))
-        return chunk
+        return _all(gateway, context, chunk, limit)
     chunks, size = [chunk], len(chunk)
     _hold(gateway, context, size)
     while message.get("more_body"):
@@ -75,6 +74,15 @@ def check_kind(kind: bytes) -> None:
             "send JSON (Content-Type: application/json), or one image (image/png, image/jpeg); "
             f"found {named}"
         )
+
+
+def _all(gateway: Gateway, context: RequestContext, body: bytes, limit: int) -> bytes:
+    """A body that came in one piece. Raises PayloadTooLarge, GatewayBusy."""
+    context.body_is_read = True
+    if len(body) > limit:
+        raise too_large(limit)
+    _hold(gateway, context, len(body))
+    return body
 
 
 def check_json(gateway: Gateway, data: bytes) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -17,7 +17,7 @@ from celeriac.messages import Prediction
 from celeriac.settings import Settings
 from producer.calls import Call
 from producer.gateway.client import GatewayClient
-from producer.gateway.disconnects import Watch
+from producer.gateway.disconnects import Watches
 from producer.gateway.failures import broker_gone, fault
 from producer.gateway.oip.statistics import Statistics
 from producer.gateway.presence import Presence
@@ -31,7 +31,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+DIRECT = "celeriac.direct"
+"""Where a scope has the :class:`Direct` of its request, if its connection knows it."""
 JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
+JSON_ONLY = (JSON,)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -53,8 +56,18 @@ class Answer(NamedTuple):
 
     status: int
     body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = (JSON,)
+    headers: tuple[tuple[bytes, bytes], ...] = JSON_ONLY
     """Without the length and the request id, which the guard adds."""
+
+
+class Direct(Protocol):
+    """What a connection can do for a request beside ASGI."""
+
+    def body(self) -> bytes | None:
+        """The whole body, if it is here; None if it has to be received. For one call."""
+
+    def respond(self, status: int, headers: Sequence[bytes], body: bytes) -> bool:
+        """Answer with these lines of headers; False if it has to go as ASGI messages."""
 
 
 class RequestContext:
@@ -62,7 +75,7 @@ class RequestContext:
 
     __slots__ = (
         "batch_items", "body_bytes", "body_is_read", "body_s", "cache", "caller", "code",
-        "compute_ms", "end_s", "headers", "id", "is_hot", "items", "method", "model",
+        "compute_ms", "direct", "end_s", "headers", "id", "is_hot", "items", "method", "model",
         "needs_redis", "path", "queue_ms", "receive", "route", "scope", "started_s", "timeout_s",
         "version",
     )  # fmt: skip
@@ -72,6 +85,7 @@ class RequestContext:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.receive = receive
+        self.direct: Direct | None = scope.pop(DIRECT, None)
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         """By lower-case name; of a name that comes twice, the last."""
         self.id = id
@@ -152,7 +166,7 @@ class Gateway:
         self.client = client
         self.is_draining = False
         """True once TERM has come: no longer ready, but it still answers."""
-        self.watches: set[Watch] = set()
+        self.watches = Watches()
         """One for each request that has no answer yet."""
         self.body_bytes = 0
         """Held for all requests together."""
@@ -184,7 +198,7 @@ class Gateway:
 
     def _broker_gone(self) -> None:
         """Let those go that wait for what cannot come."""
-        for watch in tuple(self.watches):
+        for watch in self.watches:
             if watch.needs_redis:
                 watch.abort(broker_gone())
 

@@ -15,6 +15,7 @@ from producer.gateway.access import GONE, AccessLog
 from producer.gateway.auth import Keys
 from producer.gateway.context import (
     JSON,
+    JSON_ONLY,
     Answer,
     App,
     Gateway,
@@ -33,6 +34,7 @@ from producer.gateway.rates import Rates
 
 log = get_logger(__name__)
 
+_JSON_LINE = b"%s: %s" % JSON
 NEEDS_REDIS = "/v1/"
 """Nothing below it can be answered without."""
 
@@ -79,8 +81,7 @@ class Guard:
         context = RequestContext(scope, receive, request_id, time.monotonic())
         scope["celeriac"] = context
         watches = self.gateway.watches
-        watch = Watch(context)
-        watches.add(watch)
+        watch = watches.begin(context)
         reply = _Reply(context, send)
         try:
             answer = await self._answer(context, reply)
@@ -89,12 +90,12 @@ class Guard:
         except Disconnected:
             answer = None
         finally:
-            watch.end()
-            watches.discard(watch)
+            watches.end(watch)
             self.gateway.body_bytes -= context.body_bytes
             del scope["celeriac"]  # a circle: it would wait for the garbage collector
         if answer is not None and not reply.started:
-            await self._send(context, answer, send)
+            if not self._respond(context, answer):
+                await self._send(context, answer, send)
             self._access.note(context, answer.status)
         else:
             self._access.note(context, reply.status)
@@ -169,10 +170,19 @@ class Guard:
             task.uncancel()
         return failed(context, cause) if isinstance(cause, errors.CeleriacError) else None
 
+    def _respond(self, context: RequestContext, answer: Answer) -> bool:
+        """Answer in one piece; False if that cannot be, or headers are to be looked at."""
+        direct = context.direct
+        if direct is None or answer.headers is not JSON_ONLY or self.gateway.is_draining:
+            return False
+        lines = [_JSON_LINE, b"x-request-id: %s" % context.id.encode("ascii"), *travelled(context)]
+        return direct.respond(answer.status, lines, answer.body)
+
     async def _send(self, context: RequestContext, answer: Answer, send: Send) -> None:
         headers = [
             *answer.headers, (b"content-length", b"%d" % len(answer.body)),
-            (b"x-request-id", context.id.encode("ascii")), *travelled(context),
+            (b"x-request-id", context.id.encode("ascii")),
+            *[tuple(line.split(b": ", 1)) for line in travelled(context)],
         ]  # fmt: skip
         if self.gateway.is_draining:
             headers.append((b"connection", b"close"))
@@ -229,17 +239,17 @@ def failed(context: RequestContext, error: errors.CeleriacError) -> Answer:
     )
 
 
-def travelled(context: RequestContext) -> list[tuple[bytes, bytes]]:
+def travelled(context: RequestContext) -> list[bytes]:
     """What headers say of a prediction's way: version, cache, batch, times in milliseconds."""
-    headers = []
+    lines = []
     if context.version:
-        headers.append((b"x-model-version", b"%d" % context.version))
+        lines.append(b"x-model-version: %d" % context.version)
     if context.cache:
-        headers.append((b"x-cache", context.cache.encode("ascii")))
+        lines.append(b"x-cache: %s" % context.cache.encode("ascii"))
     if context.batch_items:
         total_ms = (time.monotonic() - context.started_s) * 1000
-        headers.append((b"x-batch-size", b"%d" % context.batch_items))
-        headers.append((b"server-timing", b"queue;dur=%.2f, compute;dur=%.2f, total;dur=%.2f" % (
+        lines.append(b"x-batch-size: %d" % context.batch_items)
+        lines.append(b"server-timing: queue;dur=%.2f, compute;dur=%.2f, total;dur=%.2f" % (
             context.queue_ms, context.compute_ms, total_ms,
-        )))
-    return headers
+        ))
+    return lines

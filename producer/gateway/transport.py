@@ -10,13 +10,18 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from celeriac import errors
 from producer.gateway import failures
-from producer.gateway.context import new_request_id
+from producer.gateway.context import DIRECT, new_request_id
 from producer.gateway.door import Door
 from producer.gateway.failures import BodyTimeout, HeadTooLarge
 
@@ -63,6 +68,55 @@ class JoinedWrites:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+class Direct:
+    """One request's connection without ASGI's messages: the body at once, the answer as one write.
+
+    ASGI has a message for each piece, and uvicorn asks each header of each answer whether it is
+    one. An answer's headers are known here before there is an answer.
+    """
+
+    __slots__ = ("_cycle",)
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    def body(self) -> bytes | None:
+        """The whole body, if it is here; None if it has to be received. For one call."""
+        cycle = self._cycle
+        if (
+            cycle.more_body or cycle.waiting_for_100_continue or cycle.disconnected
+            or cycle.response_complete
+        ):
+            return None
+        cycle.flow.resume_reading()
+        cycle.message_event.clear()
+        body, cycle.body = bytes(cycle.body), bytearray()
+        return body
+
+    def respond(self, status: int, headers: Sequence[bytes], body: bytes) -> bool:
+        """Send an answer; False if it has to go as ASGI messages, or cannot.
+
+        ``headers`` are whole lines without their ends. They are sent as they are, so no caller's
+        text may be in them unless it was checked; the length is added.
+        """
+        cycle = self._cycle
+        if (
+            cycle.response_started or cycle.disconnected or not cycle.keep_alive
+            or cycle.flow.write_paused or cycle.scope["method"] == "HEAD"
+        ):
+            return False
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        lines = [*[b"%s: %s" % header for header in cycle.default_headers], *headers]
+        transport: Any = cycle.transport
+        transport.write_now(b"%s%s\r\ncontent-length: %d\r\n\r\n%s" % (
+            STATUS_LINE[status], b"\r\n".join(lines), len(body), body
+        ))
+        cycle.message_event.set()
+        cycle.on_response()
+        return True
 
 
 class Refused:
@@ -151,6 +205,7 @@ class Protocol(HttpToolsProtocol):
         refusal = self._refusal()
         if refusal is None:
             super().on_headers_complete()
+            self.scope[DIRECT] = Direct(self.cycle)  # type: ignore[literal-required]
         else:
             self.cycle = Refused()  # type: ignore[assignment]
             self.transport.write_now(refusal)  # type: ignore[attr-defined]

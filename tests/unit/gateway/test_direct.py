@@ -1,0 +1,145 @@
+"""Answers in one piece say what ASGI's messages would, and are left to those where they must be."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from uvicorn.server import ServerState
+
+from celeriac.messages import Prediction
+from celeriac.settings import Settings
+from producer.calls import Call
+from producer.gateway.app import build
+from producer.gateway.guard import Guard
+from producer.gateway.server import uvicorn_server
+from producer.gateway.transport import Direct, Protocol
+
+BODY = b'{"item": "x"}'
+PREDICTION = {"model": "reviews", "version": 3, "label": "good", "probability": 0.75}
+
+
+class FakeClient:
+    async def call(self, model: str, item: Any, timeout_s: float, request: str) -> Call:
+        call = Call(model, "queue", b"", 0, request)
+        call.outcome = Prediction(**{**PREDICTION, "model": model})
+        return call
+
+    async def job_statuses(self, ids: Any) -> list[Any]:
+        return []
+
+
+class Wire(asyncio.Transport):
+    """What a connection sends, write by write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.closed = False
+        self.was_closed = False
+        """By us, before the other end went."""
+
+    def write(self, data: Any) -> None:
+        self.writes.append(bytes(data))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+def request(headers: bytes = b"", *, version: bytes = b"1.1", model: bytes = b"reviews") -> bytes:
+    return b"POST /v1/models/%s/predict HTTP/%s\r\ncontent-length: %d\r\n%s\r\n%s" % (
+        model, version, len(BODY), headers, BODY)
+
+
+def sent(pieces: Iterable[bytes], *, drains: bool = False, wanted: int = 1) -> Wire:
+    """What is sent to a caller who sends ``pieces``, and waits for so many answers."""
+    client: Any = FakeClient()
+    guard: Guard = build(Settings(), client).public
+    guard.gateway.pulse.is_up = True
+    guard.gateway.is_draining = drains
+    wire = Wire()
+
+    async def main() -> None:
+        config = uvicorn_server(guard, Settings()).config
+        config.load()
+        state = ServerState()
+        state.default_headers = [(b"date", b"today")]
+        protocol = Protocol(config, state, {})
+        protocol.connection_made(wire)
+        for piece in pieces:
+            protocol.data_received(piece)
+            await asyncio.sleep(0)
+        for _ in range(100):
+            if b"".join(wire.writes).count(b"HTTP/1.1 ") >= wanted and not protocol.tasks:
+                break
+            await asyncio.sleep(0.01)
+        wire.was_closed = wire.closed
+        protocol.connection_lost(None)
+
+    asyncio.run(main())
+    return wire
+
+
+def parsed(data: bytes) -> tuple[int, dict[str, str], Any]:
+    head, _, body = data.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    named = dict(line.split(": ", 1) for line in lines)
+    assert len(named) == len(lines)
+    assert int(named["content-length"]) == len(body)
+    return int(first.split()[1]), named, json.loads(body)
+
+
+def test_an_answer_is_one_write_with_all_its_headers() -> None:
+    wire = sent([request(b"x-request-id: mine\r\n")])
+    (data,) = wire.writes
+    status, headers, body = parsed(data)
+    assert (status, body) == (200, PREDICTION)
+    assert headers == {
+        "date": "today", "content-type": "application/json", "x-request-id": "mine",
+        "x-model-version": "3", "content-length": headers["content-length"],
+    }
+    assert not wire.was_closed
+
+
+def test_it_says_the_same_as_by_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    direct = parsed(b"".join(sent([request(b"x-request-id: mine\r\n")]).writes))
+    monkeypatch.setattr(Direct, "respond", lambda *_: False)
+    assert parsed(b"".join(sent([request(b"x-request-id: mine\r\n")]).writes)) == direct
+
+
+def test_what_comes_behind_is_answered_behind() -> None:
+    wire = sent([request(model=b"one") + request(model=b"two") + request(model=b"three")], wanted=3)
+    assert [parsed(data)[2]["model"] for data in wire.writes] == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("at", [20, len(request()) - len(BODY), len(request()) - 3])
+def test_a_body_may_come_later(at: int) -> None:
+    (data,) = sent([request()[:at], request()[at:]]).writes
+    assert parsed(data)[2] == PREDICTION
+
+
+def test_a_body_that_is_waited_for_is_called_for() -> None:
+    wire = sent([request(b"expect: 100-continue\r\n")])
+    assert b"".join(wire.writes).startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize(
+    ("data", "drains"),
+    [(request(b"connection: close\r\n"), False), (request(version=b"1.0"), False),
+     (request(), True)],
+)
+def test_a_connection_that_ends_is_told_so(data: bytes, drains: bool) -> None:
+    wire = sent([data], drains=drains)
+    status, headers, body = parsed(b"".join(wire.writes))
+    assert (status, headers["connection"], body) == (200, "close", PREDICTION)
+    assert wire.was_closed
