@@ -13,8 +13,9 @@ from contextlib import contextmanager
 
 LONGEST_BYTES = 1 << 26
 """A record that is longer is not looked at: every guess gives way."""
-_PENDING = 2
-"""Stretches that wait for the thread that looks, at most: memory stays flat."""
+_PENDING = 1
+"""Stretches that are at or before the thread that looks, at most, while another is read: with more
+the peak hangs on how busy the machine is, and the longer the file, the likelier is the worst."""
 
 Types = dict[str, str]
 Look = Callable[[bytes, Types], Types]
