@@ -17,6 +17,7 @@ from celeriac.datasets.records import Aggregation, DatasetPlan, Format
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import Ledger
 from celeriac.jobs.manifest import read_manifest
+from celeriac.jobs.memory import give_back
 from celeriac.jobs.plan import DEFAULT_TENANT, Scoring, check_job_id, make_plan, new_job_id
 from celeriac.messages import ModelRef
 from celeriac.outputs import answer_columns
@@ -162,7 +163,7 @@ def _plan(  # noqa: PLR0913, PLR0917 - one source, its model and its options
     from celeriac.datasets import planner
 
     batch = broker.settings.batch
-    return planner.plan(
+    dataset = planner.plan(
         source,
         chunk_rows=chunk_rows,
         default_chunk_rows=batch.chunk_rows,
@@ -173,6 +174,8 @@ def _plan(  # noqa: PLR0913, PLR0917 - one source, its model and its options
         copies=copies,
         on_progress=_adding_up(on_progress, source.bytes) if on_progress else None,
     )
+    give_back(source.bytes)  # whoever waits for the job now needs none of it
+    return dataset
 
 
 _DEAR = ("text",)
