@@ -71,7 +71,10 @@ def demo_settings() -> Settings:
     ports = free_ports(settings.stack, "redis_port", "flower_port")
     stack = settings.stack.model_copy(update={"state_dir": HOME / "state", **ports})
     ports = free_ports(settings.gateway, "port", "admin_port")
-    gateway = settings.gateway.model_copy(update={"classify_model": "reviews", **ports})
+    gateway = settings.gateway.model_copy(update={
+        "classify_model": "reviews", "dataset_roots": (str(HOME / "data"),),
+        "output_roots": (str(HOME / "out"),), **ports,
+    })
     models = settings.models.model_copy(update={"root": HOME / "models"})
     batch = settings.batch.model_copy(update={"lease_s": 3.0})  # a killed worker is missed sooner
     return settings.model_copy(

@@ -26,6 +26,10 @@ PAGES = [
     page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
     if page.name not in ELSEWHERE
 ]
+CURL_ELSEWHERE = ("asynchronous.md", "build-your-application.md", "http.md", "oip.md")
+"""Pages whose requests are run by tests of the gateway and of the template."""
+JOB = re.compile(r"\bJOB\b")
+"""Where a page wants the id that the command before it answered."""
 START_S = 240
 
 
@@ -36,11 +40,12 @@ class Demo:
         self.folder = folder
         self.flower_port = free_port()
         redis_port = free_port()
+        self.url = f"http://127.0.0.1:{free_port()}"
         self.environment = os.environ | {
             "CELERIAC_STACK_REDIS_PORT": str(redis_port),
             "CELERIAC_STACK_FLOWER_PORT": str(self.flower_port),
             "CELERIAC_STACK_METRICS_PORT": "0",
-            "CELERIAC_GATEWAY_PORT": str(free_port()),
+            "CELERIAC_GATEWAY_PORT": self.url.rpartition(":")[2],
             "CELERIAC_GATEWAY_ADMIN_PORT": str(free_port()),
         }
         self.log = folder / "demo.log"
@@ -52,7 +57,9 @@ class Demo:
             )  # fmt: skip
         self.client_environment = os.environ | {
             "CELERIAC_BROKER_URL": f"redis://127.0.0.1:{redis_port}/0",
+            "CELERIAC_URL": self.url,
             "COLUMNS": "120",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
 
     def wait(self) -> str:
@@ -65,9 +72,19 @@ class Demo:
 
     def run(self, *command: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, cwd=self.folder, env=self.client_environment, timeout=timeout_s,
+            [part.replace("http://127.0.0.1:8000", self.url) for part in command],
+            cwd=self.folder, env=self.client_environment, timeout=timeout_s,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
+
+    def run_of_job(self, job: str, *command: str) -> subprocess.CompletedProcess[str]:
+        """A command of a page about ``JOB``, until the job has ended."""
+        deadline = time.monotonic() + 60
+        while True:
+            done = self.run(*(JOB.sub(job, part) for part in command))
+            if done.returncode == 0 or time.monotonic() > deadline:
+                return done
+            time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +127,9 @@ those of clients, whose threads outlive them; none sees the names of another."""
 def commands(page: Path) -> list[tuple[int, list[str]]]:
     """What a page tells its reader to run, in its order: line, and command.
 
-    Python blocks, and the ``celeriac`` lines of bash blocks but those that start or stop a stack.
+    Python blocks, and of bash blocks the commands ``celeriac``, but those that start or stop a
+    stack, and ``curl``, but on pages whose requests have a test of their own; a block that begins
+    with the gateway's URL as one.
     """
     found: list[tuple[int, list[str]]] = []
     text = page.read_text()
@@ -122,11 +141,19 @@ def commands(page: Path) -> list[tuple[int, list[str]]]:
                 found.append((line, run))
             found[-1][1].extend((str(line), match[2]))
             continue
-        for offset, command in enumerate(match[2].splitlines()):
-            ours = re.match(r"(?:\.venv/bin/)?celeriac (?!up|down|worker|gateway$)(.*)", command)
+        asked_here = page.name not in CURL_ELSEWHERE
+        if asked_here and match[2].startswith("URL="):
+            found.append((line, ["bash", "-c", f"set -eo pipefail\n{match[2]}"]))
+            continue
+        for command in re.finditer(r"^(?:.*\\\n)*.*$", match[2], re.M):
+            here = line + match[2][: command.start()].count("\n")
+            ours = re.match(r"(?:\.venv/bin/)?celeriac (?!up|down|worker|gateway$)(.*)", command[0])
             if ours:
                 ours_here = f'"{Path(sys.executable).parent}/celeriac" {ours[1]}'
-                found.append((line + offset, ["bash", "-c", ours_here]))
+                found.append((here, ["bash", "-c", ours_here]))
+            elif asked_here and command[0].startswith("curl "):
+                asks = command[0].replace("curl -s ", "curl -sS --fail-with-body ")
+                found.append((here, ["bash", "-c", asks]))
     return found
 
 
@@ -167,8 +194,14 @@ def test_it_says_what_it_did(demo: Demo) -> None:
 )
 def test_a_page_runs_from_top_to_bottom(demo: Demo, page: Path) -> None:
     (demo.folder / "celeriac.toml").write_text(settings_of(page))
+    job = ""
     for line, command in commands(page):
-        done = demo.run(*command, timeout_s=180)
+        if JOB.search(command[-1]) and command[0] == "bash":
+            done = demo.run_of_job(job, *command)
+        else:
+            done = demo.run(*command, timeout_s=180)
+        if begun := re.search(r'"id":"(job[^"]*|[0-9a-f-]+)"', done.stdout):
+            job = begun[1]
         where = f"{page.name}:{line}"
         assert done.returncode == 0, f"{where}\n{done.stderr}"
         assert command[0] != "bash" or done.stdout.strip(), f"{where} prints nothing"
