@@ -25,6 +25,8 @@ from celeriac.policies import AdaptSettings
 from celeriac.schedules import NightlySettings, checked_model
 from celeriac.section import Section
 
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+
 
 class BrokerSettings(Section):
     """``[broker]``: the Redis (or Valkey, 7.0 or newer) that carries everything."""
@@ -288,6 +290,10 @@ class GatewaySettings(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     admin_port: Annotated[int, Field(ge=0, le=65535)] = 8001
     """Promotion and metrics, always on loopback. For both ports, 0 takes any free one."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Hosts (``host`` or ``host:port``) by which the gateway is reached beside loopback's own
+    names, say through a proxy, and whose pages may ask it. Looked at without keys, and on the admin
+    port."""
     classify_model: str = "reviews"
     """The model of ``POST /classify``."""
     timeout_s: Annotated[float, Field(gt=0, le=3_600)] = 5.0
@@ -325,6 +331,17 @@ class GatewaySettings(Section):
     webhook_secret: str = ""
     """Signs webhooks (HMAC-SHA256); without it there are none."""
     keys: dict[str, KeySettings] = Field(default_factory=dict)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not _HOST.fullmatch(host):
+                raise ValueError(
+                    f"{host!r} is no host: give a name, or a name and a port, as 'ml.example.org' "
+                    "or 'ml.example.org:8443', without http:// and without *"
+                )
+        return tuple(host.lower() for host in hosts)
 
     @field_validator("classify_model")
     @classmethod

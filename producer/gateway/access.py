@@ -35,7 +35,7 @@ REFUSED_STATUS = failures.STATUS[OVERLOADED]
 MOST_RECORDS = 10_000
 """Records that may wait; then they are written at once."""
 REFUSALS = frozenset({
-    "unauthenticated", "forbidden", "rate_limited", "overloaded", "gateway_busy",
+    "unauthenticated", "forbidden", "origin_refused", "rate_limited", "overloaded", "gateway_busy",
     "payload_too_large", "broker_unavailable",
 })  # fmt: skip
 GONE = 499

@@ -17,7 +17,8 @@ from producer.gateway.failures import Forbidden, Unauthenticated
 LONGEST_KEY = 200
 
 OPEN_PATHS = frozenset({
-    "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/openapi.json", "/docs"
+    "/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/openapi.json",
+    "/docs",
 })
 OPEN_PREFIX = "/docs/"
 """The files of the /docs page."""

@@ -29,6 +29,12 @@ class Forbidden(errors.CeleriacError):
     code = "forbidden"
 
 
+class OriginRefused(errors.CeleriacError):
+    """A page of another site may not ask this gateway."""
+
+    code = "origin_refused"
+
+
 class RateLimited(errors.Overloaded):
     """The API key has used up its requests for now."""
 
@@ -96,6 +102,7 @@ STATUS = {
     "contract_mismatch": 400,
     "unauthenticated": 401,
     "forbidden": 403,
+    "origin_refused": 403,
     "model_not_found": 404,
     "version_not_found": 404,
     "prediction_not_found": 404,

@@ -30,6 +30,7 @@ from producer.gateway.context import (
 from producer.gateway.disconnects import Disconnected, Watch
 from producer.gateway.door import Door
 from producer.gateway.hot import HotRouter, check_method
+from producer.gateway.origin import check_origin
 from producer.gateway.rates import Rates
 
 log = get_logger(__name__)
@@ -56,6 +57,9 @@ class Guard:
         self._rates = rates
         self._access = access
         self._scope = scope
+        self._checks_origin = bool(scope) or not keys
+        """A key is what no foreign page has; the admin port does not rely on that."""
+        self._allowed_hosts = frozenset(gateway.limits.allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -144,6 +148,8 @@ class Guard:
         context.allow(gateway.limits.timeout_s)
         if auth.is_open(context.path):
             return
+        if self._checks_origin:
+            check_origin(context.method, context.headers, self._allowed_hosts)
         context.allow(gateway.timeout_s(context))
         if len(gateway.watches) > gateway.limits.max_concurrent:
             raise failures.GatewayBusy(

@@ -113,9 +113,10 @@ REFUSALS = {
 }
 """Statuses of errors by what a request asks for."""
 OTHERS = (
-    "Any other error. 401, 403: no good API key, or one that does not allow this; 429: too much "
-    "waits, or the key has used up its rate; 503: Redis cannot be reached, or the gateway is busy; "
-    "504: the request's time was over. 429 and 503 have `Retry-After`"
+    "Any other error. 401, 403: no good API key, or one that does not allow this, or "
+    "a page of elsewhere in a browser; 429: too much waits, or the key has used up its rate; 503: "
+    "Redis cannot be reached, or the gateway is busy; 504: the request's time was over. 429 and "
+    "503 have `Retry-After`"
 )
 SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer"},

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib import resources
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from producer.gateway.failures import RouteNotFound
 
@@ -24,6 +24,14 @@ POLICY = (
 )
 
 router = APIRouter(include_in_schema=False)
+
+
+@router.get("/")
+async def root(request: Request) -> Response:
+    """People are led to the page; programs are told what they would be told of any other path."""
+    if "text/html" not in request.headers.get("accept", ""):
+        raise RouteNotFound
+    return RedirectResponse("docs")  # relative: a proxy may have a prefix
 
 
 @router.get("/docs")

@@ -168,7 +168,8 @@ def test_too_large_with_and_without_a_length(process: GatewayProcess, route: str
     ask = process.admin if is_admin else process.http
     with socket.create_connection(("127.0.0.1", ask.port), timeout=10) as connection:
         connection.sendall(
-            f"{method} {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n".encode()
+            + b"Transfer-Encoding: chunked\r\n\r\n"
         )
         chunk = b"10000\r\n" + b" " * 65_536 + b"\r\n"
         connection.sendall(chunk * (LIMIT // 65_536 + 2))
@@ -177,7 +178,7 @@ def test_too_large_with_and_without_a_length(process: GatewayProcess, route: str
 
 def test_an_image_that_no_item_may_be_is_refused_by_its_head(process: GatewayProcess) -> None:
     head = (
-        "POST /v1/models/echo/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+        "POST /v1/models/echo/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
         "Content-Length: 750001\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", process.http.port), timeout=10) as connection:

@@ -13,7 +13,7 @@ import pytest
 from producer.gateway import transport
 from tests.integration.gateway.conftest import Http, RunningGateway
 
-ECHO = b"POST /v1/models/echo/predict HTTP/1.1\r\nHost: x\r\n"
+ECHO = b"POST /v1/models/echo/predict HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.fixture

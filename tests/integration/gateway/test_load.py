@@ -47,8 +47,8 @@ def open_request(port: int, path: str = IDLE, item: Any = 1, **headers: str) -> 
     lines = [f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()]
     connection = socket.create_connection(("127.0.0.1", port))
     connection.sendall((
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{''.join(lines)}\r\n"
-        f"{body}"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Length: {len(body)}\r\n{''.join(lines)}\r\n{body}"
     ).encode())
     return connection
 
@@ -85,7 +85,7 @@ def test_a_time_that_is_none(http_client: Http, value: str) -> None:
 def test_a_body_that_does_not_come(http_client: Http) -> None:
     with socket.create_connection(("127.0.0.1", http_client.port)) as connection:
         connection.sendall(
-            b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n"
+            b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n"
             b"X-Request-Timeout-Ms: 400\r\n\r\n{"
         )
         began = time.monotonic()
@@ -148,7 +148,7 @@ def test_more_requests_than_it_takes_are_refused_at_once(
 
 def test_bodies_that_are_held_are_bounded_together(start_gateway: Start) -> None:
     gateway = start_gateway(max_body_bytes=10_000)
-    head = f"POST {IDLE} HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n\r\n".encode()
+    head = f"POST {IDLE} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000\r\n\r\n".encode()
     waiting = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(32)]
     for connection in waiting:
         connection.sendall(head + b" " * 9_999)
@@ -223,7 +223,7 @@ def test_work_of_a_caller_who_went_away_leaves_its_queue(
 
 def test_a_caller_who_goes_away_within_its_body(http_client: Http, gateway: RunningGateway) -> None:
     connection = socket.create_connection(("127.0.0.1", http_client.port))
-    connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+    connection.sendall(b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{")
     wait_for(lambda: gateway.gateway.watches, "the request")
     connection.close()
     wait_for(lambda: not gateway.gateway.watches, "the request to be given up")
@@ -265,7 +265,8 @@ def test_one_connection_serves_many_requests(http_client: Http) -> None:
 def test_pipelined_requests_are_answered_in_order(http_client: Http) -> None:
     def request(number: int) -> bytes:
         body = json.dumps({"item": number}).encode()
-        head = f"POST /v1/models/echo/predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
+        head = "POST /v1/models/echo/predict HTTP/1.1\r\nHost: localhost\r\n"
+        head += f"Content-Length: {len(body)}"
         return head.encode() + b"\r\n\r\n" + body
 
     with socket.create_connection(("127.0.0.1", http_client.port)) as connection:

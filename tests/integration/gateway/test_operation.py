@@ -84,7 +84,8 @@ def test_requests_under_way_are_counted(start_process: Start) -> None:
         return float(found[1]) - 1
 
     assert under_way() == 0
-    head = b"POST /v1/models/echo/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+    head = b"POST /v1/models/echo/predict HTTP/1.1\r\nHost: localhost\r\n"
+    head += b"Content-Length: 100\r\n\r\n"
     waiting = [
         socket.create_connection(("127.0.0.1", process.http.port)) for _ in range(3)
     ]

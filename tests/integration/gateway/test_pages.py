@@ -50,6 +50,14 @@ def test_the_page_needs_no_other_server(http_client: Http) -> None:
     assert http_client.get("/docs/favicon.png").status == 404
 
 
+def test_people_are_led_to_it_from_the_root(http_client: Http) -> None:
+    led = http_client.get("/", accept="text/html,application/xhtml+xml,*/*;q=0.8")
+    assert (led.status, led.headers["location"]) == (307, "docs")
+    told = http_client.get("/", accept="*/*")
+    assert (told.status, told.json["error"]["code"]) == (404, "not_found")
+    assert "/docs" in told.json["error"]["message"]
+
+
 OF_ITEMS = (
     "/classify", "/v1/models/{model}/predict", "/v2/models/{model}/infer",
     "/v2/models/{model}/versions/{version}/infer", "/v1/predictions/{id}", "/v1/feedback",

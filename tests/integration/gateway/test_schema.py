@@ -32,7 +32,8 @@ FEW = hypothesis_settings(
 MANY = hypothesis_settings(FEW, max_examples=150, derandomize=False)
 REFUSED = ["400", "403", "404", "409", "413", "415", "422", "429"]
 LATE = "504"  # the answer to an X-Request-Timeout-Ms of 1
-UNLISTED = ("404", "405", "429", "504")  # no such path, another method, too much, too late
+UNLISTED = ("403", "404", "405", "429", "504")
+"""A made-up ``Origin``, no such path, another method, too much, too late."""
 CONFIG = SchemathesisConfig.from_dict({"checks": {
     "positive_data_acceptance": {"expected-statuses": ["2xx", *REFUSED, LATE]},
     "not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", LATE]},

@@ -72,6 +72,7 @@ def test_keys_are_long_and_never_the_same() -> None:
 
 
 def test_which_paths_need_what() -> None:
+    assert is_open("/")
     assert is_open("/health/live")
     assert is_open("/docs/swagger-ui.css")
     assert not is_open("/v1/models")
