@@ -164,9 +164,13 @@ def _row_values(item: Any, columns: Sequence[Column]) -> Sequence[Any]:
         )
     if len(item) != len(columns):
         raise errors.InvalidItem(
-            f"the model takes {len(columns)} columns ({_names(columns)}); found {len(item)} values"
+            f"the model takes {len(columns)} columns ({_names(columns)}); found {_count(item)}"
         )
     return item
+
+
+def _count(values: Sequence[Any]) -> str:
+    return f"{len(values)} value{'' if len(values) == 1 else 's'}"
 
 
 def _by_name(item: dict[str, Any], columns: Sequence[Column]) -> list[Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from celeriac import errors
 from celeriac.datasets.files import write_file
-from celeriac.datasets.places import place
+from celeriac.datasets.places import expanded
 from celeriac.drift.records import DriftReport
 from celeriac.drift.report import headline, render
 from celeriac.jobs.folder import JobFolder
@@ -86,7 +86,7 @@ def _check(
     broker: Broker, name: str, schedule: NightlySettings, day: date, attempt: int
 ) -> str:
     """The whole in one sentence. ``drift.json`` comes last: a date without it is owed."""
-    folder = place(output_path(schedule, day, attempt)).expanduser()
+    folder = expanded(output_path(schedule, day, attempt))
     report = checks.kept(folder) or _compared(broker, schedule, day)
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / checks.PAGE, render(report))

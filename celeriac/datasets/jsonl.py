@@ -37,7 +37,7 @@ def infer_types(head: Head) -> dict[str, str]:
     """The columns of the head's rows, in the order in which they come up, and their types.
 
     ``text`` where no row has a value; ``json`` where values differ in kind or hold lists or
-    objects. Raises DatasetError if no line of the head is an object.
+    objects. Raises DatasetError if no line of the head is an object, or the file is one array.
     """
     kinds: dict[str, set[str]] = {}
     first_problem = ""
@@ -49,10 +49,22 @@ def infer_types(head: Head) -> dict[str, str]:
             continue
         for name, value in row.items():
             kinds.setdefault(name, set()).add(_kind(value))
+    if _is_array(head, bool(kinds)):
+        raise errors.DatasetError(
+            f"{head.path}: is one JSON array, and JSON lines have an object on each line: take it "
+            "apart, as by jq -c '.[]' FILE"
+        )
     if not kinds:
         problem = first_problem or "it holds no object with a value"
         raise errors.DatasetError(f"{head.path}: cannot be read as JSON lines: {problem}")
     return {name: _common(found - {"null"}) for name, found in kinds.items()}
+
+
+def _is_array(head: Head, has_rows: bool) -> bool:
+    """True if the file is one list. Where some lines are rows, a first one like ``[1, 2]`` is a bad
+    one among them; but one that is ``[`` alone, or goes on after a comma, begins a list."""
+    first = head.data[data_start(head) :].lstrip().partition(b"\n")[0].rstrip()
+    return first[:1] == b"[" and (not has_rows or first == b"[" or first[-1:] == b",")
 
 
 def head_rows(head: Head, limit: int | None = None) -> tuple[bytes, int]:

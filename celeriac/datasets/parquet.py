@@ -249,18 +249,21 @@ def _undecodable(table: pa.Table) -> dict[int, str]:
     bad: dict[int, str] = {}
     for name in table.column_names:
         column = table[name]
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        if not (_is_text(column.type) or pa.types.is_nested(column.type)):
             continue
         try:
             column.validate(full=True)
         except pa.ArrowInvalid:
-            texts = column.cast(pa.large_binary()).to_pylist()
-            for row, text in enumerate(texts):
+            for row, value in enumerate(column):
                 try:
-                    (text or b"").decode()
+                    value.as_py()
                 except UnicodeDecodeError as error:
                     bad[row] = f"column {name!r} is not valid UTF-8 ({error.reason})"
     return bad
+
+
+def _is_text(dtype: Any) -> bool:
+    return bool(pa.types.is_string(dtype) or pa.types.is_large_string(dtype))
 
 
 def _row_error(
@@ -275,10 +278,13 @@ def _row_error(
 
 def _legible(cell: pa.ChunkedArray) -> Any:
     """The one value; a text that is not UTF-8 with its odd bytes spelled out."""
-    if pa.types.is_string(cell.type) or pa.types.is_large_string(cell.type):
+    if _is_text(cell.type):
         value = cell.cast(pa.large_binary())[0].as_py()
         return None if value is None else value.decode("utf-8", "backslashreplace")
-    return cell[0].as_py()
+    try:
+        return cell[0].as_py()
+    except UnicodeDecodeError:  # somewhere in a list or a struct
+        return "(not valid UTF-8)"
 
 
 def is_nested(dtype: str) -> bool:

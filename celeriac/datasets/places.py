@@ -177,6 +177,19 @@ def place(name: str | Path | S3Path) -> Place:
     return S3Path(key)
 
 
+def expanded(name: str | Path | S3Path) -> Place:
+    """As :func:`place`, with ``~`` and ``~USER`` for the folder that a shell takes for them.
+
+    Raises DatasetError if nobody knows it.
+    """
+    try:
+        return place(name).expanduser()
+    except RuntimeError:
+        raise errors.DatasetError(
+            f"{name}: nobody here has such a home folder; write ./~... for a name that begins so"
+        ) from None
+
+
 def is_s3(name: object) -> bool:
     """True for what :func:`place` makes an object of."""
     return isinstance(name, S3Path) or str(name).startswith("s3:/")

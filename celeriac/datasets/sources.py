@@ -17,11 +17,11 @@ from celeriac.datasets.places import (
     Listed,
     Place,
     S3Path,
+    expanded,
     is_s3,
     list_files,
     listed,
     match_s3,
-    place,
 )
 from celeriac.datasets.records import Compression, DatasetColumn, SourceFormat
 from celeriac.datasets.streams import Head, compression_of, naming, read_head
@@ -139,7 +139,7 @@ def _named(columns: Columns) -> tuple[DatasetColumn, ...]:
 def _find(source: str | Path | S3Path, check: Check) -> list[Listed]:
     if not str(source):
         raise errors.DatasetError("no dataset is named: its path is empty")
-    path = place(source).expanduser()
+    path = expanded(source)
     check(path)
     if path.is_dir():
         files = _in_folder(list_files(path.resolve(), below=False, check=check))

@@ -18,7 +18,7 @@ from celeriac.datasets.files import (
     sha256_of,
     write_file,
 )
-from celeriac.datasets.places import Place, S3Path, list_files, place
+from celeriac.datasets.places import Place, S3Path, expanded, list_files
 from celeriac.datasets.records import Chunk, Format
 from celeriac.jobs.plan import (
     CONTRACT,
@@ -39,7 +39,7 @@ class JobFolder:
     """Paths and records of one output folder."""
 
     def __init__(self, path: str | Place) -> None:
-        self.path = place(path).expanduser().resolve()
+        self.path = expanded(path).resolve()
         self.job = self.path / "job.json"
         self.plan = self.path / "plan.jsonl"
         self.manifest = self.path / "manifest.json"

@@ -10,7 +10,7 @@ import msgspec
 
 from celeriac import errors
 from celeriac.datasets.files import remove_file, write_file
-from celeriac.datasets.places import Place, place
+from celeriac.datasets.places import Place, expanded
 from celeriac.drift.events import DriftEvent, Kind
 from celeriac.drift.records import DriftReport
 
@@ -23,7 +23,7 @@ _SAYS_NOTHING = ("not_enough_data", "no_profile")
 
 def report_of(output: str | Place) -> Place:
     """The file that says that a check is done; written last."""
-    return place(output).expanduser() / NAME
+    return expanded(output) / NAME
 
 
 def is_done(output: str | Place) -> bool:

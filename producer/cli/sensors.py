@@ -189,7 +189,11 @@ def _readings(source: Path, columns: list[str]) -> Iterator[Any]:
             yield from (_of_row(row, columns) for row in rows)
     except FileNotFoundError as error:
         raise errors.UnreadableFile(f"{source}: no such file") from error
-    except (OSError, UnicodeError, csv.Error) as error:
+    except OSError as error:
+        raise errors.UnreadableFile(
+            f"{source}: cannot be read: {error.strerror or error}"
+        ) from error
+    except (UnicodeError, csv.Error) as error:
         raise errors.UnreadableFile(f"{source}: cannot be read: {error}") from error
 
 

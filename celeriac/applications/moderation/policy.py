@@ -21,7 +21,7 @@ from celeriac.messages import ModelRef
 EXAMPLE = Path(__file__).with_name("example.toml")
 """A policy to begin with; also what holds where the settings name none."""
 
-Score = Annotated[float, Field(ge=0, le=1)]
+Score = Annotated[float, Field(ge=0, le=1, strict=True)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -38,7 +38,7 @@ class Category(_Table):
     """The label whose probability is the score; None: the model answers with the score itself."""
     review: Score
     """From this score on people look at it ..."""
-    block: Annotated[float, Field(ge=0, le=2)]
+    block: Annotated[float, Field(ge=0, le=2, strict=True)]
     """... and from this one on it is blocked. Above 1: never, as no score is."""
 
     @field_validator("model")
@@ -102,9 +102,9 @@ class Policy(_Table):
     """One version of a policy."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-    version: Annotated[int, Field(ge=1, le=10**9)]
+    version: Annotated[int, Field(ge=1, le=10**9, strict=True)]
     """Raise it with each change: one version never means two things."""
-    piece_chars: Annotated[int, Field(ge=40, le=100_000)] = 240
+    piece_chars: Annotated[int, Field(ge=40, le=100_000, strict=True)] = 240
     """Texts are judged in pieces of so many characters; the worst piece counts."""
     unreadable: Action = "review"
     """What becomes of a post with an image that cannot be read."""
@@ -120,6 +120,12 @@ class Policy(_Table):
     def _asks_something(self) -> Self:
         if not (self.texts or self.images):
             raise ValueError("it has no category: give [texts.NAME] or [images.NAME]")
+        odd = [name for name in (*self.texts, *self.images)
+               if not name.isprintable() or name != name.strip() or not name]
+        if odd:
+            raise ValueError(
+                f"a category is named {odd[0]!r}: a name is one line, without spaces at its ends"
+            )
         both = self.texts.keys() & self.images.keys()
         if both:
             raise ValueError(f"the category {min(both)!r} is in texts and in images: rename one")
@@ -162,8 +168,12 @@ def read_policy(path: Path | None) -> Policy:
     path = path or EXAMPLE
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        raise errors.ConfigError(f"the policy {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise errors.ConfigError(
+            f"the policy {path} cannot be read: {error.strerror or error}"
+        ) from error
+    except UnicodeError as error:
+        raise errors.ConfigError(f"the policy {path} is not UTF-8: {error}") from error
     return parse_policy(text, str(path))
 
 
@@ -183,6 +193,8 @@ def parse_policy(text: str, where: str) -> Policy:
 _PLAIN = {
     "model_type": "is a table of its own, as [texts.toxicity] or [lists]",
     "dict_type": "has a table for each category, as [texts.toxicity]",
+    "int_type": "is a whole number, without quotes",
+    "float_type": "is a number, without quotes",
     "tuple_type": 'is a list, as ["buy followers"]',
 }
 """Where pydantic's own words are about Python."""

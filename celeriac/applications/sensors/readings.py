@@ -42,8 +42,11 @@ def check_sensor(name: Any) -> str:
     """``name`` itself; raises InvalidItem if no sensor can have it."""
     if isinstance(name, str) and _NAME.fullmatch(name) and name not in RESERVED:
         return name
+    if not isinstance(name, str):
+        found = "null" if name is None else str(name)[:60]
+        raise errors.InvalidItem(f"a sensor's name is a text; found {found}")
     raise errors.InvalidItem(
-        f"{str(name)[:60]!r} is no sensor's name: use letters, digits, '.', '_', ':' and '-', at "
+        f"{name[:60]!r} is no sensor's name: use letters, digits, '.', '_', ':' and '-', at "
         "most 128, beginning with a letter or a digit, and neither 'readings' nor 'alarms'"
     )
 

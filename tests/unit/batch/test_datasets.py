@@ -23,6 +23,7 @@ from celeriac.datasets.planner import plan
 from celeriac.datasets.reader import read_chunk, read_pieces
 from celeriac.datasets.records import DatasetPlan, RowError
 from celeriac.datasets.sources import open_source
+from celeriac.jobs.folder import JobFolder
 
 
 def read_all(planned: DatasetPlan) -> tuple[list[dict[str, Any]], list[int], list[RowError]]:
@@ -163,6 +164,40 @@ def test_a_truncated_parquet_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(errors.DatasetError, match="cut short"):
         open_source(path)
+
+
+def odd_texts() -> pa.Array:
+    """Three texts; the second is not UTF-8."""
+    odd = pa.array([b"ok", b"\xff", b"fine"], pa.binary())
+    return pa.StringArray.from_buffers(3, odd.buffers()[1], odd.buffers()[2])
+
+
+@pytest.mark.parametrize("nested", [
+    pa.ListArray.from_arrays([0, 1, 2, 3], odd_texts()),
+    pa.StructArray.from_arrays([pa.ListArray.from_arrays([0, 1, 2, 3], odd_texts())], ["b"]),
+    pa.MapArray.from_arrays([0, 1, 2, 3], pa.array(["a", "b", "c"]), odd_texts()),
+], ids=["list", "struct", "map"])
+def test_odd_texts_in_lists_are_bad_rows(tmp_path: Path, nested: pa.Array) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"id": [1, 2, 3], "tags": nested}), path)
+    rows, numbers, bad = read_all(plan(open_source(path)))
+    assert ([row["id"] for row in rows], numbers) == ([1, 3], [1, 3])
+    assert [(error.row, error.message) for error in bad] == [
+        (2, "column 'tags' is not valid UTF-8 (invalid start byte)")
+    ]
+
+
+def test_a_home_folder_is_meant_as_by_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    for source in ("~/a.csv", "~/*.csv"):
+        assert open_source(source).files[0].at.path == tmp_path / "a.csv"
+    assert JobFolder("~/out").path == tmp_path / "out"
+    for opened in (open_source, JobFolder):
+        with pytest.raises(errors.DatasetError, match="nobody here has such a home"):
+            opened("~nobody-of-this-name/a.csv")
 
 
 def test_missing_files_folders_and_patterns(tmp_path: Path) -> None:

@@ -55,6 +55,24 @@ def zstd(data: bytes) -> bytes:
 # --- JSON lines ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("content", [
+    '[{"a": 1}, {"a": 2}]', '[{"a": 1},\n{"a": 2}]\n', '[\n {"a": 1},\n {"a": 2}\n]\n',
+    "[\n1\n]", "\n[]\n",
+])
+def test_an_array_is_no_json_lines(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(content)
+    with pytest.raises(errors.DatasetError, match="is one JSON array"):
+        open_source(path)
+
+
+def test_a_list_among_objects_is_a_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('[1, 2]\n{"a": 1}\n')
+    rows, numbers, bad = read_all(plan(open_source(path)))
+    assert (rows, numbers, [error.row for error in bad]) == ([{"a": 1}], [2], [1])
+
+
 def test_json_lines_have_the_types_of_their_values(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     lines = [

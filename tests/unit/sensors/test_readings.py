@@ -59,8 +59,9 @@ def test_a_reading_without_a_time_is_of_now() -> None:
     ({"sensor": "", "at": 1, "value": 1}, "no sensor's name"),
     ({"sensor": "a/b", "at": 1, "value": 1}, "no sensor's name"),
     ({"sensor": "alarms", "at": 1, "value": 1}, "no sensor's name"),
-    ({"sensor": 7, "at": 1, "value": 1}, "no sensor's name"),
-    ({"at": 1, "value": 1}, "no sensor's name"),
+    ({"sensor": 7, "at": 1, "value": 1}, "name is a text; found 7"),
+    ({"sensor": None, "at": 1, "value": 1}, "name is a text; found null"),
+    ({"at": 1, "value": 1}, "name is a text; found null"),
     ("a,1,2", "an object"),
     (None, "an object"),
     ({"sensor": "a", "at": NOW_S + 61, "value": 1}, "61 s ahead of the clock"),
@@ -74,7 +75,7 @@ def test_a_reading_without_a_time_is_of_now() -> None:
     ({"sensor": "a", "at": False, "value": 1}, "Unix seconds"),
     ({"sensor": "a", "at": np.ones(2), "value": 1}, "Unix seconds"),
     ({"sensor": "a", "at": 1, "value": np.ones(2)}, "a number"),
-    ({"sensor": float("nan"), "at": 1, "value": 1}, "no sensor's name"),
+    ({"sensor": float("nan"), "at": 1, "value": 1}, "name is a text"),
 ])  # fmt: skip
 def test_a_bad_reading_has_its_own_error_and_costs_the_others_nothing(
     reading: Any, told: str
