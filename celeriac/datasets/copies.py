@@ -121,7 +121,7 @@ def remove_copies(folder: Place) -> None:
     if not folder.is_dir():
         return
     for file in list_files(folder, below=False):
-        if is_copy(file.path.name):
+        if is_copy(file.own_name):
             file.path.unlink(missing_ok=True)
     if isinstance(folder, Path):
         with suppress(OSError):  # not empty: it is not ours alone

@@ -29,7 +29,7 @@ _GROUP_ROWS = 10_000
 def write_listing(target: Path, files: Sequence[Listed]) -> None:
     """Write which files there are, and in which state."""
     table = pa.table(
-        [[str(at.path) for at in files], [at.size for at in files], [at.mtime_ns for at in files]],
+        [[at.name for at in files], [at.size for at in files], [at.mtime_ns for at in files]],
         schema=_SCHEMA,
     )
     pq.write_table(table, target, row_group_size=_GROUP_ROWS, use_dictionary=False)

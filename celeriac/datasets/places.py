@@ -134,7 +134,7 @@ class S3Path:
         """The objects under this prefix, deep down or not."""
         for info in self._infos(recursive=below):
             if info.type.name == "File":
-                yield Listed(S3Path(info.path), info.size, info.mtime_ns or 0)
+                yield Listed(str(S3Path(info.path)), info.size, info.mtime_ns or 0)
 
     def _infos(self, *, recursive: bool) -> Any:
         from pyarrow.fs import FileSelector
@@ -154,11 +154,21 @@ Place = Path | S3Path
 class Listed(NamedTuple):
     """A file, and the state in which it was found. (A tuple: there may be a million.)"""
 
-    path: Place
+    name: str
+    """Its whole path, as text: a Path costs more than the look at the file."""
     size: int
     mtime_ns: int
     is_regular: bool = True
     """False of a pipe, a socket or a device: whoever reads it may wait for ever."""
+
+    @property
+    def path(self) -> Place:
+        return place(self.name)
+
+    @property
+    def own_name(self) -> str:
+        """Without the folders before it."""
+        return self.name.rpartition("/")[2]
 
 
 def place(name: str | Path | S3Path) -> Place:
@@ -201,7 +211,7 @@ def listed(path: Place) -> Listed:
         found = path.stat()
     except OSError as error:
         raise _unreadable(path, error) from error
-    return Listed(path, found.st_size, found.st_mtime_ns, _is_regular(found))
+    return Listed(str(path), found.st_size, found.st_mtime_ns, _is_regular(found))
 
 
 def _is_regular(found: os.stat_result | Stat) -> bool:
@@ -213,26 +223,39 @@ def _unreadable(path: Place, error: OSError) -> errors.DatasetError:
 
 
 def list_files(
-    folder: Place, *, below: bool, check: Callable[[Place], None] = lambda _: None
+    folder: Place, *, below: bool, check: Callable[[Place], None] | None = None
 ) -> list[Listed]:
-    """The files in a folder, and in its folders if asked for. ``check`` may refuse one."""
+    """The files in a folder, and in its folders if asked for. ``check`` may refuse one.
+
+    Raises OSError for a folder that cannot be read, DatasetError for a file that is not there.
+    """
     if isinstance(folder, S3Path):
         return list(folder.files(below=below))
-    files = folder.rglob("*") if below else folder.iterdir()
-    return [at for at in (_file(path, check) for path in files) if at]
+    return [at for entry in _entries(str(folder), below) if (at := _file(entry, check))]
 
 
-def _file(path: Path, check: Callable[[Place], None]) -> Listed | None:
+def _entries(folder: str, below: bool) -> Iterator[os.DirEntry[str]]:
+    """What is in a folder; a link to another folder is not followed."""
+    with os.scandir(folder) as found:
+        for entry in found:
+            yield entry
+            if below and entry.is_dir(follow_symlinks=False):
+                yield from _entries(entry.path, below)
+
+
+def _file(entry: os.DirEntry[str], check: Callable[[Place], None] | None) -> Listed | None:
     """None of a folder. One look at each: there may be a million."""
     try:
-        found = os.stat(str(path))  # noqa: PTH116 - half of what a Path takes beside the call
+        found = entry.stat()
     except OSError as error:
-        check(path)
-        raise _unreadable(path, error) from error
+        if check:
+            check(Path(entry.path))
+        raise _unreadable(Path(entry.path), error) from error
     if stat.S_ISDIR(found.st_mode):
         return None
-    check(path)
-    return Listed(path, found.st_size, found.st_mtime_ns, stat.S_ISREG(found.st_mode))
+    if check:
+        check(Path(entry.path))
+    return Listed(entry.path, found.st_size, found.st_mtime_ns, stat.S_ISREG(found.st_mode))
 
 
 def match_s3(pattern: str) -> list[Listed]:
@@ -240,7 +263,7 @@ def match_s3(pattern: str) -> list[Listed]:
     fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
     folder = place(fixed.rpartition("/")[0])
     rule = re.compile(_regex(str(place(pattern))))
-    return [at for at in list_files(folder, below=True) if rule.fullmatch(str(at.path))]
+    return [at for at in list_files(folder, below=True) if rule.fullmatch(at.name)]
 
 
 def _regex(pattern: str) -> str:

@@ -169,7 +169,7 @@ def _plan_frame(frame: pa.Table, options: _Options) -> tuple[list[SourceFile], l
         pq.write_table(
             frame, copy.temporary, row_group_size=min(_FRAME_GROUP_ROWS, options.chunk_rows)
         )
-    footer = parquet.read_footer(Listed(copy.place, copy.size, 0))
+    footer = parquet.read_footer(Listed(str(copy.place), copy.size, 0))
     spans = parquet.cut_groups(footer.groups, options.chunk_rows, options.chunk_bytes)
     chunks = [_numbered(_of_groups(span), number, 0) for number, span in enumerate(spans)]
     file = SourceFile(
@@ -243,7 +243,7 @@ def _first_rows(source: Source, found: Found, head: Head) -> tuple[bytes, int]:
 def _file(at: Listed, rows: int, digest: str, copy: str = "") -> SourceFile:
     etag = at.path.etag() if isinstance(at.path, S3Path) else ""
     return SourceFile(
-        path=str(at.path), size=at.size, mtime_ns=at.mtime_ns, sha256=digest, rows=rows, etag=etag,
+        path=at.name, size=at.size, mtime_ns=at.mtime_ns, sha256=digest, rows=rows, etag=etag,
         copy=copy,
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
 
@@ -40,9 +40,8 @@ Check = Callable[[Place], None]
 """Raises DatasetError for a file that may not be read."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """One file of a dataset, whose head was read."""
+class Found(NamedTuple):
+    """One file of a dataset, whose head was read. (A tuple: there may be a million images.)"""
 
     at: Listed
     data_start: int = 0
@@ -76,7 +75,7 @@ class Source:
         return max(1, sum(found.rows for found in self.files))
 
 
-def open_source(source: Any, check: Check = lambda _: None) -> Source:
+def open_source(source: Any, check: Check | None = None) -> Source:
     """Find the files of a dataset and read their columns; quick, whatever the size.
 
     ``source`` is a file, a folder, or a pattern such as ``data/2026-*.csv``, on a disk or in S3;
@@ -136,11 +135,12 @@ def _named(columns: Columns) -> tuple[DatasetColumn, ...]:
 # --- finding -------------------------------------------------------------------------------------
 
 
-def _find(source: str | Path | S3Path, check: Check) -> list[Listed]:
+def _find(source: str | Path | S3Path, check: Check | None) -> list[Listed]:
     if not str(source):
         raise errors.DatasetError("no dataset is named: its path is empty")
     path = expanded(source)
-    check(path)
+    if check:
+        check(path)
     if path.is_dir():
         files = _in_folder(list_files(path.resolve(), below=False, check=check))
         if not files:  # images are often sorted into folders
@@ -159,25 +159,28 @@ def _find(source: str | Path | S3Path, check: Check) -> list[Listed]:
     odd = next((at for at in files if not at.is_regular), None)
     if odd:
         raise errors.DatasetError(
-            f"{odd.path}: is a pipe, a socket or a device; a dataset is made of ordinary files"
+            f"{odd.name}: is a pipe, a socket or a device; a dataset is made of ordinary files"
         )
-    return sorted(files, key=lambda at: str(at.path))
+    return sorted(files, key=lambda at: at.name)
 
 
-def _matches(source: str | Path | S3Path, pattern: str, check: Check) -> list[Listed]:
+def _matches(
+    source: str | Path | S3Path, pattern: str, check: Check | None
+) -> list[Listed]:
     if is_s3(source):
         return match_s3(str(source))
     found = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207 - any pattern
     files = [path for path in found if not path.is_dir()]
-    for path in files:
-        check(path)
+    if check:
+        for path in files:
+            check(path)
     return [listed(path.resolve() if path.exists() else path) for path in files]
 
 
 def _in_folder(files: Sequence[Listed], *, known: bool = True) -> list[Listed]:
     return [
         at for at in files
-        if not at.path.name.startswith((".", "_")) and (not known or _format_of(at))
+        if not at.own_name.startswith((".", "_")) and (not known or _format_of(at))
     ]
 
 
@@ -185,7 +188,7 @@ def _format(files: list[Listed]) -> SourceFormat:
     kinds = {_format_of(at) for at in files}
     if None in kinds:
         odd = next(at for at in files if not _format_of(at))
-        raise errors.DatasetError(f"{odd.path}: a dataset is made of {_KINDS}")
+        raise errors.DatasetError(f"{odd.name}: a dataset is made of {_KINDS}")
     if len(kinds) > 1:
         names = " and ".join(sorted(cast("set[str]", kinds)))
         raise errors.DatasetError(
@@ -196,10 +199,10 @@ def _format(files: list[Listed]) -> SourceFormat:
 
 
 def _format_of(at: Listed) -> SourceFormat | None:
-    compression, kind = _kind_of(*at.path.name.lower().rsplit(".", 2)[1:])
+    compression, kind = _kind_of(*at.own_name.lower().rsplit(".", 2)[1:])
     if compression and kind == "parquet":
         raise errors.DatasetError(
-            f"{at.path}: Parquet is compressed inside, column by column, and cannot be read out "
+            f"{at.name}: Parquet is compressed inside, column by column, and cannot be read out "
             "of a compressed file; unpack it first"
         )
     return None if compression and kind == "images" else kind
