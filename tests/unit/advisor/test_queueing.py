@@ -146,8 +146,9 @@ def test_who_shares_cores_waits_longer_above_all_in_the_tail() -> None:
     alone = Service(fixed_s=0.001, item_s=0.0001, max_batch_size=64)
     shared = Service(fixed_s=0.001, item_s=0.0001, max_batch_size=64, sharing=SHARED)
     quick, slow = play(400, alone, 1), play(400, shared, 1)
-    assert 1 < slow.p50_ms / quick.p50_ms < 1.5
-    assert slow.p99_ms > 2 * quick.p99_ms
+    median = slow.p50_ms / quick.p50_ms
+    assert 1 < median < 1.5
+    assert slow.p99_ms / quick.p99_ms > 1.3 * median
 
 
 @pytest.mark.parametrize(("cores", "shares"), [(0, False), (1, True), (2, True), (3, False)])
