@@ -141,7 +141,7 @@ class Bench:
             if "numeric" in self._only:
                 for model in ("lr", "rf"):
                     self._compare(site, f"numbers, {model}", "numeric", model, source,
-                                  effort.rounds, POOL)
+                                  effort.rounds, POOL, STATISTICS)
             if "long" in self._only:
                 self._compare(site, "long job", "numeric", "slow", source, 1)
             if "chunks" in self._only:
@@ -195,8 +195,9 @@ class Bench:
                 for side in SIDES:
                     images = data / f"images-{side}"
                     datasets.image_folder(images, effort.images, side)
+                    rounds = effort.rounds if side == min(SIDES) else effort.long_rounds
                     self._compare(site, f"images, {side} x {side}", "images", "digits", images,
-                                  effort.long_rounds)
+                                  rounds, STATISTICS)
             if "realtime" in self._only:
                 self._realtime(site, reviews)
 
@@ -247,7 +248,10 @@ class Bench:
         self, site: Site, measure: str, kind: str, model: str, source: Path, rounds: int,
         *others: str,
     ) -> None:
-        """Interleaved rounds of Celeriac and the bare loop, after one that is not counted."""
+        """Interleaved rounds of Celeriac and the bare loop, after one that is not counted.
+
+        ``others``: POOL, and STATISTICS if jobs shall run without those, too.
+        """
         with contextlib.ExitStack() as stack:
             peers = {BARE: stack.enter_context(site.peer("bare_loop", model))}
             if POOL in others:
@@ -256,7 +260,7 @@ class Bench:
                 console.print(f"{measure}, round {number} of {rounds}" if number
                               else f"{measure}, warm-up")
                 clients = {CELERIAC: site.client}
-                if POOL in others:
+                if STATISTICS in others:
                     clients = {CELERIAC: site.plain_client, STATISTICS: site.client}
                 outputs = {name: HOME / name for name in (*clients, *peers)}
                 kept = {} if number else outputs

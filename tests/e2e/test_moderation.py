@@ -435,15 +435,18 @@ def test_an_archive_again_under_another_threshold_and_another_model(
     assert not list((tmp_path / "late" / "work").glob("*.parquet"))
 
 
-def test_the_page_runs_from_top_to_bottom(system: System, tmp_path: Path) -> None:
+def test_the_page_runs_from_top_to_bottom(
+    system: System, gateway: RunningGateway, tmp_path: Path
+) -> None:
     (tmp_path / "photo.jpg").write_bytes(picture(format="JPEG"))
     (tmp_path / "posts.csv").write_text("post,text,pictures\n1,Damn good,photo.jpg\n2,Hello,\n")
     milder = EXAMPLE.read_text().replace("version = 1", "version = 2").replace("0.6", "0.94")
     (tmp_path / "stricter.toml").write_text(milder)
     said = {}
     for line, command in commands(ROOT / "docs" / "moderation.md"):
+        here = [part.replace(":8000", f":{gateway.port}") for part in command]
         done = subprocess.run(
-            command, cwd=tmp_path, timeout=110, check=False, capture_output=True, text=True,
+            here, cwd=tmp_path, timeout=110, check=False, capture_output=True, text=True,
             env=os.environ | system.env,
         )
         assert done.returncode == 0, f"moderation.md:{line}\n{done.stderr}"

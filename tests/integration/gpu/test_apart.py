@@ -112,7 +112,7 @@ def test_what_nobody_serves_fails_soon_or_waits_in_sight(
     assert "it waits: no worker serves batch.gpu (`celeriac worker batch.gpu` starts one)" in shown
     variables = environment(settings) | {"COLUMNS": "200"}
     shown = celeriac("status", env=variables).stdout
-    assert "in_progress, no worker serves batch.gpu" in " ".join(shown.split())
+    assert "in progress, no worker serves batch.gpu" in " ".join(shown.split())
     (line,) = [line for line in shown.splitlines() if line.split()[:1] == ["batch.gpu"]]
     assert "none serves it" in line
     # A worker of the role was there a moment ago: that is a restart, and the call waits for it.

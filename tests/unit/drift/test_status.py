@@ -90,7 +90,7 @@ def test_the_last_episode(said) -> None:  # type: ignore[no-untyped-def]
         kind="data_quality", opened_at_s=NOW_S - 900, closed_at_s=NOW_S - 300, features=("x",)
     )
     text = said(standing("m", "stable", looked_at_s=NOW_S, ended=(ended,)))
-    assert "last: broken data of x, for 10 min 0 s, ended 5 min 0 s ago" in text
+    assert "last: broken data of x, for 10 min, ended 5 min 0 s ago" in text
 
 
 def test_nothing_yet_and_a_watch_that_is_away(said) -> None:  # type: ignore[no-untyped-def]
