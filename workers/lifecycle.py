@@ -12,6 +12,7 @@ from celery import Celery, signals
 from celeriac import errors, logs
 from celeriac.host import ModelHost, get_host, make_host, set_host
 from celeriac.messages import MAINTENANCE_QUEUE
+from celeriac.niceness import give_way
 from celeriac.registry.store import Registry
 from celeriac.release.trying import Trial
 from celeriac.settings import get_settings
@@ -80,8 +81,7 @@ def _take_role(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> N
     if role.name.startswith("batch."):
         # A chunk that hangs is ended with its process; Celery's own retry counts it.
         conf.task_time_limit = get_settings().batch.chunk_timeout_s
-    if role.niceness:
-        os.nice(role.niceness)
+    give_way(role.niceness)
 
 
 def _select_queues(instance: Any, **_: Any) -> None:

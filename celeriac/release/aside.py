@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from celeriac import errors
+from celeriac.niceness import give_way
 
 
 def run_aside(  # noqa: PLR0913 - a process, and what is said when it fails
@@ -68,7 +69,7 @@ def answer_with(
     asked = json.load(sys.stdin)
     if os.getppid() != asked["caller"]:  # it was killed before we asked for the signal
         return 1
-    os.nice(asked["niceness"])
+    give_way(asked["niceness"])
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     with os.fdopen(os.dup(1), "w") as result:
