@@ -190,9 +190,12 @@ def finalize(self: Task, job_id: str, output: str, v: int = 1) -> None:  # noqa:
 def _sum_up(folder: JobFolder) -> None:
     """Reviews that are to be summed up, whoever submitted them, leave their figures beside the
     parts. The job has its output without them."""
-    from celeriac.applications.reviews import dataset  # few jobs are
+    wanted = folder.load().scoring.aggregate
+    if wanted is None:
+        return
+    from celeriac.applications.reviews import dataset  # few jobs sum anything up
 
-    if not dataset.is_summary(folder.load().scoring.aggregate):
+    if not dataset.is_summary(wanted):
         return
     try:
         dataset.write_summary(folder, dataset.read_summary(folder))
