@@ -3,57 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from uvicorn.server import ServerState
 
-from celeriac.messages import Prediction
 from celeriac.settings import Settings
-from producer.calls import Call
 from producer.gateway.app import build
 from producer.gateway.guard import Guard
 from producer.gateway.server import uvicorn_server
 from producer.gateway.transport import Direct, Protocol
+from tests.unit.gateway.wire import PREDICTION, FakeClient, Wire, parsed
 
 BODY = b'{"item": "x"}'
-PREDICTION = {"model": "reviews", "version": 3, "label": "good", "probability": 0.75}
-
-
-class FakeClient:
-    async def call(self, model: str, item: Any, timeout_s: float, request: str) -> Call:
-        call = Call(model, "queue", b"", 0, request)
-        call.outcome = Prediction(**{**PREDICTION, "model": model})
-        return call
-
-    async def job_statuses(self, ids: Any) -> list[Any]:
-        return []
-
-
-class Wire(asyncio.Transport):
-    """What a connection sends, write by write."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.writes: list[bytes] = []
-        self.closed = False
-        self.was_closed = False
-        """By us, before the other end went."""
-
-    def write(self, data: Any) -> None:
-        self.writes.append(bytes(data))
-
-    def close(self) -> None:
-        self.closed = True
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
 
 
 def request(headers: bytes = b"", *, version: bytes = b"1.1", model: bytes = b"reviews") -> bytes:
@@ -80,7 +43,7 @@ def sent(pieces: Iterable[bytes], *, drains: bool = False, wanted: int = 1) -> W
             protocol.data_received(piece)
             await asyncio.sleep(0)
         for _ in range(100):
-            if b"".join(wire.writes).count(b"HTTP/1.1 ") >= wanted and not protocol.tasks:
+            if wire.sent.count(b"HTTP/1.1 ") >= wanted and not protocol.tasks:
                 break
             await asyncio.sleep(0.01)
         wire.was_closed = wire.closed
@@ -88,15 +51,6 @@ def sent(pieces: Iterable[bytes], *, drains: bool = False, wanted: int = 1) -> W
 
     asyncio.run(main())
     return wire
-
-
-def parsed(data: bytes) -> tuple[int, dict[str, str], Any]:
-    head, _, body = data.partition(b"\r\n\r\n")
-    first, *lines = head.decode().split("\r\n")
-    named = dict(line.split(": ", 1) for line in lines)
-    assert len(named) == len(lines)
-    assert int(named["content-length"]) == len(body)
-    return int(first.split()[1]), named, json.loads(body)
 
 
 def test_an_answer_is_one_write_with_all_its_headers() -> None:
@@ -130,7 +84,7 @@ def test_a_body_may_come_later(at: int) -> None:
 
 def test_a_body_that_is_waited_for_is_called_for() -> None:
     wire = sent([request(b"expect: 100-continue\r\n")])
-    assert b"".join(wire.writes).startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+    assert wire.sent.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
 
 
 @pytest.mark.parametrize(
@@ -140,6 +94,6 @@ def test_a_body_that_is_waited_for_is_called_for() -> None:
 )
 def test_a_connection_that_ends_is_told_so(data: bytes, drains: bool) -> None:
     wire = sent([data], drains=drains)
-    status, headers, body = parsed(b"".join(wire.writes))
+    status, headers, body = parsed(wire.sent)
     assert (status, headers["connection"], body) == (200, "close", PREDICTION)
     assert wire.was_closed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -11,53 +10,17 @@ from typing import Any
 
 import pytest
 
-from celeriac.messages import Prediction
 from celeriac.settings import Settings
-from producer.calls import Call
 from producer.gateway import access, metrics
 from producer.gateway.app import build
 from producer.gateway.guard import Guard
 from producer.gateway.pressure import Gate
 from producer.gateway.server import uvicorn_server
 from producer.gateway.transport import Protocol
+from tests.unit.gateway.wire import FakeClient, Wire, parsed
 
 PATH = b"/v1/models/busy/predict"
 BODY = b'{"item": 1}'
-
-
-class FakeClient:
-    reply: Any = None
-
-    async def call(self, model: str, item: Any, timeout_s: float, request: str) -> Call:
-        call = Call(model, "queue", b"", 0, request)
-        call.outcome = Prediction(model=model, version=3, label="good", probability=0.75)
-        call.reply = self.reply
-        return call
-
-    async def job_statuses(self, ids: Any) -> list[Any]:
-        return []
-
-
-class Wire(asyncio.Transport):
-    """What a connection sends."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent = b""
-        self.closed = False
-
-    def write(self, data: Any) -> None:
-        self.sent += data
-
-    def close(self) -> None:
-        self.closed = True
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
 
 
 def request(path: bytes = PATH, headers: bytes = b"", body: bytes = BODY, *,
@@ -96,19 +59,11 @@ def _state() -> Any:
     return ServerState()
 
 
-def parsed(sent: bytes) -> tuple[int, dict[str, str], Any]:
-    head, _, body = sent.partition(b"\r\n\r\n")
-    first, *lines = head.decode().split("\r\n")
-    named = dict(line.split(": ", 1) for line in lines)
-    assert int(named["content-length"]) == len(body)
-    return int(first.split()[1]), named, json.loads(body)
-
-
 def test_what_is_one_too_many_is_refused_by_its_head() -> None:
     async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
         before = metrics.REFUSED.labels("overloaded")._value.get()
         for _ in range(3):
-            wire.sent = b""
+            wire.writes.clear()
             protocol.data_received(request())
             status, headers, body = parsed(wire.sent)
             assert (status, headers["retry-after"]) == (429, "1")
@@ -195,7 +150,7 @@ def test_an_offer_costs_no_body_wherever_its_head_is_cut() -> None:
             protocol.data_received(whole[cut:])
             await asyncio.wait(protocol.tasks)
             assert wire.sent.startswith(b"HTTP/1.1 200"), whole[:cut]
-            wire.sent = b""
+            wire.writes.clear()
         for byte in whole:
             protocol.data_received(bytes([byte]))
         await asyncio.wait(protocol.tasks)
@@ -220,7 +175,7 @@ def test_an_offer_costs_no_body_after_a_request_that_was_answered_before_its_bod
         protocol.data_received(whole[-5:])
         await asyncio.sleep(0.1)
         assert not wire.closed
-        wire.sent = b""
+        wire.writes.clear()
         head, _, sent_body = request(headers=offer).rpartition(b"\r\n\r\n")
         protocol.data_received(head + b"\r\n\r\n")
         protocol.data_received(sent_body)
@@ -307,7 +262,7 @@ def test_a_body_in_pieces_is_forgotten_and_the_connection_goes_on() -> None:
         assert wire.sent.count(b"HTTP/1.1 429") == 3
         gate = guard.gateway.pressure._gates["busy"]
         gate.is_shut = False
-        wire.sent = b""
+        wire.writes.clear()
         protocol.data_received(request())
         await asyncio.wait(protocol.tasks)
         assert wire.sent.startswith(b"HTTP/1.1 200")
