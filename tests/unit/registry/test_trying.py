@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import platform
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pytest
 
 from celeriac import errors
@@ -172,6 +175,66 @@ def test_another_version_of_the_same_number_is_tried(
     assert tries.tried == [1, 1]
     worker()("m", 1)
     assert tries.tried == [1, 1]
+
+
+def test_another_release_of_a_library_has_what_passed_and_what_failed_tried_again(
+    worker: Callable[[], Trial], tries: Tries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = {"torch": "2.13.0"}
+    monkeypatch.setattr(trials, "releases", lambda *_: dict(here))
+    worker()("m", 1)
+    here["torch"] = "2.14.0"
+    tries.dies = True
+    for _ in range(2):
+        with pytest.raises(errors.RegistryError):
+            worker()("m", 1)
+    assert tries.tried == [1, 1]
+    here["torch"] = "2.14.1"  # the cure, at once
+    tries.dies = False
+    worker()("m", 1)
+    for torch in ("2.13.0", "2.14.1"):  # machines that share the registry, and not their releases
+        here["torch"] = torch
+        worker()("m", 1)
+    assert tries.tried == [1, 1, 1]
+
+
+def test_the_releases_are_those_of_the_runtimes_and_of_what_a_version_was_written_by(
+    registry: Registry
+) -> None:
+    draft = ModelDraft(
+        format="echo", input=InputSchema(kind="any"), output=OutputSchema(kind="any"),
+        frameworks={"pytest": "1.0", "no-such-package": "1.0", "": "1.0"},
+    )
+    number = registry.add("m", lambda _: draft).version
+    Trials(registry.root / "m").add_passed(number)
+    record = json.loads((registry.root / "m" / ".trials" / f"{number}.json").read_text())
+    (found,) = record["releases"]
+    assert found["pytest"] == pytest.__version__
+    assert found["numpy"] == numpy.__version__
+    assert found["python"] == platform.python_version()
+    assert not found.keys() & {"no-such-package", ""}
+
+
+def test_a_record_from_before_releases_were_kept_counts_for_nothing(
+    registry: Registry, worker: Callable[[], Trial], tries: Tries
+) -> None:
+    Trials(registry.root / "m").add_passed(1)
+    path = registry.root / "m" / ".trials" / "1.json"
+    path.write_text(json.dumps({"manifest": json.loads(path.read_text())["manifest"]}))
+    worker()("m", 1)
+    worker()("m", 1)
+    assert tries.tried == [1]
+
+
+def test_only_the_newest_releases_are_kept(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2 * trials.MOST_KEPT):
+        monkeypatch.setattr(trials, "releases", lambda *_, of=number: {"torch": f"2.{of}"})
+        Trials(registry.root / "m").add_passed(1)
+    record = json.loads((registry.root / "m" / ".trials" / "1.json").read_text())
+    assert len(record["releases"]) == trials.MOST_KEPT
+    assert Trials(registry.root / "m").has_passed(1)
 
 
 def test_a_registry_that_nobody_can_write_costs_each_process_its_own_trial(
