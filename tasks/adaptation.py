@@ -47,8 +47,7 @@ from celeriac.settings import Settings, get_settings
 from producer.broker import Broker
 from producer.jobs import redis_errors
 from tasks.alerts import notify, send_pending
-from tasks.base import CeleriacTask
-from tasks.beat import every
+from tasks.beat import BeatTask, every
 from tasks.hook import Hook
 from tasks.models import publish_registry
 
@@ -67,15 +66,19 @@ _QUIET = ("asked", "retraining", "judging", "accepted", "ready", "not_retrained"
 """Steps of which nobody need be told."""
 
 
-@shared_task(name=DRIFT_ADAPT, base=CeleriacTask, bind=True, ignore_result=True)
-def adapt(self: Task, model: str, v: int = 1) -> None:
-    """Carry the adaptation of one model on, as far as it goes now."""
+@shared_task(name=DRIFT_ADAPT, base=BeatTask, bind=True, ignore_result=True)
+def adapt(self: Task, model: str, v: int = 1) -> dict[str, str] | None:
+    """Carry the adaptation of one model on, as far as it goes now; returns where it is then."""
     check_contract(v)
     broker = Broker(get_settings())
+    history = AdaptationLog(_registry(broker).root, model)
     try:
+        _, before = history.read()
         carry_on(broker, model, owner=str(self.request.id))
+        state, after = history.read()
     finally:
         broker.close()
+    return {"phase": str(state.phase)} if after != before else None
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -45,6 +45,7 @@ from producer import orders, reconciler, waves
 from producer.broker import Broker
 from producer.waves import Job
 from tasks.base import CeleriacTask
+from tasks.beat import BeatTask
 from tasks.patience import patiently
 
 log = get_logger(__name__)  # each line names the job and the chunk: tasks.base binds them
@@ -203,14 +204,18 @@ def _sum_up(folder: JobFolder) -> None:
         log.warning("reviews not summed up", reason=error.message)
 
 
-@shared_task(name=BATCH_RECONCILE, base=CeleriacTask, ignore_result=True)
-def reconcile() -> None:
-    """Send again what was lost: chunks whose process or message is gone, and finalisers."""
+@shared_task(name=BATCH_RECONCILE, base=BeatTask, ignore_result=True)
+def reconcile() -> dict[str, int] | None:
+    """Send again what was lost: chunks whose process or message is gone, and finalisers.
+
+    Returns how many, by their kind.
+    """
     found = reconciler.reconcile(_broker(), _ledger())
     for what, count in found.items():
         metrics.RECONCILED.labels(what).inc(count)
     if found:
         log.warning("jobs reconciled", **found)
+    return found or None
 
 
 def _runner(message_id: str) -> Runner:

@@ -29,8 +29,7 @@ from celeriac.registry.store import Registry
 from celeriac.settings import Settings, get_settings
 from producer import wire
 from producer.broker import Broker
-from tasks.base import CeleriacTask
-from tasks.beat import every
+from tasks.beat import BeatTask, every
 from tasks.drift_notices import announce
 
 if TYPE_CHECKING:  # every worker reads this module, for the schedule; few look at anything
@@ -44,9 +43,9 @@ SHOWN_FEATURES = 50
 """Of a version, as gauges: refused items first, then answers."""
 
 
-@shared_task(name=DRIFT_WATCH, base=CeleriacTask, ignore_result=True)
+@shared_task(name=DRIFT_WATCH, base=BeatTask, ignore_result=True)
 def watch() -> None:
-    """Look at the newest items of each version once."""
+    """Look at the newest items of each version once; an episode shows in Flower by its notice."""
     broker = Broker(get_settings())
     try:
         watch_all(broker, time.time())

@@ -20,7 +20,7 @@ from celeriac.settings import get_settings
 from producer import wire
 from producer.broker import Broker
 from producer.jobs import redis_errors
-from tasks.base import CeleriacTask
+from tasks.beat import BeatTask
 
 log = get_logger(__name__)
 
@@ -28,15 +28,19 @@ SHOWN_S = 7 * DAY_S
 """The gauges are of the predictions of a week."""
 
 
-@shared_task(name=DRIFT_LABELS, base=CeleriacTask, ignore_result=True)
-def look_at_labels() -> None:
-    """Test the labels that have come since the last look; an episode is announced once."""
+@shared_task(name=DRIFT_LABELS, base=BeatTask, ignore_result=True)
+def look_at_labels() -> dict[str, str] | None:
+    """Test the labels that have come since the last look; an episode is announced once.
+
+    Returns the states of episodes that have begun or ended, by the version.
+    """
     broker = Broker(get_settings())
     try:
         with redis_errors(broker):
-            look(broker, time.time())
+            events = look(broker, time.time())
     finally:
         broker.close()
+    return {event.ref: event.state for event in events} or None
 
 
 def look(broker: Broker, now_s: float) -> list[DriftEvent]:

@@ -27,6 +27,7 @@ from celeriac.release.collecting import Spare, collect, find_spare
 from celeriac.release.pins import pinned
 from celeriac.settings import get_settings
 from tasks.base import CeleriacTask
+from tasks.beat import BeatTask
 
 log = get_logger(__name__)
 
@@ -82,13 +83,17 @@ def rollback(self: Task, name: str, who: str = "", why: str = "") -> dict[str, A
     return result
 
 
-@shared_task(name=MODELS_COLLECT, base=CeleriacTask, bind=True, ignore_result=True)
-def collect_spare(self: Task, keep: int) -> None:
-    """Retire and delete versions that nobody needs; the newest ``keep`` of each model stay."""
+@shared_task(name=MODELS_COLLECT, base=BeatTask, bind=True, ignore_result=True)
+def collect_spare(self: Task, keep: int) -> dict[str, int] | None:
+    """Retire and delete versions that nobody needs; the newest ``keep`` of each model stay.
+
+    Returns how many.
+    """
     found = collect_now(self.backend.client, keep)
     if found:
         log.info("versions collected", retired=found.retire, deleted=found.delete,
                  restored=found.restore)
+    return {"retired": len(found.retire), "deleted": len(found.delete)} if found else None
 
 
 def collect_now(client: Any, keep: int, *, dry_run: bool = False) -> Spare:
@@ -104,7 +109,10 @@ def collect_now(client: Any, keep: int, *, dry_run: bool = False) -> Spare:
     return found
 
 
-@shared_task(name=CATALOGUE_PUBLISH, base=CeleriacTask, bind=True, ignore_result=True)
-def publish(self: Task) -> None:
-    """Publish the catalogue; its generation rises only if something changed."""
-    publish_registry(self.backend.client)
+@shared_task(name=CATALOGUE_PUBLISH, base=BeatTask, bind=True, ignore_result=True)
+def publish(self: Task) -> dict[str, int] | None:
+    """Publish the catalogue; returns its generation, which rises only if something changed."""
+    client = self.backend.client
+    before = catalogue.fetch_generation(client)
+    generation = publish_registry(client)
+    return {"generation": generation} if generation != before else None

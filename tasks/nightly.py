@@ -34,7 +34,7 @@ from producer.broker import Broker
 from tasks import drift_nights
 from tasks.alerts import notify, send_pending
 from tasks.base import CeleriacTask
-from tasks.beat import every
+from tasks.beat import BeatTask, every
 
 log = get_logger(__name__)
 
@@ -60,15 +60,17 @@ def run(self: Task, name: str, date: str, attempt: int = 1, v: int = 1) -> str |
         broker.close()
 
 
-@shared_task(name=NIGHTLY_WATCH, base=CeleriacTask, ignore_result=True)
-def watch() -> None:
-    """Look after every schedule once."""
+@shared_task(name=NIGHTLY_WATCH, base=BeatTask, ignore_result=True)
+def watch() -> dict[str, list[str]] | None:
+    """Look after every schedule once; returns what was done, by the schedule's name."""
     broker = Broker(get_settings())
     try:
-        look_after(broker, datetime.now(UTC))
+        found = look_after(broker, datetime.now(UTC))
         send_pending(broker)
     finally:
         broker.close()
+    done = {name: one.done if one else ["not looked after"] for name, one in found.items()}
+    return {name: what for name, what in done.items() if what} or None
 
 
 def run_date(
@@ -103,18 +105,27 @@ def run_date(
     return job_id
 
 
-def look_after(broker: Broker, now: datetime) -> dict[str, Status]:
+@dataclass(frozen=True)
+class Looked:
+    """What one look at a schedule has found, and what it has done."""
+
+    status: Status
+    done: list[str]
+
+
+def look_after(broker: Broker, now: datetime) -> dict[str, Looked | None]:
     """Begin what is due and tell what went wrong, of each enabled schedule.
 
-    A schedule that cannot be looked after is logged, and keeps no other one from it.
+    One that cannot be looked after is None, as the log says, and keeps no other one from it.
     """
-    found = {}
+    found: dict[str, Looked | None] = {}
     for name, schedule in broker.settings.nightly.items():
         if schedule.enabled:
             try:
                 found[name] = _look_after(broker, name, schedule, now)
             except (errors.CeleriacError, redis.RedisError, OperationalError, OSError) as error:
                 log.error("nightly schedule not looked after", schedule=name, reason=str(error))  # noqa: TRY400
+                found[name] = None
     return found
 
 
@@ -137,6 +148,8 @@ class _Look:
     catches_up: list[date] = field(default_factory=list)
     """Missed dates that shall begin afterwards."""
     told: dict[AlertKind, list[str]] = field(default_factory=dict)
+    done: list[str] = field(default_factory=list)
+    """In words, as ``sent 2026-11-22``: what no look before has done."""
 
     def tell(self, kind: AlertKind, day: date) -> None:
         self.told.setdefault(kind, []).append(day.isoformat())
@@ -147,7 +160,7 @@ class _Look:
 
 def _look_after(
     broker: Broker, name: str, schedule: NightlySettings, now: datetime
-) -> Status:
+) -> Looked:
     records, busy = nights.records_of(broker, name), nights.under_way(broker, name)
     look = _Look(starts=_waiting(broker, name))
     for day in calendar.owed_dates(schedule, now):
@@ -163,7 +176,8 @@ def _look_after(
             look.starts.setdefault(day, 1)
         if verdict.alert is not None:
             look.tell(verdict.alert, day)
-            _alert(broker, name, run, verdict.alert, now)
+            if _alert(broker, name, run, verdict.alert, now):
+                look.done.append(f"alert {verdict.alert} {day}")
     _start(broker, name, look, busy)
     status = Status(
         at=now.isoformat(timespec="seconds"), missed=look.days(AlertKind.MISSED),
@@ -173,7 +187,7 @@ def _look_after(
     )
     records.set_status(status)
     _measure(name, status, now)
-    return status
+    return Looked(status, look.done)
 
 
 def _waiting(broker: Broker, name: str) -> dict[date, int]:
@@ -202,6 +216,7 @@ def _start(broker: Broker, name: str, look: _Look, busy: Holder | None) -> None:
     for day, attempt in (*sorted(look.starts.items()), *((day, 1) for day in look.catches_up)):
         if nights.records_of(broker, name).mark_sent(day, attempt):
             _send(broker, name, day, attempt)
+            look.done.append(f"sent {day}")
             return  # one at a time; the next look sends the next one, or lets it wait
 
 
@@ -261,15 +276,18 @@ def _not_begun(
     _alert(broker, name, run, AlertKind.FAILED, datetime.now(UTC))
 
 
-def _alert(broker: Broker, name: str, run: Run, kind: AlertKind, now: datetime) -> None:
+def _alert(broker: Broker, name: str, run: Run, kind: AlertKind, now: datetime) -> bool:
+    """True if it was not told before."""
     schedule = broker.settings.nightly[name]
     alert = Alert(
         kind=kind, schedule=name, entry=schedule.kind, date=run.day.isoformat(),
         attempt=run.attempt, job_id=run.job_id, at=now.isoformat(timespec="seconds"),
         reason=_reason(schedule, run, kind), next=_next(name, schedule, run, kind),
     )
-    if notify(broker, alert):
+    is_new = notify(broker, alert)
+    if is_new:
         nights.note(broker, name, str(kind), run.day, run.attempt, alert.reason)
+    return is_new
 
 
 def _reason(schedule: NightlySettings, run: Run, kind: AlertKind) -> str:

@@ -29,6 +29,7 @@ from producer.applications.sensors.store import (
 )
 from producer.broker import Broker
 from tasks.base import CeleriacTask
+from tasks.beat import BeatTask
 from tasks.patience import patiently
 
 log = get_logger(__name__)
@@ -68,9 +69,12 @@ def analyse_ready(v: int = CONTRACT) -> None:
             return
 
 
-@shared_task(name=SENSORS_SWEEP, base=CeleriacTask, ignore_result=True)
+@shared_task(name=SENSORS_SWEEP, base=BeatTask, ignore_result=True)
 def sweep() -> None:
-    """Seal what has waited long enough; call for what is ready, also if a worker died with it."""
+    """Seal what has waited long enough; call for what is ready, also if a worker died with it.
+
+    Where sensors send all day it always seals: what Flower shows is the analysis it calls for.
+    """
     store, end_s = _store(), time.monotonic() + LONGEST_SWEEP_S
     while True:
         swept = store.sweep()

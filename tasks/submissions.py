@@ -25,6 +25,7 @@ from celeriac.submissions.ledger import BATCH_ITEMS, Claim, Ended, SubmissionLed
 from producer import lost_submissions, nudges
 from producer.broker import Broker
 from tasks.base import CeleriacTask
+from tasks.beat import BeatTask
 from tasks.patience import patiently
 from tasks.predict import score
 
@@ -65,9 +66,12 @@ def predict_submitted(model: str, queue: str, v: int = CONTRACT) -> None:
         _run(ledger, queue, model, claims.taken)
 
 
-@shared_task(name=SUBMISSIONS_RECONCILE, base=CeleriacTask, ignore_result=True)
-def reconcile() -> None:
-    """Run again what was lost, end what has no time left, send what is due."""
+@shared_task(name=SUBMISSIONS_RECONCILE, base=BeatTask, ignore_result=True)
+def reconcile() -> dict[str, int] | None:
+    """Run again what was lost, end what has no time left, send what is due.
+
+    Returns how many, by what was done with them.
+    """
     found, overview = lost_submissions.reconcile(_broker(), _ledger())
     metrics.SUBMISSIONS_OPEN.set(overview.open)
     nudges.publish_deliveries(_broker().redis, Deliveries(_broker().redis).hosts())
@@ -75,6 +79,7 @@ def reconcile() -> None:
         metrics.SUBMISSIONS_RECONCILED.labels(what).inc(count)
     if found:
         log.warning("submissions reconciled", **found)
+    return found or None
 
 
 def _run(

@@ -172,12 +172,13 @@ def test_a_night_by_a_real_beat(
     (tmp_path / f"reviews-{day}.csv").write_text("text\ngood\nbad\n")
     numbers(2.0).to_csv(tmp_path / f"sizes-{day}.csv", index=False)
     monkeypatch.setenv("CELERIAC_CONFIG", str(config))
+    broker = Broker(load_settings(config, environment(settings)))
+    flower = Flower(broker)
     process = beat(config)
     for role in ("maintenance", "maintenance", "batch.cpu"):
         start_worker(role, wait=False)
 
     output, log = tmp_path / f"reviews-out-{day}", tmp_path / "beat.log"
-    broker = Broker(load_settings(config, environment(settings)))
     for _ in range(8):  # by hand, too: two workers of two processes race
         nights.send(broker, "reviews", day, 1)
     until((output / "_SUCCESS").exists, log)
@@ -204,11 +205,48 @@ def test_a_night_by_a_real_beat(
     assert [one["kind"] for one in webhook.alerts].count("data_drift") == 2
     assert happened(broker, "watched").count("compared") == 1
     assert process.poll() is None
+    flower.stop()
+    check_flower(flower)
     broker.close()
+
+
+def check_flower(flower: Flower) -> None:
+    """It has heard of the night and of watches that did something, of no sweep."""
+    results = flower.results()
+    assert {"celeriac.nightly.run", "celeriac.batch.chunk", "celeriac.alerts.send"} <= set(results)
+    assert any("'sent " in one for one in results["celeriac.nightly.watch"])
+    assert "None" not in results["celeriac.nightly.watch"]
+    assert not {"celeriac.sensors.sweep", "celeriac.drift.labels"} & set(results)
 
 
 def about(webhook: Webhook, kind: str) -> list[dict[str, Any]]:
     return [alert for alert in webhook.alerts if alert["kind"] == kind]
+
+
+class Flower:
+    """Hears what Flower hears of tasks."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.events: list[dict[str, Any]] = []
+        self._connection = broker.celery.connection_for_read()
+        self._receiver = broker.celery.events.Receiver(
+            self._connection, handlers={"*": self.events.append}, routing_key="task.#"
+        )
+        self._thread = threading.Thread(target=self._receiver.capture, kwargs={"wakeup": False})
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._receiver.should_stop = True
+        self._thread.join(10)
+        self._connection.close()
+
+    def results(self) -> dict[str, set[str]]:
+        """What the runs of each task have returned; of all that have begun."""
+        found: dict[str, set[str]] = {}
+        names = {one["uuid"]: one["name"] for one in self.events if "name" in one}
+        for one in list(self.events):
+            found.setdefault(names[one["uuid"]], set()).add(one.get("result", ""))
+        return found
 
 
 def happened(broker: Broker, name: str) -> list[str]:

@@ -92,7 +92,7 @@ def begin(broker: Broker, day: date = DAY, attempt: int = 1, owner: str = "task"
 
 
 def look(broker: Broker, now: datetime) -> Any:
-    return tasks.nightly.look_after(broker, now)["sales"]
+    return tasks.nightly.look_after(broker, now)["sales"].status
 
 
 def state(broker: Broker, day: date = DAY) -> RunState:
