@@ -27,6 +27,8 @@ def of_feature(feature: FeatureProfile, one: Feature | None, counts: Array) -> l
     """``bad``: the data are broken; ``look``: odd, and perhaps right. ``counts``: of its bins."""
     if one is None:
         return [Finding(level="bad", what=feature.name, text="is missing")]
+    if one.wrong:
+        return [Finding(level="bad", what=feature.name, text=one.wrong)]
     if not len(one.values):
         return []
     is_other = bins.is_number(one.values) != (feature.kind == "number")

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import redis
@@ -252,18 +253,32 @@ class DriftCounter:
                 self._lines.pop(key, None)  # prepare() may have been faster
 
     def _add(self, line: _Line, batches: list[tuple[Items, Answers]], seen: int) -> None:
-        from celeriac.drift.tally import tally
-
         line.tally.seen += seen
         items = [item for batch, _ in batches for item in batch]
         answers = [answer for _, batch in batches for answer in batch]
         at_once = line.standard.rows_at_once
         for first in range(0, len(items), at_once):
             some = slice(first, first + at_once)
-            found = tally(line.standard, items[some], answers[some], self._limits)
+            self._add_some(line, items[some], answers[some])
+            time.sleep(YIELD_S)
+
+    def _add_some(self, line: _Line, items: Items, answers: Answers) -> None:
+        """One that cannot be counted, whatever it is, keeps no other one from it."""
+        from celeriac.drift.tally import tally
+
+        try:
+            found = tally(line.standard, items, answers, self._limits)
+        except Exception as error:  # noqa: BLE001 - items may be anything; the answers are given
+            if len(items) == 1:
+                metrics.DRIFT_ITEMS.labels(line.manifest.name, "skipped").inc()
+                _warn_once(line.manifest.ref, errors.told(error))
+                return
+            middle = len(items) // 2
+            for some in (slice(middle), slice(middle, None)):
+                self._add_some(line, items[some], answers[some])
+        else:
             line.tally.add(found)
             line.unwritten += found.rows
-            time.sleep(YIELD_S)
 
     def _write(self, key: tuple[str, int], line: _Line, now_s: float) -> None:
         from celeriac.drift.tally import pack
@@ -274,6 +289,12 @@ class DriftCounter:
         )
         metrics.DRIFT_ITEMS.labels(key[0], "counted").inc(line.unwritten)
         line.unwritten = 0
+
+
+@lru_cache(maxsize=1_000)
+def _warn_once(ref: str, reason: str) -> None:
+    """Once in a process, not for each item."""
+    log.warning("an item is not counted for drift", model=ref, reason=reason)
 
 
 def _fail(line: _Line, what: str, reason: str) -> None:

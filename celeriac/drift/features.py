@@ -10,14 +10,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from celeriac import images
+from celeriac import errors, images
 from celeriac.drift.bins import CATEGORY_CHARS, MOST_KNOWN
 from celeriac.drift.profile import Known, ReferenceProfile, TextProfile
 from celeriac.inputs import ARRAYS, IMAGE_COLUMN, Limits, collate_table, columns_needed
@@ -40,6 +40,8 @@ class Feature:
     """Floats with NaN for null, or texts (dtype object) with None for null."""
     unit: str = ""
     role: Role = "input"
+    wrong: str = ""
+    """Why there are no values, in words: what the column holds is not what is looked at."""
 
 
 Features = dict[str, Feature]
@@ -79,13 +81,16 @@ def of_table(
         columns = {next(iter(texts)): next(iter(columns.values()))}
     for name, column in columns.items():
         values = from_arrow(column)
-        if values is None:
-            continue
-        if name in texts and values.dtype == object:
-            found |= _text_features(name, values, texts[name])
-        else:
+        if name in texts:
+            found |= _measured_text(name, values, column, texts[name])
+        elif values is not None:
             found[name] = Feature(values)
-    return found | _of_arrays(table, schema, limits)
+        else:
+            found[name] = Feature(np.full(len(column), np.nan), wrong=_other_type(column))
+    try:
+        return found | _of_arrays(table, schema, limits)
+    except errors.DatasetError as error:  # a column is missing or of another type
+        return found | _unmeasured(profile, table, error.message)
 
 
 def of_inputs(profile: ReferenceProfile, inputs: Any, schema: InputSchema) -> Features:
@@ -241,6 +246,20 @@ def _text_features(name: str, texts: Array, known: Known) -> Features:
     }
 
 
+def _measured_text(name: str, values: Array | None, column: Any, known: Known) -> Features:
+    """Also of a column that holds no texts, or nothing at all: then with nulls."""
+    if values is not None and values.dtype == object:
+        return _text_features(name, values, known)
+    is_empty = column.null_count == len(column)
+    missing = _text_features(name, np.full(len(column), None), known)
+    wrong = "" if is_empty else _other_type(column)
+    return {measure: replace(one, wrong=wrong) for measure, one in missing.items()}
+
+
+def _other_type(column: Any) -> str:
+    return f"has changed its type: now it is {column.type}"
+
+
 def _new_share(text: str | None, known: Known) -> float:
     words = [] if text is None else _words(text)
     if not words:
@@ -275,6 +294,19 @@ def _of_arrays(table: pa.Table, schema: InputSchema, limits: Limits | None) -> F
     return found | (_sizes(table[IMAGE_COLUMN]) if is_image else {})
 
 
+def _unmeasured(profile: ReferenceProfile, table: pa.Table, why: str) -> Features:
+    """The measures of images and arrays that cannot be read, with nulls."""
+    is_empty = (
+        IMAGE_COLUMN in table.column_names
+        and table[IMAGE_COLUMN].null_count == table.num_rows
+    )
+    wrong = "" if is_empty else f"cannot be measured: {why}"
+    return {
+        one.name: Feature(np.full(table.num_rows, np.nan), one.unit, wrong=wrong)
+        for one in profile.features if one.name.startswith(_MEASURED_PREFIXES)
+    }
+
+
 def _spread(values: Array, index: Array, rows: int) -> Array:
     whole = np.full(rows, np.nan)
     whole[index] = values
@@ -284,7 +316,7 @@ def _spread(values: Array, index: Array, rows: int) -> Array:
 def image_features(arrays: Any, schema: InputSchema) -> Features:
     """Brightness, contrast and colour of images ``(n, *shape)`` as a model is given them."""
     pixels = images.pixels_of(np.asarray(arrays), schema) / 255
-    flat = pixels.reshape(len(pixels), -1, pixels.shape[-1])
+    flat = pixels.reshape(len(pixels), math.prod(pixels.shape[1:-1]), pixels.shape[-1])
     grey = flat.mean(axis=2)
     found = {
         "image.brightness": Feature(grey.mean(axis=1), "0 black, 1 white"),
@@ -311,7 +343,8 @@ def _sizes(column: pa.ChunkedArray) -> Features:
 
 def array_features(arrays: Any, names: Sequence[str]) -> Features:
     """Each value of arrays ``(n, *shape)`` by its name; of large ones, what they hold together."""
-    flat = np.asarray(arrays, dtype=np.float64).reshape(len(arrays), -1)
+    flat = np.asarray(arrays, dtype=np.float64)
+    flat = flat.reshape(len(flat), math.prod(flat.shape[1:]))
     if flat.shape[1] == len(names):
         return {name: Feature(values) for name, values in zip(names, flat.T, strict=True)}
     with np.errstate(over="ignore", invalid="ignore"):

@@ -123,6 +123,8 @@ def tally(
         elif some:
             collated = collate(some, standard.input, limits)
             found.refused += len(some) - len(collated.index)
+            if not len(collated.index):
+                continue
             inputs = _inputs(standard, [some[one] for one in collated.index], collated.inputs)
             _add(found, standard, inputs, [answers[at[one]] for one in collated.index])
     return found

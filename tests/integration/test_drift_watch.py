@@ -18,7 +18,7 @@ import redis
 from sklearn.linear_model import LogisticRegression
 
 from celeriac import errors, metrics, release
-from celeriac.drift import counted, standing
+from celeriac.drift import counted, standing, tally
 from celeriac.drift.adaptation_log import AdaptationLog
 from celeriac.drift.counter import DriftCounter
 from celeriac.drift.events import DriftEvent
@@ -177,6 +177,27 @@ def test_a_stretch_is_counted_once_however_often_it_is_written(
     assert len([field for field in fields if counter._process.encode() in field]) == 1
     found = {one.ref: one for one in drift.watch_all(stream.broker, stream.clock.now_s)}
     assert found["sizes@1"].rows == 300
+
+
+def test_an_item_that_cannot_be_counted_keeps_no_other_from_it(
+    stream: Stream, told: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tally.tally
+
+    def odd(standard: Any, items: Any, *rest: Any) -> Any:
+        if any(item["size"] == "odd" for item in items):
+            raise OverflowError("odd")
+        return whole(standard, items, *rest)
+
+    monkeypatch.setattr(tally, "tally", odd)
+    counter = stream.counters[0]
+    stream.clock.now_s += 5 * 86_400  # what another test's counter writes late is not of this time
+    items, answers = stream.items(100)
+    items[41] = items[42] = {"size": "odd", "age": 0.0}
+    counter.offer(stream.manifest(), items, answers)
+    counter.flush()
+    found = {one.ref: one for one in drift.watch_all(stream.broker, stream.clock.now_s)}
+    assert found["sizes@1"].items == 98
 
 
 def test_the_oldest_counts_go(redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,6 +144,13 @@ def test_a_broken_column_without_a_name() -> None:
     assert broken(compared(nameless, {"size": numbers(seed=3)}), "") == "is missing"
 
 
+def test_what_a_column_holds_is_told(profile: ReferenceProfile) -> None:
+    dates = Feature(np.full(300, np.nan), wrong="has changed its type: now it is date32[day]")
+    report = compared(profile, {"size": dates, "colour": dates})
+    assert report.state == "broken"
+    assert [found.text for found in report.findings[:2]] == [dates.wrong] * 2
+
+
 def test_a_changed_type(profile: ReferenceProfile) -> None:
     words = texts(*["12 cm"] * 500)
     report = compared(profile, {"size": words, "colour": colours(500)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from celeriac import errors, release
 from celeriac.drift import features
 from celeriac.drift.performance import auc, performance
 from celeriac.drift.profile import PROFILE_NAME, Known, ReferenceProfile, read_profile
+from celeriac.drift.reference import make_profile
 from celeriac.inputs import collate
 from celeriac.registry.manifest import Column, InputSchema, Pixels
 from celeriac.registry.store import Registry
@@ -168,6 +170,39 @@ def test_images(channels: str) -> None:
     assert same["image.brightness"].values.round(3).tolist() == [0, 1, 0.333]
 
 
+@pytest.mark.parametrize(("column", "wrong"), [
+    (pa.array([b"no image"] * 3), ""),
+    (pa.array([None] * 3, pa.binary()), ""),
+    (pa.nulls(3), ""),
+    (pa.array(["a", "b", "c"]), "cannot be measured: column 'image' of the dataset is of type"),
+])
+def test_images_of_which_none_can_be_read(column: pa.Array, wrong: str) -> None:
+    schema = InputSchema(kind="image", shape=(8, 8, 3), dtype="float32")
+    table = pa.table({"image": pa.array([png(number) for number in range(3)])})
+    known, _ = features.of_reference(table, schema)
+    found = features.of_table(make_profile(known), pa.table({"image": column}), schema)
+    assert set(found) >= {"image.brightness", "image.contrast", "image.colour", "image.warmth"}
+    for feature in found.values():
+        assert np.isnan(feature.values).all()
+        assert feature.wrong.startswith(wrong)
+        assert bool(feature.wrong) is bool(wrong)
+
+
+@pytest.mark.parametrize(("column", "wrong"), [
+    (pa.nulls(3), ""),
+    (pa.array([1.0, 2.0, 3.0]), "has changed its type: now it is double"),
+])
+def test_a_column_of_texts_that_holds_none(column: pa.Array, wrong: str) -> None:
+    schema = InputSchema(kind="text", columns=(Column(name="t", dtype="text"),))
+    known, kept = features.of_reference(pa.table({"t": ["a b", "c", "d"]}), schema)
+    found = features.of_table(
+        make_profile(known, texts=kept), pa.table({"t": column}), schema
+    )
+    assert set(found) == {"t.characters", "t.new_words"}
+    assert {feature.wrong for feature in found.values()} == {wrong}
+    assert all(np.isnan(feature.values).all() for feature in found.values())
+
+
 def test_arrays_small_and_large() -> None:
     small = InputSchema(kind="array", shape=(2, 2))
     table = pa.table({f"x{number}": [1.0, 2.0] for number in range(4)})
@@ -181,6 +216,15 @@ def test_arrays_small_and_large() -> None:
     inputs = np.stack([np.ones((10, 10)), np.arange(100.0).reshape(10, 10)])
     again = features.of_inputs(profile, inputs, large)
     assert again["array.mean"].values.tolist() == [1, 49.5]
+
+
+def test_a_column_that_is_neither_numbers_nor_texts() -> None:
+    schema = InputSchema(kind="table", frame=True, columns=(Column(name="n", dtype="float"),))
+    known, _ = features.of_reference(pa.table({"n": [1.0, 2.0]}), schema)
+    table = pa.table({"n": pa.array([datetime(2026, 1, 1, tzinfo=UTC)] * 2)})
+    found = features.of_table(make_profile(known), table, schema)["n"]
+    assert found.wrong == "has changed its type: now it is timestamp[us, tz=UTC]"
+    assert np.isnan(found.values).all()
 
 
 def test_columns_of_a_table_are_numbers_categories_or_texts() -> None:

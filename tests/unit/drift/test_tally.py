@@ -15,9 +15,11 @@ from sklearn.pipeline import make_pipeline
 
 from celeriac import release
 from celeriac.drift import bins, features
+from celeriac.drift.profile import ReferenceProfile
 from celeriac.drift.registering import as_table
 from celeriac.drift.tally import Standard, Tally, pack, tally, unpack
 from celeriac.messages import encode_item
+from celeriac.registry.manifest import InputSchema, OutputSchema, Pixels
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
 from celeriac.scoring import Scorer
@@ -174,3 +176,18 @@ def test_numbers_beyond_everything(sizes: Model) -> None:
     found = tally(sizes.standard, items, [{"label": "large", "probability": 0.5}] * 4)
     counts = by_name(sizes, found)["size"]
     assert (counts[0], counts[-2], counts[-1]) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("schema", [
+    InputSchema(kind="image", shape=(8, 8, 3), dtype="float32"),
+    InputSchema(kind="image", shape=(3, 8, 8), dtype="float32", pixels=Pixels(channels="first")),
+    InputSchema(kind="array", shape=(10, 10), dtype="float32"),
+])
+def test_items_of_which_none_is_any_are_counted_as_refused(schema: InputSchema) -> None:
+    standard = Standard(
+        profile=ReferenceProfile(rows=0, rows_given=0, features=()), digest="", input=schema,
+        output=OutputSchema(kind="classifier", labels=(0, 1)),
+    )
+    refused = {"error": {"code": "item_invalid", "message": ""}}
+    found = tally(standard, ["none", None, [1, 2]], [refused] * 3)
+    assert (found.rows, found.refused) == (0, 3)
