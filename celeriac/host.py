@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from celeriac import errors, metrics
+from celeriac.loaders import RETRY_AFTER_S, Begin, Key, may_begin
 from celeriac.logs import get_logger
 from celeriac.memory import give_back
 from celeriac.messages import CHAMPION, ModelRef
@@ -28,15 +29,10 @@ MAX_UNALIASED = 4
 IDLE_S = 60.0
 """So long after its last use such a version is dropped. The champion before a promotion is one, so
 that what is under way ends, and a rollback soon after needs no load."""
-MAX_LOADERS = 4
-"""Versions that are tried or loaded for requests at the same time."""
 FAILED_S = 5.0
 """A version that could not be loaded is not tried again before."""
 LOAD_WAIT_S = 600.0
 """Longest wait for another thread that loads the same version."""
-
-Key = tuple[str, int]
-"""A model's name and version."""
 
 
 class ModelHost:
@@ -67,7 +63,8 @@ class ModelHost:
         self._loading: dict[Key, Future[Scorer]] = {}
         self._failed: dict[Key, tuple[float, errors.CeleriacError]] = {}
         self._trial = trial
-        self._loaders: dict[Key, threading.Thread] = {}
+        self._loaders: dict[Key, float] = {}
+        """Threads that try and load versions for requests: when each began."""
         self._loaders_turn = threading.Lock()
         """Loaders try versions beside each other, and load them one after the other."""
         self._serving: dict[str, int] = {}
@@ -171,9 +168,11 @@ class ModelHost:
         return version.device if version else self.device  # unknown or damaged: loading says why
 
     def is_ready(self, name: str, version: int) -> bool:
-        """True if :meth:`scorer` answers at once; if not, a thread begins to load the version.
+        """True if :meth:`scorer` answers at once; if not, a thread begins to load the version, as
+        soon as there is room.
 
-        One that could not be loaded a moment ago is ready, too: to raise the reason.
+        One that could not be loaded a moment ago is ready, too: to raise the reason. Raises
+        Overloaded if others are tried or loaded that may take long.
         """
         key = (name, version)
         with self._lock:
@@ -193,12 +192,19 @@ class ModelHost:
             return went_s is not None and self._clock() - went_s < IDLE_S
 
     def _start_loader(self, key: Key) -> None:
-        if len(self._loaders) < MAX_LOADERS:
-            thread = threading.Thread(
-                target=self._load_aside, args=(key,), name="loader", daemon=True
+        now_s = self._clock()
+        begin = may_begin(key[0], {key: now_s - at_s for key, at_s in self._loaders.items()})
+        if begin is Begin.REFUSED:
+            raise errors.Overloaded(
+                f"{key[0]}@{key[1]} is not in memory, and the {len(self._loaders)} versions that "
+                f"are loaded before it take long; try again in {RETRY_AFTER_S:g} s",
+                retry_after_s=RETRY_AFTER_S,
             )
-            thread.start()
-            self._loaders[key] = thread  # it ends behind the lock that we hold
+        if begin is Begin.NOW:
+            threading.Thread(
+                target=self._load_aside, args=(key,), name="loader", daemon=True
+            ).start()
+            self._loaders[key] = now_s  # it ends behind the lock that we hold
 
     def scorer(self, name: str, version: int) -> Scorer:
         """The loaded version. Raises RegistryError (or a kind of it) if it cannot be loaded."""

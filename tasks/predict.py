@@ -66,7 +66,12 @@ def _is_ready(task: Task, model: str) -> bool:
         return True
     host = get_host()
     key, device = host.placed(model)
-    return device != host.device or host.has_made_room(*key) or host.is_ready(*key)
+    if device != host.device or host.has_made_room(*key):
+        return True
+    try:
+        return host.is_ready(*key)
+    except errors.Overloaded:  # others are loaded before it: unlike a request, a task can wait
+        return False
 
 
 @shared_task(name=PREDICT_ENVELOPE, base=CeleriacTask, bind=True, ignore_result=True)

@@ -379,26 +379,32 @@ class Lane:
         if device != self.host.device:
             self._move(one, realtime_queue(device, target[0]))
             return
-        if self.host.is_ready(*target):
-            self._buffer.add(target, one)
-        else:
-            self._park(target, one)
+        try:
+            if self.host.is_ready(*target):
+                self._buffer.add(target, one)
+            else:
+                self._park(target, one)
+        except errors.Overloaded as error:
+            self._fail(one, error)
 
     def _park(self, target: Target, one: Received) -> None:
         model, version = target
-        if self._parked.items(model) + one.count <= PARKED_ITEMS:
-            self._parked.add(target, one)
-            return
-        self._fail(one, errors.Overloaded(
-            f"{model}@{version} is being loaded, and enough wait for it; try again in 1 s",
-            retry_after_s=1.0,
-        ))
+        if self._parked.items(model) + one.count > PARKED_ITEMS:
+            raise errors.Overloaded(
+                f"{model}@{version} is being loaded, and enough wait for it; try again in 1 s",
+                retry_after_s=1.0,
+            )
+        self._parked.add(target, one)
 
     def _unpark(self) -> None:
         for target in [*self._parked.lines] if self._parked else ():
-            if self.host.is_ready(*target):
+            try:
+                if self.host.is_ready(*target):
+                    for one in self._parked.take_all(target):
+                        self._buffer.add(target, one)
+            except errors.Overloaded as error:
                 for one in self._parked.take_all(target):
-                    self._buffer.add(target, one)
+                    self._fail(one, error)
 
     def _fail(self, one: Received, error: errors.CeleriacError) -> None:
         metrics.LANE_ERRORS.labels("request").inc()

@@ -10,6 +10,7 @@ import pytest
 
 from celeriac import errors
 from celeriac.host import FAILED_S, IDLE_S, MAX_UNALIASED, ModelHost
+from celeriac.loaders import MAX_OF_MODEL, MAX_YOUNG, RETRY_AFTER_S, YOUNG_S
 from celeriac.registry.manifest import InputSchema, ModelDraft, ModelVersion, OutputSchema
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
@@ -362,6 +363,44 @@ def test_a_trial_that_hangs_keeps_no_other_version_from_being_loaded(
     with pytest.raises(errors.RegistryError, match="it hangs"):
         host.scorer("echo", hanging)
     assert host.loaded() == {"echo": [healthy]}
+
+
+def test_versions_that_hang_keep_neither_their_model_nor_others_waiting(
+    registry: Registry
+) -> None:
+    go, clock = threading.Event(), [100.0]
+    hanging = [add(registry) for _ in range(MAX_OF_MODEL)]
+    healthy = add(registry)
+    elsewhere = add(registry, "other")
+
+    def trial(name: str, version: int) -> None:
+        if name == "echo" and version in hanging:
+            assert go.wait(20)
+
+    host = ModelHost(registry, LoadOptions(), trial=trial, clock=lambda: clock[0])
+    for version in hanging[:MAX_YOUNG]:
+        assert not host.is_ready("echo", version)
+    assert not host.is_ready("echo", healthy)
+    time.sleep(0.05)
+    assert not host.is_ready("echo", healthy)  # they have just begun: it waits for its turn
+    clock[0] += YOUNG_S
+    _until_ready(host, healthy)
+    assert host.scorer("echo", healthy).version == healthy
+    for version in hanging[MAX_YOUNG:]:
+        assert not host.is_ready("echo", version)
+    clock[0] += YOUNG_S
+    late = add(registry)
+    with pytest.raises(errors.Overloaded, match=r"echo@9 .* the 6 versions .* in 2 s") as told:
+        host.is_ready("echo", late)
+    assert told.value.retry_after_s == RETRY_AFTER_S
+    assert host.is_ready("echo", healthy)
+    deadline = time.monotonic() + 20
+    while not host.is_ready("other", elsewhere):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    go.set()
+    for version in hanging:
+        _until_ready(host, version)
 
 
 def _until_ready(host: ModelHost, version: int) -> None:

@@ -206,6 +206,35 @@ def test_a_model_that_cannot_be_loaded_fails_its_requests_only(
     assert error["code"] == "model_corrupt"
 
 
+@pytest.mark.parametrize("is_parked", [False, True])
+def test_a_version_that_cannot_be_loaded_now_is_refused_at_once_and_the_others_answer(
+    lane: Lane, host: ModelHost, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch,
+    is_parked: bool,
+) -> None:
+    host.registry.add("echo", lambda folder: host.registry.get("echo", 1))
+    looks = []
+
+    def full(name: str, version: int) -> bool:
+        if version == 2:
+            looks.append(version)
+            if len(looks) == 1 and is_parked:
+                return False
+            raise errors.Overloaded("echo@2 is not in memory", retry_after_s=2.0)
+        return True
+
+    monkeypatch.setattr(host, "is_ready", full)
+    push(redis_client, envelope("pinned", [1], model="echo@2"))
+    push(redis_client, envelope("e", [1]))
+    lane.step()
+    lane.step()
+    found = replies(redis_client)
+    assert found["pinned"].error == {
+        "code": "overloaded", "message": "echo@2 is not in memory", "retry_after_s": 2.0,
+    }
+    assert values(found["e"]) == [1]
+    assert lane.step() == 0  # nothing of it is kept
+
+
 @pytest.fixture
 def running(lane: Lane) -> Iterator[Lane]:
     thread = threading.Thread(target=lane.run)

@@ -11,6 +11,7 @@ import pytest
 from celery import Celery
 from celery.exceptions import Retry
 
+from celeriac import errors
 from celeriac.host import MAX_UNALIASED, ModelHost, set_host
 from celeriac.messages import PREDICT
 from celeriac.registry.store import Registry
@@ -79,3 +80,15 @@ def _until_loaded(host: ModelHost, version: int) -> None:
     while version not in host.loaded().get("echo", ()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_where_others_are_loaded_before_it_a_task_comes_again(
+    host: ModelHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(name: str, version: int) -> bool:
+        raise errors.Overloaded("others are loaded before it", retry_after_s=2.0)
+
+    version = add(host.registry)
+    monkeypatch.setattr(host, "is_ready", full)
+    with pytest.raises(Retry):
+        asking("memory://")(version)
