@@ -159,7 +159,7 @@ WEBHOOK_HOSTS_KEY = "celeriac:webhooks:hosts"
 
 
 WEBHOOKS_SENDER_KEY = "celeriac:webhooks:sender"
-"""Says that a task sends webhooks. Renewed while it does; expires soon after it was killed."""
+"""Says that a process sends webhooks. Renewed while it does; expires soon after it was killed."""
 
 WEBHOOKS_SILENT_PREFIX = "celeriac:webhooks:silent:"
 """Before a host: hash that says since how many attempts it has not answered, and until when it is

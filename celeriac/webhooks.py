@@ -16,7 +16,9 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from celeriac import errors
@@ -114,11 +116,11 @@ def delay_s(attempt: int, jitter: float) -> float | None:
 def post(target: Target, body: bytes, headers: Mapping[str, str], timeout_s: float) -> int:
     """POST ``body`` (JSON); the status. Follows no redirect, and reads no more than the headers.
 
-    Raises Undelivered, after ``timeout_s`` and the time of finding the address at the latest.
+    Raises Undelivered, after ``timeout_s`` at the latest.
     """
     end_s = time.monotonic() + timeout_s
     try:
-        connection = _connect(target, timeout_s)
+        connection = _connect(target, end_s)
     except OSError as error:
         raise Undelivered(f"no connection to {target.place}: {_words(error)}") from error
     # A timeout of the socket is for each read; a receiver may send one byte a second.
@@ -137,8 +139,10 @@ def post(target: Target, body: bytes, headers: Mapping[str, str], timeout_s: flo
         connection.close()
 
 
-def _connect(target: Target, timeout_s: float) -> socket.socket:
-    connection = socket.create_connection((_address(target), target.port), timeout=timeout_s)
+def _connect(target: Target, end_s: float) -> socket.socket:
+    address = _address(target, end_s)
+    left_s = max(0.001, end_s - time.monotonic())
+    connection = socket.create_connection((address, target.port), timeout=left_s)
     if not target.is_tls:
         return connection
     return ssl.create_default_context().wrap_socket(
@@ -160,17 +164,36 @@ def _exchange(
     return channel.getresponse().status
 
 
-def _address(target: Target) -> str:
+def _address(target: Target, end_s: float) -> str:
     """The address to connect to. Raises Undelivered if it is none that a webhook may go to."""
-    try:
-        found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise Undelivered(f"the host {target.host} has no address") from error
+    found = _look_up(target, end_s)
     address = str(found[0][4][0])
     is_free = target.is_operators or _is_literal(target.host)
     if not is_free and not is_allowed(address, target.host):
         raise Undelivered(f"the host {target.host} has an address that webhooks do not go to")
     return address
+
+
+def _look_up(target: Target, end_s: float) -> list[Any]:
+    """The addresses of a host. A resolver that hangs cannot be broken off, so that a thread asks
+    it, which is left to itself then."""
+    answer: Future[list[Any]] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(
+                socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, who waits is told
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="resolver", daemon=True).start()
+    try:
+        return answer.result(max(0.0, end_s - time.monotonic()))
+    except TimeoutError as error:
+        raise Undelivered(f"the address of {target.host} was not found in time") from error
+    except (OSError, UnicodeError) as error:
+        raise Undelivered(f"the host {target.host} has no address") from error
 
 
 def is_allowed(address: str, host: str) -> bool:

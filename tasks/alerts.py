@@ -3,9 +3,9 @@
 Each is sent until it has arrived, or was tried often enough. A kill, or an answer that was lost,
 may have one sent twice: it has an ``id`` by which a receiver drops the second one.
 
-What is to be sent waits in a list; ``celeriac.alerts.send`` takes one of it and tries once. Only
-one such task is at work, and what failed waits for the next look of the watch, so a receiver that
-hangs keeps one process of the maintenance role from its work, and that for seconds.
+What is to be sent waits in a list; ``celeriac.alerts.send`` has one of it tried once, by a thread
+beside it: a receiver that hangs keeps no process of the maintenance role from its work. Only one
+such thread of all processes is at it, and what failed waits for the next look of the watch.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import subprocess
 import time
 from contextlib import suppress
 from datetime import date
+from functools import partial
 from typing import Any
 
 import msgspec
 from celery import Task, shared_task
-from celery.exceptions import SoftTimeLimitExceeded
 from msgspec.structs import replace
 
 from celeriac import errors, metrics
@@ -43,12 +43,14 @@ from celeriac.webhooks import SIGNATURE_HEADER, Undelivered, operators_target, p
 from producer.broker import Broker
 from producer.nights import note
 from tasks.base import CeleriacTask
+from tasks.beside import Beside
 
 log = get_logger(__name__)
 
 PENDING_KEPT = 1_000
 _MESSAGE_S = 60
 _SPARE_S = 10
+SENDING = Beside("alerts")
 
 _CLAIM = """
 if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EX', ARGV[2]) then return 0 end
@@ -96,33 +98,33 @@ def notify(broker: Broker, alert: Alert) -> bool:
 def send_pending(broker: Broker) -> None:
     """Have a sender go to work if an alert waits. Raises redis.RedisError, OperationalError."""
     if broker.redis.exists(ALERTS_PENDING_KEY):
-        limit_s = longest_s(broker.settings.alerts)
         broker.celery.send_task(
             ALERT_SEND, kwargs={"v": CONTRACT}, queue=MAINTENANCE_QUEUE, expires=_MESSAGE_S,
-            soft_time_limit=limit_s, time_limit=limit_s + _SPARE_S,
         )
-
-
-def longest_s(settings: AlertSettings) -> float:
-    """The longest that one try may take; then it is broken off."""
-    return settings.timeout_s + _SPARE_S
 
 
 @shared_task(name=ALERT_SEND, base=CeleriacTask, bind=True, ignore_result=True)
 def send(self: Task, v: int = 1) -> None:
-    """Try to deliver the oldest alert that waits, unless another task is at it."""
+    """Have the oldest alert that waits tried, unless another process is at it."""
     check_contract(v)
+    SENDING.ask(partial(_send, str(self.request.id)))
+
+
+def _send(owner: str) -> None:
     broker = Broker(get_settings())
     try:
-        send_oldest(broker, owner=str(self.request.id))
+        send_oldest(broker, owner=owner)
     finally:
         broker.close()
 
 
 def send_oldest(broker: Broker, *, owner: str) -> bool:
-    """As :func:`send`; True if there was one. One that failed, and may be tried again, goes to the
-    end of the list, where the next look of the watch finds it."""
-    ttl_s = math.ceil(longest_s(broker.settings.alerts)) + 2 * _SPARE_S
+    """Try the oldest alert that waits, unless another process is at it; True if there was one.
+
+    One that failed, and may be tried again, goes to the end of the list, where the next look of the
+    watch finds it.
+    """
+    ttl_s = math.ceil(broker.settings.alerts.timeout_s) + 2 * _SPARE_S
     if not broker.redis.set(ALERTS_SENDER_KEY, owner, nx=True, ex=ttl_s):
         return False
     taken: Any = None
@@ -149,13 +151,10 @@ def _deliver_and_drop(broker: Broker, taken: bytes) -> bool:
 def _deliver(broker: Broker, delivery: Delivery) -> bool:
     """Call the webhook or the command, once; False if it is to be tried again."""
     settings, body, again = broker.settings.alerts, encode(delivery.alert), False
-    try:
-        if delivery.channel == "webhook":
-            problem, again = call_webhook(settings, body)
-        else:
-            problem = run_command(settings, body)
-    except SoftTimeLimitExceeded:
-        problem = f"it took longer than {longest_s(settings):g} s"
+    if delivery.channel == "webhook":
+        problem, again = call_webhook(settings, body)
+    else:
+        problem = run_command(settings, body)
     if again and delivery.tries + 1 < settings.tries:
         _put_back(broker, replace(delivery, tries=delivery.tries + 1), problem)
         return False

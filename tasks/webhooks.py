@@ -23,12 +23,13 @@ from celeriac.submissions.sender import Sender, Sent
 from producer import wire
 from producer.broker import Broker
 from tasks.base import CeleriacTask
+from tasks.beside import Beside
 
 log = get_logger(__name__)
 
 TIMEOUT_S = 5.0
 LONGEST_RUN_S = 20.0
-"""After so long nothing more is taken: the process belongs to others too."""
+"""After so long nothing more is taken: what is due then is the next sender's."""
 PATIENCE_S = TIMEOUT_S + 1.0
 LEASE_S = 15.0
 """A sender that was killed is replaced so long after its last sign of life."""
@@ -38,6 +39,9 @@ return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
 
 
+SENDING = Beside("webhooks")
+
+
 @lru_cache(maxsize=1)
 def _broker() -> Broker:
     return Broker(get_settings())
@@ -45,12 +49,17 @@ def _broker() -> Broker:
 
 @shared_task(name=WEBHOOKS_DELIVER, base=CeleriacTask, acks_late=True, ignore_result=True)
 def deliver(host: str, v: int = CONTRACT) -> None:  # noqa: ARG001 - for logs; it sends to all
-    """Send what is due, to ``host`` and to all others: one task at a time does."""
+    """Have what is due sent, to ``host`` and to all others. Never waits for a receiver."""
     check_contract(v)
+    SENDING.ask(_send_alone)
+
+
+def _send_alone() -> None:
+    """One process at a time sends."""
     client = _broker().redis
     with _alone(client) as still_alone:
         if still_alone():
-            send_due(Deliveries(client), still_alone)
+            send_due(Deliveries(client), lambda: SENDING.goes_on and still_alone())
 
 
 def send_due(deliveries: Deliveries, goes_on: Callable[[], bool] = lambda: True) -> int:
@@ -117,7 +126,7 @@ def _settle(deliveries: Deliveries, delivery: Delivery, sent: Sent) -> None:
 
 @contextmanager
 def _alone(client: redis.Redis) -> Iterator[Callable[[], bool]]:
-    """Says whether no other task sends, and keeps it so: to be asked every few seconds."""
+    """Says whether no other process sends, and keeps it so: to be asked every few seconds."""
     token, lease_ms = wire.new_id(), round(LEASE_S * 1_000)
     is_alone = bool(client.set(WEBHOOKS_SENDER_KEY, token, nx=True, px=lease_ms))
 

@@ -22,7 +22,7 @@ LOOK_S = 0.1
 """How often it looks what is due while it waits for answers."""
 LEASE_S = 60.0
 """Longer than one attempt takes; what a killed sender had is due again then."""
-SLOW_NAME = "its address was not found in time"
+NOT_ENDED = "the attempt did not end in time"
 
 
 class Sent(NamedTuple):
@@ -71,9 +71,9 @@ class Sender:
             while self._running and (left_s := end_s - time.monotonic()) > 0:
                 arrived += self._collect(left_s)
             for delivery in self._running.values():
-                self._note(delivery, Sent(SLOW_NAME, is_silent=True))
+                self._note(delivery, Sent(NOT_ENDED, is_silent=True))
         finally:
-            pool.shutdown(wait=False)  # a look for an address can be neither bounded nor broken off
+            pool.shutdown(wait=False)  # an attempt is bounded by its maker, and not by us
         return arrived
 
     def _take(self, pool: ThreadPoolExecutor) -> None:

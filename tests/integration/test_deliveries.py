@@ -13,7 +13,7 @@ import redis
 from celeriac.messages import WEBHOOK_HOSTS_KEY, WEBHOOKS_SILENT_PREFIX
 from celeriac.submissions.deliveries import NEVER_ANSWERED, PAUSES_S, Deliveries, Delivery
 from celeriac.submissions.ledger import Limits, Submission, SubmissionLedger, Webhook
-from celeriac.submissions.sender import AT_ONCE_OF_HOST, SLOW_NAME, Sender, Sent
+from celeriac.submissions.sender import AT_ONCE_OF_HOST, NOT_ENDED, Sender, Sent
 from tasks.webhooks import body_of
 
 HOST = "hooks.example.org:443"
@@ -226,7 +226,7 @@ def test_an_attempt_that_does_not_end_is_not_waited_for(
 ) -> None:
     end_some(redis_client, 1, host="hangs:1", prefix="h")
     assert hosts.sender().run(longest_s=0.2, patience_s=0.2) == 0
-    assert hosts.problems == {"hd0": SLOW_NAME}
+    assert hosts.problems == {"hd0": NOT_ENDED}
 
 
 def test_a_delivery_that_cannot_be_sent_holds_up_no_other(

@@ -516,6 +516,7 @@ def test_what_became_of_an_alert_is_in_the_history(
     monkeypatch.setattr("tasks.alerts.get_settings", lambda: broker.settings)
     notify(broker, alert())
     tasks.alerts.send.apply(kwargs={"v": 1}).get()
+    assert tasks.alerts.SENDING.wait(20)
     assert json.loads((tmp_path / "got").read_text())["kind"] == "late"
     [event] = nights.records_of(broker, "sales").events()
     assert event.what == "alert by command failed"

@@ -131,7 +131,3 @@ def test_a_command_that_fails(tmp_path: Path) -> None:
     assert time.monotonic() - started < 10
     time.sleep(2.2)
     assert not left.exists()  # what it had started is gone, too
-
-
-def test_the_longest_that_one_try_takes() -> None:
-    assert 10 < alerts.longest_s(AlertSettings(timeout_s=10, tries=3)) < 30

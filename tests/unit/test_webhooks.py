@@ -67,6 +67,24 @@ def test_a_name_that_leads_to_the_metadata_address(monkeypatch: pytest.MonkeyPat
         post(target, b"{}", {}, 1)
 
 
+def test_a_resolver_that_hangs_or_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+    monkeypatch.setattr(webhooks.socket, "getaddrinfo", lambda *_, **__: go.wait(20) and [])
+    target = check_target("https://hooks.example.org/", HOSTS)
+    began_s = time.monotonic()
+    with pytest.raises(Undelivered, match=r"address of hooks\.example\.org was not found in time"):
+        post(target, b"{}", {}, 0.2)
+    assert time.monotonic() - began_s < 5
+    go.set()
+
+    def nobody(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(webhooks.socket, "getaddrinfo", nobody)
+    with pytest.raises(Undelivered, match="has no address"):
+        post(target, b"{}", {}, 20)
+
+
 def test_delays_grow_and_end() -> None:
     middle = [delay_s(attempt, 0.5) for attempt in range(1, 11)]
     assert middle == [5, 15, 45, 135, 405, 1_215, 3_600, 3_600, 3_600, None]
