@@ -53,6 +53,14 @@ class StackSettings(Section):
     """Processes of the ``batch.cpu`` worker. 0: one per core."""
 
 
+class WorkerSettings(Section):
+    """``[worker]``: every role."""
+
+    exit_timeout_s: Annotated[float, Field(ge=1, le=600)] = 10.0
+    """After TERM a worker ends what it has begun; then the processes of its pool have so long to
+    end, and after them the worker itself. What takes longer is killed."""
+
+
 class FlowerSettings(Section):
     """``[flower]``: where Flower listens. Beyond loopback it needs a password."""
 
@@ -421,6 +429,7 @@ class Settings(Section):
 
     broker: BrokerSettings = BrokerSettings()
     stack: StackSettings = StackSettings()
+    worker: WorkerSettings = WorkerSettings()
     flower: FlowerSettings = FlowerSettings()
     models: ModelsSettings = ModelsSettings()
     gpu: GpuSettings = GpuSettings()

@@ -26,4 +26,6 @@ def worker_command(role: str, concurrency: int = 0, name: str = "") -> list[str]
 
 def drain_s(settings: Settings) -> float:
     """How long a worker may take to stop before it is killed."""
-    return max(DRAIN_S, settings.realtime.drain_timeout_s + 10)
+    return max(
+        DRAIN_S, settings.realtime.drain_timeout_s + 10, 2 * settings.worker.exit_timeout_s + 10
+    )

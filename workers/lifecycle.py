@@ -20,10 +20,12 @@ from producer.broker import check_server, connect
 from tasks.models import publish_registry
 from workers import exporter, roles, shared_pages, threads
 from workers.device_loss import LOSS
+from workers.exit_limit import ExitLimit
 from workers.gathered_events import GatheredEvents
 from workers.heartbeat import HeartbeatStep
 from workers.lane_step import LaneStep
 from workers.lease import Lease
+from workers.pool import TaskPool
 from workers.roles import Role
 from workers.watchdog import Watchdog, WatchdogStep
 
@@ -35,6 +37,7 @@ ROLE_VARIABLE = "CELERIAC_ROLE"
 def install(app: Celery) -> None:
     """Connect the worker's life to Celery's signals and steps."""
     connect_signals()
+    app.steps["worker"].add(ExitLimit)
     app.steps["worker"].add(WatchdogStep)
     app.steps["worker"].add(LaneStep)
     app.steps["worker"].add(exporter.ExporterStep)
@@ -98,15 +101,18 @@ def _load_models(sender: Any, **_: Any) -> None:
     role: Role = sender.celeriac_role
     if roles.pool_in(sys.argv) is None:
         sender.pool_cls = role.pool
+    is_prefork = _is_prefork(sender.pool_cls)
+    if is_prefork:
+        sender.pool_cls = TaskPool
     LOSS.install()
     set_host(_make_host(role))
-    sender.celeriac_predicts = role.warm and not _is_prefork(sender.pool_cls)
-    if role.warm and not (_is_prefork(sender.pool_cls) and _loads_its_own(role)):
+    sender.celeriac_predicts = role.warm and not is_prefork
+    if role.warm and not (is_prefork and _loads_its_own(role)):
         # A pool's children share these pages.
         _load_champions()
     # Half a million objects of libraries and models live as long as the process: a full collection
     # would look at them all, and everybody who waits for an answer would wait for it.
-    if _is_prefork(sender.pool_cls):
+    if is_prefork:
         shared_pages.prepare(scores=role.warm)
     else:
         gc.collect()

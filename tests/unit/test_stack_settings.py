@@ -25,6 +25,7 @@ from celeriac.settings import (
     RealtimeSettings,
     Settings,
     StackSettings,
+    WorkerSettings,
     load_settings,
 )
 from workers import commands, stack
@@ -105,6 +106,11 @@ def test_the_command_of_a_worker() -> None:
         "--without-mingle", "--without-gossip",
     ]  # fmt: skip
     assert commands.worker_command("batch.cpu", 2)[-2:] == ["-c", "2"]
+
+
+def test_a_worker_gets_the_time_that_its_own_bounds_need() -> None:
+    assert commands.drain_s(Settings()) == 30
+    assert commands.drain_s(Settings(worker=WorkerSettings(exit_timeout_s=60))) == 130
 
 
 def test_a_registry_has_models_once_it_holds_a_version(tmp_path: Path) -> None:
