@@ -6,7 +6,9 @@ The listing is a Parquet file in the job's folder; a chunk is a slice of it.
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,8 @@ _GROUP_ROWS = 10_000
 
 def write_listing(target: Path, files: Sequence[Listed]) -> None:
     """Write which files there are, and in which state."""
-    table = pa.table(
-        [[at.name for at in files], [at.size for at in files], [at.mtime_ns for at in files]],
-        schema=_SCHEMA,
-    )
+    names, sizes, times, _ = zip(*files, strict=True)
+    table = pa.table([names, sizes, times], schema=_SCHEMA)
     pq.write_table(table, target, row_group_size=_GROUP_ROWS, use_dictionary=False)
 
 
@@ -39,14 +39,15 @@ def cut_listing(
     files: Sequence[Listed], chunk_rows: int, chunk_bytes: int
 ) -> Iterator[tuple[int, int]]:
     """First row and rows of each chunk: at most so many files and bytes, but at least one file."""
-    first = size = 0
-    for row, at in enumerate(files):
-        if row > first and (row - first >= chunk_rows or size + at.size > chunk_bytes):
-            yield first, row - first
-            first, size = row, 0
-        size += at.size
-    if len(files) > first:
-        yield first, len(files) - first
+    sizes = [at.size for at in files]
+    first = 0
+    while first < len(sizes):
+        some = sizes[first : first + chunk_rows]
+        rows = len(some)
+        if sum(some) > chunk_bytes:
+            rows = max(1, bisect_right(list(accumulate(some)), chunk_bytes))
+        yield first, rows
+        first += rows
 
 
 def chunk_of(number: int, first_row: int, rows: int) -> Chunk:

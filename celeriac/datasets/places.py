@@ -231,31 +231,44 @@ def list_files(
     """
     if isinstance(folder, S3Path):
         return list(folder.files(below=below))
-    return [at for entry in _entries(str(folder), below) if (at := _file(entry, check))]
+    return list(_files_in(str(folder), below, check))
 
 
-def _entries(folder: str, below: bool) -> Iterator[os.DirEntry[str]]:
-    """What is in a folder; a link to another folder is not followed."""
-    with os.scandir(folder) as found:
-        for entry in found:
-            yield entry
-            if below and entry.is_dir(follow_symlinks=False):
-                yield from _entries(entry.path, below)
+def _files_in(
+    folder: str, below: bool, check: Callable[[Place], None] | None
+) -> Iterator[Listed]:
+    """One look at each: there may be a million. From the open folder, which spares the way to it.
 
-
-def _file(entry: os.DirEntry[str], check: Callable[[Place], None] | None) -> Listed | None:
-    """None of a folder. One look at each: there may be a million."""
+    A link to another folder is not followed.
+    """
+    before = folder.rstrip("/") + "/"
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        found = entry.stat()
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                name = before + entry.name
+                if below and entry.is_dir(follow_symlinks=False):
+                    yield from _files_in(name, below, check)
+                    continue
+                state = _state(entry, name, check)
+                if not stat.S_ISDIR(state.st_mode):
+                    if check:
+                        check(Path(name))
+                    regular = stat.S_ISREG(state.st_mode)
+                    yield Listed(name, state.st_size, state.st_mtime_ns, regular)
+    finally:
+        os.close(descriptor)
+
+
+def _state(
+    entry: os.DirEntry[str], name: str, check: Callable[[Place], None] | None
+) -> os.stat_result:
+    try:
+        return entry.stat()
     except OSError as error:
         if check:
-            check(Path(entry.path))
-        raise _unreadable(Path(entry.path), error) from error
-    if stat.S_ISDIR(found.st_mode):
-        return None
-    if check:
-        check(Path(entry.path))
-    return Listed(entry.path, found.st_size, found.st_mtime_ns, stat.S_ISREG(found.st_mode))
+            check(Path(name))
+        raise _unreadable(Path(name), error) from error
 
 
 def match_s3(pattern: str) -> list[Listed]:

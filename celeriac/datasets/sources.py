@@ -5,7 +5,9 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import repeat
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -65,7 +67,7 @@ class Source:
     def names(self) -> list[str]:
         return [column.name for column in self.columns]
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         return sum(found.at.size for found in self.files)
 
@@ -104,7 +106,7 @@ def describe(source: Any) -> str:
 def _open(files: list[Listed]) -> Source:
     kind = _format(files)
     if kind == "images":
-        found = tuple(Found(at, rows=1) for at in files)
+        found = tuple(map(Found, files, repeat(0), repeat(None), repeat(1)))
         return Source(kind, found, images.COLUMNS)
     openers: dict[str, Callable[[list[Listed]], tuple[list[Found], Columns]]] = {
         "csv": _open_csv, "jsonl": _open_jsonl, "parquet": _open_parquet,
@@ -161,7 +163,7 @@ def _find(source: str | Path | S3Path, check: Check | None) -> list[Listed]:
         raise errors.DatasetError(
             f"{odd.name}: is a pipe, a socket or a device; a dataset is made of ordinary files"
         )
-    return sorted(files, key=lambda at: at.name)
+    return sorted(files, key=attrgetter("name"))
 
 
 def _matches(
@@ -199,6 +201,10 @@ def _format(files: list[Listed]) -> SourceFormat:
 
 
 def _format_of(at: Listed) -> SourceFormat | None:
+    _, dot, ending = at.own_name.rpartition(".")
+    plain = _FORMATS.get(dot + ending)  # most are: a folder has many files of one kind
+    if plain:
+        return plain
     compression, kind = _kind_of(*at.own_name.lower().rsplit(".", 2)[1:])
     if compression and kind == "parquet":
         raise errors.DatasetError(
