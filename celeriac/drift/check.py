@@ -24,6 +24,7 @@ from celeriac.drift.pictures import picture
 from celeriac.drift.profile import FeatureProfile, Performance, ReferenceProfile
 from celeriac.drift.records import (
     LEAST_DISTANCE,
+    LEAST_LABELLED,
     DriftReport,
     FeatureDrift,
     Finding,
@@ -341,9 +342,12 @@ def _fits(feature: FeatureProfile, one: Feature | None, rows: int) -> bool:
 def _quality(reference: Performance | None, current: Performance | None) -> Quality | None:
     if current is None:
         return None
-    is_same = reference is not None and reference.measure == current.measure
+    is_known = (
+        reference is not None and reference.measure == current.measure
+        and reference.rows >= LEAST_LABELLED
+    )
     return Quality(
         measure=current.measure, current=current.value, error=current.error, rows=current.rows,
-        reference=reference.value if reference is not None and is_same else None,
+        reference=reference.value if reference is not None and is_known else None,
         fell=reference is not None and fell(reference, current),
     )

@@ -23,11 +23,10 @@ from celeriac import errors
 from celeriac.drift.episodes import Event, Hysteresis, Look, Watched, step
 from celeriac.drift.performance import FAR_SHARE
 from celeriac.drift.profile import Performance
+from celeriac.drift.records import LEAST_LABELLED
 
 SURE = 0.5
 """So many standard errors is the usual rate taken higher than the reference says."""
-LEAST_ROWS = 100
-"""Labelled rows of a reference that say what is usual."""
 LEAST_RATE, MOST_RATE = 0.002, 0.95
 """Answers that are wrong more often than that cannot become worse: no sum alarms."""
 CEILING = 1.5
@@ -165,7 +164,7 @@ def usual_of_numbers(
 
 def usual_of_reference(performance: Performance | None, terms: Terms) -> Usual | None:
     """From how good the answers to the reference were; None if too few have labels."""
-    if performance is None or performance.rows < LEAST_ROWS:
+    if performance is None or performance.rows < LEAST_LABELLED:
         return None
     if performance.far is not None:
         return usual_of_numbers(performance.far, performance.rows, terms, "reference")

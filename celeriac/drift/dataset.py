@@ -21,7 +21,7 @@ from celeriac.datasets.reader import read_chunk
 from celeriac.datasets.records import DatasetPlan
 from celeriac.drift import features
 from celeriac.drift.check import CheckRule, Current, check, no_profile
-from celeriac.drift.performance import labels_of, performance
+from celeriac.drift.performance import labels_of, misfit, performance
 from celeriac.drift.profile import ReferenceProfile
 from celeriac.drift.records import DriftReport
 from celeriac.inputs import IMAGE_COLUMN, Limits, columns_needed
@@ -61,18 +61,21 @@ def check_dataset(  # noqa: PLR0913 - a version, a dataset, and what is wanted
     table = sampled.table
     inputs = features.of_table(profile, table, manifest.input, text_column, limits)
     answers, said = _answers(predict, table)
+    truth = None if label is None else table[label].to_pylist()
+    if truth is not None and answers:
+        said += _of_truth(label, truth, manifest)
     current = Current(
         features=features.merged(inputs, answers, profile.answers), source=sampled.source,
         rows_total=sampled.rows_total,
-        performance=performance(answers, table[label].to_pylist(), labels_of(manifest.output))
-        if label is not None else None,
+        performance=None if truth is None
+        else performance(answers, truth, labels_of(manifest.output)),
     )
     if not answers:
         profile = _without_answers(profile)
     report = check(
         profile, current, model=manifest.name, version=manifest.version, now=now, rule=rule
     )
-    return report if not said else _warned(report, said)
+    return replace(report, warnings=(*report.warnings, *said))
 
 
 def sample(
@@ -165,19 +168,22 @@ def _last_pieces(plan: DatasetPlan, names: list[str], rows: int) -> list[pa.Tabl
     return found[::-1]
 
 
-def _answers(predict: Predict | None, table: pa.Table) -> tuple[features.Features, str]:
+def _answers(predict: Predict | None, table: pa.Table) -> tuple[features.Features, list[str]]:
     if predict is None:
-        return {}, ""
+        return {}, []
     try:
-        return features.of_answers(predict(table).columns), ""
+        return features.of_answers(predict(table).columns), []
     except errors.DatasetError as error:  # a column is missing or of another type
-        return {}, f"the rows cannot be answered: {error.message}"
+        return {}, [f"the rows cannot be answered: {error.message}"]
+
+
+def _of_truth(label: str | None, truth: Sequence[Any], manifest: ModelVersion) -> list[str]:
+    if manifest.output.outputs > 1 or manifest.output.kind == "any":
+        return [f"{label!r} says nothing: {manifest.ref} has no single label or number as answer"]
+    why = misfit(truth, labels_of(manifest.output))
+    return [f"{label!r} does not say how good the answers are: {why}"] if why else []
 
 
 def _without_answers(profile: ReferenceProfile) -> ReferenceProfile:
     inputs = tuple(one for one in profile.features if one.role == "input")
     return profile.model_copy(update={"features": inputs})
-
-
-def _warned(report: DriftReport, said: str) -> DriftReport:
-    return replace(report, warnings=(*report.warnings, said))

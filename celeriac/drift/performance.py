@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 from celeriac.drift.features import Features
 from celeriac.drift.profile import Performance
+from celeriac.drift.records import LEAST_LABELLED
 from celeriac.registry.manifest import OutputSchema
 
 Array = np.ndarray[Any, Any]
 FAR_SHARE = 0.2
 """Of a reference's numbers, those that are far off."""
+SHOWN_LABELS = 5
 
 
 def labels_of(output: OutputSchema) -> tuple[Any, ...]:
@@ -24,20 +28,23 @@ def performance(answers: Features, truth: Any, labels: tuple[Any, ...] = ()) -> 
     """Of answers to rows whose true labels or numbers are ``truth``; None if nothing can be said.
 
     ``labels``: those of a classifier. Of two, with probabilities, the AUC; of others, the
-    accuracy; of numbers, the mean absolute error.
+    accuracy; of numbers, the mean absolute error. A truth that is no label is a wrong answer; if
+    none of them is one, they are no truth (:func:`misfit` says so).
     """
     given = answers.get("prediction")
     if given is None or len(given.values) != len(truth):
         return None
-    known = np.array([_is_known(value) for value in truth], dtype=bool)
+    known = np.array([is_known(value) for value in truth], dtype=bool)
     if not labels:
-        numbers = [value for value, is_known in zip(truth, known, strict=True) if is_known]
+        numbers = [_plain(value) for value, there in zip(truth, known, strict=True) if there]
         return _error_of_numbers(given.values[known], np.asarray(numbers))
-    known &= np.array([_is_known(value) for value in given.values.tolist()], dtype=bool)
+    if not _any_label(truth, labels):
+        return None
+    known &= np.array([is_known(value) for value in given.values.tolist()], dtype=bool)
     if not known.any():
         return None
     right, found = (
-        np.array([_text(value) for value, is_known in zip(values, known, strict=True) if is_known])
+        np.array([_text(value) for value, there in zip(values, known, strict=True) if there])
         for values in (truth, given.values.tolist())
     )
     probability = answers.get("probability")
@@ -55,9 +62,33 @@ def performance(answers: Features, truth: Any, labels: tuple[Any, ...] = ()) -> 
     )
 
 
+def misfit(truth: Iterable[Any], labels: tuple[Any, ...] = ()) -> str:
+    """Why these values say nothing of how good answers are, in words; empty: they do."""
+    known = [value for value in truth if is_known(value)]
+    if not known:
+        return "no value is known"
+    if labels and not _any_label(known, labels):
+        more = ", ..." if len(labels) > SHOWN_LABELS else ""
+        some = ", ".join(repr(label) for label in labels[:SHOWN_LABELS])
+        return f"none of its values is a label of this version ({some}{more}), as {known[0]!r}"
+    if not labels and np.asarray([_plain(value) for value in known]).dtype.kind not in "iufb":
+        return f"its values are no numbers, as {known[0]!r}"
+    return ""
+
+
+def _any_label(truth: Iterable[Any], labels: tuple[Any, ...]) -> bool:
+    classes = {_text(label) for label in labels}
+    return any(_text(value) in classes for value in truth if is_known(value))
+
+
+def _plain(value: Any) -> Any:
+    return float(value) if isinstance(value, Decimal) else value
+
+
 def fell(reference: Performance, current: Performance) -> bool:
-    """True if answers are worse now by more than chance (three standard errors) explains."""
-    if reference.measure != current.measure:
+    """True if answers are worse now by more than chance (three standard errors) explains. Of few
+    rows the standard error itself is chance: one wrong answer alone has none."""
+    if reference.measure != current.measure or min(reference.rows, current.rows) < LEAST_LABELLED:
         return False
     worse = reference.value - current.value
     if not reference.more_is_better:
@@ -107,7 +138,8 @@ def _error_of_numbers(given: Array, truth: Array) -> Performance | None:
     )
 
 
-def _is_known(value: Any) -> bool:
+def is_known(value: Any) -> bool:
+    """False of None and NaN: nobody knows the truth."""
     return value is not None and not (isinstance(value, (float, np.floating)) and np.isnan(value))
 
 
@@ -115,6 +147,6 @@ def _text(value: Any) -> str:
     """Labels as the columns of answers have them: numbers became floats, truths texts."""
     if isinstance(value, (bool, np.bool_)):
         return str(bool(value)).lower()
-    if isinstance(value, (int, float, np.integer, np.floating)):
+    if isinstance(value, (int, float, np.integer, np.floating, Decimal)):
         return f"{float(value):.15g}"
     return str(value)

@@ -10,6 +10,9 @@ CONTRACT = 1
 LEAST_DISTANCE = 0.1
 """A smaller distance is no drift, however certain it is."""
 
+LEAST_LABELLED = 100
+"""With fewer labelled rows nothing is said of whether answers have become worse."""
+
 State = Literal["broken", "drift", "worse", "stable", "not_enough_data", "no_profile"]
 """``broken``: columns or their types are wrong, or values are missing: mend the data first.
 ``worse``: the data look as before, but the answers have become worse (only labels show that).
@@ -98,6 +101,11 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     fell: bool
     """By more than chance explains."""
+
+    @property
+    def is_compared(self) -> bool:
+        """False: too few rows are labelled, now or in the reference."""
+        return self.reference is not None and self.rows >= LEAST_LABELLED
 
 
 class DriftReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from celeriac import errors
 from celeriac.drift import features
-from celeriac.drift.performance import labels_of, performance
+from celeriac.drift.performance import is_known, labels_of, misfit, performance
 from celeriac.drift.profile import ReferenceProfile
 from celeriac.drift.reference import make_profile, rows_taken
 from celeriac.inputs import IMAGE_COLUMN, Limits
@@ -36,7 +36,7 @@ def profile_of(  # noqa: PLR0913 - the reference, and what answers it
 
     Raises RegistryError, which names what does not fit.
     """
-    if not hasattr(reference, "__len__") or isinstance(reference, type):
+    if not hasattr(reference, "__len__") or isinstance(reference, (type, str, bytes, dict)):
         raise errors.RegistryError(
             f"a reference is many inputs, in the form of the examples; found {reference!r}"[:200]
         )
@@ -46,6 +46,7 @@ def profile_of(  # noqa: PLR0913 - the reference, and what answers it
             f"the reference has {total:,} rows and {len(truth):,} labels; give one for each row, "
             "None where it is not known"
         )
+    _check_truth(truth, output)
     taken = rows_taken(total, schema.kind)
     table = as_table(_take(reference, taken), schema)
     try:
@@ -62,11 +63,22 @@ def profile_of(  # noqa: PLR0913 - the reference, and what answers it
     )
 
 
+def _check_truth(truth: Sequence[Any] | None, output: OutputSchema) -> None:
+    """Labels that no answer can be equal to would make the model seem to be always wrong. Raises
+    RegistryError."""
+    if truth is None or output.kind == "any" or output.outputs > 1:
+        return
+    plain = [_plain(truth, at) for at in range(len(truth))]
+    why = misfit(plain, labels_of(output)) if any(map(is_known, plain)) else ""
+    if why:
+        raise errors.RegistryError(f"reference_labels: {why}")
+
+
 def as_table(rows: Any, schema: InputSchema) -> pa.Table:
     """Rows as a table with the names of the schema. Raises RegistryError."""
     try:
         return _as_table(rows, schema)
-    except (pa.ArrowException, ValueError, TypeError) as error:
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise errors.RegistryError(f"the reference is no table: {errors.told(error)}") from error
 
 

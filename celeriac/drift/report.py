@@ -78,7 +78,7 @@ def headline(report: DriftReport) -> str:
         f"{'has' if len(drifted) == 1 else 'have'} changed"
         if drifted else "No feature alone has changed, but all of them together have"
     )
-    if report.quality is None or report.quality.reference is None:
+    if report.quality is None or not report.quality.is_compared:
         return f"{what}."
     if report.quality.fell:
         return f"{what}, and the answers have become worse."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from celeriac.drift.records import FeatureDrift, Finding, Multivariate, Quality
-from celeriac.reports.charts import number
+from celeriac.drift.records import LEAST_LABELLED, FeatureDrift, Finding, Multivariate, Quality
+from celeriac.reports.charts import many, number
 
 
 def sentences(
@@ -19,7 +19,7 @@ def sentences(
     )
     found += [_of_drift(one) for one in ranked]
     found += [*_of_quality(quality, bool(found)), *looks]
-    found += _of_all(multivariate, any_drift=bool(ranked))
+    found += _of_all(multivariate, is_explained=bool(ranked or broken))
     few = [one for one in features if one.state == "not_enough_data"]
     if few:
         names = ", ".join(one.name for one in few[:5]) + (", ..." if len(few) > 5 else "")
@@ -61,7 +61,7 @@ def _how(one: FeatureDrift) -> str:
 def _of_quality(quality: Quality | None, any_drift: bool) -> Iterator[Finding]:
     if quality is None:
         return
-    now = f"{number(quality.current)} on {quality.rows:,} labelled rows"
+    now = f"{number(quality.current)} on {many(quality.rows, 'labelled row')}"
     if quality.reference is None:
         yield Finding(
             level="look", what=quality.measure,
@@ -69,6 +69,12 @@ def _of_quality(quality: Quality | None, any_drift: bool) -> Iterator[Finding]:
         )
         return
     was = f"{number(quality.reference)} on the reference"
+    if not quality.is_compared:
+        yield Finding(
+            level="look", what=quality.measure,
+            text=f"is {now}, {was}: of fewer than {LEAST_LABELLED} rows nothing can be said",
+        )
+        return
     worse = "has risen" if quality.measure == "mean absolute error" else "has fallen"
     if quality.fell:
         yield Finding(
@@ -83,16 +89,16 @@ def _of_quality(quality: Quality | None, any_drift: bool) -> Iterator[Finding]:
     yield Finding(level="good", what=quality.measure, text=text)
 
 
-def _of_all(multivariate: Multivariate | None, *, any_drift: bool) -> Iterator[Finding]:
+def _of_all(multivariate: Multivariate | None, *, is_explained: bool) -> Iterator[Finding]:
     if multivariate is None or multivariate.state != "drift":
         return
     names = ", ".join(name for name, _ in multivariate.features[:5])
     by = f", most of all by {names}" if names else ""
-    together = "" if any_drift else (
+    together = "" if is_explained else (
         ": no feature drifts alone, so what has changed is how they go together"
     )
     yield Finding(
-        level="look" if any_drift else "bad", what="All features together",
+        level="look" if is_explained else "bad", what="All features together",
         text=f"a classifier tells these rows from the reference in {multivariate.auc:.0%} of all "
         f"pairs{by}{together}",
     )

@@ -129,7 +129,7 @@ def test_accuracy_over_time(
     assert max(map(len, said.splitlines())) <= 80
     assert said.index("reviews@2") < said.index("reviews@1")
     assert "reviews@1  accuracy 0.500 (0.377 to 0.623) of 60 labels" in said
-    assert "not tested yet: beat or the maintenance worker is not running" in said
+    assert "not tested yet: labels are looked at every few seconds, if beat" in said
     broker = Broker(settings)
     look(broker, now_s)
     broker.close()

@@ -93,7 +93,11 @@ def _show_all() -> None:
         return
     rows = []
     for name in sorted(policies):
-        lines = _history(name).lines()
+        try:
+            lines = _history(name).lines()
+        except errors.ModelNotFound:  # a slip of the pen, or it comes later: others are shown
+            rows.append((name, "no such model", "-", "-"))
+            continue
         state = lines[-1].state if lines else None
         rows.append((
             name, state.phase.replace("_", " ") if state else "idle",

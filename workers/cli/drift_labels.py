@@ -177,7 +177,10 @@ def _cells(found: Accuracy) -> tuple[str, str]:
 def _state(test: ErrorTest | None) -> str:
     """What the test of errors says, in one sentence."""
     if test is None:
-        return "not tested yet: beat or the maintenance worker is not running (`celeriac status`)"
+        return (
+            "not tested yet: labels are looked at every few seconds, if beat and the maintenance\n"
+            "role are up (`celeriac status`)"
+        )
     if test.usual is None:
         return f"not tested yet: {len(test.gathered):,} labels are too few to know what is usual"
     usual = f"usual is {test.usual.rate:.1%} by the {test.usual.source}"

@@ -251,6 +251,34 @@ def test_the_truth_tells_drift_from_worse_answers() -> None:
     assert "has fallen" in worse.findings[0].text
 
 
+@pytest.mark.parametrize("rows", [1, 99])
+def test_few_labels_say_nothing(rows: int) -> None:
+    """One wrong answer alone has no standard error: it is no proof."""
+    reference = Performance(measure="accuracy", value=0.98, error=0.006, rows=450)
+    profile = make_profile({"size": numbers()}, performance=reference)
+    wrong = Performance(measure="accuracy", value=0.0, error=0.0, rows=rows)
+    report = compared(profile, {"size": numbers(seed=1)}, performance=wrong)
+    assert report.state == "stable"
+    assert [(found.what, found.level) for found in report.findings] == [("accuracy", "look")]
+    assert "of fewer than 100 rows nothing can be said" in report.findings[0].text
+    drifted = compared(profile, {"size": numbers(seed=1, mean=1)}, performance=wrong)
+    assert headline(drifted) == "1 feature of 1 has changed."
+
+
+def test_nulls_that_give_rows_away_are_no_change_of_how_features_go_together() -> None:
+    profile = make_profile({"a": numbers(seed=1), "b": numbers(seed=2)})
+    now = {"a": numbers(seed=3).values, "b": numbers(seed=4).values}
+    for values in now.values():
+        values[::3] = np.nan
+    report = compared(profile, {name: Feature(values) for name, values in now.items()})
+    assert report.state == "broken"
+    assert report.multivariate is not None
+    assert report.multivariate.state == "drift"
+    (together,) = [one for one in report.findings if one.what == "All features together"]
+    assert together.level == "look"
+    assert "how they go together" not in together.text
+
+
 # --- whatever comes ------------------------------------------------------------------------------
 
 ANY_NUMBERS = st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=80)

@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 from celeriac import errors, release
 from celeriac.drift.records import DriftReport, schema
+from celeriac.policies import AdaptSettings
 from celeriac.registry.store import Registry
-from celeriac.settings import ModelsSettings, Settings
+from celeriac.settings import DriftSettings, ModelsSettings, Settings
 from producer.cli.main import build
-from workers.cli import drift
+from workers.cli import adaptation, drift
 
 
 def rows(count: int, mean: float = 0.0, seed: int = 1) -> pd.DataFrame:
@@ -133,6 +134,21 @@ def test_clear_errors(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-d
     ):
         with pytest.raises(errors.CeleriacError, match=said):
             run(*words)
+
+
+def test_a_policy_of_a_model_that_is_not_there_hides_no_other(  # type: ignore[no-untyped-def]
+    run, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = AdaptSettings(retrain="shop.retrain", queue="training", labelled="rows", label="y")
+    settings = Settings(
+        models=ModelsSettings(root=registry.root), drift=DriftSettings(adapt={"m": rule, "n": rule})
+    )
+    monkeypatch.setattr(adaptation, "get_settings", lambda: settings)
+    found = run("adaptation")
+    assert found.exit_code == 0
+    assert [line.split()[:4] for line in found.stdout.splitlines()[1:]] == [
+        ["m", "idle", "-", "-"], ["n", "no", "such", "model"],
+    ]
 
 
 def test_the_schema_describes_a_report(run) -> None:  # type: ignore[no-untyped-def]

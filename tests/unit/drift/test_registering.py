@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,12 +20,16 @@ from sklearn.pipeline import make_pipeline
 
 from celeriac import errors, release
 from celeriac.drift import features
-from celeriac.drift.performance import auc, performance
+from celeriac.drift.dataset import check_dataset
+from celeriac.drift.features import Feature
+from celeriac.drift.performance import auc, misfit, performance
 from celeriac.drift.profile import PROFILE_NAME, Known, ReferenceProfile, read_profile
 from celeriac.drift.reference import make_profile
 from celeriac.inputs import collate
 from celeriac.registry.manifest import Column, InputSchema, Pixels
 from celeriac.registry.store import Registry
+from celeriac.runtimes import LoadOptions
+from celeriac.scoring import Scorer
 
 CHANCE = np.random.default_rng(0)
 FRAME = pd.DataFrame({"a": CHANCE.normal(size=300), "b": CHANCE.normal(size=300)})
@@ -289,3 +296,50 @@ def test_performance_of_odd_truths() -> None:
     assert (found.measure, found.value, found.rows) == ("mean absolute error", 0.25, 2)
     assert performance({"prediction": value}, [None] * 3) is None
     assert performance({"prediction": said}, [1], (0, 1)) is None
+
+
+def test_a_truth_that_no_answer_can_be_is_none() -> None:
+    said = Feature(np.array(["late", "on time"] * 60, dtype=object), role="answer")
+    labels = ("late", "on time")
+    assert performance({"prediction": said}, ["LATE"] * 120, labels) is None
+    assert misfit(["LATE", None], labels) == (
+        "none of its values is a label of this version ('late', 'on time'), as 'LATE'"
+    )
+    assert misfit([None, math.nan]) == "no value is known"
+    assert misfit(["1.5"]) == "its values are no numbers, as '1.5'"
+    assert misfit(["late", "cancelled"], labels) == misfit([Decimal("1.5")]) == ""
+    found = performance({"prediction": said}, ["late", "cancelled"] * 60, labels)
+    assert found is not None
+    assert (found.measure, found.value) == ("accuracy", 0.5)
+    numbers = Feature(np.array([1.0, 2.0]), role="answer")
+    off = performance({"prediction": numbers}, [Decimal("1.5"), Decimal("2.5")])
+    assert off is not None
+    assert off.value == 0.5
+
+
+def test_labels_that_say_nothing_are_told(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    version = release.register("m", MODEL, examples=FRAME[:5], reference=FRAME, registry=registry)
+    scorer = Scorer.load(registry, "m", 1, LoadOptions())
+    rows = FRAME.assign(truth="yes", empty=None)
+    for label, said in (
+        ("truth", "none of its values is a label of this version (False, True), as 'yes'"),
+        ("empty", "no value is known"),
+    ):
+        report = check_dataset(
+            version, read_profile(registry.folder("m", 1)), rows, label=label,
+            predict=scorer.score_table, now=datetime.now(UTC),
+        )
+        assert report.quality is None
+        assert report.warnings[-1] == f"{label!r} does not say how good the answers are: {said}"
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"reference_labels": ["yes"] * 300}, "reference_labels: none of its values is a label"),
+    ({"reference": "a text"}, "a reference is many inputs"),
+    ({"reference": {"a": [1.0]}}, "a reference is many inputs"),
+    ({"reference": FRAME.assign(a=[10**30] * 300)}, "the reference is no table"),
+])
+def test_a_reference_that_is_none(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(errors.RegistryError, match=said):
+        profile(tmp_path, examples=FRAME.head(10), **({"reference": FRAME} | options))
