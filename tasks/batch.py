@@ -412,7 +412,7 @@ def _fail(job_id: str, output: str, claim: Claim, error: Exception) -> None:
     """The attempt has failed: end the job, try the chunk again, or give it up."""
     max_attempts = get_settings().batch.max_attempts
     reason = policy.reason(error, claim.chunk, claim.attempt, max_attempts)
-    if policy.ends_job(error):
+    if policy.ends_job(error, claim.attempt, max_attempts):
         metrics.CHUNKS.labels("failed").inc()
         log.error("chunk failed", attempt=claim.attempt, reason=reason)
         patiently(lambda: _ledger().fail(job_id, reason))

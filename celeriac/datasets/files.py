@@ -171,6 +171,9 @@ def _named(path: Place) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise errors.StorageError(
-            f"{path}: cannot be written: {error.strerror or error}"
-        ) from error
+        raise unwritten(path, error) from error
+
+
+def unwritten(path: Place, error: OSError) -> errors.StorageError:
+    """What to raise for it: the system's error does not always say which file it is about."""
+    return errors.StorageError(f"{path}: cannot be written: {error.strerror or error}")

@@ -17,11 +17,14 @@ LEAST_SLICE_ROWS = 2 * MOST_ALONE
 """Pieces of a chunk have so many, too: more than may fail alone before it is not the rows."""
 
 
-def ends_job(error: Exception) -> bool:
+def ends_job(error: Exception, attempt: int, max_attempts: int) -> bool:
     """True for what no other chunk would be spared: a changed file, a damaged model.
 
-    A file that cannot be read costs its own chunks: it is one of many, or comes back.
+    An output that cannot be written (a full disk, say) may heal, so it ends the job at the last
+    attempt only. A file that cannot be read costs its own chunks: it is one of many, or comes back.
     """
+    if isinstance(error, errors.StorageError):
+        return attempt >= max_attempts
     return isinstance(error, _LASTING) and not isinstance(error, errors.UnreadableFile)
 
 

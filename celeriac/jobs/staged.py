@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from celeriac.datasets.files import TEMPORARY_PREFIX, create_file, write_aside, write_file
+from celeriac.datasets.files import (
+    TEMPORARY_PREFIX,
+    create_file,
+    unwritten,
+    write_aside,
+    write_file,
+)
 from celeriac.disk import sync
 from celeriac.jobs.plan import ChunkRecord, JobPlan
 
@@ -46,7 +52,7 @@ class StagedChunk(ABC):
     def publish(self, record: ChunkRecord, plan: JobPlan, chunk: Chunk) -> ChunkRecord:
         """Make this run's files the chunk's; returns the record that holds.
 
-        If another run was first, its record holds and this run's files go.
+        If another run was first, its record holds and this run's files go. Raises StorageError.
         """
         path, data = self._folder.record(record.chunk), msgspec.json.encode(record)
         try:
@@ -57,6 +63,9 @@ class StagedChunk(ABC):
                 self.discard()
                 return held
             write_file(path, data)  # what is there is damaged, or of another plan
+        except OSError as error:
+            self.discard()
+            raise unwritten(path, error) from error
         self.settle(record)
         return record
 

@@ -470,6 +470,26 @@ def test_a_disk_that_takes_no_part_leaves_nothing_that_looks_finished(
     assert not list(output.glob("parts/*"))
 
 
+def test_a_disk_that_takes_only_some_parts_fails_the_job_and_resume_finishes_it(
+    desk: Desk, tmp_path: Path, small_disk: Path
+) -> None:
+    """Chunks that found no room are not given up: the output would look finished without them."""
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(230_000))
+    output = small_disk / "out"
+    source = random_rows(tmp_path, 3_000)
+    handle, status = desk.run(source, output, chunk_rows=1_000, keep_columns=["n"])
+    assert (status.state, status.chunks_dead) == ("failed", 0)
+    assert f"{output}/parts/" in status.error
+    assert "No space left on device" in status.error
+    assert not is_finished(output)
+    filler.unlink()
+    handle.resume()
+    after = handle.wait(60)
+    assert (after.state, after.error) == ("completed", "")
+    assert handle.results().num_rows == 3_000
+
+
 def test_a_disk_that_fills_up_in_the_middle_keeps_what_is_whole(
     desk: Desk, tmp_path: Path, small_disk: Path
 ) -> None:

@@ -258,7 +258,7 @@ def test_without_any_memory_the_attempt_fails_and_no_row_is_blamed(tmp_path: Pat
 
     with pytest.raises(errors.WorkerError, match="for any of 100 rows") as caught:
         run_chunk(folder, plan, chunks[0], every_row_alone)
-    assert not policy.ends_job(caught.value)
+    assert not policy.ends_job(caught.value, 3, 3)
     assert not list(folder.path.glob("parts/*"))
 
 
@@ -321,7 +321,7 @@ def test_equal_rows_are_predicted_once_and_nothing_else_changes(
 
         job = make_job(tmp_path / str(dedupe), lines, chunk_rows=100, dedupe=dedupe, **options)
         folder, plan, chunks = job
-        run_chunk(folder, plan, chunks[0], predict)
+        run_chunk(folder, plan, chunks[0], shout)
         assert len(asked) == (3 if dedupe else 100)
         failed = folder.errors(0).read_text().replace(str(tmp_path / str(dedupe)), "")
         parts.append((folder.part(0, "parquet").read_bytes(), failed))
@@ -403,13 +403,33 @@ def test_a_damaged_plan_is_noticed(tmp_path: Path) -> None:
         JobFolder(tmp_path / "nowhere").load()
 
 
+def test_a_full_disk_costs_no_chunk_of_its_own_but_ends_the_job() -> None:
+    full = errors.StorageError("out/parts/part-00000.parquet: No space left on device")
+    assert [policy.ends_job(full, attempt, 3) for attempt in (1, 2, 3)] == [False, False, True]
+
+
+def test_a_record_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, plan, chunks = make_job(tmp_path, LINES)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("celeriac.jobs.staged.create_file", full)
+    with pytest.raises(errors.StorageError, match="cannot be written: No space") as caught:
+        run_chunk(folder, plan, chunks[0], shout)
+    assert str(folder.record(0)) in caught.value.message
+    assert not list(folder.path.glob("parts/.*"))
+
+
 def test_what_can_heal_is_tried_again() -> None:
     assert [policy.retry_delay_s(attempt) for attempt in (1, 2, 9)] == [2, 4, 60]
-    assert not policy.ends_job(OSError("disk"))
-    assert not policy.ends_job(MemoryError())
-    assert not policy.ends_job(errors.UnreadableFile("damaged, or the server is away"))
-    assert policy.ends_job(errors.DatasetError("changed"))
-    assert policy.ends_job(errors.ModelCorrupt("x"))
+    assert not policy.ends_job(OSError("disk"), 3, 3)
+    assert not policy.ends_job(MemoryError(), 3, 3)
+    assert not policy.ends_job(errors.UnreadableFile("damaged, or the server is away"), 3, 3)
+    assert policy.ends_job(errors.DatasetError("changed"), 1, 3)
+    assert policy.ends_job(errors.ModelCorrupt("x"), 1, 3)
     assert "attempt 3 of 3: OSError('disk')" in policy.reason(OSError("disk"), 7, 3, 3)
 
 
