@@ -110,7 +110,7 @@ class ModelHost:
         """
         if adopts is not None:
             self.adopts = adopts
-        catalogue = Catalogue(models=self.registry.infos())
+        catalogue = Catalogue(models=self.registry.infos(self._catalogue.models))
         ours = {
             name: champion for name, model in catalogue.models.items()
             if (champion := self._champion_of(model)) is not None

@@ -49,7 +49,8 @@ def publish_registry(client: Any) -> int:
         before = catalogue.fetch_generation(client)
         seen = placement.seen_of_late(client, [f"{kind}.gpu" for kind in placement.KINDS])
         fallen = placement.fallen_back(get_settings().gpu.fallback, seen)
-        models = placement.place(_registry().infos(), fallen)
+        known = placement.as_registered(catalogue.fetch(client).models)
+        models = placement.place(_registry().infos(known), fallen)
         generation = catalogue.publish(client, models, fallen, seen=before)
         if generation >= 0:
             return generation

@@ -54,12 +54,15 @@ class Aliases:
         self._lock = folder / ".aliases.lock"
 
     def read(self) -> dict[str, int]:
-        """All aliases. Raises ModelCorrupt if the file is not readable."""
+        """All aliases. Raises ModelCorrupt if they are damaged, RegistryError if they cannot be
+        read."""
         try:
             return _ALIASES.validate_json(self._file.read_bytes())
         except FileNotFoundError:
             return {}
-        except (OSError, ValidationError) as error:
+        except OSError as error:
+            raise files.unreadable(f"{self.folder.name}: {self._file.name}", error) from error
+        except ValidationError as error:
             raise errors.ModelCorrupt(
                 f"{self.folder.name}: aliases.json is damaged; remove it and promote a version "
                 f"({self._history.name} beside it tells what served)"
@@ -68,7 +71,7 @@ class Aliases:
     def is_champion(self, version: int) -> bool:
         """True of the version that is the champion: it has passed its checks. Aliases that cannot
         be read say nothing of it."""
-        with contextlib.suppress(errors.ModelCorrupt):
+        with contextlib.suppress(errors.RegistryError):
             return self.read().get(CHAMPION) == version
         return False
 

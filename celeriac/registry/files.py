@@ -25,6 +25,15 @@ def record(folder: Path, path: Path) -> FileRecord:
     )
 
 
+def unreadable(what: str, error: OSError) -> errors.RegistryError:
+    """``what``, as in "m@1: model.json", cannot be read: that says nothing of its content."""
+    reason = error.strerror or type(error).__name__
+    return errors.RegistryError(
+        f"{what} cannot be read ({reason}); all that use the registry need to read it, whoever "
+        "registered the model"
+    )
+
+
 def walk(folder: Path) -> Iterator[Path]:
     """Everything below ``folder`` that is not a real folder, in a stable order."""
     for path in sorted(folder.iterdir()):

@@ -50,6 +50,19 @@ def place(models: Mapping[str, ModelInfo], fallen: Collection[Kind]) -> dict[str
     }
 
 
+def as_registered(models: Mapping[str, ModelInfo]) -> dict[str, ModelInfo]:
+    """What :func:`place` was given, of what it gave."""
+    return {
+        name: model.model_copy(update={"versions": {
+            number: version.model_copy(update={
+                "device": version.asks_for or version.device, "chunks_on": None, "asks_for": None,
+            })
+            for number, version in model.versions.items()
+        }})
+        for name, model in models.items()
+    }
+
+
 def _placed(version: VersionInfo, fallen: Collection[Kind]) -> VersionInfo:
     if version.device != "gpu":
         return version

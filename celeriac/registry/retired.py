@@ -32,11 +32,14 @@ class Retired:
         return found
 
     def numbers(self) -> list[int]:
-        """Of all versions that are retired or deleted."""
+        """Of all versions that are retired or deleted. Raises RegistryError if nobody can tell."""
         try:
             marks = [mark.name for mark in self._folder.iterdir()]
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            what = f"{self._folder.parent.name}: {self._folder.name}"
+            raise files.unreadable(what, error) from error
         return [int(mark) for mark in marks if mark.isascii() and mark.isdigit()]
 
     def add(self, version: int) -> None:

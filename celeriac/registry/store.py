@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,14 +45,17 @@ class Registry:
         self.root = Path(root)
 
     def names(self) -> list[str]:
-        """Names of all models with at least one version."""
-        if not self.root.is_dir():
-            return []
-        found = sorted(path.name for path in self.root.iterdir() if path.is_dir())
-        return [name for name in found if _is_name(name) and self._numbers(name)]
+        """Names of all models with at least one version; those too whose folder cannot be read.
+
+        Raises RegistryError if the registry itself cannot be.
+        """
+        return [name for name in self._folders() if self._has_versions(name)]
 
     def versions(self, name: str) -> list[int]:
-        """Numbers of all versions that are not retired, rising. Raises ModelNotFound."""
+        """Numbers of all versions that are not retired, rising.
+
+        Raises ModelNotFound, or RegistryError if the model's folder cannot be read.
+        """
         marks = set(Retired(self.root / check_model_name(name)).numbers())
         numbers = self._numbers(name)  # after the marks: they outlive their versions
         if not numbers:
@@ -74,12 +77,15 @@ class Registry:
     def get(self, name: str, version: int) -> ModelVersion:
         """``model.json`` of a version, its files not verified.
 
-        Raises ModelNotFound, VersionNotFound, or ModelCorrupt if it cannot be read.
+        Raises ModelNotFound, VersionNotFound, ModelCorrupt if it is damaged, or RegistryError if it
+        cannot be read.
         """
         path = self.folder(name, version) / MANIFEST_NAME
         try:
             manifest = ModelVersion.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
+        except OSError as error:
+            raise files.unreadable(f"{name}@{version}: {MANIFEST_NAME}", error) from error
+        except ValidationError as error:
             raise errors.ModelCorrupt(
                 f"{name}@{version}: {MANIFEST_NAME} is damaged ({_reason(error)}); "
                 "register the model again"
@@ -171,35 +177,67 @@ class Registry:
                 f"{name}@{version} cannot be deleted: {error.strerror}"
             ) from error
 
-    def infos(self) -> dict[str, ModelInfo]:
-        """All models as the catalogue publishes them. What is damaged is left out and logged."""
-        infos = {}
+    def infos(self, known: Mapping[str, ModelInfo] | None = None) -> dict[str, ModelInfo]:
+        """All models as the catalogue publishes them.
+
+        What cannot be read is logged, and is what it was in ``known``: a version that serves goes
+        on. What is not known is left out. Raises RegistryError if the registry cannot be read.
+        """
+        known, infos = known or {}, {}
         for name in self.names():
             try:
-                infos[name] = self.info(name)
-            except (errors.RegistryError, errors.ModelNotFound) as error:
-                log.warning("model left out of the catalogue", model=name, reason=error.message)
+                infos[name] = self.info(name, known.get(name))
+            except errors.ModelNotFound:  # deleted meanwhile
+                continue
+            except errors.RegistryError as error:
+                if name in known:
+                    infos[name] = known[name]
+                log.warning("model cannot be read", model=name, reason=error.message,
+                            is_known=name in known)
         return infos
 
-    def info(self, name: str) -> ModelInfo:
-        """One model as the catalogue publishes it. A damaged version is left out and logged.
+    def info(self, name: str, known: ModelInfo | None = None) -> ModelInfo:
+        """One model as the catalogue publishes it. A version that cannot be read is logged, and is
+        what it was in ``known``, or left out.
 
-        Raises ModelNotFound, or ModelCorrupt if its aliases cannot be read.
+        Raises ModelNotFound, or RegistryError if its aliases or its folder cannot be read.
         """
         versions = {}
         for number in self.versions(name):
             try:
                 versions[number] = version_info(self.get(name, number))
-            except (errors.ModelCorrupt, errors.VersionNotFound) as error:
-                log.warning("version left out of the catalogue", model=name, version=number,
-                            reason=error.message)
+            except errors.VersionNotFound:  # deleted meanwhile
+                continue
+            except errors.RegistryError as error:
+                if known and number in known.versions:
+                    versions[number] = known.versions[number]
+                log.warning("version cannot be read", model=name, version=number,
+                            reason=error.message, is_known=number in versions)
         return ModelInfo(name=name, aliases=self.aliases(name).read(), versions=versions)
+
+    def _folders(self) -> list[str]:
+        """Names of what may be models."""
+        if not self.root.is_dir():
+            return []
+        try:
+            found = sorted(path.name for path in self.root.iterdir() if path.is_dir())
+        except OSError as error:
+            raise files.unreadable(f"{self.root}: the registry", error) from error
+        return [name for name in found if _is_name(name)]
+
+    def _has_versions(self, name: str) -> bool:
+        try:
+            return bool(self._numbers(name))
+        except errors.RegistryError:
+            return True
 
     def _numbers(self, name: str) -> list[int]:
         try:
             entries = list((self.root / name).iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            raise files.unreadable(f"{name}: its folder", error) from error
         return sorted(int(path.name) for path in entries if _is_version(path))
 
     def _seal(self, name: str, folder: Path, draft: ModelDraft) -> ModelVersion:
@@ -298,18 +336,18 @@ def _is_name(name: str) -> bool:
 
 def _is_version(path: Path) -> bool:
     number = path.name
-    return (
-        number.isascii() and number.isdigit() and not number.startswith("0")
-        and len(number) <= 9 and (path / MANIFEST_NAME).is_file()
-    )
+    if not (number.isascii() and number.isdigit() and not number.startswith("0")):
+        return False
+    try:
+        return len(number) <= 9 and (path / MANIFEST_NAME).is_file()
+    except OSError:  # who reads it is told
+        return True
 
 
-def _reason(error: OSError | ValidationError) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        return f"{where}: {first['msg']}" if where else str(first["msg"])
-    return error.strerror or type(error).__name__
+def _reason(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
 
 
 def _user() -> str:

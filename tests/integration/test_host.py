@@ -98,6 +98,25 @@ def test_a_promotion_is_followed_and_the_old_version_goes(
     assert len(loaded) <= MAX_UNALIASED + 1
 
 
+def test_what_serves_goes_on_while_its_model_cannot_be_read(
+    host: ModelHost, registry: Registry
+) -> None:
+    aliases = registry.root / "echo" / "aliases.json"
+    whole = aliases.read_bytes()
+    manifest = registry.folder("echo", 1) / "model.json"
+    manifest.chmod(0o644)
+    for path, broken in ((aliases, b'{"champion": '), (manifest, b"{")):
+        path.write_bytes(broken)
+        host.refresh()
+        assert host.models() == ["echo"]
+        assert host.scorer(*host.resolve("echo")).version == 1
+    aliases.write_bytes(whole)
+    version = add(registry)
+    promote(registry, version)
+    host.refresh()
+    assert host.resolve("echo") == ("echo", version)
+
+
 def test_a_changed_file_is_refused_and_the_old_version_serves(
     host: ModelHost, registry: Registry
 ) -> None:

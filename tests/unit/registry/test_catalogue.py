@@ -8,6 +8,7 @@ import redis
 import tasks.models
 from celeriac.registry.catalogue import ModelInfo, fetch, fetch_generation, publish
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
+from celeriac.registry.placement import as_registered
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings
 
@@ -39,8 +40,8 @@ def test_a_publisher_that_was_late_reads_again(
 ) -> None:
     infos = Registry.infos
 
-    def overtaken(read: Registry) -> dict[str, ModelInfo]:
-        old = infos(read)
+    def overtaken(read: Registry, known: dict[str, ModelInfo]) -> dict[str, ModelInfo]:
+        old = infos(read, known)
         monkeypatch.setattr(Registry, "infos", infos)
         registry.aliases("m").promote(2, expected=1, who="ann", why="")
         tasks.models.publish_registry(redis_client)
@@ -60,10 +61,34 @@ def test_a_publisher_that_is_always_late_gives_up(
     infos = Registry.infos
     reads: list[int] = []
 
-    def overtaken(read: Registry) -> dict[str, ModelInfo]:
+    def overtaken(read: Registry, known: dict[str, ModelInfo]) -> dict[str, ModelInfo]:
         reads.append(publish(redis_client, {f"m{len(reads)}": ModelInfo(name="m")}))
-        return infos(read)
+        return infos(read, known)
 
     monkeypatch.setattr(Registry, "infos", overtaken)
     assert tasks.models.publish_registry(redis_client) == reads[-1]
     assert len(reads) == tasks.models.PUBLISH_TRIES
+
+
+def test_what_cannot_be_read_stays_published_as_it_was_registered(
+    registry: Registry, redis_client: redis.Redis, settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = settings.gpu.model_copy(update={"fallback": "when_absent"})
+    there = settings.model_copy(update={"gpu": gpu})
+    monkeypatch.setattr(tasks.models, "get_settings", lambda: there)
+    large = DRAFT.model_copy(update={"device": "gpu"})
+    for _ in range(2):
+        registry.add("large", lambda folder: large)
+    tasks.models.publish_registry(redis_client)
+    before = fetch(redis_client)
+    assert before.models["large"].versions[1].device == "cpu"  # no worker of the GPU is there
+    for name in ("m", "large"):
+        manifest = registry.folder(name, 1) / "model.json"
+        manifest.chmod(0o644)
+        manifest.write_text("{")
+    (registry.root / "m" / "aliases.json").write_text("[]")
+    tasks.models.publish_registry(redis_client)
+    assert fetch(redis_client) == before
+    assert as_registered(before.models)["large"].versions[1].device == "gpu"
+    assert as_registered(before.models)["m"] == before.models["m"]

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -181,6 +183,68 @@ def test_damaged_aliases_take_down_one_model_only(registry: Registry) -> None:
     registry.add("digits", write)
     (registry.root / "reviews" / "aliases.json").write_text("[]")
     assert sorted(registry.infos()) == ["digits"]
+
+
+def test_what_was_known_of_a_model_holds_while_it_cannot_be_read(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = version_folder(registry) / "model.json"
+    for name in ("reviews", "digits", "gone"):
+        registry.add(name, write)
+    known = registry.infos()
+    read_bytes = Path.read_bytes
+
+    def no_disk(file: Path) -> bytes:
+        if file == path:
+            raise OSError(5, "Input/output error")
+        return read_bytes(file)
+
+    monkeypatch.setattr(Path, "read_bytes", no_disk)
+    with pytest.raises(errors.RegistryError, match=r"reviews@1: model.json cannot be read") as told:
+        registry.get("reviews", 1)
+    assert type(told.value) is errors.RegistryError
+    shutil.rmtree(registry.root / "gone")
+    (registry.root / "digits" / "aliases.json").write_text("[]")
+    assert list(registry.infos()) == ["reviews"]
+    assert registry.infos(known) == {name: known[name] for name in ("digits", "reviews")}
+
+
+@pytest.mark.parametrize("what", ["registry", "model", "version", "marks"])
+def test_a_folder_of_another_user_hides_nothing_else(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    for name in ("reviews", "reviews", "digits"):
+        registry.add(name, write)
+    known = registry.infos()
+    forbidden = {
+        "registry": registry.root, "model": registry.root / "reviews",
+        "version": registry.root / "reviews" / "2",
+        "marks": registry.root / "reviews" / ".retired",
+    }[what]
+    listdir, stat = os.listdir, os.stat
+
+    def no_listdir(path: Any) -> list[str]:
+        if path == forbidden:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listdir(path)
+
+    def no_stat(path: Any, **options: Any) -> os.stat_result:
+        if Path(path).parent == forbidden and what != "registry":
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "listdir", no_listdir)
+    monkeypatch.setattr(os, "stat", no_stat)
+    if what == "registry":
+        with pytest.raises(errors.RegistryError, match=r"the registry cannot be read \(Permission"):
+            registry.infos()
+        return
+    found = registry.infos()
+    assert "digits" in found
+    assert list(found["reviews"].versions if "reviews" in found else ()) == (
+        [1, 2] if what == "version" else []
+    )
+    assert registry.infos(known) == known
 
 
 def test_a_version_copied_by_hand_is_refused(registry: Registry) -> None:
