@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class ModelHost:
         self._loaded: OrderedDict[Key, Scorer] = OrderedDict()
         self._used_s: dict[Key, float] = {}
         """Last use of what is loaded."""
+        self._held: Counter[Key] = Counter()
+        """How many long uses of a version have not ended."""
         self._made_room: dict[Key, float] = {}
         """When versions went that were not idle: there were too many."""
         self._loading: dict[Key, Future[Scorer]] = {}
@@ -220,11 +222,37 @@ class ModelHost:
                 raise type(failure)(failure.message)
         return self._load(key)
 
-    def rest(self, name: str, version: int) -> None:
-        """A long use of a version ends now: it stays for a while, and what was idle goes."""
+    @contextmanager
+    def held(self, name: str, version: int) -> Iterator[Scorer]:
+        """As :meth:`scorer`, for a long use: the version is not idle before its end."""
+        key = (name, version)
         with self._lock:
-            if (name, version) in self._loaded:
-                self._used_s[name, version] = self._clock()
+            self._held[key] += 1
+        try:
+            yield self.scorer(name, version)
+        finally:
+            with self._lock:
+                self._held[key] -= 1
+                if key in self._loaded:
+                    self._used_s[key] = self._clock()
+            self.tidy()
+
+    def note_champions(self) -> None:
+        """See which of the loaded versions are champions now, and load none: one that no longer is
+        goes when it is idle. For processes of a pool, which load what a chunk asks for."""
+        with self._lock:
+            names = {name for name, _ in self._loaded}
+        for name in names:
+            try:
+                champion = self.registry.aliases(name).read().get(CHAMPION)
+            except errors.RegistryError:
+                continue  # nobody knows; who promotes the next version is told
+            with self._lock:
+                old = self._serving.pop(name, None)
+                if champion is not None and (name, champion) in self._loaded:
+                    self._serving[name] = champion
+                if old is not None and old != champion and (name, old) in self._loaded:
+                    self._used_s[name, old] = self._clock()
         self.tidy()
 
     def tidy(self) -> None:
@@ -232,7 +260,8 @@ class ModelHost:
         with self._lock:
             now_s = self._clock()
             serving = set(self._serving.items())
-            others = [key for key in self._loaded if key not in serving]
+            self._held = +self._held  # without those that nobody holds
+            others = [key for key in self._loaded if key not in serving | self._held.keys()]
             late = [key for key in others if now_s - self._used_s[key] > IDLE_S]
             kept = [key for key in others if key not in late]
             surplus = kept[: max(0, len(kept) - MAX_UNALIASED)]

@@ -316,10 +316,8 @@ def _score(job_id: str, output: str, claim: Claim, lease: ChunkLease) -> ChunkRe
     if not 0 <= claim.chunk < len(chunks):
         raise errors.JobFailed(f"job {job_id} has no chunk {claim.chunk}")
     scoring = plan.scoring
-    host = get_host()
-    scorer = host.scorer(scoring.model, scoring.version)
-    started = time.perf_counter()
-    try:
+    with get_host().held(scoring.model, scoring.version) as scorer:
+        started = time.perf_counter()
         record = run_chunk(
             folder, plan, chunks[claim.chunk],
             _predict_batch(scorer, scoring.text_column),
@@ -327,8 +325,6 @@ def _score(job_id: str, output: str, claim: Claim, lease: ChunkLease) -> ChunkRe
             attempt=claim.attempt, epoch=claim.epoch,
             short=_short(claim), reference=_reference(scoring.model, scoring.version),
         )
-    finally:
-        host.rest(scoring.model, scoring.version)  # nobody else lets go of models in this process
     seconds = time.perf_counter() - started
     metrics.BATCH_SECONDS.labels(scoring.model).observe(seconds)
     metrics.REQUESTS.labels(scoring.model, "batch").inc(record.rows_in)

@@ -45,13 +45,18 @@ class Heartbeat:
     One thread may beat while another one follows.
     """
 
-    def __init__(self, worker: Any, client: redis.Redis, host: ModelHost | None) -> None:
+    def __init__(
+        self, worker: Any, client: redis.Redis, host: ModelHost | None,
+        pages: ModelHost | None = None,
+    ) -> None:
+        """``pages``: of a process that only forks those that predict, what they share with it."""
         self.role: Role = worker.celeriac_role
         self.hostname: str = worker.hostname
         self.last_beat = time.monotonic()
         self._worker = worker
         self._client = client
         self._host = host
+        self._pages = pages
         self._generation: int | None = None
         self._refreshed_s = 0.0
         self._adopts_until_s = -math.inf
@@ -108,6 +113,8 @@ class Heartbeat:
 
     def follow(self) -> None:
         """Refresh the host if the catalogue has changed since the last look."""
+        if self._pages is not None:
+            self._let_go(self._pages)
         if self._host is None:
             return
         generation, now_s = fetch_generation(self._client), time.monotonic()
@@ -120,6 +127,13 @@ class Heartbeat:
             self._generation, self._refreshed_s = generation, now_s
             self.beat()
         self._host.tidy()
+
+    def _let_go(self, pages: ModelHost) -> None:
+        generation = fetch_generation(self._client)
+        if generation != self._generation:
+            pages.note_champions()
+            self._generation = generation
+        pages.tidy()
 
     def _note_fallback(self, now_s: float) -> None:
         if "realtime" in fetch(self._client).fallen_back:
@@ -154,8 +168,9 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]
         worker = parent.controller
         role: Role = worker.celeriac_role
         host = get_host() if worker.celeriac_predicts else None
+        pages = get_host() if role.warm and host is None else None
         if self._heartbeat is None:
-            self._heartbeat = Heartbeat(worker, connect(get_settings()), host)
+            self._heartbeat = Heartbeat(worker, connect(get_settings()), host, pages)
             worker.celeriac_heartbeat = self._heartbeat
         if role.lane:
             self._start_threads(self._heartbeat)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import threading
+import time
 from typing import Any
 
 from celery import Celery, signals
@@ -32,6 +34,7 @@ from workers.watchdog import Watchdog, WatchdogStep
 log = logs.get_logger(__name__)
 
 ROLE_VARIABLE = "CELERIAC_ROLE"
+LET_GO_EVERY_S = 10.0
 
 
 def install(app: Celery) -> None:
@@ -145,6 +148,18 @@ def _start_child(**_: Any) -> None:
         LOSS.install()
         set_host(_make_host(role))
         _load_champions()
+    if role.warm:
+        threading.Thread(target=_let_go, name="tidy", daemon=True).start()
+
+
+def _let_go() -> None:
+    """Of models that a process of a pool does not need any more, also while it has no work."""
+    while True:
+        time.sleep(LET_GO_EVERY_S)
+        try:
+            get_host().note_champions()
+        except Exception:
+            log.exception("models not looked at")
 
 
 def _load_champions() -> None:

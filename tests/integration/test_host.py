@@ -295,10 +295,40 @@ def test_a_long_use_keeps_its_version_and_what_was_idle_goes(registry: Registry)
     host = ModelHost(registry, LoadOptions(), clock=lambda: clock[0])
     host.scorer("echo", 1)
     second = add(registry)
-    host.scorer("echo", second)
-    clock[0] += 10 * IDLE_S
-    host.rest("echo", second)
+    with host.held("echo", second):
+        clock[0] += 10 * IDLE_S
+        host.tidy()
+        assert host.loaded() == {"echo": [second]}
     assert host.loaded() == {"echo": [second]}
+    clock[0] += IDLE_S + 1
+    host.tidy()
+    assert host.loaded() == {}
+
+
+def test_a_pool_process_lets_an_old_champion_go_and_loads_none(
+    host: ModelHost, registry: Registry
+) -> None:
+    clock = [time.monotonic()]
+    host._clock = lambda: clock[0]
+    promote(registry, add(registry))
+    host.note_champions()
+    assert (host.loaded(), host.serving()) == ({"echo": [1]}, {})  # what is under way with it ends
+    clock[0] += IDLE_S + 1
+    host.note_champions()
+    assert host.loaded() == {}
+    host.scorer("echo", 2)  # a chunk asks for it
+    host.note_champions()
+    clock[0] += 10 * IDLE_S
+    host.note_champions()
+    assert (host.loaded(), host.serving()) == ({"echo": [2]}, {"echo": 2})  # a champion stays
+    host.scorer("echo", 1)  # a job that began before
+    assert host.loaded() == {"echo": [1, 2]}
+
+
+def test_what_champion_a_model_has_may_be_unknown(host: ModelHost, registry: Registry) -> None:
+    (registry.root / "echo" / "aliases.json").write_bytes(b"{")
+    host.note_champions()
+    assert host.serving() == {"echo": 1}
 
 
 def test_what_does_not_serve_goes_when_it_is_idle(registry: Registry) -> None:
