@@ -92,6 +92,8 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
         )
     if expires_s is not None and expires_s <= 0:
         raise errors.RequestError(f"expires_s is a positive number of seconds, not {expires_s}")
+    if output == "":  # the usual way to it is a variable that is not set; else it would be "."
+        raise errors.RequestError("no output folder is named: its path is empty")
     share = check_share(max_error_share)
     share = broker.settings.batch.max_error_share if share is None else share
     ref = ModelRef.parse(model)
@@ -317,6 +319,27 @@ def _check_aggregate(source: Source, schema: OutputSchema, scoring: Scoring) -> 
     numbers += [name for name in answers if all_numbers or name.startswith("probability")]
     others = {*scoring.keeps, *answers} - {*numbers}
     check_aggregation(scoring.aggregate, numbers, sorted(others))
+    _check_label(scoring.aggregate, schema)
+
+
+def _check_label(wanted: Aggregation, schema: OutputSchema) -> None:
+    """Raises RequestError for the share of a label that the model never answers: always 0."""
+    from celeriac.datasets.aggregates import as_text
+
+    label = wanted.share.get("prediction")
+    if label is None or not schema.labels or schema.outputs != 1:
+        return
+    known = [as_text(one) for one in schema.labels]
+    if as_text(label) in known:
+        return
+    more = " ..." if len(known) > _LABELS_SHOWN else ""
+    raise errors.RequestError(
+        f"the model never answers {as_text(label)!r}, so its share would always be 0; "
+        f"it answers: {', '.join(known[:_LABELS_SHOWN])}{more}"
+    )
+
+
+_LABELS_SHOWN = 20
 
 
 def _require_readers() -> None:

@@ -100,7 +100,7 @@ def _columns_of(
     measured = {_value(name): _floats(table[name]) for name in wanted.measured}
     shares = {
         _value(share_name(name, value)): pc.cast(
-            pc.equal(pc.cast(table[name], pa.string()), _text(value)), pa.int8()
+            pc.equal(pc.cast(table[name], pa.string()), as_text(value)), pa.int8()
         ).cast(pa.float64())
         for name, value in wanted.share.items()
     }
@@ -261,7 +261,8 @@ def _squares(name: str) -> str:
     return f"\0\0{name}"
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value as it is compared with those of a column: Arrow writes ``true``, Python ``True``."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

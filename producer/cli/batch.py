@@ -6,6 +6,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import msgspec
 import typer
 
 from celeriac import errors
@@ -27,9 +28,15 @@ EXIT_CODES = {JobState.COMPLETED: 0, JobState.COMPLETED_WITH_ERRORS: 3}
 """Of a job that has ended; 1 for every other end."""
 LONGEST_WAIT_S = 30 * 86_400.0
 _LINE_EVERY_S = 5.0
+NARROW = 110
+"""Columns of a window that has no room for a bar beside what there is to say."""
 MaxErrorShare = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Stop when a larger share of the rows has failed, as 0.05."),
+]
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print each job as one line of JSON, for programs.")
 ]
 
 app.add_typer(dead.app, name="dead")
@@ -95,12 +102,13 @@ def submit(
     expires_s: Annotated[
         float | None, typer.Option("--expires-s", help="End the job after so many seconds.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score SOURCE. Exit code with --wait: 0 completed, 3 completed with errors, 1 otherwise."""
     from producer.datasets import submit_dataset
 
     with open_broker() as broker:
-        with planning() as on_progress:
+        with planning(output) as on_progress:
             handle = submit_dataset(
                 broker, source, model, output, chunk_rows=chunk_rows, text_column=text_column,
                 keep_columns=keep or None, id_column=id_column, output_format=output_format,
@@ -108,9 +116,12 @@ def submit(
                 model_column=model_column, error_column=error_column, dedupe=dedupe,
                 max_error_share=max_error_share, expires_s=expires_s, on_progress=on_progress,
             )
-        say_submitted(handle)
+        if not as_json:
+            say_submitted(handle)
+        elif not wait:
+            _print_json(handle.status())
         if wait:
-            raise typer.Exit(follow(handle, timeout_s))
+            raise typer.Exit(follow(handle, timeout_s, as_json=as_json))
 
 
 @app.command()
@@ -118,6 +129,7 @@ def status(
     job: Annotated[
         str | None, typer.Argument(help="Id of the job, or its output folder (default: newest).")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Where a job stands. Exit code of an ended job as with submit --wait; 0 while it runs."""
     with open_broker() as broker:
@@ -125,16 +137,23 @@ def status(
         if job is None and not newest:
             raise errors.JobNotFound("no jobs yet; `celeriac batch submit` starts one")
         found = newest[0] if newest else open_job(broker, str(job)).status()
-    _print_status(found)
+    _show(found, as_json)
     if found.state.is_final:
         raise typer.Exit(EXIT_CODES.get(found.state, 1))
 
 
 @app.command("list")
-def list_(limit: Annotated[int, typer.Option(min=1, max=1_000)] = 20) -> None:
+def list_(
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
     """The newest jobs, each with its counts and its source below it."""
     with open_broker() as broker:
         jobs = list_jobs(broker, limit)
+    if as_json:
+        for one in jobs:
+            _print_json(one)
+        return
     if not jobs:
         terminal.console().print("no jobs yet; `celeriac batch submit` starts one")
         return
@@ -168,13 +187,16 @@ def resume(
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", min=0, help="Longest --wait, in seconds.")
     ] = LONGEST_WAIT_S,
+    as_json: AsJson = False,
 ) -> None:
     """Go on with a job that was cancelled, has failed or was lost; done chunks stay done."""
     with open_broker() as broker:
         handle = open_job(broker, job)
-        _print_status(handle.resume(max_error_share))
+        found = handle.resume(max_error_share)
+        if not (as_json and wait):
+            _show(found, as_json)
         if wait:
-            raise typer.Exit(follow(handle, timeout_s))
+            raise typer.Exit(follow(handle, timeout_s, as_json=as_json))
 
 
 @app.command()
@@ -205,8 +227,21 @@ def _aggregation(
             ranks.setdefault(column, []).append(float(text))
         except ValueError as error:
             raise errors.RequestError(f"--quantile {column}={text}: {text!r} is no rank") from error
-    return {"by": by, "mean": mean or [], "share": dict(map(_pair, share or [])),
-            "quantiles": ranks, "std": std or [], "period": dict(map(_pair, period or []))}
+    return {"by": by, "mean": mean or [], "share": _pairs("--share", share),
+            "quantiles": ranks, "std": std or [], "period": _pairs("--period", period)}
+
+
+def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:
+    """Raises RequestError for a column that comes twice: only one of the two would count."""
+    found: dict[str, str] = {}
+    for column, value in map(_pair, texts or []):
+        if column in found:
+            raise errors.RequestError(
+                f"{option} {column} is there twice, as {found[column]!r} and {value!r}; "
+                "one value of a column can be asked for"
+            )
+        found[column] = value
+    return found
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -220,15 +255,20 @@ def say_submitted(handle: JobHandle) -> None:
     """The line for a job that has just been submitted."""
     found = handle.status()
     again = "continues" if handle.resumed else "submitted"
-    terminal.console().print(
+    if handle.resumed and found.state.is_final:
+        again = f"is {found.state} already"
+    console = terminal.console()
+    console.print(
         f"job {handle.id} {again}: {terminal.counted(found.rows_total, 'row')} in "
         f"{terminal.counted(found.chunks_total, 'chunk')} by "
         f"{found.model}@{found.version}, output in {found.output}",
         soft_wrap=True,
     )
+    if found.waits_for:
+        console.print(f"  {_waits(found.waits_for)}", soft_wrap=True)
 
 
-def follow(handle: JobHandle, timeout_s: float) -> int:
+def follow(handle: JobHandle, timeout_s: float, *, as_json: bool = False) -> int:
     """Wait for the end of a job, with progress; the exit code that says how it ended."""
     with _progress() as progress:
         task = progress.add_task("scoring", total=None, note="")
@@ -242,7 +282,7 @@ def follow(handle: JobHandle, timeout_s: float) -> int:
                 "`celeriac batch cancel` ends it\n"
             )
             raise
-    _print_status(found)
+    _show(found, as_json)
     return EXIT_CODES.get(found.state, 1)
 
 
@@ -267,21 +307,40 @@ class _Shown:
 
 
 def describe(found: JobStatus) -> str:
-    """Rows, rate and remaining time in one line."""
+    """Rows, remaining time and rate in one line; the end of it may be cut in a narrow window."""
     parts = [f"{found.rows_done:,} of {found.rows_total:,} rows"]
     if found.rows_failed:
         parts.append(f"{found.rows_failed:,} failed")
-    if found.rows_per_s:
-        parts.append(f"{found.rows_per_s:,.0f} rows/s")
-    if found.chunks_running and not found.state.is_final:
-        plural = "" if found.chunks_running == 1 else "s"
-        parts.append(f"{found.chunks_running:,} chunk{plural} running")
     if found.chunks_dead:
         parts.append(f"{found.chunks_dead:,} of {found.chunks_total:,} chunks given up")
     if found.eta_s is not None:
         minutes, seconds = divmod(round(found.eta_s), 60)
         parts.append(f"{minutes}:{seconds:02d} left")
+    if found.rows_per_s:
+        parts.append(f"{_rate(found.rows_per_s)} rows/s")
+    if found.waits_for:
+        parts.append(f"no worker serves {found.waits_for}")
+    if found.chunks_running and not found.state.is_final:
+        plural = "" if found.chunks_running == 1 else "s"
+        parts.append(f"{found.chunks_running:,} chunk{plural} running")
     return ", ".join(parts)
+
+
+def _rate(rows_per_s: float) -> str:
+    """A job of few rows has a rate, too."""
+    return f"{rows_per_s:,.0f}" if rows_per_s >= 10 else f"{rows_per_s:.2g}"
+
+
+def _waits(role: str) -> str:
+    return f"it waits: no worker serves {role} (`celeriac worker {role}` starts one)"
+
+
+def _show(found: JobStatus, as_json: bool) -> None:
+    _print_json(found) if as_json else _print_status(found)
+
+
+def _print_json(found: JobStatus) -> None:
+    sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
 
 
 def _print_status(found: JobStatus) -> None:
@@ -290,17 +349,17 @@ def _print_status(found: JobStatus) -> None:
     if found.error:
         console.print(f"  {found.error}", soft_wrap=True)
     if found.waits_for:
-        console.print(
-            f"  it waits: no worker serves {found.waits_for} "
-            f"(`celeriac worker {found.waits_for}` starts one)", soft_wrap=True,
-        )
+        console.print(f"  {_waits(found.waits_for)}", soft_wrap=True)
     console.print(f"  output in {found.output}", soft_wrap=True)
     if found.state in EXIT_CODES:
         console.print(f"  {_where_report(found)}", soft_wrap=True)
     if found.rows_failed > found.rows_dead:
         console.print(f"  failed rows, with reasons, in {found.output}/errors", soft_wrap=True)
     if found.chunks_dead:
-        console.print(f"  `celeriac batch dead list {found.id}` says why", soft_wrap=True)
+        console.print(
+            f"  `celeriac batch dead list {found.id}` says why, `celeriac batch dead requeue "
+            f"{found.id}` tries them again", soft_wrap=True,
+        )
     if found.state in (JobState.CANCELLED, JobState.FAILED, JobState.EXPIRED):
         console.print(f"  `celeriac batch resume {found.output}` goes on", soft_wrap=True)
 
@@ -315,23 +374,36 @@ def _where_report(found: JobStatus) -> str:
 
 
 @contextmanager
-def planning() -> Iterator[Any]:
+def planning(output: str) -> Iterator[Any]:
     """A bar while a dataset is planned: gives what ``submit_dataset`` takes as on_progress."""
     from rich.progress import BarColumn, DownloadColumn, TextColumn
 
     columns = (TextColumn("planning"), BarColumn(), DownloadColumn())
-    with _bar(*columns) as progress:
-        task = progress.add_task("planning", total=None)
-        yield lambda read, total: progress.update(task, completed=read, total=total)
+    try:
+        with _bar(*columns) as progress:
+            task = progress.add_task("planning", total=None)
+            yield lambda read, total: progress.update(task, completed=read, total=total)
+    except KeyboardInterrupt:
+        holds_job = JobFolder(output).holds_job()
+        sys.stderr.write(
+            f"\nstopped; {output} holds a job, `celeriac batch status {output}` shows it\n"
+            if holds_job else "\nstopped while the dataset was planned; nothing was queued\n"
+        )
+        raise
 
 
 def _progress() -> Progress:
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+    from rich.table import Column
 
-    return _bar(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
+    state = Column(no_wrap=True, min_width=len(JobState.IN_PROGRESS))
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}", table_column=state), BarColumn(), TaskProgressColumn(),
         TextColumn("{task.fields[note]}"),
-    )
+    ]
+    if terminal.console(stderr=True).width < NARROW:
+        del columns[1]
+    return _bar(*columns)
 
 
 def _bar(*columns: ProgressColumn) -> Progress:

@@ -65,6 +65,9 @@ def requeue(
         for chunk in chunks or ():
             _find(handle, chunk)
         count = handle.requeue(chunks or ())
+    if not count:
+        terminal.console().print(f"job {handle.id}: no chunk was given up that is not dropped")
+        return
     what = "1 chunk is" if count == 1 else f"{count:,} chunks are"
     terminal.console().print(f"job {handle.id}: {what} tried again")
 

@@ -98,9 +98,10 @@ def summarise(
 
     with Client() as client:
         reviews = Reviews(client, model, positive=positive)
-        with planning() as on_progress:
+        folder = output or default_output(source)
+        with planning(folder) as on_progress:
             handle = reviews.submit(
-                source, output or default_output(source), product=product, date=date,
+                source, folder, product=product, date=date,
                 period=period, text_column=text_column, on_progress=on_progress,
             )
         if not as_json:

@@ -627,11 +627,18 @@ def test_the_commands(
     work(redis_client)
     code, text = cli("submit", str(reviews), "--model", "echo", "--output", out, "--wait")
     assert code == 3
-    assert "continues" in text
+    assert "is completed_with_errors already" in text
     assert "completed_with_errors: 100 of 100 rows, 1 failed" in text
     assert cli("status", out)[0] == 3
+    for words in (["status", out, "--json"], ["list", "--limit", "1", "--json"]):
+        found = json.loads(cli(*words)[1])
+        assert (found["id"], found["state"], found["rows_failed"]) == (
+            job_id, "completed_with_errors", 1
+        )
     report = Path(out) / "report.html"
     assert f"report in {report}" in text
+    code, text = cli("submit", str(reviews), "-m", "echo", "-o", out, "--wait", "--json")
+    assert (code, json.loads(text)["rows_done"]) == (3, 100)
     assert cli("report", job_id) == (0, f"{report}\n")
     report.unlink()
     assert f"`celeriac batch report {job_id}` makes it" in cli("status", job_id)[1]
@@ -739,6 +746,7 @@ def test_chunks_that_were_given_up(
     assert handle.status().rows_ok == 99
     assert "no chunk was given up" in cli("dead", "list", handle.id)[1]
     assert "no chunk was given up" in cli("dead", "list", str(handle.output))[1]
+    assert "no chunk was given up" in cli("dead", "requeue", handle.id)[1]
 
 
 def test_jobs_take_turns(

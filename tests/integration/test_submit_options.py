@@ -82,6 +82,8 @@ def test_the_command_and_the_client_mean_the_same(broker: Broker, tmp_path: Path
     [
         (["--mean", "id"], "need --by"), (["--by", "product", "--share", "good"], "COLUMN=VALUE"),
         (["--by", "product", "--quantile", "id=half"], "is no rank"),
+        (["--by", "product", "--share", "product=p", "--share", "product=q"], "is there twice"),
+        (["--by", "product", "--share", "prediction=goood"], "it answers: good, bad"),
     ],
 )
 def test_the_command_explains_its_options(
@@ -95,6 +97,16 @@ def test_the_command_explains_its_options(
     assert isinstance(result.exception, errors.RequestError)
     assert says in result.exception.message
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_without_a_name_is_not_this_folder(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``--output "$OUT"`` has it, where nobody has set it."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.RequestError, match="no output folder is named"):
+        submit_dataset(broker, FRAME, "mood@1", "")
+    assert not list(tmp_path.glob("*.json"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""What ``celeriac batch`` says of a job, to people and to programs."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from celeriac.jobs.ledger import JobState
+from producer.cli import batch, terminal
+from producer.jobs import JobStatus
+
+RUNNING = JobStatus(
+    id="20261126-021500-5f0c1d", state=JobState.IN_PROGRESS, model="reviews", version=3,
+    source="in.csv", output="/out", chunks_total=24, chunks_done=2, rows_total=200_000,
+    rows_done=100_320, rows_failed=0, chunks_running=2, rows_per_s=30_735.0, eta_s=65.0,
+)
+
+
+def status(**changes: Any) -> JobStatus:
+    return replace(RUNNING, **changes)
+
+
+@pytest.mark.parametrize(("rate", "says"), [
+    (30_735.2, "30,735 rows/s"), (10.0, "10 rows/s"), (4.21, "4.2 rows/s"), (0.316, "0.32 rows/s"),
+])
+def test_a_job_of_few_rows_has_a_rate_too(rate: float, says: str) -> None:
+    assert says in batch.describe(status(rows_per_s=rate))
+
+
+def test_a_job_that_waits_for_a_worker_says_so_while_one_looks_on() -> None:
+    assert "waits" not in batch.describe(RUNNING)
+    waiting = status(rows_done=0, rows_per_s=None, chunks_running=0, waits_for="batch.cpu")
+    assert "no worker serves batch.cpu" in batch.describe(waiting)
+
+
+def test_a_narrow_window_keeps_the_state_and_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        terminal, "console", lambda **_: Console(file=io.StringIO(), width=60, color_system=None)
+    )
+    progress = batch._progress()
+    progress.add_task("in_progress", total=RUNNING.rows_total, note=batch.describe(RUNNING))
+    with (console := progress.console).capture() as captured:
+        console.print(progress.get_renderable())
+    line = captured.get()
+    assert "in_progress" in line
+    assert "100,320 of 200,000 rows, 1:05 left" in line
+    assert len(line.splitlines()) == 1
+
+
+def test_one_line_of_json_has_what_the_handle_has(capsys: pytest.CaptureFixture[str]) -> None:
+    batch._show(status(state=JobState.COMPLETED_WITH_ERRORS, rows_failed=7), as_json=True)
+    text = capsys.readouterr().out
+    found = json.loads(text)
+    assert text.count("\n") == 1
+    assert (found["id"], found["state"], found["rows_failed"]) == (
+        RUNNING.id, "completed_with_errors", 7
+    )
+
+
+@pytest.mark.parametrize(("holds_job", "says"), [
+    (False, "nothing was queued"), (True, "out holds a job, `celeriac batch status"),
+])
+def test_ctrl_c_while_a_dataset_is_planned_says_what_there_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], holds_job: bool, says: str
+) -> None:
+    output = tmp_path / "out"
+    if holds_job:
+        output.mkdir()
+        (output / "job.json").write_text("{}")
+    with pytest.raises(KeyboardInterrupt), batch.planning(str(output)):
+        raise KeyboardInterrupt
+    assert says in capsys.readouterr().err
+
+
+def test_chunks_that_were_given_up_can_be_tried_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch._print_status(status(
+        state=JobState.COMPLETED_WITH_ERRORS, output=str(tmp_path), chunks_dead=1,
+    ))
+    assert f"`celeriac batch dead requeue {RUNNING.id}` tries them again" in capsys.readouterr().out
