@@ -69,6 +69,9 @@ class Mark(msgspec.Struct, frozen=True):
     """When the newest stretch of time began ..."""
     rows: int = 0
     """... and how many items it held then."""
+    judged_s: float = 0.0
+    judged_rows: int = 0
+    """The same of sound items alone, at the last look at how they are distributed."""
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

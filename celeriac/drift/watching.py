@@ -56,7 +56,9 @@ class Seen(NamedTuple):
     """... of so many."""
     mark: Mark
     new_rows: int
-    """Since the last look."""
+    """Items of both kinds since the last look ..."""
+    new_sound: int
+    """... and those that were counted since the last look at how they are distributed."""
     refused: int = 0
     """Items that are none, beside ``rows``."""
     since_s: float = 0.0
@@ -96,20 +98,25 @@ def gather(
         if held is not found:
             held.add(found)
     newest_s = max(sums, default=0.0)
+    every = {at: one.items for at, one in sums.items()}
+    sound = {at: one.rows for at, one in sums.items()}
     return Seen(
         buckets=[Bucket(start_s=at, counts=standard.split(sums[at].counts)) for at in sums],
-        rows=sum(one.rows for one in sums.values()), came=came, new_rows=_new_rows(sums, mark),
-        mark=Mark(newest_s, sums[newest_s].items) if sums else mark,
+        rows=sum(sound.values()), came=came,
+        new_rows=_new_rows(every, mark.start_s, mark.rows),
+        new_sound=_new_rows(sound, mark.judged_s, mark.judged_rows),
+        mark=Mark(newest_s, every[newest_s], newest_s, sound[newest_s]) if sums else mark,
         refused=sum(one.refused for one in sums.values()), since_s=min(sums, default=0.0),
         fields=fields,
     )
 
 
-def _new_rows(sums: Mapping[float, Tally], mark: Mark) -> int:
-    if not sums or max(sums) < mark.start_s:  # a clock was ahead: it says nothing of these
-        mark = Mark()
-    found = sum(one.items for at, one in sums.items() if at >= mark.start_s)
-    return max(0, found - (mark.rows if mark.start_s in sums else 0))
+def _new_rows(rows: Mapping[float, int], start_s: float, before: int) -> int:
+    """Of ``rows`` by stretch of time, those beyond ``before`` of the one that began then."""
+    if not rows or max(rows) < start_s:  # a clock was ahead: it says nothing of these
+        start_s, before = 0.0, 0
+    found = sum(some for at, some in rows.items() if at >= start_s)
+    return max(0, found - (before if start_s in rows else 0))
 
 
 def unwatched(
@@ -127,16 +134,21 @@ def look(
     """Look at the items that were counted; what is to be told is ``unsent`` then.
 
     Without enough new ones since the last look, what was found stands: thresholds are made for
-    looks as dense as :data:`LOOKS_PER_WINDOW`, and the same items are not three looks.
+    looks as dense as :data:`LOOKS_PER_WINDOW`, and the same items are not three looks. Refused
+    items count for the look at refused items alone.
     """
     standing = _of_profile(standing, standard, now_s)
     standing = _filling(standing, seen, rule, now_s)
-    if seen.new_rows < max(1, rule.rows // LOOKS_PER_WINDOW):
+    if seen.new_rows < _least_new(rule):
         return standing
     window = newest(seen.buckets, rule, now_s)
     if window is None:
         return standing
     return _Looking(standing, standard, window, rule, now_s).step(seen)
+
+
+def _least_new(rule: WindowRule) -> int:
+    return max(1, rule.rows // LOOKS_PER_WINDOW)
 
 
 def _filling(standing: Standing, seen: Seen, rule: WindowRule, now_s: float) -> Standing:
@@ -243,8 +255,11 @@ class _Looking:
         self._notes: dict[str, str] = {}
         """What is broken, by feature."""
         self._before = {old.name: old for old in standing.features}
+        self._is_judged = True
+        """There are enough new sound items for a look at how they are distributed."""
 
     def step(self, seen: Seen) -> Standing:
+        self._is_judged = seen.new_sound >= _least_new(self._rule)
         for feature in self._standard.watched:
             self._look_for_breach(feature)
         self._look_for_refused(seen)
@@ -262,9 +277,17 @@ class _Looking:
             looked_at_s=self._now_s, rows=seen.rows,
             counted_share=round(seen.items / max(seen.came, seen.items, 1), 4),
             window_start_s=self._window.start_s, window_end_s=self._window.end_s,
-            features=features, mark=seen.mark, memory=self._memory,
+            features=features, mark=self._mark(seen), memory=self._memory,
         )
         return self._episodes(standing)
+
+    def _mark(self, seen: Seen) -> Mark:
+        if self._is_judged:
+            return seen.mark
+        old = self._standing.mark
+        return msgspec.structs.replace(
+            seen.mark, judged_s=old.judged_s, judged_rows=old.judged_rows
+        )
 
     # --- features -------------------------------------------------------------------------------
 
@@ -280,7 +303,9 @@ class _Looking:
             # Chance gives such a rise, too: it opens nothing, and closes nothing either.
             value = rise if text else min(rise, breaches.LEAST_RISE)
             self._notes[feature.name] = text
-        self._step("data_quality", feature.name, value, breaches.LEAST_RISE)
+        self._step(
+            "data_quality", feature.name, value if self._is_judged else None, breaches.LEAST_RISE
+        )
 
     def _look_for_refused(self, seen: Seen) -> None:
         enough = seen.items >= min(LEAST_QUALITY_ROWS, self._rule.rows)
@@ -298,6 +323,7 @@ class _Looking:
         is_open = self._old("data_drift", name).episode is not None
         # Broken data are far from the reference, and so are the answers to them: that is no drift.
         judged = not self._is_broken(name) if is_open else not self._any_broken
+        judged = judged and self._is_judged
         self._step("data_drift", name, one.statistic if judged else None, one.threshold)
 
     def _is_broken(self, name: str) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from celeriac.drift import bins, watching
 from celeriac.drift.counted import Stretch
+from celeriac.drift.episodes import Hysteresis, Look, Step, Watched
 from celeriac.drift.events import DriftEvent
 from celeriac.drift.features import Feature
 from celeriac.drift.reference import make_profile
@@ -108,6 +109,29 @@ def test_a_shift_is_one_episode_and_it_ends(standard: Standard) -> None:
     assert stream.standing.state == "stable"
     (ended,) = stream.standing.ended
     assert (ended.kind, ended.opened_at_s, ended.features) == ("data_drift", since_s, ("x",))
+
+
+def test_refused_items_make_no_looks_at_how_the_others_are_distributed(
+    standard: Standard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Stream(standard)
+    for _ in range(12):
+        stream.come()
+    looks: dict[str, int] = {}
+    whole = watching.step
+
+    def counting(watched: Watched, look: Look, rule: Hysteresis) -> Step:
+        if look.statistic is not None:
+            looks[watched.feature] = looks.get(watched.feature, 0) + 1
+        return whole(watched, look, rule)
+
+    monkeypatch.setattr(watching, "step", counting)
+    for _ in range(20):
+        stream.come(rows=12, refused=48)  # 240 sound ones: a look when 50 of them have come
+    assert looks[REFUSED] == 20
+    assert looks["x"] == looks["y"] == looks["colour"] == 2 * 4  # one for nulls, one for drift
+    assert stream.standing.rows > 1_000  # shown, all the same
+    assert {one.rows for one in stream.standing.features[:3]} == {stream.standing.rows}
 
 
 def test_too_few_items_say_nothing(standard: Standard) -> None:
