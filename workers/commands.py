@@ -8,7 +8,7 @@ from pathlib import Path
 from celeriac.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-CELERY = (sys.executable, "-m", "celery", "-A", "workers.app")
+CELERY = (sys.executable, "-m", "workers.celery_command", "-A", "workers.app")
 DRAIN_S = 30.0
 """How long a worker may take to finish what it has begun, at least."""
 # Workers talk to Redis, not to each other: a second less at each start, no traffic between them.

@@ -17,18 +17,26 @@ from workers.stack import environment
 pytestmark = pytest.mark.uncounted
 
 
-def celery(words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+OURS = "workers.celery_command"
+
+
+def celery(
+    words: str, env: dict[str, str], module: str = "celery"
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "workers.app", *words.split()],
+        [sys.executable, "-m", module, "-A", "workers.app", *words.split()],
         env=os.environ | env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )
 
 
-@pytest.mark.parametrize("words", ["worker -Q batch.cpu", "beat", "inspect ping"])
-def test_a_typo_in_the_settings_is_one_line(words: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("words", "module"), [
+    ("worker -Q batch.cpu", "celery"), ("beat", "celery"), ("inspect ping", "celery"),
+    ("worker -Q batch.cpu", OURS), ("beat", OURS),
+])
+def test_a_typo_in_the_settings_is_one_line(words: str, module: str, tmp_path: Path) -> None:
     config = tmp_path / "celeriac.toml"
     config.write_text("[broker]\nurll = 'redis://127.0.0.1'\n")
-    result = celery(words, {"CELERIAC_CONFIG": str(config)})
+    result = celery(words, {"CELERIAC_CONFIG": str(config)}, module)
     assert result.returncode == 1
     assert result.stderr == (
         f"celeriac: {config}: broker.urll: no such setting; did you mean 'url'?\n"
@@ -51,3 +59,15 @@ def test_a_task_called_by_name_goes_to_the_worker_that_follows_promotions(
         assert celery(f"call {task}", environment(settings)).returncode == 0
     queues = ("predict.cpu", "batch.cpu", "maintenance")
     assert [redis_client.llen(queue) for queue in queues] == [1, 1, 1]
+
+
+def test_our_own_command_takes_all_options_and_loads_no_other_commands(
+    settings: Settings,
+) -> None:
+    env = environment(settings) | {"PYTHONPROFILEIMPORTTIME": "1"}
+    known, ours = celery("worker --help", env), celery("worker --help", env, OURS)
+    assert ours.stdout.partition("Start worker")[2] == known.stdout.partition("Start worker")[2]
+    assert "--concurrency" in ours.stdout
+    assert "prompt_toolkit" in known.stderr
+    assert "celery.bin.worker" in ours.stderr
+    assert not [word for word in ("prompt_toolkit", "tornado", "flower") if word in ours.stderr]

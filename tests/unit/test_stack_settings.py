@@ -102,8 +102,8 @@ def test_folders_of_the_gateway_are_where_the_stack_was_started() -> None:
 def test_the_command_of_a_worker() -> None:
     command = commands.worker_command("batch.cpu")
     assert command[1:] == [
-        "-m", "celery", "-A", "workers.app", "worker", "-Q", "batch.cpu", "-n", "batch.cpu@%h",
-        "--without-mingle", "--without-gossip",
+        "-m", "workers.celery_command", "-A", "workers.app", "worker", "-Q", "batch.cpu",
+        "-n", "batch.cpu@%h", "--without-mingle", "--without-gossip",
     ]  # fmt: skip
     assert commands.worker_command("batch.cpu", 2)[-2:] == ["-c", "2"]
 
