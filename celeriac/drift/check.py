@@ -56,7 +56,9 @@ class CheckRule:
     least_auc: float = 0.6
     """Of the classifier that tells current rows from the reference."""
     stretches: int = 30
-    """Of the current rows, at most, for the statistic over time."""
+    """Of the current rows, at most, for the statistic over time ..."""
+    stretch_noise: float = 0.9
+    """... and each so long that chance alone keeps the distance below this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +171,7 @@ def _compare(shown: _Shown, stride: float, rule: CheckRule) -> _Compared:
         shown, "stable", statistic=distance, threshold=limit, jensen_shannon=shannon,
         jensen_shannon_threshold=shannon_limit, p_value=p_value,
         stability_index=statistics.stability_index(reference, values),
-        wasserstein=_way(shown, p, q), stretches=_stretches(shown, rule),
+        wasserstein=_way(shown, p, q), stretches=_stretches(shown, stride, rule),
     )
     return _Compared(found, p_value, distance >= limit or shannon >= shannon_limit)
 
@@ -233,10 +235,15 @@ def _way(shown: _Shown, p: Array, q: Array) -> float | None:
     return float(found) if np.isfinite(found) else None
 
 
-def _stretches(shown: _Shown, rule: CheckRule) -> tuple[Stretch, ...]:
-    """The distance over the current rows, stretch by stretch, in their order."""
+def _stretches(shown: _Shown, stride: float, rule: CheckRule) -> tuple[Stretch, ...]:
+    """The distance over the current rows, stretch by stretch, in their order; nothing if the rows
+    are too few, or too dependent, for two that say something."""
     feature, codes = shown.feature, shown.codes
-    count = min(rule.stretches, len(codes) // rule.least_rows)
+    own = max(1.0, feature.autocorrelation_rows / stride)
+    needed = own * statistics.rows_beyond_chance(
+        rule.stretch_noise, rule.noise, feature.independent_rows
+    )
+    count = min(rule.stretches, int(len(codes) / max(needed, rule.least_rows)))
     if count < 2:
         return ()
     reference = np.asarray(feature.counts[:-1])
@@ -248,11 +255,9 @@ def _stretches(shown: _Shown, rule: CheckRule) -> tuple[Stretch, ...]:
         rows = int(counts.sum())
         if rows < rule.least_rows // 2:
             continue
-        noise = statistics.distance_of_chance(
-            rule.noise, feature.independent_rows, rows / feature.autocorrelation_rows
-        )
+        noise = statistics.distance_of_chance(rule.noise, feature.independent_rows, rows / own)
         found.append(Stretch(
-            at=f"rows {start + 1:,} to {stop:,}",
+            at=f"rows {round(start * stride) + 1:,} to {round(stop * stride):,}",
             statistic=float(statistics.distance(feature.kind, p, statistics.shares(counts))),
             threshold=max(rule.least_distance, noise),
         ))

@@ -132,7 +132,7 @@ def _over_time(stretches: Sequence[Stretch]) -> tuple[charts.Plot | None, str]:
         return None, ""
     values = [one.statistic for one in stretches]
     limits = [one.threshold for one in stretches]
-    most = max(*values, *limits) * 1.05
+    most = min(1.0, max(*values, *limits) * 1.05)
     titles = [
         f"{one.at}: {one.statistic:.3f}, threshold {one.threshold:.3f}" for one in stretches
     ]

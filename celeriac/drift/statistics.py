@@ -87,6 +87,13 @@ def distance_of_chance(share: float, rows: float, other_rows: float) -> float:
     return min(1.0, float(kolmogi(share) * np.sqrt(1 / rows + 1 / other_rows)))
 
 
+def rows_beyond_chance(value: float, share: float, rows: float) -> float:
+    """So many other rows are needed for chance alone to exceed the distance ``value`` in only
+    ``share`` of all such pairs; infinity if no number of them will do."""
+    left = (value / float(kolmogi(share))) ** 2 - 1 / max(rows, 1e-9)
+    return 1 / left if left > 0 else float("inf")
+
+
 def chi_square(
     reference: Array, current: Array, dependence: float, other: float
 ) -> tuple[float, int]:

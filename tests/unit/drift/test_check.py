@@ -135,6 +135,33 @@ def broken(report: DriftReport, name: str) -> str:
     return next(finding.text for finding in report.findings if finding.what == name)
 
 
+def test_stretches_are_long_enough_to_say_something() -> None:
+    chance = np.random.default_rng(1)
+    alike = lfilter([1], [1, -0.999], chance.normal(size=30_000))
+    profile = make_profile({"weather": Feature(alike), "size": numbers(30_000)})
+    assert profile.by_name["weather"].autocorrelation_rows > 300
+    report = compared(profile, {
+        "weather": Feature(alike + 20 * alike.std()), "size": numbers(30_000, seed=2),
+    })
+    weather = one(report, "weather").stretches
+    assert one(report, "weather").state == "drift"
+    assert 2 <= len(weather) < len(one(report, "size").stretches) == 30
+    assert all(some.threshold < 0.95 < some.statistic for some in weather)
+    assert b'class="bar marked"' in render(report)
+
+
+def test_stretches_of_rows_that_were_taken_evenly() -> None:
+    """Every tenth row of a dataset: its rows are named, and neighbours are less alike."""
+    chance = np.random.default_rng(1)
+    alike = lfilter([1], [1, -0.99], chance.normal(size=50_000))
+    profile = make_profile({"x": Feature(alike)})
+    whole = compared(profile, {"x": Feature(alike[:5_000])})
+    taken = compared(profile, {"x": Feature(alike[::10])}, rows_total=50_000)
+    assert one(taken, "x").stretches[0].at.startswith("rows 1 to ")
+    assert one(taken, "x").stretches[-1].at.endswith(" to 50,000")
+    assert len(one(taken, "x").stretches) > len(one(whole, "x").stretches)
+
+
 def test_a_missing_column(profile: ReferenceProfile) -> None:
     assert broken(compared(profile, {"colour": colours()}), "size") == "is missing"
 
