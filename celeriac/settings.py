@@ -8,11 +8,12 @@ it is there. ``CELERIAC_<SECTION>_<SETTING>`` overrides one scalar: ``CELERIAC_B
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
 import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -20,10 +21,12 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from celeriac import errors
+from celeriac import errors, variables
 from celeriac.policies import AdaptSettings
 from celeriac.schedules import NightlySettings, checked_model
 from celeriac.section import Section
+
+log = logging.getLogger(__name__)
 
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
@@ -508,7 +511,7 @@ def hide_password(url: str) -> str:
 
 
 def _config_path(environ: Mapping[str, str]) -> Path | None:
-    named = environ.get("CELERIAC_CONFIG")
+    named = environ.get(variables.CONFIG)
     if named:
         return Path(named)
     default = Path("celeriac.toml")
@@ -530,18 +533,35 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _override(data: dict[str, Any], environ: Mapping[str, str]) -> None:
     """Put the scalars that the environment names into ``data``.
 
-    Only known settings are looked up: an orchestrator may set other ``CELERIAC_*`` variables.
+    Raises ConfigError for a variable that looks like a setting misspelt.
     """
+    known = _variables()
+    _check_names(environ, known)
+    for variable, (section, model, name) in known.items():
+        if variable in environ:
+            table = data.setdefault(section, {})
+            if isinstance(table, dict):
+                table[name] = _env_value(model, name, environ[variable])
+
+
+def _variables() -> dict[str, tuple[str, type[BaseModel], str]]:
+    """Each variable with the section and the setting that it is for."""
+    found = {}
     for section, field in Settings.model_fields.items():
-        model = field.annotation
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            continue
-        for name in scalars(model):
-            variable = f"CELERIAC_{section}_{name}".upper()
-            if variable in environ:
-                table = data.setdefault(section, {})
-                if isinstance(table, dict):
-                    table[name] = _env_value(model, name, environ[variable])
+        table = field.annotation
+        if isinstance(table, type) and issubclass(table, BaseModel):
+            for name in scalars(table):
+                found[f"{variables.PREFIX}{section}_{name}".upper()] = (section, table, name)
+    return found
+
+
+def _check_names(environ: Mapping[str, str], known: Collection[str]) -> None:
+    for name, meant in variables.unknown(environ, known).items():
+        if meant is not None:
+            raise errors.ConfigError(
+                f"the environment: {name}: no such setting; did you mean {meant}?"
+            )
+        log.warning("the environment: %s: no such setting; it is ignored", name)
 
 
 def scalars(section: type[BaseModel]) -> list[str]:

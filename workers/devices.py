@@ -15,10 +15,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from celeriac import errors
+from celeriac.variables import PINNED_GPU
 
 VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
-PINNED_VARIABLE = "CELERIAC_PINNED_GPU"
-"""The GPU that this process was given, as JSON."""
 _NONE = "-1"
 """As ``CUDA_VISIBLE_DEVICES``: no GPU at all."""
 _LIBRARIES = ("torch", "onnxruntime", "cupy", "tensorflow")
@@ -171,12 +170,12 @@ def usable(environ: Mapping[str, str], wanted: Sequence[str] = ()) -> list[Gpu]:
 
 def environment_of(gpu: Gpu) -> dict[str, str]:
     """What pins a process to a GPU, as an addition to its environment."""
-    return {VISIBLE: gpu.uuid, ORDER: "PCI_BUS_ID", PINNED_VARIABLE: json.dumps(asdict(gpu))}
+    return {VISIBLE: gpu.uuid, ORDER: "PCI_BUS_ID", PINNED_GPU: json.dumps(asdict(gpu))}
 
 
 def pinned(environ: Mapping[str, str]) -> Gpu | None:
     """The GPU that a process of this environment has been given; None if it was given none."""
-    said = environ.get(PINNED_VARIABLE)
+    said = environ.get(PINNED_GPU)
     if not said:
         return None
     try:
@@ -210,7 +209,7 @@ def pin(environ: MutableMapping[str, str], wanted: Sequence[str] = ()) -> Gpu:
 def hide(environ: MutableMapping[str, str]) -> None:
     """Let this process, and what it starts, see no GPU."""
     environ[VISIBLE] = _NONE
-    environ.pop(PINNED_VARIABLE, None)
+    environ.pop(PINNED_GPU, None)
 
 
 def _check_untouched() -> None:

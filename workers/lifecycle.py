@@ -11,7 +11,7 @@ from typing import Any
 
 from celery import Celery, signals
 
-from celeriac import errors, logs
+from celeriac import errors, logs, variables
 from celeriac.host import ModelHost, get_host, make_host, set_host
 from celeriac.messages import MAINTENANCE_QUEUE
 from celeriac.niceness import give_way
@@ -33,7 +33,6 @@ from workers.watchdog import Watchdog, WatchdogStep
 
 log = logs.get_logger(__name__)
 
-ROLE_VARIABLE = "CELERIAC_ROLE"
 LET_GO_EVERY_S = 10.0
 
 
@@ -71,7 +70,7 @@ def _take_role(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> N
     except errors.CeleriacError as error:
         _leave(error)
     instance.celeriac_role = role
-    os.environ[ROLE_VARIABLE] = role.name  # a spawned child has no other way to know
+    os.environ[variables.ROLE] = role.name  # a spawned child has no other way to know
     conf.worker_concurrency = role.concurrency
     conf.worker_pool_start_method = role.start_method
     if role.start_method == "spawn":
@@ -143,7 +142,7 @@ def _configure_logging(
 
 def _start_child(**_: Any) -> None:
     """A pool process has its parent's models, unless it must load its own."""
-    role = roles.role_for([os.environ[ROLE_VARIABLE]])
+    role = roles.role_for([os.environ[variables.ROLE]])
     if role.warm and _loads_its_own(role):
         LOSS.install()
         set_host(_make_host(role))

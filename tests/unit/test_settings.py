@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from celeriac import errors
+from celeriac import errors, variables
 from celeriac.settings import hide_password, load_settings
 
 NIGHT = "[nightly.a]\ndataset = 'd'\n"
@@ -46,8 +46,39 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
 
 def test_variables_of_an_orchestrator_are_not_ours() -> None:
     load_settings(
-        environ={"CELERIAC_BROKER_PORT": "tcp://10.0.0.1:6379", "CELERIAC_SERVICE_HOST": "x"}
+        environ={
+            "CELERIAC_BROKER_PORT": "tcp://10.0.0.1:6379", "CELERIAC_SERVICE_HOST": "x",
+            "CELERIAC_BROKER_SERVICE_PORT_REDIS": "6379", "CELERIAC_PORT": "tcp://10.0.0.1:80",
+            "CELERIAC_BROKER_PORT_6379_TCP_ADDR": "10.0.0.1", "CELERIACS": "x",
+        }
     )
+
+
+@pytest.mark.parametrize("name", sorted(variables.OTHERS - {variables.CONFIG}))
+def test_variables_of_our_own_are_no_settings(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_settings(environ={name: "x"})
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("CELERIAC_BROKER_ULR", "CELERIAC_BROKER_URL"),
+        ("CELERIAC_BATHC_PROCESSES", "CELERIAC_STACK_BATCH_PROCESSES"),
+        ("CELERIAC_BATCH_CHUNK_TIMEOUT", "CELERIAC_BATCH_CHUNK_TIMEOUT_S"),
+        ("CELERIAC_STACK_FLOWR_PORT", "CELERIAC_STACK_FLOWER_PORT"),
+    ],
+)
+def test_a_variable_that_is_misspelt_is_refused(name: str, meant: str) -> None:
+    with pytest.raises(errors.ConfigError, match=f"{name}: .*did you mean {meant}"):
+        load_settings(environ={name: "4"})
+
+
+def test_one_that_is_like_no_setting_is_told_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    load_settings(environ={"CELERIAC_IMAGE_TAG": "3.1"})
+    assert "CELERIAC_IMAGE_TAG: no such setting; it is ignored" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ import sys
 import pytest
 
 from celeriac import errors
+from celeriac.variables import PINNED_GPU
 from tests.conftest import STAND_INS
 from tests.unit.gpu.conftest import Inject
 from workers import devices
-from workers.devices import ORDER, PINNED_VARIABLE, VISIBLE, Gpu
+from workers.devices import ORDER, VISIBLE, Gpu
 
 A100 = {"uuid": "GPU-aaaa-1", "name": "NVIDIA A100"}
 T4 = {"uuid": "GPU-bbbb-2", "name": "NVIDIA T4", "memory": 16_000_000_000}
@@ -117,7 +118,7 @@ def test_what_a_launcher_pinned_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("said", ["", "not json", "[1]", '{"label": "0"}'])
 def test_what_is_no_gpu_is_not_believed(said: str) -> None:
-    assert devices.pinned({PINNED_VARIABLE: said, VISIBLE: "GPU-aaaa-1"}) is None
+    assert devices.pinned({PINNED_GPU: said, VISIBLE: "GPU-aaaa-1"}) is None
 
 
 def test_a_pin_that_cuda_would_not_see_is_not_believed() -> None:
