@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ log = get_logger(__name__)
 
 PREVIOUS = "previous"
 CHALLENGER = "challenger"
+MOST_WORDS = 1_000
+"""Characters of a reason that are kept."""
 _ALIASES = TypeAdapter(dict[str, int])
 
 
@@ -99,7 +101,7 @@ class Aliases:
         ``expected`` is the champion that the caller has seen (None: there was none). Raises
         PromotionRefused if another promotion came in between, or the version is retired.
         """
-        with files.locked(self._lock):
+        with self._changing():
             old = self.read()
             self._check(CHAMPION, old.get(CHAMPION), expected)
             self._check_kept(version)
@@ -117,7 +119,7 @@ class Aliases:
         ``expected`` is the ``previous`` that the caller has seen. Raises PromotionRefused if it
         is no longer that.
         """
-        with files.locked(self._lock):
+        with self._changing():
             old = self.read()
             self._check(PREVIOUS, old.get(PREVIOUS), expected)
             new = old | {CHAMPION: expected}
@@ -134,7 +136,7 @@ class Aliases:
         alias moved meanwhile or the version is retired.
         """
         check_free(alias)
-        with files.locked(self._lock):
+        with self._changing():
             old = self.read()
             self._check(alias, old.get(alias), expected)
             if old.get(alias) == version:
@@ -148,12 +150,23 @@ class Aliases:
 
     def retire(self, versions: Iterable[int]) -> list[int]:
         """Retire those of ``versions`` that no alias names; nothing can name them any more."""
-        with files.locked(self._lock):
+        with self._changing():
             named = set(self.read().values())
             unnamed = [version for version in versions if version not in named]
             for version in unnamed:
                 Retired(self.folder).add(version)
             return unnamed
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        try:
+            with files.locked(self._lock):
+                yield
+        except OSError as error:
+            raise errors.RegistryError(
+                f"{self.folder.name}: its aliases cannot be changed "
+                f"({error.strerror or errors.told(error)}); they are as they were"
+            ) from error
 
     def _check(self, alias: str, found: int | None, expected: int | None) -> None:
         if found != expected:
@@ -176,8 +189,11 @@ class Aliases:
         files.drop_cut_line(self._history)
         lines = _moves(self._replayed(), old, "", "found so: the move itself was not recorded")
         files.replace(self._file, json.dumps(dict(sorted(new.items())), indent=2).encode())
-        lines += _moves(old, new, who, why, metrics)
-        files.append(self._history, b"".join(lines))
+        lines += _moves(old, new, _words(who), _words(why), metrics)
+        try:
+            files.append(self._history, b"".join(lines))
+        except OSError as error:  # it has happened; the next move says that it was found so
+            log.warning("move not recorded", model=self.folder.name, reason=error.strerror)
 
     def _replayed(self) -> dict[str, int]:
         """The aliases as the history tells them."""
@@ -196,6 +212,11 @@ def check_free(alias: str) -> str:
     if alias == PREVIOUS:
         raise errors.RequestError("previous moves by itself, with promotion and rollback")
     return alias
+
+
+def _words(text: str) -> str:
+    """Of a caller, as one line that every reader can read."""
+    return "".join(one if one.isprintable() else " " for one in text[:MOST_WORDS]).strip()
 
 
 def _moves(

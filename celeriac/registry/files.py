@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from celeriac import errors
@@ -54,8 +54,13 @@ def write(path: Path, data: bytes) -> None:
 def replace(path: Path, data: bytes) -> None:
     """Replace ``path`` in one step: a reader sees the old content or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write(temporary, data)
-    temporary.replace(path)
+    try:
+        write(temporary, data)
+        temporary.replace(path)
+    except OSError:  # a full disk, say
+        with suppress(OSError):
+            temporary.unlink()
+        raise
     sync(path.parent)
 
 

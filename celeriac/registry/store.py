@@ -133,8 +133,9 @@ class Registry:
     def add(self, name: str, write: Callable[[Path], ModelDraft]) -> ModelVersion:
         """Register a new version. ``write`` fills an empty folder and describes what it wrote.
 
-        Raises RegistryError if the registry cannot be written, and whatever ``write`` raises;
-        then, and after a crash, there is no new version.
+        Raises RegistryError if the registry cannot be written, or ``model.json`` cannot say what
+        the version is, and whatever else ``write`` raises; then, and after a crash, there is no new
+        version.
         """
         home = self.root / check_model_name(name)
         try:
@@ -149,10 +150,15 @@ class Registry:
         try:
             draft = write(folder)
             return self._seal(name, folder, draft)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
             with contextlib.suppress(OSError):
                 home.rmdir()  # a first registration that failed leaves nothing
+            if isinstance(error, OSError):
+                raise errors.RegistryError(
+                    f"{name}: no version could be written to {home}: "
+                    f"{error.strerror or errors.told(error)}"
+                ) from error
             raise
 
     def delete(self, name: str, version: int) -> None:
@@ -276,8 +282,14 @@ def _numbered(
 
 def _as_json(manifest: ModelVersion) -> bytes:
     first = {"contract": manifest.contract, "name": manifest.name, "version": manifest.version}
-    data = first | manifest.model_dump(mode="json")
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False).encode()
+    try:
+        data = first | manifest.model_dump(mode="json")
+        return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        raise errors.RegistryError(
+            f"{manifest.name}: {MANIFEST_NAME} takes finite numbers and valid Unicode; of its "
+            f"metrics, texts and golden examples something is neither ({error})"
+        ) from error
 
 
 def _make_read_only(folder: Path) -> None:

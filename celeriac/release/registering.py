@@ -27,6 +27,9 @@ from celeriac.samples import Samples, as_items, as_samples
 from celeriac.scoring import Scorer, essence, limits_of, same_answer
 from celeriac.settings import get_settings
 
+MOST_DESCRIBED = 10_000
+"""Characters of a description."""
+
 
 def register(  # noqa: PLR0913 - the words of a notebook; all but three have a default
     name: str,
@@ -72,6 +75,11 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
     differently when it is read back; then nothing is registered.
     """
     check_model_name(name)
+    if len(description) > MOST_DESCRIBED:
+        raise errors.RegistryError(
+            f"the description has {len(description):,} characters; at most {MOST_DESCRIBED:,} are "
+            "taken, because all clients and workers read it with the catalogue"
+        )
     if device == "cpu" and serving is not None and serving.precision == "bfloat16":
         raise errors.RegistryError(
             "a version for the CPU is registered in float32; celeriac optimize compares bfloat16 "

@@ -257,12 +257,12 @@ def _show(model: ModelInfo, version: VersionInfo) -> None:
     facts.add_row("takes", takes(version.input))
     if version.input.kind == "table":
         columns = (f"{column.name} ({column.dtype})" for column in version.input.columns)
-        facts.add_row("columns", ", ".join(columns))
-    facts.add_row("answers", gives(version.output))
+        facts.add_row("columns", terminal.plain(", ".join(columns)))
+    facts.add_row("answers", terminal.plain(gives(version.output)))
     facts.add_row("served", served(version.serving))
-    facts.add_row("metrics", _metrics(version) or "none")
+    facts.add_row("metrics", terminal.plain(_metrics(version)) or "none")
     facts.add_row("registered", version.created_at)
-    facts.add_row("description", version.description or "none")
+    facts.add_row("description", terminal.plain(version.description) or "none")
     terminal.console().print(facts)
     typer.echo()
     terminal.show_rows(("VERSION", "ALIASES", "REGISTERED", "METRICS"), (

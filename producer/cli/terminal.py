@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,18 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False, markup=False)
+
+
+def plain(text: str) -> str:
+    """``text`` without what steers a terminal: others may have written it.
+
+    >>> plain("red \\x1b[31m")
+    'red \ufffd[31m'
+    """
+    return "".join(
+        one if one in "\n\t" or unicodedata.category(one) not in ("Cc", "Cs") else "\ufffd"
+        for one in text
+    )
 
 
 def counted(number: int, noun: str) -> str:
@@ -37,5 +50,5 @@ def show_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for number, heading in enumerate(headings):
         made.add_column(heading, overflow="fold", no_wrap=is_short and not number)
     for row in cells:
-        made.add_row(*row)
+        made.add_row(*map(plain, row))
     console().print(made)

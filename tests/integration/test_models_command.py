@@ -129,6 +129,8 @@ def test_bad_input_gets_one_clear_line(run: Run, tmp_path: Path) -> None:
         (["register", "m", "net.safetensors"], "--architecture"),
         (["register", "Bad Name", "--format", "echo"], "is not a model name"),
         (["register", "m", "--format", "echo", "--metric", "accuracy"], "NAME=NUMBER"),
+        (["register", "m", "--format", "echo", "--metric", "accuracy=nan"], "a finite one"),
+        (["register", "m", "--format", "echo", "--description", "x" * 10_001], "at most 10,000"),
         (["register", "m", "--format", "echo", "--examples", "empty"], "holds no image"),
         (["register", "m", "--format", "echo", "--input", "schema.json"], "the shape of an image"),
         (["promote", "m@1", "--local"], "no model named 'm'"),

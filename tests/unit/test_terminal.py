@@ -29,3 +29,9 @@ def test_names_stay_whole_and_other_cells_are_folded(capsys: pytest.CaptureFixtu
 def test_a_very_long_name_is_folded_and_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
     show_rows(("sensor", "value"), [("s" * 200, "1.5")])
     assert capsys.readouterr().out.count("s") == 200 + "sensor".count("s")
+
+
+def test_cells_steer_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    show_rows(("NAME",), [("a\x1b]0;owned\x07b\x9b31m\udcff",)])
+    said = capsys.readouterr().out
+    assert "a\ufffd]0;owned\ufffdb\ufffd31m\ufffd" in said

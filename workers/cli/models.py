@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -217,7 +218,9 @@ def read_metrics(pairs: list[str]) -> dict[str, float]:
     for pair in pairs:
         name, _, value = pair.partition("=")
         try:
-            metrics[name.strip()] = float(value)
+            metrics[name.strip()] = number = float(value)
         except ValueError:
-            raise errors.RequestError(f"--metric {pair}: want NAME=NUMBER") from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise errors.RequestError(f"--metric {pair}: want NAME=NUMBER, a finite one")
     return metrics

@@ -8,7 +8,7 @@ import pytest
 
 from celeriac import errors
 from celeriac.registry import files
-from celeriac.registry.aliases import Aliases
+from celeriac.registry.aliases import MOST_WORDS, Aliases
 
 
 @pytest.fixture
@@ -149,3 +149,43 @@ def test_what_is_retired_gets_no_alias(aliases: Aliases) -> None:
     with pytest.raises(errors.PromotionRefused, match="2 is retired"):
         aliases.assign("challenger", 2, expected=None, who="ann", why="")
     assert aliases.read() == {"champion": 1}
+
+
+def test_a_reason_of_any_bytes_is_one_line_that_can_be_read(aliases: Aliases) -> None:
+    aliases.promote(1, expected=None, who="ann\udcff", why="one\ntwo \x1b[31m" + "x" * 100_000)
+    (move,) = aliases.history()
+    assert move.who == "ann"
+    assert move.why.startswith("one two  [31mxxx")
+    assert len(move.why) <= MOST_WORDS
+    aliases.promote(2, expected=1, who="ann", why="")
+    assert len(aliases.history()) == 3  # nothing was "found so"
+
+
+def _full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_on_a_full_disk_nothing_moves_and_nothing_is_left(
+    aliases: Aliases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aliases.promote(1, expected=None, who="ann", why="")
+    before = {path.name: path.read_bytes() for path in aliases.folder.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr("celeriac.registry.files.os.fsync", _full)
+        with pytest.raises(errors.RegistryError, match=r"cannot be changed \(No space left"):
+            aliases.promote(2, expected=1, who="ann", why="")
+    assert {path.name: path.read_bytes() for path in aliases.folder.iterdir()} == before
+    aliases.promote(2, expected=1, who="ann", why="")
+
+
+def test_a_move_that_its_history_has_no_room_for_has_happened(
+    aliases: Aliases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "append", _full)
+        assert aliases.promote(1, expected=None, who="ann", why="")
+    assert aliases.read() == {"champion": 1}
+    aliases.promote(2, expected=1, who="ann", why="")
+    assert [(move.to, move.why[:8]) for move in aliases.history()] == [
+        (1, "found so"), (2, ""), (1, ""),
+    ]

@@ -77,6 +77,32 @@ def test_a_failed_registration_leaves_nothing(registry: Registry) -> None:
     assert list(registry.root.iterdir()) == []
 
 
+@pytest.mark.parametrize("when", ["write", "seal"])
+def test_a_full_disk_is_told_and_leaves_nothing(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    if when == "seal":
+        monkeypatch.setattr("celeriac.registry.files.write", full)
+    with pytest.raises(errors.RegistryError, match=r"^reviews: no version .*: No space left on"):
+        registry.add("reviews", full if when == "write" else write)
+    assert list(registry.root.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [
+    {"metrics": {"accuracy": float("nan")}}, {"metrics": {"f1": float("inf")}},
+    {"description": "a\udcffb"},
+])  # fmt: skip
+def test_what_no_manifest_can_say_is_refused_and_leaves_nothing(
+    registry: Registry, change: dict[str, Any]
+) -> None:
+    with pytest.raises(errors.RegistryError, match=r"^reviews: model.json takes finite numbers"):
+        registry.add("reviews", lambda folder: DRAFT.model_copy(update=change))
+    assert list(registry.root.iterdir()) == []
+
+
 def test_a_root_that_cannot_be_written_is_named_with_its_setting(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.RegistryError, match=r"file: no model .*CELERIAC_MODELS_ROOT"):
