@@ -262,9 +262,9 @@ class Registry:
                 folder.rename(home / str(number))
                 break
             except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
-                number += 1  # another registration was faster
+                number += 1  # another registration was faster, or somebody's file lies there
         sync(home)
         _make_read_only(home / str(number))
         return manifest

@@ -63,10 +63,19 @@ def read_schema(path: Path | None) -> InputSchema | None:
         ) from error
 
 
-def _read_csv(path: Path, text_column: str, model: Any) -> Any:
+def read_frame(path: Path) -> Any:
+    """A CSV file as a pandas frame. Raises RequestError."""
     import pandas as pd
 
-    frame = pd.read_csv(path)
+    try:
+        return pd.read_csv(path)
+    except (ValueError, OSError) as error:  # pandas' own errors are kinds of ValueError
+        told = " ".join(str(error).split())
+        raise errors.RequestError(f"{path}: cannot be read: {told}") from error
+
+
+def _read_csv(path: Path, text_column: str, model: Any) -> Any:
+    frame = read_frame(path)
     names = getattr(model, "feature_names_in_", None)
     if names is not None:
         missing = [str(name) for name in names if name not in frame.columns]
@@ -91,7 +100,10 @@ def _read_jsonl(path: Path, _text_column: str, _model: Any) -> Any:
 def _read_npy(path: Path, _text_column: str, _model: Any) -> Any:
     import numpy as np
 
-    return np.load(path, allow_pickle=False)
+    try:
+        return np.load(path, allow_pickle=False)
+    except ValueError as error:  # numpy says how to unpickle it
+        raise errors.RequestError(f"{path}: is no .npy file of plain numbers") from error
 
 
 _READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".npy": _read_npy}

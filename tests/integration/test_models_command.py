@@ -121,6 +121,8 @@ def test_bad_input_gets_one_clear_line(run: Run, tmp_path: Path) -> None:
     (tmp_path / "model.pkl").write_bytes(b"\x80\x04.")
     (tmp_path / "net.safetensors").write_bytes(b"")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "evil.npy").write_bytes(b"\x80\x04N.")
+    (tmp_path / "torn.csv").write_bytes(b"\x90\xff\n")
     (tmp_path / "schema.json").write_text('{"kind": "image", "shape": [8]}')
     for words, says in (
         (["register", "m", "model.pkl"], "are for `celeriac models import`"),
@@ -132,6 +134,8 @@ def test_bad_input_gets_one_clear_line(run: Run, tmp_path: Path) -> None:
         (["register", "m", "--format", "echo", "--metric", "accuracy=nan"], "a finite one"),
         (["register", "m", "--format", "echo", "--description", "x" * 10_001], "at most 10,000"),
         (["register", "m", "--format", "echo", "--examples", "empty"], "holds no image"),
+        (["register", "m", "--format", "echo", "--examples", "evil.npy"], "of plain numbers"),
+        (["register", "m", "--format", "echo", "--examples", "torn.csv"], "cannot be read: 'u"),
         (["register", "m", "--format", "echo", "--input", "schema.json"], "the shape of an image"),
         (["promote", "m@1", "--local"], "no model named 'm'"),
     ):

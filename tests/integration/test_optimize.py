@@ -216,14 +216,23 @@ def test_nothing_is_registered_where_nothing_is_faster(
         (("forest@1", "--batch-sizes", "1,x"), "want numbers from 1 on"),
         (("forest@1", "--label-column", "y"), "--label-column is for --samples FILE.csv"),
         (("forest@1", "--samples", "none.csv"), "none.csv"),
+        (("forest@1", "--samples", "torn.csv"), "torn.csv: cannot be read: 'utf-8'"),
+        (("forest@1", "--samples", "bare.csv"), "bare.csv: holds no whole row of "),
         (("nobody",), "nobody"),
         (("forest@1", "--device", "gpu"), "forest@1 runs on the cpu"),
         (("gpu-parrot@1", "--device", "cpu"), "gpu-parrot@1 runs on the gpu"),
     ],
 )
 def test_what_is_asked_wrongly(
-    words: tuple[str, ...], said: str, celeriac: Callable[..., Any], env: dict[str, str]
+    words: tuple[str, ...], said: str, celeriac: Callable[..., Any], env: dict[str, str],
+    home: Path, tmp_path: Path,
 ) -> None:
+    (tmp_path / "torn.csv").write_bytes(b"\x90\xff\n")
+    header = (home / "forest.csv").read_text().partition("\n")[0]
+    (tmp_path / "bare.csv").write_text(f"{header}\n")
+    words = tuple(
+        str(tmp_path / word) if word in ("torn.csv", "bare.csv") else word for word in words
+    )
     ran = celeriac("optimize", *words, env=env)
     assert ran.returncode == 1
     assert said in ran.stderr

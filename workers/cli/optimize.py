@@ -161,12 +161,11 @@ def _read(
 def _from_csv(
     path: Path, schema: Any, text_column: str | None, label_column: str | None
 ) -> tuple[list[Any], Sequence[Any] | None]:
-    import pandas as pd
-
     from celeriac.inputs import columns_needed
+    from celeriac.release.examples import read_frame
     from celeriac.samples import as_items
 
-    frame = pd.read_csv(path)
+    frame = read_frame(path)
     names = columns_needed(schema, list(frame.columns), text_column)
     if label_column and label_column not in frame.columns:
         raise errors.RequestError(
@@ -175,6 +174,8 @@ def _from_csv(
     step = max(1, len(frame) // MOST_SAMPLES)
     frame = frame.dropna(subset=[*names, *([label_column] if label_column else [])])
     frame = frame.iloc[::step].head(MOST_SAMPLES)
+    if frame.empty:
+        raise errors.RequestError(f"{path}: holds no whole row of {', '.join(names)}")
     labels = frame[label_column].tolist() if label_column else None
     if schema.kind == "text":
         return frame[names[0]].astype(str).tolist(), labels

@@ -77,6 +77,13 @@ def test_a_failed_registration_leaves_nothing(registry: Registry) -> None:
     assert list(registry.root.iterdir()) == []
 
 
+def test_a_file_that_lies_where_a_version_would_stops_none(registry: Registry) -> None:
+    registry.add("reviews", write)
+    (registry.root / "reviews" / "2").write_text("notes")
+    assert registry.add("reviews", write).version == 3
+    assert registry.versions("reviews") == [1, 3]
+
+
 @pytest.mark.parametrize("when", ["write", "seal"])
 def test_a_full_disk_is_told_and_leaves_nothing(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, when: str

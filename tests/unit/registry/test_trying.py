@@ -226,6 +226,17 @@ def test_a_record_from_before_releases_were_kept_counts_for_nothing(
     assert tries.tried == [1]
 
 
+@pytest.mark.parametrize("damaged", [b"", b"[]", b'{"manifest"', b"[" * 100_000])
+def test_a_damaged_record_counts_for_nothing(
+    registry: Registry, worker: Callable[[], Trial], tries: Tries, damaged: bytes
+) -> None:
+    worker()("m", 1)
+    (registry.root / "m" / ".trials" / "1.json").write_bytes(damaged)
+    worker()("m", 1)
+    worker()("m", 1)
+    assert tries.tried == [1, 1]
+
+
 def test_only_the_newest_releases_are_kept(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
