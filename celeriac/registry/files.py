@@ -52,10 +52,15 @@ def write(path: Path, data: bytes) -> None:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Replace ``path`` in one step: a reader sees the old content or the new one."""
+    """Replace ``path`` in one step: a reader sees the old content or the new one.
+
+    It is as open as its folder, whoever replaces it and however careful that user's umask is.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary, data)
+        with suppress(OSError):  # not every file system has modes
+            temporary.chmod(path.parent.stat().st_mode & 0o666)
         temporary.replace(path)
     except OSError:  # a full disk, say
         with suppress(OSError):
@@ -65,8 +70,11 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def append(path: Path, lines: bytes) -> None:
-    """Append whole lines and force them to the disk."""
+    """Append whole lines and force them to the disk. A new file is as open as its folder."""
     with path.open("ab") as file:
+        if not file.tell():
+            with suppress(OSError):
+                os.fchmod(file.fileno(), path.parent.stat().st_mode & 0o666)
         file.write(lines)
         file.flush()
         os.fsync(file.fileno())

@@ -257,6 +257,8 @@ class Registry:
         while True:
             manifest = _numbered(name, number, records, draft)
             files.write(folder / MANIFEST_NAME, _as_json(manifest))
+            (folder / MANIFEST_NAME).chmod(0o644)  # others must read it, if we are killed
+            folder.chmod(0o755)
             sync(folder)
             try:
                 folder.rename(home / str(number))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import threading
 from pathlib import Path
 
@@ -189,3 +190,17 @@ def test_a_move_that_its_history_has_no_room_for_has_happened(
     assert [(move.to, move.why[:8]) for move in aliases.history()] == [
         (1, "found so"), (2, ""), (1, ""),
     ]
+
+
+@pytest.mark.parametrize(("folder", "file"), [(0o755, 0o644), (0o775, 0o664), (0o700, 0o600)])
+def test_what_is_written_is_as_open_as_its_folder(
+    aliases: Aliases, folder: int, file: int
+) -> None:
+    aliases.folder.chmod(folder)
+    umask = os.umask(0o077)
+    try:
+        aliases.promote(1, expected=None, who="ann", why="")
+    finally:
+        os.umask(umask)
+    for name in ("aliases.json", "history.jsonl"):
+        assert (aliases.folder / name).stat().st_mode & 0o777 == file

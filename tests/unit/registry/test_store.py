@@ -77,6 +77,25 @@ def test_a_failed_registration_leaves_nothing(registry: Registry) -> None:
     assert list(registry.root.iterdir()) == []
 
 
+def test_a_registration_that_is_killed_leaves_no_version_that_others_cannot_read(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("celeriac.registry.store._make_read_only", killed)
+    umask = os.umask(0o077)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            registry.add("reviews", write)
+    finally:
+        os.umask(umask)
+    folder = registry.folder("reviews", 1)
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert (folder / "model.json").stat().st_mode & 0o444 == 0o444
+    assert registry.verify("reviews", 1).version == 1
+
+
 def test_a_file_that_lies_where_a_version_would_stops_none(registry: Registry) -> None:
     registry.add("reviews", write)
     (registry.root / "reviews" / "2").write_text("notes")
