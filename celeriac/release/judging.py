@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from celeriac import errors
 from celeriac.drift import features
 from celeriac.drift.adaptation import Compared, Figure
 from celeriac.drift.dataset import newest
-from celeriac.drift.performance import labels_of, performance
+from celeriac.drift.performance import is_known, labels_of, performance
 from celeriac.policies import AdaptSettings
 from celeriac.registry.store import Registry
 from celeriac.release.aside import answer_with, run_aside
@@ -27,6 +28,8 @@ from celeriac.settings import Settings
 
 LEAST_SHARE = 0.5
 """Of the held-out rows must have a label and an answer, or nothing is said."""
+MOST_LOST = 0.01
+"""Of the rows, that the champion answers and a challenger does not."""
 
 
 def judge(  # noqa: PLR0913 - two versions, and on what
@@ -36,8 +39,9 @@ def judge(  # noqa: PLR0913 - two versions, and on what
     """Have both versions answer the newest ``rule.held_out_rows`` rows of ``rule.labelled``.
 
     Raises DatasetError if the rows cannot be read or too few are labelled, RegistryError and its
-    kinds if a version cannot be loaded, PromotionRefused if the process crashes or takes longer
-    than ``rule.judge_timeout_s``.
+    kinds if a version cannot be loaded, PromotionRefused if the challenger leaves rows without an
+    answer that the champion answers, or the process crashes or takes longer than
+    ``rule.judge_timeout_s``.
     """
     wanted = {
         "options": asdict(LoadOptions.of(settings)), "champion": champion,
@@ -73,16 +77,43 @@ def _compare(registry: Registry, name: str, wanted: dict[str, Any]) -> Iterator[
     sampled = newest(
         rule.labelled, manifests, rule.held_out_rows, rule.text_column, rule.label
     )
-    truth = sampled.table[rule.label].to_pylist()
-    measured = []
-    for version in versions:
-        scorer = Scorer.load(registry, name, version, options)
-        answers = features.of_answers(scorer.score_table(sampled.table, rule.text_column).columns)
-        measured.append(_measured(scorer, answers, truth, rule))
-    (old, old_right), (new, new_right) = measured
+    scorers = [Scorer.load(registry, name, version, options) for version in versions]
+    answers = [
+        features.of_answers(one.score_table(sampled.table, rule.text_column).columns)
+        for one in scorers
+    ]
+    truth = _of_both(sampled.table[rule.label].to_pylist(), scorers, answers)
+    (old, old_right), (new, new_right) = (
+        _measured(scorer, given, truth, rule)
+        for scorer, given in zip(scorers, answers, strict=True)
+    )
     accuracies = (old_right, new_right) if old_right and new_right else None
     compared = Compared(champion=old, challenger=new, accuracies=accuracies)
     yield {"compared": msgspec.to_builtins(compared)}
+
+
+def _of_both(
+    truth: list[Any], scorers: Sequence[Scorer], answers: Sequence[features.Features]
+) -> list[Any]:
+    """The truth of the rows that both answer, None elsewhere: who leaves out what is hard would
+    seem to be better. Raises PromotionRefused if the challenger leaves out too much."""
+    has_old, has_new = (_answered(one, len(truth)) for one in answers)
+    lost = int((has_old & ~has_new).sum())
+    if lost > MOST_LOST * len(truth):
+        champion, challenger = (one.ref for one in scorers)
+        raise errors.PromotionRefused(
+            f"{challenger} has no answer to {lost:,} of the newest {len(truth):,} rows that "
+            f"{champion} answers"
+        )
+    both = (has_old & has_new).tolist()
+    return [value if is_there else None for value, is_there in zip(truth, both, strict=True)]
+
+
+def _answered(answers: features.Features, rows: int) -> np.ndarray[Any, Any]:
+    given = answers.get("prediction")
+    if given is None:
+        return np.zeros(rows, dtype=bool)
+    return np.array([is_known(value) for value in given.values.tolist()], dtype=bool)
 
 
 def _measured(
@@ -95,7 +126,7 @@ def _measured(
     if found is None or rows < max(2, LEAST_SHARE * rule.held_out_rows):
         raise errors.DatasetError(
             f"{rule.labelled}: of its newest {len(truth):,} rows {rows:,} have a {rule.label!r} "
-            f"and an answer of {scorer.ref}; comparing takes half of {rule.held_out_rows:,} "
+            f"and an answer of both versions; comparing takes half of {rule.held_out_rows:,} "
             "(held_out_rows)"
         )
     if found.measure != "AUC":
