@@ -187,10 +187,18 @@ class Registry:
         """All models as the catalogue publishes them.
 
         What cannot be read is logged, and is what it was in ``known``: a version that serves goes
-        on. What is not known is left out. Raises RegistryError if the registry cannot be read.
+        on. What is not known is left out. Raises RegistryError if the registry cannot be read, or
+        holds nothing where models are known: a disk that is not mounted looks like that.
         """
         known, infos = known or {}, {}
-        for name in self.names():
+        names = self.names()
+        if known and not names:
+            raise errors.RegistryError(
+                f"{self.root}: the registry is gone or holds no model any more, and "
+                f"{', '.join(sorted(known)[:5])} were known; is its disk mounted? Nothing is "
+                "followed or published until it holds a model"
+            )
+        for name in names:
             try:
                 infos[name] = self.info(name, known.get(name))
             except errors.ModelNotFound:  # deleted meanwhile

@@ -261,6 +261,20 @@ def test_what_was_known_of_a_model_holds_while_it_cannot_be_read(
     assert registry.infos(known) == {name: known[name] for name in ("digits", "reviews")}
 
 
+@pytest.mark.parametrize("is_mounted", [True, False])
+def test_a_registry_that_is_gone_takes_down_nothing(registry: Registry, is_mounted: bool) -> None:
+    registry.add("reviews", write)
+    known = registry.infos()
+    registry.root.rename(registry.root.with_name("elsewhere"))
+    if is_mounted:
+        registry.root.mkdir()
+    with pytest.raises(errors.RegistryError, match=r"models: the registry is gone .*mounted\?"):
+        registry.infos(known)
+    assert registry.infos() == {}
+    registry.add("reviews", write)
+    assert list(registry.infos(known)) == ["reviews"]
+
+
 @pytest.mark.parametrize("what", ["registry", "model", "version", "marks"])
 def test_a_folder_of_another_user_hides_nothing_else(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, what: str
