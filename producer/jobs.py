@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _POLL_S = (0.01, 1.0)
 _POLL_SHARE = 0.03
 """Of the time waited so far: how long a job may have ended before its waiter knows."""
+_PATIENCE_S = 120.0
+"""How long a wait outlasts a Redis that is away: it restarts, or another takes its place."""
 _STOPPING_S = 30
 """A chunk that runs when its job ends has stopped by then."""
 _REQUEUES = (
@@ -158,12 +160,15 @@ class JobHandle:
     ) -> JobStatus:
         """Wait until the job has ended, however it ended; returns its last status.
 
-        Raises DeadlineExceeded after ``timeout_s``; the job goes on.
+        A Redis that is away for less than two minutes meanwhile is waited for. Raises
+        DeadlineExceeded after ``timeout_s``, BrokerError; the job goes on.
         """
         began = time.monotonic()
         deadline = began + timeout_s
+        patience = 0.0  # a Redis that has never answered is told at once
         while True:
-            status = self.status()
+            status = self._status_within(min(patience, deadline - time.monotonic()))
+            patience = _PATIENCE_S
             if on_progress is not None:
                 on_progress(status)
             if status.state.is_final:
@@ -176,6 +181,19 @@ class JobHandle:
                     f"({status.rows_done:,} of {status.rows_total:,} rows); it goes on"
                 )
             time.sleep(min(poll_pause_s(now - began), left))
+
+    def _status_within(self, patience_s: float) -> JobStatus:
+        """Where the job stands, as soon as Redis answers. Raises BrokerError."""
+        end = time.monotonic() + patience_s
+        while True:
+            try:
+                return self.status()
+            except errors.BrokerError as error:
+                away = isinstance(error.__cause__, (redis.ConnectionError, redis.TimeoutError))
+                left = end - time.monotonic()
+                if not away or left <= 0:
+                    raise
+            time.sleep(min(_POLL_S[1], left))
 
     def cancel(self) -> JobStatus:
         """Ask that no further chunk starts and that running ones stop, within seconds.

@@ -282,6 +282,11 @@ def follow(handle: JobHandle, timeout_s: float, *, as_json: bool = False) -> int
                 "`celeriac batch cancel` ends it\n"
             )
             raise
+        except errors.BrokerError as error:
+            raise errors.BrokerError(
+                f"{error.message}; job {handle.id} goes on when it is back: "
+                f"`celeriac batch status {handle.output}`"
+            ) from error
     _show(found, as_json)
     return EXIT_CODES.get(found.state, 1)
 
