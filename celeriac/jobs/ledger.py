@@ -429,9 +429,10 @@ class Ledger:
     ) -> Commit:
         """Count a chunk, once: COMMITTED, REPEATED, FENCED or UNKNOWN.
 
-        ``then``: if it is COMMITTED, the first chunk that waits is granted to the same run, unless
-        messages of others wait in ``queue``. No message of it is on its way. A commit that is
-        repeated, because its answer was lost, is granted the same chunk again.
+        ``then``: if it is COMMITTED, the same run is granted another chunk: the first one that
+        waits, of which no message is on its way, unless messages of others wait in ``queue``; or
+        else the one whose message is the next there, which is taken out. A commit that is repeated,
+        because its answer was lost, is granted the same chunk again.
         """
         terms: tuple[Any, ...] = ()
         if then is not None:

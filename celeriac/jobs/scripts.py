@@ -260,9 +260,9 @@ end
 return state == 'in_progress' and 'kept' or 'cancelled'
 """
 
-# ARGV: chunk, epoch, rows, failed rows; and if the run wants to go on with a chunk that waits,
-# lease in ms, owner, worker, attempts allowed, mark of the kernel. KEYS[9] is then the queue of the
-# run's message: if messages of others wait there, it is their turn.
+# ARGV: chunk, epoch, rows, failed rows; and if the run wants to go on with another chunk, lease in
+# ms, owner, worker, attempts allowed, mark of the kernel. KEYS[9] is then the queue of the run's
+# message: if messages of others wait there, it is their turn, unless the next one is the job's own.
 COMMIT = _PRELUDE + """
 local chunk, run = ARGV[3], ARGV[3] .. ':' .. ARGV[4]
 
@@ -283,6 +283,28 @@ local function others_wait()
   return redis.call('LLEN', KEYS[9]) > redis.call('ZCOUNT', QUEUED, '-inf', now)
 end
 
+local function may_begin(other) return other and attempts_of(other) < tonumber(ARGV[10]) end
+
+-- The first chunk that waits, for which no message is on its way.
+local function without_message()
+  if in_flight() >= number('window') or others_wait() then return nil end
+  local other = redis.call('ZRANGE', WAITING, 0, 0)[1]
+  return may_begin(other) and other or nil
+end
+
+-- The chunk of the queue's next message, which is taken out: it is the job's turn anyway.
+local function of_next_message()
+  local read, message = pcall(cjson.decode, redis.call('LINDEX', KEYS[9], -1) or '')
+  local headers = read and type(message) == 'table' and message.headers
+  if type(headers) ~= 'table' or headers.job_id ~= job_id
+     or type(headers.chunk_no) ~= 'number' then return nil end
+  local other = string.format('%d', headers.chunk_no)
+  local queued = redis.call('ZSCORE', QUEUED, other)
+  if not queued or tonumber(queued) > now or not may_begin(other) then return nil end
+  redis.call('RPOP', KEYS[9])
+  return other
+end
+
 if not state then return {'unknown', '', 0, {}, {}} end
 if redis.call('SISMEMBER', DONE, chunk) == 1 then
   return {'repeated', state, 0, {}, ARGV[7] and granted() or {}}
@@ -298,12 +320,10 @@ redis.call('HINCRBY', JOB, 'rows_done', ARGV[5])
 redis.call('HINCRBY', JOB, 'rows_failed', ARGV[6])
 local completes = settle()
 local next = {}
-if ARGV[7] and state == 'in_progress' and in_flight() < number('window') and not others_wait() then
-  local waiting = redis.call('ZRANGE', WAITING, 0, 0)[1]
-  if waiting and attempts_of(waiting) < tonumber(ARGV[10]) then
-    next = {waiting, grant(waiting, ARGV[7], ARGV[8], ARGV[9], ARGV[11])}
-    redis.call('HSET', CLAIMS, 'after:' .. waiting, run)
-  end
+local other = ARGV[7] and state == 'in_progress' and (without_message() or of_next_message())
+if other then
+  next = {other, grant(other, ARGV[7], ARGV[8], ARGV[9], ARGV[11])}
+  redis.call('HSET', CLAIMS, 'after:' .. other, run)
 end
 local wave = top_up()
 touch()

@@ -60,6 +60,7 @@ def broker(
         registry.add(name, lambda folder, schema=schema: draft.model_copy(update={"input": schema}))
     publish(redis_client, registry.infos())
     monkeypatch.setattr(tasks.batch, "get_settings", lambda: settings)
+    monkeypatch.setattr(tasks.batch, "MESSAGE_S", 0.0)  # a chunk a message, unless a test says else
     tasks.batch._broker.cache_clear()
     host.set_host(host.make_host(settings))
     broker = Broker(settings)
@@ -461,8 +462,8 @@ def test_short_chunks_go_on_without_messages(
     monkeypatch.setattr(tasks.batch, "MESSAGE_S", 60.0)
     handle = submit()
     assert redis_client.llen(QUEUE) == 2
-    work(redis_client, chunks=1)
-    assert (handle.status().chunks_done, redis_client.llen(QUEUE)) == (9, 1)
+    work(redis_client, chunks=1)  # in the end it takes the other message itself
+    assert (handle.status().chunks_done, redis_client.llen(QUEUE)) == (10, 0)
     work(redis_client)
     assert (handle.status().state, handle.status().chunks_done) == ("completed_with_errors", 10)
 
@@ -475,14 +476,16 @@ def test_short_chunks_of_two_jobs_take_turns(
     monkeypatch.setattr(tasks.batch, "MESSAGE_S", 60.0)
     jobs = [submit(output=tmp_path / name) for name in ("one", "two")]
     done = []
-    for _ in range(3):
-        work(redis_client, chunks=4)
+    for _ in range(5):
+        work(redis_client, chunks=1)  # and what comes next in the queue, as long as it is its own
         done.append([job.status().chunks_done for job in jobs])
-    assert done == [[2, 2], [4, 4], [6, 6]]
+    assert done == [[2, 0], [2, 2], [4, 2], [4, 4], [6, 4]]
     jobs[0].cancel()
+    work(redis_client, chunks=1)
+    assert jobs[1].status().chunks_done == 6
     work(redis_client, chunks=2)  # both are of the cancelled job
     work(redis_client, chunks=1)  # now the other one is alone
-    assert jobs[1].status().chunks_done == 9
+    assert jobs[1].status().chunks_done == 10
 
 
 def test_long_chunks_have_a_message_each(
@@ -750,11 +753,9 @@ def test_chunks_that_were_given_up(
 
 
 def test_jobs_take_turns(
-    submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker, tmp_path: Path
 ) -> None:
     with_window(broker, 4)
-    monkeypatch.setattr(tasks.batch, "MESSAGE_S", 0.0)
     first = submit(chunk_rows=2)
     second = submit(chunk_rows=2, output=tmp_path / "second")
     assert redis_client.llen(QUEUE) == 8

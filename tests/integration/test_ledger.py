@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -51,6 +52,11 @@ def record(chunk: int, failed: int = 0) -> ChunkRecord:
         rows_failed=failed, part="p", bytes=1, sha256="0", errors_sha256=None, model="m",
         version=1, attempt=1, worker="w", seconds=0.1, finished_at="",
     )
+
+
+def message(chunk: int) -> bytes:
+    """As much of a queued chunk's message as the ledger reads."""
+    return json.dumps({"headers": {"job_id": "j1", "chunk_no": chunk}}).encode()
 
 
 @pytest.fixture
@@ -294,6 +300,44 @@ def test_a_run_does_not_go_on_while_others_wait(ledger: Ledger, redis_client: re
     run = claim(ledger, 2)
     redis_client.rpop("queue")
     assert ledger.commit("j1", record(2), run.epoch, runner, "queue").next is not None
+
+
+def test_a_run_takes_the_next_message_of_its_own_job(
+    ledger: Ledger, redis_client: redis.Redis
+) -> None:
+    """Whoever else waits: it would have been the job's turn."""
+    enter(ledger, plan=job(chunks=4), window=4)
+    runner = Runner("message", "w", lease_s=60, max_attempts=3)
+    redis_client.lpush("queue", message(2), message(1), "another job's", message(3))
+    on = ledger.commit("j1", record(0), claim(ledger, 0).epoch, runner, "queue").next
+    assert on is not None
+    assert (on.chunk, on.attempt, ledger.held_by("j1", "message")) == (2, 1, 2)
+    assert redis_client.lrange("queue", 0, -1) == [message(3), b"another job's", message(1)]
+    assert claim(ledger, 2).answer is Answer.BUSY, "one message too many changes nothing"
+    on = ledger.commit("j1", record(2), on.epoch, runner, "queue").next
+    assert on is not None
+    assert on.chunk == 1
+    assert ledger.commit("j1", record(1), on.epoch, runner, "queue").next is None
+    assert redis_client.lrange("queue", 0, -1) == [message(3), b"another job's"]
+
+
+@pytest.mark.parametrize("next_one", [
+    b"no JSON", b"[]", b'{"headers": []}', b'{"headers": {"job_id": "j1"}}',
+    *(b'{"headers": {"job_id": "j1", "chunk_no": %d}}' % chunk for chunk in (0, 2, 3, 9)),
+    b'{"headers": {"job_id": "j2", "chunk_no": 1}}',
+])
+def test_a_run_leaves_every_other_message(
+    ledger: Ledger, redis_client: redis.Redis, next_one: bytes
+) -> None:
+    """Of others, of a chunk that is done, runs, is put off or was never planned."""
+    enter(ledger, plan=job(chunks=4), window=4)
+    claim(ledger, 2, owner="other")
+    failed = claim(ledger, 3)
+    ledger.release("j1", 3, failed.epoch, reason="no", max_attempts=3, delay_s=60)
+    redis_client.lpush("queue", next_one, message(1))
+    runner = Runner("message", "w", lease_s=60, max_attempts=3)
+    assert ledger.commit("j1", record(0), claim(ledger, 0).epoch, runner, "queue").next is None
+    assert redis_client.lrange("queue", 0, -1) == [message(1), next_one]
 
 
 def test_waves_keep_the_window(ledger: Ledger) -> None:

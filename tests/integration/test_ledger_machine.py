@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar
 
 import pytest
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.uncounted
 CHUNKS = 3
 WINDOW = 2
 ATTEMPTS = 3
+QUEUE = "queue"
 CHUNK = st.integers(0, CHUNKS - 1)
 SHARES = st.sampled_from([None, 0.0, 0.4, 1.0])
 FAILED = (5, 0, 0)
@@ -110,7 +112,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(target=runs, run=consumes(runs), lease_s=st.sampled_from([GONE_S, HELD_S]))
     def write_and_go_on(self, run: tuple[int, int], lease_s: float) -> Any:
-        """The run is granted the next chunk that waits, in the same change."""
+        """The run is granted a chunk that waits, or the next message's, in the same change."""
         claim = self._go_on(run, lease_s)
         return multiple() if claim is None else (claim.chunk, claim.epoch)
 
@@ -322,7 +324,9 @@ class LedgerMachine(RuleBasedStateMachine):
         return entry.state if entry else None
 
     def _commit(self, chunk: int, epoch: int, then: Runner | None = None) -> Commit:
-        change = self.ledger.commit("j1", self.stored[chunk], epoch, then)
+        self._show_messages()
+        change = self.ledger.commit("j1", self.stored[chunk], epoch, then, QUEUE)
+        self._look_what_was_taken(change)
         if change.answer is Answer.COMMITTED:
             assert self.newest[chunk] == epoch, "an old epoch won"
             assert chunk not in self.counted, "a chunk counted twice"
@@ -332,6 +336,19 @@ class LedgerMachine(RuleBasedStateMachine):
             assert chunk not in self.counted
         self._take(change)
         return change
+
+    def _show_messages(self) -> None:
+        """What is on its way, in the queue itself; the lowest chunk is the next."""
+        self.client.delete(QUEUE)
+        for chunk in sorted(self.messages):
+            headers = {"job_id": "j1", "chunk_no": chunk, "eta": None}
+            self.client.lpush(QUEUE, json.dumps({"headers": headers}))
+
+    def _look_what_was_taken(self, change: Commit) -> None:
+        left = {json.loads(one)["headers"]["chunk_no"] for one in self.client.lrange(QUEUE, 0, -1)}
+        taken = self.messages - left
+        assert taken <= ({change.next.chunk} if change.next else set())
+        self.messages = left
 
     def _released(self, chunk: int, epoch: int, change: Change) -> None:
         if change.answer in (Answer.AGAIN, Answer.DEAD, Answer.RETURNED):
