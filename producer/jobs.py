@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _POLL_S = (0.01, 1.0)
 _POLL_SHARE = 0.03
 """Of the time waited so far: how long a job may have ended before its waiter knows."""
+_POLL_END_S = 0.002
+"""The shortest pause while a job finalizes: of a small one that takes some 10 ms."""
 _PATIENCE_S = 120.0
 """How long a wait outlasts a Redis that is away: it restarts, or another takes its place."""
 _STOPPING_S = 30
@@ -164,7 +166,7 @@ class JobHandle:
         DeadlineExceeded after ``timeout_s``, BrokerError; the job goes on.
         """
         began = time.monotonic()
-        deadline = began + timeout_s
+        deadline, finalizes = began + timeout_s, False
         patience = 0.0  # a Redis that has never answered is told at once
         while True:
             status = self._status_within(min(patience, deadline - time.monotonic()))
@@ -180,7 +182,9 @@ class JobHandle:
                     f"job {self.id} is {status.state} after {timeout_s:g} s "
                     f"({status.rows_done:,} of {status.rows_total:,} rows); it goes on"
                 )
-            time.sleep(min(poll_pause_s(now - began), left))
+            if status.state is JobState.FINALIZING and not finalizes:
+                began, finalizes = now, True  # the end is near, however long all else took
+            time.sleep(min(poll_pause_s(now - began, finalizes), left))
 
     def _status_within(self, patience_s: float) -> JobStatus:
         """Where the job stands, as soon as Redis answers. Raises BrokerError."""
@@ -340,9 +344,11 @@ class JobHandle:
         return read_parts(self.parts(), self._folder.load().scoring.output_format)
 
 
-def poll_pause_s(waited_s: float) -> float:
-    """How long to pause before a job is looked at again."""
+def poll_pause_s(waited_s: float, finalizes: bool = False) -> float:
+    """How long to pause before a job is looked at again; ``waited_s``: since then, if it does."""
     shortest, longest = _POLL_S
+    if finalizes:
+        shortest = _POLL_END_S
     return min(longest, max(shortest, waited_s * _POLL_SHARE))
 
 
