@@ -27,6 +27,7 @@ transport.install()
 app = Celery("celeriac", amqp="workers.connections:AMQP")
 app.config_from_object("celeryconfig")
 
-from workers import lifecycle  # noqa: E402 - its imports need the prepared environment
+# Beat asks for the backend when it is told to stop, which may be while it imports it first.
+from workers import backend, lifecycle  # noqa: E402, F401 - they need the prepared environment
 
 lifecycle.install(app)

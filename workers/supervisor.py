@@ -110,6 +110,8 @@ class _Child:
     deaths: int = 0
     last_exit: str = ""
     restart_at: float = 0.0
+    is_killed: bool = False
+    """By a stop; it may take a moment to die."""
 
 
 class Supervisor:
@@ -271,9 +273,10 @@ class Supervisor:
     def _check_end(self, child: _Child, waited_s: float) -> None:
         if child.process is None or _reap(child.process) is not None:
             child.process = None
-        elif self._hurry.is_set() or waited_s >= child.spec.drain_s:
+        elif not child.is_killed and (self._hurry.is_set() or waited_s >= child.spec.drain_s):
             if not self._hurry.is_set():
                 self._say(f"{child.spec.name} did not stop in {child.spec.drain_s:g} s; killed")
+            child.is_killed = True
             _kill_group(child.process.pid)
 
 

@@ -71,3 +71,12 @@ def test_our_own_command_takes_all_options_and_loads_no_other_commands(
     assert "prompt_toolkit" in known.stderr
     assert "celery.bin.worker" in ours.stderr
     assert not [word for word in ("prompt_toolkit", "tornado", "flower") if word in ours.stderr]
+
+
+def test_a_program_that_is_told_to_stop_has_its_backend_whole() -> None:
+    program = "import sys, workers.app; print('workers.backend' in sys.modules)"
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True,
+        timeout=60,
+    ).stdout
+    assert said == "True\n"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from celeriac import errors
+from workers import supervisor as supervisor_module
 from workers.supervisor import Backoff, ChildSpec, Supervisor, after_exit, describe_exit
 
 SLEEP = "import time; time.sleep(60)"
@@ -145,6 +147,27 @@ def test_a_child_that_does_not_drain_is_killed(
     pid = supervisor.launch(spec(tmp_path, STUBBORN, drain_s=0.3))
     wait_until((tmp_path / "child.mark").exists)
     supervisor.stop()
+    assert not alive(pid)
+    assert said == ["child did not stop in 0.3 s; killed"]
+
+
+def test_a_child_that_takes_a_while_to_die_is_killed_once(
+    supervisor: Supervisor, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill = supervisor_module._kill_group
+    late: list[threading.Timer] = []
+
+    def kill_late(pid: int) -> None:
+        if late:
+            return kill(pid)
+        late.append(threading.Timer(0.2, kill, (pid,)))
+        return late[0].start()
+
+    pid = supervisor.launch(spec(tmp_path, STUBBORN, drain_s=0.3))
+    wait_until((tmp_path / "child.mark").exists)
+    monkeypatch.setattr(supervisor_module, "_kill_group", kill_late)
+    supervisor.stop()
+    late[0].join()
     assert not alive(pid)
     assert said == ["child did not stop in 0.3 s; killed"]
 
