@@ -321,7 +321,7 @@ def test_equal_rows_are_predicted_once_and_nothing_else_changes(
 
         job = make_job(tmp_path / str(dedupe), lines, chunk_rows=100, dedupe=dedupe, **options)
         folder, plan, chunks = job
-        run_chunk(folder, plan, chunks[0], shout)
+        run_chunk(folder, plan, chunks[0], predict)
         assert len(asked) == (3 if dedupe else 100)
         failed = folder.errors(0).read_text().replace(str(tmp_path / str(dedupe)), "")
         parts.append((folder.part(0, "parquet").read_bytes(), failed))
