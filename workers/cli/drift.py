@@ -51,6 +51,7 @@ def check(
     ] = True,
 ) -> None:
     """Compare a dataset with the reference of a version. Exit code 3 if it has drifted."""
+    from celeriac.datasets.files import write_file
     from celeriac.drift.report import render
     from celeriac.release.comparing import Wanted, compare
     from celeriac.runtimes import LoadOptions
@@ -61,8 +62,8 @@ def check(
         LoadOptions.of(get_settings()),
     )
     output.mkdir(parents=True, exist_ok=True)
-    (output / "drift.json").write_bytes(report.dump())
-    (output / "drift.html").write_bytes(render(report))
+    write_file(output / "drift.html", render(report), durable=False)
+    write_file(output / "drift.json", report.dump(), durable=False)
     _print_report(report)
     typer.echo(f"\nFor the browser: {output / 'drift.html'}")
     raise typer.Exit(EXIT_CODES.get(report.state, 0))

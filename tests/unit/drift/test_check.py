@@ -147,7 +147,9 @@ def test_stretches_are_long_enough_to_say_something() -> None:
     assert one(report, "weather").state == "drift"
     assert 2 <= len(weather) < len(one(report, "size").stretches) == 30
     assert all(some.threshold < 0.95 < some.statistic for some in weather)
-    assert b'class="bar marked"' in render(report)
+    page = render(report)
+    assert b'class="bar marked"' in page
+    assert page.count(b'class="line under"') == page.count(b'class="line limit"') == 2
 
 
 def test_stretches_of_rows_that_were_taken_evenly() -> None:
