@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,9 +21,15 @@ from celeriac.datasets.records import Format
 from celeriac.datasets.sources import open_files
 from celeriac.datasets.streams import read_head
 
+GROUP_ROWS = 50_000
+GROUP_BYTES = 16_000_000
+"""Of a merged Parquet file's row groups, at least, where there are so many."""
+
 
 def merge_parts(parts: Sequence[Place], target: Place, format: Format) -> Written:
-    """Write the rows of all parts to one file; memory holds one row group at most.
+    """Write the rows of all parts to one file; memory holds a row group and 16 MB at most.
+
+    Row groups of few rows are put together: readers pay for each.
 
     The same parts always give the same bytes. Raises StorageError if ``target`` cannot be written.
     """
@@ -82,10 +88,24 @@ def row_groups(part: Place, columns: Sequence[str] | None = None) -> Iterator[pa
 
 def _merge_parquet(parts: Sequence[Place], target: Path) -> None:
     schema = read_schema(parts)
+    tables = (table.cast(schema) for part in parts for table in row_groups(part))
     with pq.ParquetWriter(target, schema) as writer:
-        for part in parts:
-            for table in row_groups(part):
-                writer.write_table(table.cast(schema))
+        for table in _gathered(tables):
+            writer.write_table(table)
+
+
+def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of enough rows or bytes for a row group; the last may have fewer."""
+    held: list[pa.Table] = []
+    rows = size = 0
+    for table in tables:
+        held.append(table)
+        rows, size = rows + table.num_rows, size + table.nbytes
+        if rows >= GROUP_ROWS or size >= GROUP_BYTES:
+            yield pa.concat_tables(held)
+            held, rows, size = [], 0, 0
+    if held:
+        yield pa.concat_tables(held)
 
 
 def _merge_lines(parts: Sequence[Place], target: BinaryIO, *, has_headers: bool) -> None:

@@ -1,0 +1,43 @@
+"""All parts in one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from celeriac.datasets.merge import merge_parts
+
+
+def written(folder: Path, sizes: list[int]) -> list[Path]:
+    """Parquet parts of so many rows, which count on."""
+    paths, first = [], 0
+    for number, rows in enumerate(sizes):
+        path = folder / f"part-{number:05d}.parquet"
+        pq.write_table(pa.table({"n": np.arange(first, first + rows)}), path)
+        paths.append(path)
+        first += rows
+    return paths
+
+
+@pytest.mark.parametrize(("sizes", "groups"), [
+    ([1] * 300, [300]),  # a folder of many small files
+    ([30_000, 30_000, 30_000], [60_000, 30_000]),
+    ([50_000, 1, 70_000], [50_000, 70_001]),
+    ([0, 0], [0]),
+])
+def test_parts_of_few_rows_share_a_row_group(
+    tmp_path: Path, sizes: list[int], groups: list[int]
+) -> None:
+    parts, target = written(tmp_path, sizes), tmp_path / "merged.parquet"
+    found = merge_parts(parts, target, "parquet")
+    file = pq.ParquetFile(target)
+    metadata = file.metadata
+    assert [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)] in (
+        groups, [rows for rows in groups if rows]
+    )
+    assert file.read()["n"].to_pylist() == list(range(sum(sizes)))
+    assert merge_parts(parts, tmp_path / "again.parquet", "parquet") == found
