@@ -70,7 +70,8 @@ def import_model(
         },
         timeout_s=timeout_s, kind=errors.RegistryError,
         what=f"{path.name}: the process that loaded it",
-        late=f"{path.name}: loading and converting it took longer than {timeout_s:g} s (--timeout)",
+        late=f"{path.name}: loading and converting it took longer than {timeout_s:g} s "
+        "(--timeout-s)",
         env={"CUDA_VISIBLE_DEVICES": ""},
     )
     return Imported(**{**result, "warnings": tuple(result["warnings"])})

@@ -84,7 +84,7 @@ def promote(
     force: Annotated[
         bool, typer.Option("--force", help="Also if it is slower than the champion.")
     ] = False,
-    wait: Annotated[
+    wait_s: Annotated[
         float, typer.Option(min=0, max=600, help="Seconds until all workers serve it, at most.")
     ] = WAIT_S,
 ) -> None:
@@ -98,7 +98,7 @@ def promote(
     typer.echo(f"{result['model']}@{result['version']} is promoted{before}")
     tell_latency(result)
     if not local:
-        _tell_spread(result, wait)
+        _tell_spread(result, wait_s)
 
 
 @app.command()
@@ -108,7 +108,7 @@ def rollback(
     local: Annotated[
         bool, typer.Option("--local", help="Work on the registry folder, without Redis.")
     ] = False,
-    wait: Annotated[
+    wait_s: Annotated[
         float, typer.Option(min=0, max=600, help="Seconds until all workers serve it, at most.")
     ] = WAIT_S,
 ) -> None:
@@ -116,7 +116,7 @@ def rollback(
     result = _run("rollback", check_model_name(model), why, local)
     typer.echo(f"{result['model']}@{result['version']} serves again, instead of {result['from']}")
     if not local:
-        _tell_spread(result, wait)
+        _tell_spread(result, wait_s)
 
 
 @app.command()

@@ -41,7 +41,7 @@ def check(
     ] = None,
     id: Annotated[str, typer.Option(help="Your own name of the post.")] = "",
     policy: PolicyOption = None,
-    timeout_s: Annotated[float | None, typer.Option("--timeout", help="Seconds.")] = None,
+    timeout_s: Annotated[float | None, typer.Option("--timeout-s", help="Seconds.")] = None,
     as_json: Json = False,
 ) -> None:
     """Decide on one post: a text, images, or both. The exit code is 0, whatever is decided."""

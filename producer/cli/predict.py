@@ -35,7 +35,7 @@ def predict(
     ),
     output: Output = typer.Option(Output.text, "--output", help="text, or one JSON object a line."),
     timeout_s: float = typer.Option(
-        None, "--timeout", help="Seconds for all items together; default: [realtime] timeout_s."
+        None, "--timeout-s", help="Seconds for all items together; default: [realtime] timeout_s."
     ),
 ) -> None:
     """Predict single items and print the answers in their order.

@@ -39,7 +39,7 @@ def score(
     model: Model = "reviews",
     positive: Positive = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    timeout_s: Annotated[float | None, typer.Option("--timeout", help="Seconds for all.")] = None,
+    timeout_s: Annotated[float | None, typer.Option("--timeout-s", help="Seconds for all.")] = None,
 ) -> None:
     """Print the sentiment of each review: -1 is bad, 1 is good.
 

@@ -157,7 +157,7 @@ _OTHER_RELEASE = (
         ("m.joblib", _pickled_with("sklearn.tree", "plot_tree"), [], "a function cannot be"),
         ("m.skops", b"", [], "holds no code and needs no import"),
         ("m.pkl", b"cos\n_exit\n(I7\ntR.", [], "ended with exit code 7"),
-        ("m.pkl", b"ctime\nsleep\n(I60\ntR.", ["--timeout", "4"], "took longer than 4 s"),
+        ("m.pkl", b"ctime\nsleep\n(I60\ntR.", ["--timeout-s", "4"], "took longer than 4 s"),
         ("m.pkl", b"c__builtin__\nbytearray\n(L3000000000L\ntR.", ["--memory-mb", "1500"],
          "needs more than 1500 MB"),
     ],

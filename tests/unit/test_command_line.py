@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from celeriac import __version__, errors
 from celeriac.settings import get_settings
@@ -44,6 +47,23 @@ def test_help_names_the_section_of_a_setting(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "default: [realtime] timeout_s." in printed(capsys, monkeypatch, "predict", "--help")
+
+
+def options(command: Any) -> Iterator[Any]:
+    """Of a command and of all below it."""
+    yield from command.params
+    for inner in getattr(command, "commands", {}).values():
+        yield from options(inner)
+
+
+def test_a_number_of_seconds_says_so_in_its_name() -> None:
+    found = {
+        option.opts[0] for option in options(get_command(main.build()))
+        if "econds" in (getattr(option, "help", None) or "")
+        and not getattr(option, "is_flag", False)
+    }
+    assert {"--timeout-s", "--wait-s", "--every-s", "--expires-s"} <= found
+    assert [name for name in sorted(found) if not name.endswith("-s")] == []
 
 
 def test_one_is_not_many() -> None:

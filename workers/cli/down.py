@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 def down(
     timeout_s: float = typer.Option(
-        60.0, "--timeout", min=1.0, max=3600.0, help="Seconds to wait for the workers to finish."
+        60.0, "--timeout-s", min=1.0, max=3600.0, help="Seconds to wait for the workers to finish."
     ),
 ) -> None:
     """Stop the stack that `celeriac up` runs on this state folder."""
@@ -47,7 +47,7 @@ def stop(lock: StateLock, pid: int, timeout_s: float) -> None:
         if time.monotonic() >= deadline:
             raise errors.WorkerError(
                 f"the stack (pid {pid}) was told to stop but still runs after {timeout_s:g} s; "
-                "wait longer with --timeout, or end it with all its workers: "
+                "wait longer with --timeout-s, or end it with all its workers: "
                 f"kill -9 {pid}"
             )
         time.sleep(0.1)

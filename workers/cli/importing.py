@@ -49,7 +49,7 @@ def import_file(
     text_column: TextColumn = "text",
     description: Description = "",
     device: Device = "cpu",
-    timeout: Annotated[
+    timeout_s: Annotated[
         float, typer.Option(min=1, max=3_600, help="Seconds for loading and converting it.")
     ] = 120.0,
     memory_mb: Annotated[
@@ -72,7 +72,7 @@ def import_file(
             "arguments": named.arguments if named else {}, "labels": read_labels(labels),
             "metrics": read_metrics(metric or []), "description": description, "device": device,
         },
-        timeout_s=timeout, memory_mb=memory_mb,
+        timeout_s=timeout_s, memory_mb=memory_mb,
     )
     for warning in done.warnings:
         typer.echo(f"note: {warning}")

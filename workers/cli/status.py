@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 def status(
     watch: bool = typer.Option(False, "--watch", "-w", help="Go on showing it until Ctrl-C."),
     every_s: float = typer.Option(
-        1.0, "--every", min=0.2, max=3600.0, help="Seconds between two looks, with --watch."
+        1.0, "--every-s", min=0.2, max=3600.0, help="Seconds between two looks, with --watch."
     ),
 ) -> None:
     """Show workers, queues, models and jobs."""
