@@ -10,7 +10,7 @@ import sys
 
 from celery import platforms
 
-from celeriac.memory import give_back
+from celeriac.memory import give_back, plug_holes
 
 _OF_A_CHUNK = ("celeriac.datasets.parts", "pyarrow.pandas_compat")
 """What the first chunk would import."""
@@ -29,6 +29,7 @@ def prepare(*, scores: bool) -> None:
         for name in _OF_A_CHUNK:
             importlib.import_module(name)
     give_back()
+    plug_holes()
     gc.freeze()
 
 
