@@ -131,7 +131,10 @@ def read_pieces(
     path = place(file.copy or file.path)
     skip, found = chunk.skip, 0
     waiting: list[pa.Table] = []
-    with _open(path, _metadata.get((file.path, file.sha256))) as source:
+    known = _metadata.get((file.path, file.sha256))
+    if known is None:
+        _metadata.clear()  # before those of this file are read
+    with _open(path, known) as source:
         _remember(file, source.metadata)
         at_once = rows_at_once(_row_bytes(source, chunk.group, names))
         groups = range(chunk.group, chunk.group + chunk.groups)
