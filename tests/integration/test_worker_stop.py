@@ -62,7 +62,7 @@ def test_a_task_that_a_process_has_and_has_not_begun_runs_once(
         stopped.ask_to_stop()
         wait_until(lambda: "Warm shutdown" in stopped.log.read_text())
         time.sleep(2)  # more than a turn of its loop: it is about to stop
-    assert stopped.process.wait(20) == 0, stopped.log.read_text()
+    assert stopped.process.wait(40) == 0, stopped.log.read_text()
     for folder in folders:
         assert (folder / "ended").exists()
         assert len(list(folder.glob("run-*"))) == 1
@@ -79,7 +79,7 @@ def test_what_does_not_end_is_ended(
     try:
         with held_up(children(stopped.wait_ready())):
             stopped.ask_to_stop()
-            assert stopped.process.wait(20) == 70, stopped.log.read_text()
+            assert stopped.process.wait(40) == 70, stopped.log.read_text()
     finally:
         stopped.stop()
     said = stopped.log.read_text()
