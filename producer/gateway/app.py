@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
@@ -24,6 +24,7 @@ from producer.gateway import (
     pages,
     predict,
     predictions,
+    query,
     recommendation,
     reviews,
     sensors,
@@ -87,8 +88,9 @@ def build_cold(gateway: Gateway, routers: list[APIRouter]) -> FastAPI:
         docs_url=None, redoc_url=None,
     )
     app.state.gateway = gateway
-    for router in (*routers, pages.router):
-        app.include_router(router)
+    for router in routers:
+        app.include_router(router, dependencies=[Depends(query.only_known)])
+    app.include_router(pages.router)
     app.add_exception_handler(errors.CeleriacError, _failed)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _refused)

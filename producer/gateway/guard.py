@@ -31,6 +31,7 @@ from producer.gateway.disconnects import Disconnected, Watch
 from producer.gateway.door import Door
 from producer.gateway.hot import HotRouter, check_method
 from producer.gateway.origin import check_origin
+from producer.gateway.query import check_names
 from producer.gateway.rates import Rates
 
 log = get_logger(__name__)
@@ -116,6 +117,8 @@ class Guard:
             context.route = route.template
             check_method(route, context.method)
             self._check_scope(context, route.scope)
+            if context.scope["query_string"]:
+                check_names(context.scope["query_string"], ())
             self.gateway.pulse.check()
             context.is_hot = context.needs_redis = True
             return await route.handler(self.gateway, context, rest)

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
 from celeriac.advisor.advice import Choice
 from celeriac.advisor.requirement import Requirement
 from producer.advice import advise_for, as_data
-from producer.gateway import failures
 from producer.gateway.cold import contexts
 
-
-async def _only_known(request: Request) -> None:
-    """A parameter that is misspelt would be left out, and the advice be about something else."""
-    known = [field.alias for field in request.scope["route"].dependant.query_params]
-    for name in request.query_params.keys() - known:
-        near = get_close_matches(name, known, 1)
-        told = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        raise failures.fault(f"{name[:80]}: no such parameter; {told}", name[:80])
-
-
-router = APIRouter(
-    prefix="/v1/recommendation", tags=["models"], dependencies=[Depends(_only_known)]
-)
+router = APIRouter(prefix="/v1/recommendation", tags=["models"])
 
 _adviser = ThreadPoolExecutor(1, "adviser")
 """An advice is some ten milliseconds of pure Python. One at a time shares the interpreter with the

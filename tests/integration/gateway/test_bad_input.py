@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from celeriac.settings import Settings
-from tests.integration.gateway.conftest import Answer
+from tests.integration.gateway.conftest import Answer, Http
 from tests.integration.gateway.process import GatewayProcess
 
 LIMIT = 1_000_000
@@ -421,3 +421,32 @@ def test_hundreds_of_them_leave_the_process_as_it_was(process: GatewayProcess) -
 def resident_mb(process: GatewayProcess) -> float:
     status = Path(f"/proc/{process.process.pid}/status").read_text()
     return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1_000
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/v1/jobs?limti=3", "limti: no such parameter; did you mean 'limit'? Known: limit, after"),
+        ("/v1/sensors?limit=1&x", "x: no such parameter. Known: limit, start"),
+        ("/v1/models?model=a", "model: no such parameter; this route takes none"),
+        ("/v1/models/echo?=", ": no such parameter; this route takes none"),
+        ("/v2?x=%FF", "x: no such parameter; this route takes none"),
+        ("/v2/models/echo/ready?x=1", "x: no such parameter; this route takes none"),
+    ],
+)
+def test_a_parameter_that_is_not_known_is_refused(
+    http_client: Http, path: str, told: str
+) -> None:
+    answer = http_client.get(path)
+    error = answer.json["error"]
+    assert (answer.status, error if path.startswith("/v2") else error["message"]) == (400, told)
+
+
+def test_a_prediction_takes_no_parameters(http_client: Http) -> None:
+    answer = http_client.post("/v1/models/echo/predict?version=1", {"item": 1})
+    assert (answer.status, answer.json["error"]["field"]) == (400, "version")
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/docs", "/openapi.json"])
+def test_health_and_pages_take_any(http_client: Http, path: str) -> None:
+    assert http_client.get(f"{path}?t=1").status == 200

@@ -55,8 +55,10 @@ def test_what_cannot_be_answered(http_client: Http, query: str, status: int, cod
 
 def test_a_misspelt_parameter_is_told(http_client: Http) -> None:
     error = http_client.get(QUERY.format(50, 1, "daily") + "&modle=echo").json["error"]
-    assert (error["field"], error["message"]) == (
-        "modle", "modle: no such parameter; did you mean 'model'?"
+    assert error["field"] == "modle"
+    assert error["message"] == (
+        "modle: no such parameter; did you mean 'model'? Known: latency_ms, volume, "
+        "update_frequency, model, peak_per_s, cores, core_hour_cost"
     )
 
 
