@@ -28,6 +28,9 @@ LEAST_BLOCKS = 8
 """With fewer in the reference, there is nothing to draw from."""
 LEAST_INDEPENDENT_ROWS = 500
 """With fewer, thresholds are uncertain: a warning says so."""
+LEAST_MOVED = 10
+"""Rows of a window: fewer are never drift. A reference in which a feature is constant has no chance
+of its own, and knows nothing of values that come once in as many rows as it has."""
 EULER = 0.5772156649
 
 
@@ -107,7 +110,7 @@ def threshold(
     if rows != calibration.window_rows:
         own = 1 / reference_rows
         found *= math.sqrt((1 / rows + own) / (1 / calibration.window_rows + own))
-    return min(found, 1.0)
+    return min(max(found, LEAST_MOVED / rows), 1.0)
 
 
 def _streams(codes: Array, chance: Any, streams: int, rows: int, block: int) -> Array:

@@ -80,7 +80,7 @@ class Shop:
             queue = "nobody" if name == "unserved" else "training"
             lines.append(
                 f"[drift.adapt.{name}]\nretrain = '{task}'\nqueue = '{queue}'\nlabel = '{LABEL}'\n"
-                f"labelled = '{self.folder}/{data}.parquet'\nheld_out_rows = 200\n{further}"
+                f"labelled = '{self.folder}/{data}*.parquet'\nheld_out_rows = 200\n{further}"
             )
         path = self.folder / "celeriac.toml"
         path.write_text("\n".join(lines))
@@ -228,7 +228,7 @@ def test_the_whole_loop_with_a_person_who_approves(
     assert "  celeriac drift approve temperatures@2\n" in shown
     assert said("approve", "temperatures", "--why", "looked at it").returncode == 0
     shop.until_step("temperatures", "promoted")
-    assert aliases.read() == {"champion": 2, "previous": 1}
+    shop.until("temperatures", lambda: aliases.read() == {"champion": 2, "previous": 1})
     assert ("champion", who(), 2) in [(one.alias, one.who, one.to) for one in aliases.history()]
     assert shop.steps("temperatures") == [
         "retraining", "asked", "judging", "waiting_for_approval", "approved", "promoted",

@@ -134,6 +134,25 @@ def test_refused_items_make_no_looks_at_how_the_others_are_distributed(
     assert {one.rows for one in stream.standing.features[:3]} == {stream.standing.rows}
 
 
+@pytest.mark.parametrize(("others", "told"), [(5, []), (20, [("data_drift", "opened")])])
+def test_a_constant_that_is_not_quite_one(others: int, told: list[tuple[str, str]]) -> None:
+    """A value that comes once in more rows than the reference has is no drift."""
+    chance = np.random.default_rng(0)
+    standard = standard_of(
+        x=np.zeros(5_000), y=chance.normal(size=5_000),
+        colour=chance.choice(["red", "green"], 5_000).astype(object),
+    )
+    stream = Stream(standard)
+    stream.draw = lambda rows, **how: {  # type: ignore[method-assign]
+        "x": np.where(stream.chance.random(rows) < others / 1_000, 1.0, 0.0),
+        "y": stream.chance.normal(size=rows),
+        "colour": stream.chance.choice(["red", "green"], rows).astype(object),
+    }
+    for _ in range(12):
+        stream.come(rows=100)
+    assert stream.told() == told
+
+
 def test_too_few_items_say_nothing(standard: Standard) -> None:
     stream = Stream(standard)
     for _ in range(4):
