@@ -23,7 +23,7 @@ from celery import Task, shared_task
 from celeriac import errors, lua, metrics, release
 from celeriac.alerts import Alert, AlertKind
 from celeriac.drift import adaptation
-from celeriac.drift.adaptation import Adaptation, Figure, Phase, Step
+from celeriac.drift.adaptation import Adaptation, Compared, Figure, Phase, Step
 from celeriac.drift.adaptation_log import AdaptationLog, Line
 from celeriac.drift.events import DriftEvent
 from celeriac.drift.feedback import accuracy_since
@@ -42,7 +42,6 @@ from celeriac.messages import (
 from celeriac.policies import AdaptSettings
 from celeriac.registry.aliases import CHALLENGER
 from celeriac.registry.store import Registry
-from celeriac.release.judging import judge
 from celeriac.settings import Settings, get_settings
 from producer.broker import Broker
 from producer.jobs import redis_errors
@@ -305,13 +304,19 @@ def _retraining(work: _Work, state: Adaptation, now_s: float) -> Step | None:
 
 def _judging(work: _Work, state: Adaptation) -> Step:
     try:
-        compared = judge(
-            work.registry, work.model, state.champion, state.challenger, rule=work.rule,
-            settings=work.broker.settings,
-        )
+        compared = _compare(work, state)
         return adaptation.judged(state, compared, work.rule, time.time())
     except errors.CeleriacError as error:
         return adaptation.ended(state, "failed", error.message, work.rule, time.time())
+
+
+def _compare(work: _Work, state: Adaptation) -> Compared:
+    from celeriac.release.judging import judge  # numpy and pyarrow, also in beat
+
+    return judge(
+        work.registry, work.model, state.champion, state.challenger, rule=work.rule,
+        settings=work.broker.settings,
+    )
 
 
 def _promoting(work: _Work, state: Adaptation) -> Step:
@@ -347,10 +352,7 @@ def _without_feedback(work: _Work, state: Adaptation) -> Step:
     """Too few labels of its own predictions have come: both versions on the newest rows again."""
     rule, few = work.rule, f"fewer than {work.rule.watch_labels:,} labels by feedback"
     try:
-        compared = judge(
-            work.registry, work.model, state.champion, state.challenger, rule=rule,
-            settings=work.broker.settings,
-        )
+        compared = _compare(work, state)
         lost = -compared.gain
     except errors.CeleriacError as error:
         why = f"how it does is not known: {few}, and {error.message}"

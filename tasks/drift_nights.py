@@ -18,7 +18,6 @@ from celeriac.nightly import checks
 from celeriac.nightly.calendar import MAX_ATTEMPTS, dataset_path, find, output_path
 from celeriac.nightly.policy import Run
 from celeriac.registry.store import Registry
-from celeriac.release.comparing import Wanted, compare_aside
 from celeriac.schedules import NightlySettings
 from producer import nights
 from producer.broker import Broker
@@ -101,6 +100,8 @@ def _check(
 
 
 def _compared(broker: Broker, schedule: NightlySettings, day: date) -> DriftReport:
+    from celeriac.release.comparing import Wanted, compare_aside  # numpy and pyarrow, also in beat
+
     options = schedule.check
     report = compare_aside(
         Registry(Path(broker.settings.models.root)), ModelRef.parse(schedule.model),

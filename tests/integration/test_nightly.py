@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import redis
-from celery.exceptions import SoftTimeLimitExceeded
 from typer.testing import CliRunner
 
 import producer.datasets
@@ -542,22 +541,6 @@ def test_a_receiver_that_fails_is_called_again_at_later_looks(
     assert not tasks.alerts.send_oldest(broker, owner="one")
     events = nights.records_of(broker, "sales").events()
     assert [one.what for one in events] == ["alert by webhook failed", "alert by command sent"]
-
-
-def test_a_delivery_that_is_broken_off_is_not_delivered_again(
-    make_broker: Callable[..., Broker], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broker = make_broker(alerts=AlertSettings(webhook="http://127.0.0.1:1"))
-
-    def drips(*_: object) -> str:
-        raise SoftTimeLimitExceeded
-
-    monkeypatch.setattr("tasks.alerts.call_webhook", drips)
-    notify(broker, alert())
-    assert tasks.alerts.send_oldest(broker, owner="one")
-    [event] = nights.records_of(broker, "sales").events()
-    assert event.text == "late: it took longer than 20 s"
-    assert not tasks.alerts.send_oldest(broker, owner="one")
 
 
 # --- commands -------------------------------------------------------------------------------------

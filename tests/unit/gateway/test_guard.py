@@ -31,7 +31,8 @@ async def ask(app: Any, body: bytes) -> list[dict[str, Any]]:
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/classify", "headers": []}
+    scope = {"type": "http", "method": "POST", "path": "/classify", "query_string": b"",
+             "headers": []}
     await app(scope, receive, send)
     return sent
 
