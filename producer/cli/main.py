@@ -10,6 +10,7 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,24 @@ from typer.main import get_command
 import producer
 from celeriac import __version__, errors
 
-PRODUCER_COMMANDS = (
-    "predict", "batch", "nightly", "models", "gateway", "advise", "reviews", "moderation",
-    "sensors",
-)
-"""Modules of ``producer.cli``; each has ``register(app)``."""
+PRODUCER_COMMANDS = {
+    "predict": "predict", "batch": "batch", "nightly": "nightly", "models": "models",
+    "gateway": "gateway", "gateway-key": "gateway", "advise": "advise", "reviews": "reviews",
+    "moderation": "moderation", "sensors": "sensors",
+}
+"""The module of ``producer.cli`` that has the command; each has ``register(app)``."""
+_NEEDS_NONE = "--version"
 
 _STYLE = re.compile(r"\[(?=[a-z])")
 
 
-def build() -> typer.Typer:
-    """The command-line application with every command that is installed here."""
+def build(words: Sequence[str] = ()) -> typer.Typer:
+    """The command-line application with every command that is installed here.
+
+    ``words``: what follows ``celeriac``. If a command of ours comes first, it is the only one that
+    is loaded: all of them take longer and hold more memory than most commands need.
+    """
+    first = words[0] if words else ""
     app = typer.Typer(
         name="celeriac",
         help="Machine-learning inference on Celery: single items and whole datasets.",
@@ -38,10 +46,17 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_options)
-    for name in PRODUCER_COMMANDS:
-        importlib.import_module(f"producer.cli.{name}").register(app)
-    if _in_checkout():
-        importlib.import_module("workers.cli").register(app)
+    if first == _NEEDS_NONE:
+        return app
+    operators = importlib.import_module("workers.cli") if _in_checkout() else None
+    theirs = operators.COMMANDS if operators else {}
+    is_known = first in PRODUCER_COMMANDS or first in theirs
+    named = PRODUCER_COMMANDS.get(first)
+    for module in dict.fromkeys(PRODUCER_COMMANDS.values()):
+        if module == named or not is_known:
+            importlib.import_module(f"producer.cli.{module}").register(app)
+    if operators:
+        operators.register(app, first if is_known else None)
     return app
 
 
@@ -51,7 +66,7 @@ def main() -> None:
     So does a file or folder that cannot be read or written.
     """
     try:
-        command = get_command(build())
+        command = get_command(build(sys.argv[1:]))
         _tidy_help(command)
         command()
     except errors.CeleriacError as error:

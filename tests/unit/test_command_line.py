@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+import workers.cli
 from celeriac import __version__, errors
 from celeriac.settings import get_settings
 from producer.cli import main, models, terminal
 from workers.lock import StateLock
+
+ROOT = Path(__file__).parents[2]
 
 
 def printed(
@@ -47,6 +51,42 @@ def test_help_names_the_section_of_a_setting(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "default: [realtime] timeout_s." in printed(capsys, monkeypatch, "predict", "--help")
+
+
+def names(command: Any, before: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+    """Of a command and of all below it."""
+    found = {before}
+    for name, inner in getattr(command, "commands", {}).items():
+        found |= names(inner, (*before, name))
+    return found
+
+
+def test_a_command_alone_is_what_it_is_among_all() -> None:
+    all_names = names(get_command(main.build()))
+    commands = {found[0] for found in all_names if found}
+    assert commands == {*main.PRODUCER_COMMANDS, *workers.cli.COMMANDS}
+    for command in commands:
+        alone = names(get_command(main.build([command, "--help"])))
+        wanted = {found for found in all_names if found[:1] == (command,)}
+        assert {found for found in alone if found[:1] == (command,)} == wanted
+
+
+@pytest.mark.parametrize("words", [["--help"], ["bach"], ["--nothing", "batch"], []])
+def test_all_commands_are_there_where_none_is_named(words: list[str]) -> None:
+    assert names(get_command(main.build(words))) == names(get_command(main.build()))
+
+
+def test_a_command_loads_no_others() -> None:
+    program = (
+        "import sys; from producer.cli.main import build; build(['batch', 'submit'])\n"
+        "print([name for name in ('workers.cli.up', 'producer.cli.predict', 'celery', 'pyarrow')"
+        " if name in sys.modules])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60,
+        cwd=ROOT,
+    )
+    assert ran.stdout == "[]\n"
 
 
 def options(command: Any) -> Iterator[Any]:
@@ -101,7 +141,7 @@ def test_a_folder_that_cannot_be_written_is_named(
 ) -> None:
     (tmp_path / "file").touch()
 
-    def built() -> None:
+    def built(_: object) -> None:
         (tmp_path / "file" / "folder").mkdir()
 
     monkeypatch.setattr(main, "build", built)

@@ -6,14 +6,17 @@ import importlib
 
 import typer
 
-COMMANDS: tuple[str, ...] = (
-    "up", "down", "status", "worker", "models", "optimize", "aliases", "collect", "importing",
-    "gpu", "drift", "adaptation",
-)
-"""Modules of ``workers.cli``; each has ``register(app)``."""
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "up": ("up",), "down": ("down",), "status": ("status",), "worker": ("worker",),
+    "models": ("models", "aliases", "collect", "importing"), "optimize": ("optimize",),
+    "gpu": ("gpu",), "drift": ("drift", "adaptation"),
+}
+"""The modules of ``workers.cli`` that have, or add to, the command; each has ``register(app)``."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the operator's commands to ``app``."""
-    for name in COMMANDS:
-        importlib.import_module(f"workers.cli.{name}").register(app)
+def register(app: typer.Typer, only: str | None = None) -> None:
+    """Add the operator's commands to ``app``, or what belongs to ``only`` that one."""
+    for name, modules in COMMANDS.items():
+        if only in (None, name):
+            for module in modules:
+                importlib.import_module(f"workers.cli.{module}").register(app)
