@@ -3,7 +3,6 @@ nobody writes to are there once for all of them."""
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import sys
@@ -11,10 +10,10 @@ import sys
 from celery import platforms
 
 from celeriac.memory import give_back, plug_holes
+from celeriac.parent import end_with_parent
 
 _OF_A_CHUNK = ("celeriac.datasets.parts", "pyarrow.pandas_compat")
 """What the first chunk would import."""
-_PR_SET_PDEATHSIG = 1
 
 
 def prepare(*, scores: bool) -> None:
@@ -24,16 +23,10 @@ def prepare(*, scores: bool) -> None:
     """
     if sys.platform == "linux":
         # Billiard's own way has cffi, if that is installed, parse C: 8 MB, and 2 more a process.
-        platforms._set_pdeathsig = _end_with_parent
+        platforms._set_pdeathsig = end_with_parent
     if scores:
         for name in _OF_A_CHUNK:
             importlib.import_module(name)
     give_back()
     plug_holes()
     gc.freeze()
-
-
-def _end_with_parent(signum: int) -> None:
-    """Have the kernel send this process a signal when its parent ends. Linux only."""
-    if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signum)):
-        raise OSError("prctl cannot set the signal of a parent's end")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ from typing import Any, TextIO
 
 from celeriac import errors
 from celeriac.niceness import give_way
+from celeriac.parent import end_with_parent
 
 
 def run_aside(  # noqa: PLR0913 - a process, and what is said when it fails
@@ -65,7 +65,7 @@ def answer_with(
     the process does not come to the next. ``told`` makes an error of ours of any other. The process
     ends with its caller, and where memory is short the kernel takes it first.
     """
-    _end_with_caller()
+    end_with_parent()  # whose thread waits in run_aside for as long as it lives
     asked = json.load(sys.stdin)
     if os.getppid() != asked["caller"]:  # it was killed before we asked for the signal
         return 1
@@ -126,18 +126,6 @@ def _last_answer(out: str) -> dict[str, Any] | None:
 def _text(out: str | bytes | None) -> str:
     """What a process wrote before its time was over: bytes, whatever was asked for."""
     return out.decode(errors="replace") if isinstance(out, bytes) else out or ""
-
-
-def _end_with_caller() -> None:
-    """Have the kernel kill this process when the thread that started it ends.
-
-    That thread waits in :func:`run_aside` for as long as it lives.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-_PR_SET_PDEATHSIG = 1
 
 
 def _ended(code: int, err: str) -> str:

@@ -13,8 +13,9 @@ from celeriac import errors
 from celeriac.datasets.places import is_s3
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import JobState
+from producer.broker import Broker
 from producer.cli import dead, purge, terminal
-from producer.cli.jobs import Job, open_broker, open_job
+from producer.cli.jobs import Job, made_aside, open_broker, open_job
 from producer.jobs import JobHandle, JobStatus, list_jobs
 
 if TYPE_CHECKING:
@@ -105,23 +106,26 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Score SOURCE. Exit code with --wait: 0 completed, 3 completed with errors, 1 otherwise."""
-    from producer.datasets import submit_dataset
+    def submitted(broker: Broker) -> JobHandle:
+        from producer.datasets import submit_dataset
 
-    with open_broker() as broker:
         with planning(output) as on_progress:
-            handle = submit_dataset(
+            return submit_dataset(
                 broker, source, model, output, chunk_rows=chunk_rows, text_column=text_column,
                 keep_columns=keep or None, id_column=id_column, output_format=output_format,
                 merge=merge, aggregate=_aggregation(by, mean, share, quantile, std, period),
                 model_column=model_column, error_column=error_column, dedupe=dedupe,
                 max_error_share=max_error_share, expires_s=expires_s, on_progress=on_progress,
             )
-        if not as_json:
-            say_submitted(handle)
-        elif not wait:
-            _print_json(handle.status())
-        if wait:
+
+    if wait:
+        with made_aside(submitted) as handle:
+            if not as_json:
+                say_submitted(handle)
             raise typer.Exit(follow(handle, timeout_s, as_json=as_json))
+    with open_broker() as broker:
+        handle = submitted(broker)
+        _print_json(handle.status()) if as_json else say_submitted(handle)
 
 
 @app.command()
@@ -190,13 +194,18 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with a job that was cancelled, has failed or was lost; done chunks stay done."""
-    with open_broker() as broker:
+    def resumed(broker: Broker) -> JobHandle:
         handle = open_job(broker, job)
-        found = handle.resume(max_error_share)
-        if not (as_json and wait):
-            _show(found, as_json)
-        if wait:
+        handle.resume(max_error_share)
+        return handle
+
+    if wait:
+        with made_aside(resumed) as handle:
+            if not as_json:
+                _print_status(handle.status())
             raise typer.Exit(follow(handle, timeout_s, as_json=as_json))
+    with open_broker() as broker:
+        _show(open_job(broker, job).resume(max_error_share), as_json)
 
 
 @app.command()

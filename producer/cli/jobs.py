@@ -1,10 +1,10 @@
-"""How a command finds the job that it is asked about."""
+"""How a command finds, or makes, the job that it is about."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from celeriac import errors
 from celeriac.datasets.places import place
 from celeriac.settings import get_settings
 from producer.broker import Broker
+from producer.cli import aside
 from producer.jobs import JobHandle
 
 Job = Annotated[str, typer.Argument(help="Id of the job, or its output folder.")]
@@ -25,6 +26,22 @@ def open_broker() -> Iterator[Broker]:
         yield broker
     finally:
         broker.close()
+
+
+@contextmanager
+def made_aside(make: Callable[[Broker], JobHandle]) -> Iterator[JobHandle]:
+    """The job that ``make`` gives, to be waited for. It is made in a process of its own: whoever
+    waits for hours does without the libraries and the memory that this takes."""
+    get_settings()  # what is said of them is said once
+
+    def work() -> dict[str, Any]:
+        with open_broker() as broker:
+            handle = make(broker)
+            return {"id": handle.id, "output": str(handle.output), "resumed": handle.resumed}
+
+    made = aside.run(work)
+    with open_broker() as broker:
+        yield JobHandle(broker, made["id"], made["output"], resumed=made["resumed"])
 
 
 def open_job(broker: Broker, job: str) -> JobHandle:
