@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,9 +52,8 @@ def test_who_waits_has_no_library_of_data(settings: Settings, command: list[str]
             assert "libarrow" not in mapped
             assert "numpy" not in mapped
         finally:
-            waiter.send_signal(signal.SIGINT)
+            waiter.terminate()
             waiter.communicate(timeout=20)
-    assert waiter.returncode == 130
 
 
 def test_errors_and_json_are_as_without_waiting(settings: Settings, command: list[str]) -> None:

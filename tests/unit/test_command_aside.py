@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +19,7 @@ from producer.cli import aside
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
 
 PROGRAM = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from producer.cli import aside
 
@@ -28,6 +29,7 @@ def work():
     Path(sys.argv[1]).touch()
     time.sleep(60)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
 aside.run(work)
 """
 
@@ -73,6 +75,15 @@ def test_a_child_that_is_killed_is_told() -> None:
         aside.run(lambda: os.kill(os.getpid(), signal.SIGKILL))  # type: ignore[func-returns-value, arg-type, return-value]
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """Whatever started the tests in the background may have had them ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_an_interrupted_child_is_an_interrupt() -> None:
     def interrupted() -> NoReturn:
         os.kill(os.getpid(), signal.SIGINT)
