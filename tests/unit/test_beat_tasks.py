@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from celery import Celery
@@ -18,20 +17,7 @@ from celeriac.settings import Settings
 from tasks import batch, beat  # noqa: F401 - registers the reconciler
 from tasks.beat import BeatRequest, BeatTask
 from tasks.schedule import beat_schedule
-
-
-class Eventer:
-    enabled = True
-
-    def __init__(self) -> None:
-        self.sent: list[dict[str, Any]] = []
-
-    def send(self, type: str, **fields: Any) -> None:
-        self.sent.append({"type": type, **fields})
-
-    @property
-    def types(self) -> list[str]:
-        return [event["type"].removeprefix("task-") for event in self.sent]
+from tests.unit.eventer import Eventer
 
 
 class Loop:

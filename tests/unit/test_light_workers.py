@@ -1,4 +1,4 @@
-"""What a process that scores scikit-learn models need not load."""
+"""What a process need not load: one that scores scikit-learn models, and beat."""
 
 from __future__ import annotations
 
@@ -35,3 +35,21 @@ def test_torch_is_not_imported_for_scikit_learn(tmp_path: Path) -> None:
         check=True, timeout=120,
     )
     assert ran.stdout == "False\n"
+
+
+BEAT = """
+import sys
+
+sys.argv = ["celery", "-A", "workers.app", "beat"]
+import workers.app
+
+assert workers.app.app.conf.beat_schedule
+print([name for name in ("numpy", "pyarrow", "scipy") if name in sys.modules])
+"""
+
+
+def test_beat_loads_nothing_that_computes() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", BEAT], capture_output=True, text=True, check=True, timeout=120,
+    )
+    assert ran.stdout == "[]\n"

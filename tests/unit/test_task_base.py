@@ -12,16 +12,7 @@ from celery.exceptions import InvalidTaskError
 from celeriac.messages import PREDICT
 from tasks import predict  # noqa: F401 - registers the task
 from tasks.base import SummarisedRequest
-
-
-class Eventer:
-    enabled = True
-
-    def __init__(self) -> None:
-        self.sent: list[dict[str, Any]] = []
-
-    def send(self, type: str, **fields: Any) -> None:
-        self.sent.append({"type": type, **fields})
+from tests.unit.eventer import Eventer
 
 
 def request(payload: Any, eventer: Eventer | None = None, **headers: Any) -> SummarisedRequest:
