@@ -39,25 +39,28 @@ def held_up(pids: list[int]) -> Iterator[None]:
     """Processes of a pool that do not get to run, as under load."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    yield
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def test_a_task_that_a_process_has_and_has_not_begun_runs_once(
     redis_client: redis.Redis, start_worker: Callable[..., Worker], tmp_path: Path
 ) -> None:
     stopped = start_worker(*COMMAND)
-    folders = [tmp_path / "small", tmp_path / "large"]
+    folders = [tmp_path / name for name in ("first", "second", "small", "large")]
+    for folder in folders:
+        folder.mkdir()
+    for folder in folders[:2]:  # each process gets tasks only once it has told the worker it is up
+        send(redis_client, folder, seconds=1)
+    wait_until(lambda: stopped.log.read_text().count("succeeded") == 2)
     processes = children(stopped)
     with held_up(processes):
-        for folder, ballast in zip(folders, ["", "-" * MORE_THAN_A_PIPE], strict=True):
-            folder.mkdir()
-            said = {"folder": str(folder), "seconds": 0.1, "ballast": ballast}
-            redis_client.lpush(MAINTENANCE_QUEUE, wire.task_message(
-                "test.slow", wire.new_id(), MAINTENANCE_QUEUE, said, shown={}, ignore_result=True,
-            ))  # fmt: skip
+        send(redis_client, folders[2])
+        send(redis_client, folders[3], ballast="-" * MORE_THAN_A_PIPE)
         wait_until(lambda: filled_pipes(processes[0]) == 2)
         stopped.ask_to_stop()
         wait_until(lambda: "Warm shutdown" in stopped.log.read_text())
@@ -70,6 +73,8 @@ def test_a_task_that_a_process_has_and_has_not_begun_runs_once(
     assert redis_client.hlen(UNACKED) == 0
 
 
+# redis_client: an empty queue. A worker that has begun a task waits for its end.
+@pytest.mark.usefixtures("redis_client")
 def test_what_does_not_end_is_ended(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +91,13 @@ def test_what_does_not_end_is_ended(
     assert said.count("pool process killed") == 2
     assert "worker had stopped and did not end" in said
     assert "slow_tasks.py" in said  # where it hung
+
+
+def send(client: redis.Redis, folder: Path, seconds: float = 0.1, ballast: str = "") -> None:
+    said = {"folder": str(folder), "seconds": seconds, "ballast": ballast}
+    client.lpush(MAINTENANCE_QUEUE, wire.task_message(
+        "test.slow", wire.new_id(), MAINTENANCE_QUEUE, said, shown={}, ignore_result=True,
+    ))  # fmt: skip
 
 
 def children(worker: Worker) -> list[int]:
