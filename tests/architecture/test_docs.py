@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +129,37 @@ def test_figures_of_the_readme_are_those_of_the_benchmarks() -> None:
 
 def _numbers(page: Path) -> list[str]:
     return re.findall(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?", page.read_text("utf-8"))
+
+
+PUBLIC = (
+    "producer/client.py", "producer/aio.py", "producer/handles.py", "producer/jobs.py",
+    "producer/feedback.py", "producer/statistics.py", "producer/testing.py", "producer/advice.py",
+    "producer/applications/reviews.py", "producer/applications/moderation/moderator.py",
+    "producer/applications/moderation/archive.py", "producer/applications/moderation/desk.py",
+    "producer/applications/sensors/client.py", "producer/applications/sensors/views.py",
+    "celeriac/errors.py", "celeriac/release/registering.py",
+    "celeriac/release/promotion.py", "celeriac/release/checking.py",
+    "celeriac/registry/store.py", "celeriac/registry/manifest.py",
+    "celeriac/optimize/optimising.py", "celeriac/advisor/advice.py",
+    "celeriac/advisor/requirement.py",
+)
+"""What the pages have people import, and what they get from it."""
+
+
+def _undocumented(node: ast.AST, name: str) -> Iterator[str]:
+    for inner in ast.iter_child_nodes(node):
+        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            marks = {ast.unparse(mark) for mark in inner.decorator_list}
+            if inner.name.startswith("_") or "overload" in marks:
+                continue
+            if not ast.get_docstring(inner):
+                yield f"{name}: {inner.name}"
+            if isinstance(inner, ast.ClassDef):
+                yield from _undocumented(inner, f"{name}: {inner.name}")
+
+
+def test_every_public_name_says_what_it_is() -> None:
+    assert not [
+        found for name in PUBLIC
+        for found in _undocumented(ast.parse((ROOT / name).read_text(encoding="utf-8")), name)
+    ]
