@@ -66,6 +66,7 @@ class CeleriacError(Exception):
 
     @property
     def message(self) -> str:
+        """What happened, to which thing, and what to do next."""
         return str(self.args[0])
 
     def to_wire(self) -> dict[str, Any]:

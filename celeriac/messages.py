@@ -633,11 +633,13 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     value: Any = None
 
     def to_wire(self) -> dict[str, Any]:
+        """Plain data for JSON; fields that are None are left out."""
         answer: dict[str, Any] = msgspec.to_builtins(self)
         return answer
 
     @classmethod
     def from_wire(cls, answer: dict[str, Any]) -> Prediction:
+        """What :meth:`to_wire` gave. Raises msgspec.ValidationError for anything else."""
         return msgspec.convert(answer, cls)
 
 

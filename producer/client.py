@@ -212,11 +212,12 @@ class Client(Closing):
     ) -> dict[str, Any]:
         """Make a version (``NAME@VERSION``) its model's champion, after its checks on a worker.
 
-        Returns what changed. Raises PromotionRefused, ModelNotFound, VersionNotFound, and
-        DeadlineExceeded when no maintenance worker answers within ``timeout_s`` (default: the
-        longest check, ``[models] check_timeout_s``, and 15 s). ``who`` asks, for the model's
-        history: by default this user. ``force``: also if it is slower than the champion by more
-        than ``[models] max_slowdown``.
+        Returns ``{"model", "version", "previous", "changed", "latency", "champion_latency"}``;
+        latencies are ``{"one_ms", "batch_ms", "batch_items"}`` or None. Raises PromotionRefused,
+        ModelNotFound, VersionNotFound, and DeadlineExceeded when no maintenance worker answers
+        within ``timeout_s`` (default: the longest check, ``[models] check_timeout_s``, and 15 s).
+        ``who`` asks, for the model's history: by default this user. ``force``: also if it is
+        slower than the champion by more than ``[models] max_slowdown``.
         """
         ModelRef.parse(ref)
         kwargs = {"ref": ref, "force": True} if force else {"ref": ref}
@@ -225,7 +226,11 @@ class Client(Closing):
     def rollback(
         self, name: str, why: str = "", *, timeout_s: float | None = None, who: str = ""
     ) -> dict[str, Any]:
-        """Make the previous champion of a model champion again. Raises as :meth:`promote`."""
+        """Make the previous champion of a model champion again, once.
+
+        Returns ``{"model", "version", "from"}``. Raises as :meth:`promote`; PromotionRefused if
+        there is no champion before this one.
+        """
         kwargs = {"name": check_model_name(name)}
         return self._maintain(MODELS_ROLLBACK, kwargs, why, timeout_s, who)
 

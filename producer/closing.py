@@ -11,7 +11,8 @@ class Closing(ABC):
     """Closed at the end of its ``with`` block, whatever happens in it."""
 
     @abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End what was begun; harmless when it is closed already."""
 
     def __enter__(self) -> Self:
         return self

@@ -147,6 +147,7 @@ class JobHandle:
 
     @property
     def output(self) -> Place:
+        """The output folder, on a disk or in S3."""
         return self._folder.path
 
     def status(self) -> JobStatus:

@@ -60,6 +60,7 @@ class Counts:
             self._failed[code] += number
 
     def read(self, open_items: int) -> ClientStatistics:
+        """All of them now; ``open_items`` have no outcome yet."""
         with self._lock:
             return ClientStatistics(
                 **self._counts, failed=dict(self._failed), open_items=open_items

@@ -79,6 +79,7 @@ class FakeClient(Closing):
         """Nothing to close."""
 
     def predict(self, model: str, item: Any, *, timeout_s: float | None = None) -> Prediction:
+        """As :meth:`Client.predict`, answered at once."""
         self.calls.append(FakeCall("predict", model, (item,)))
         check_timeout(timeout_s, _DEFAULTS.timeout_s)
         return _or_raise(self._counted(self._predict(model, [item]))[0])
@@ -87,6 +88,7 @@ class FakeClient(Closing):
         self, model: str, items: Iterable[Any], *, timeout_s: float | None = None,
         return_errors: bool = False,
     ) -> list[Any]:
+        """As :meth:`Client.predict_many`, answered at once."""
         listed = [item for block in blocks(items) for item in block]
         self.calls.append(FakeCall("predict_many", model, tuple(listed)))
         check_timeout(timeout_s, _DEFAULTS.timeout_s)
@@ -119,11 +121,13 @@ class FakeClient(Closing):
         return handle
 
     def prediction(self, prediction_id: str) -> FakePredictionHandle:
+        """As :meth:`Client.prediction`, of what this client was given."""
         if prediction_id not in self._handles:
             raise errors.PredictionNotFound(f"no prediction has the id {prediction_id!r}")
         return self._handles[prediction_id]
 
     def prediction_id(self, prediction: Prediction) -> str:
+        """As :meth:`Client.prediction_id`; the real client knows nothing of it."""
         return prediction_ids.make(
             prediction, key=_KEY, tenant=DEFAULT_TENANT, now_s=datetime.now(UTC).timestamp()
         )
@@ -147,23 +151,31 @@ class FakeClient(Closing):
         )
 
     def models(self) -> dict[str, ModelInfo]:
+        """As :meth:`Client.models`."""
         return dict(self._catalogue.models)
 
     def promote(
         self, ref: str, why: str = "", *, timeout_s: float | None = None, who: str = "",
         force: bool = False,
     ) -> dict[str, Any]:
+        """Changes nothing: version 1 is the champion. Raises as :meth:`Client.promote`."""
         self.calls.append(FakeCall("promote", ref, ()))
         version = self._catalogue.resolve(ModelRef.parse(ref)).version
         name = ModelRef.parse(ref).name
-        return {"model": name, "version": version, "changed": False, "previous": None}
+        return {
+            "model": name, "version": version, "changed": False, "previous": None,
+            "latency": None, "champion_latency": None,
+        }
 
     def rollback(
         self, name: str, why: str = "", *, timeout_s: float | None = None, who: str = ""
     ) -> dict[str, Any]:
+        """Raises PromotionRefused: there is no version before; and as :meth:`Client.rollback`."""
         self.calls.append(FakeCall("rollback", name, ()))
         self._catalogue.resolve(ModelRef.parse(check_model_name(name)))
-        raise errors.RequestError(f"{name} has no previous version to go back to")
+        raise errors.PromotionRefused(
+            f"{name} has no previous champion to go back to; promote a version by its number"
+        )
 
     def submit_dataset(  # noqa: PLR0913 - as the client's
         self,
@@ -195,11 +207,13 @@ class FakeClient(Closing):
         return job
 
     def job(self, job_id: str) -> FakeJob:
+        """As :meth:`Client.job`, of what this client was given."""
         if job_id not in self._jobs:
             raise errors.JobNotFound(f"no job {job_id!r}")
         return self._jobs[job_id]
 
     def jobs(self) -> list[JobStatus]:
+        """As :meth:`Client.jobs`."""
         return [job.status() for job in reversed(self._jobs.values())]
 
     def _predict(self, model: str, items: list[Any]) -> list[Prediction | errors.CeleriacError]:
@@ -251,6 +265,7 @@ class FakePredictionHandle:
         self._webhook = webhook
 
     def done(self) -> bool:
+        """True: it is finished."""
         return True
 
     def status(self) -> PredictionStatus:
@@ -266,6 +281,7 @@ class FakePredictionHandle:
         )
 
     def result(self, timeout_s: float | None = None) -> Prediction:
+        """The answer, or its error; without waiting."""
         return _or_raise(self._answer)
 
     def cancel(self) -> bool:
@@ -285,6 +301,7 @@ class FakeJob:
     resumed: bool = False
 
     def status(self) -> JobStatus:
+        """``completed``, with no rows."""
         from celeriac.jobs.ledger import JobState
         from producer.jobs import JobStatus
 
@@ -297,33 +314,42 @@ class FakeJob:
     def wait(
         self, timeout_s: float, on_progress: Callable[[JobStatus], None] | None = None
     ) -> JobStatus:
+        """Its status, at once; ``on_progress`` gets it, too."""
         status = self.status()
         if on_progress is not None:
             on_progress(status)
         return status
 
     def cancel(self) -> JobStatus:
+        """Its status: a job that has ended stays as it is."""
         return self.status()
 
     def resume(self, max_error_share: float | None = None) -> JobStatus:
+        """Its status: nothing is left to do."""
         return self.status()
 
     def dead(self) -> list[DeadChunk]:
+        """No chunk was given up."""
         return []
 
     def planned(self, chunk: int) -> PlannedChunk:
+        """Raises RequestError: there are no chunks."""
         raise errors.RequestError("a fake job has no chunks")
 
     def requeue(self, chunks: Sequence[int] = ()) -> int:
+        """0: no chunk was given up."""
         return 0
 
     def drop(self, chunks: Sequence[int]) -> list[int]:
+        """No chunk was given up."""
         return []
 
     def report(self, *, again: bool = False) -> Path:
+        """Raises JobFailed: no files are written."""
         raise errors.JobFailed("a fake job has no report: FakeClient writes no files")
 
     def purge(self, *, finished: bool = False) -> Purged:
+        """Nothing: no files are written."""
         from producer.jobs import Purged
 
         return Purged(0, 0)
@@ -332,9 +358,11 @@ class FakeJob:
         """Nothing stands against it: the job has ended, and there are no files."""
 
     def parts(self) -> list[Path]:
+        """No files."""
         return []
 
     def results(self) -> Any:
+        """Raises JobFailed: no files are written."""
         raise errors.JobFailed("a fake job has no results: FakeClient writes no files")
 
 

@@ -50,6 +50,7 @@ class JobState(StrEnum):
 
     @property
     def is_final(self) -> bool:
+        """True of a job that has ended, however it ended."""
         return self not in _OPEN
 
     @property

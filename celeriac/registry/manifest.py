@@ -237,4 +237,5 @@ class ModelVersion(ModelDraft):
 
     @property
     def ref(self) -> str:
+        """``NAME@VERSION``."""
         return f"{self.name}@{self.version}"

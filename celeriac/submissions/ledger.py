@@ -53,6 +53,7 @@ class SubmissionState(StrEnum):
 
     @property
     def is_final(self) -> bool:
+        """True of one that has ended, however it ended."""
         return self not in (SubmissionState.QUEUED, SubmissionState.RUNNING)
 
 

@@ -26,6 +26,13 @@ PRODUCER_COMMANDS = {
     "moderation": "moderation", "sensors": "sensors",
 }
 """The module of ``producer.cli`` that has the command; each has ``register(app)``."""
+PANELS = {
+    "Predict": ("predict", "batch", "nightly", "advise"),
+    "Models": ("models", "optimize", "drift"),
+    "Applications": ("reviews", "sensors", "moderation"),
+    "Operate": ("up", "down", "status", "worker", "gateway", "gateway-key", "gpu"),
+}
+"""How the help arranges the commands."""
 _NEEDS_NONE = "--version"
 
 _STYLE = re.compile(r"\[(?=[a-z])")
@@ -41,6 +48,7 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
     app = typer.Typer(
         name="celeriac",
         help="Machine-learning inference on Celery: single items and whole datasets.",
+        epilog="The repository's docs/README.md lists the documents, by who reads them.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -67,6 +75,7 @@ def main() -> None:
     """
     try:
         command = get_command(build(sys.argv[1:]))
+        _arrange(command)
         _tidy_help(command)
         command()
     except errors.CeleriacError as error:
@@ -95,6 +104,16 @@ def _options(
     ),
 ) -> None:
     del version
+
+
+def _arrange(command: Any) -> None:
+    """Have the help show the commands that are here in their panels, in the order of those."""
+    for panel, names in PANELS.items():
+        for name in names:
+            if name in command.commands:
+                inner = command.commands.pop(name)
+                inner.rich_help_panel = panel
+                command.commands[name] = inner
 
 
 def _tidy_help(command: Any) -> None:

@@ -65,6 +65,8 @@ def test_a_command_alone_is_what_it_is_among_all() -> None:
     all_names = names(get_command(main.build()))
     commands = {found[0] for found in all_names if found}
     assert commands == {*main.PRODUCER_COMMANDS, *workers.cli.COMMANDS}
+    arranged = [name for names_of in main.PANELS.values() for name in names_of]
+    assert sorted(arranged) == sorted(commands)
     for command in commands:
         alone = names(get_command(main.build([command, "--help"])))
         wanted = {found for found in all_names if found[:1] == (command,)}

@@ -29,7 +29,10 @@ def register(app: typer.Typer) -> None:
 def up(
     no_flower: bool = typer.Option(False, "--no-flower", help="Leave Flower out."),
     no_gateway: bool = typer.Option(False, "--no-gateway", help="Leave the HTTP gateway out."),
-    no_beat: bool = typer.Option(False, "--no-beat", help="Leave the nightly schedule out."),
+    no_beat: bool = typer.Option(
+        False, "--no-beat",
+        help="Leave beat out: no nights, no watch over drift, and what was lost is not sent again.",
+    ),
 ) -> None:
     """Run the local stack: broker, workers, beat, Flower and gateway. Ctrl-C stops it."""
     console = Console(highlight=False)

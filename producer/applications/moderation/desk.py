@@ -116,6 +116,7 @@ class Desk:
             return self.reviews(record.tenant).enter(record, case.post, ids)
 
     def reviews(self, tenant: str = "") -> ReviewQueue:
+        """What waits for somebody to look at it; by default of this desk's tenant."""
         settings = self._settings
         return ReviewQueue(
             self._broker.redis, tenant=tenant or self._tenant, most_open=settings.max_reviews,
@@ -167,6 +168,7 @@ class Desk:
         return label
 
     def close(self) -> None:
+        """Write what is left of the records."""
         self._log.close()
 
     def _tell_truth(self, label: Label) -> None:

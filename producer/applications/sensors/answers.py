@@ -31,6 +31,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """It had come before, and counts once."""
 
     def to_wire(self) -> dict[str, Any]:
+        """Plain data for JSON."""
         wire: dict[str, Any] = msgspec.to_builtins(self)
         return wire
 

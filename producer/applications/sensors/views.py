@@ -54,6 +54,7 @@ class SensorView:
     """The readings that are remembered, by time; empty in lists of sensors."""
 
     def to_wire(self) -> dict[str, Any]:
+        """Plain data for JSON."""
         return asdict(self)
 
 
