@@ -59,6 +59,13 @@ def test_every_page_is_in_the_index_once() -> None:
     assert sorted(found) == sorted(page.name for page in DOCS.glob("*.md") if page.stem != "README")
 
 
+def test_every_page_says_for_whom_it_is() -> None:
+    pages = [page for page in DOCS.glob("*.md") if page.stem != "README"]
+    assert [page.name for page in pages if not re.match(
+        r"# .+\n\n\*For .+\.\*\n\n", page.read_text(encoding="utf-8")
+    )] == []
+
+
 def test_every_decision_is_in_the_index_once_by_its_title() -> None:
     index = (DOCS / "decisions" / "README.md").read_text(encoding="utf-8")
     found = re.findall(r"^\* \[(\d{3})\]\(([\w-]+\.md)\) (.*)$", index, re.M)
