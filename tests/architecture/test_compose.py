@@ -89,6 +89,14 @@ def test_gpu_services_are_in_their_profile_and_reserve_a_gpu() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
+def test_everybody_reads_the_settings_beside_the_file(name: str) -> None:
+    (config,) = OURS[name]["configs"]
+    assert config == {"source": "settings", "target": "/app/celeriac.toml"}
+    assert "WORKDIR /app\n" in (ROOT / "Dockerfile").read_text()
+    assert (ROOT / COMPOSE["configs"]["settings"]["file"]).is_file()
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_every_variable_is_a_setting(name: str) -> None:
     assert set(OURS[name]["environment"]) <= known_variables() | {"CELERIAC_CONFIG"}
 
