@@ -1,4 +1,4 @@
-"""``scripts/demo``: train two kinds of model, serve them, score datasets with them.
+"""``scripts/demo``: train four models, serve them, score datasets with them, look for drift.
 
 Everything here is a public call: this file is meant to be read.
 """

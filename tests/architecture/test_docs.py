@@ -121,6 +121,18 @@ def test_every_setting_is_there() -> None:
     assert not wrong
 
 
+def test_every_key_in_redis_has_an_owner() -> None:
+    table = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    code = "\n".join(
+        file.read_text(encoding="utf-8")
+        for half in ("celeriac", "producer", "tasks", "workers")
+        for file in (ROOT / half).rglob("*.py")
+    )
+    keys = {key.rstrip(":") for key in re.findall(r"\"(celeriac:[a-z_:]+)", code)}
+    assert len(keys) > 50
+    assert [key for key in sorted(keys) if key not in table] == []
+
+
 def test_figures_of_the_readme_are_those_of_the_benchmarks() -> None:
     """Of three digits and more, rounded or not; shorter ones are found anywhere."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
