@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from celeriac import errors, passes, runtimes
@@ -48,9 +49,21 @@ class Scorer:
         with passes.under_way(name, version, 0):
             folder = registry.folder(name, version)
             manifest = registry.verify(name, version)
-            scorer = cls(manifest, runtimes.load(folder, manifest, options), limits_of(options))
+            scorer = cls.open(folder, manifest, options)
             scorer.warm()
             return scorer
+
+    @classmethod
+    def open(
+        cls, folder: Path, manifest: ModelVersion, options: runtimes.LoadOptions
+    ) -> Scorer:
+        """Load what lies in ``folder``, neither verified nor warmed."""
+        return cls(manifest, runtimes.load(folder, manifest, options), limits_of(options))
+
+    @property
+    def model(self) -> runtimes.Model:
+        """What answers, without decoding and labels."""
+        return self._model
 
     def warm(self) -> None:
         """Answer all golden items at once, and one alone: a compiled version has a form for each.

@@ -1,7 +1,7 @@
 """How many compute threads a process may have: its share of the cores.
 
-Libraries read their variables once, when they are imported; so the share is decided from the
-command line, before. What the operator has set already is left as it is.
+Libraries read it once, when they are imported; so the share is decided from the command line,
+before. What the operator has set already is left as it is.
 """
 
 from __future__ import annotations
@@ -10,16 +10,9 @@ from collections.abc import Mapping, MutableMapping
 
 from celery.utils.sysinfo import cpu_budget
 
+from celeriac import compute_threads
 from celeriac.messages import MAINTENANCE_QUEUE
 from workers.roles import Role
-
-VARIABLES = (
-    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
-)
-
-WAITING = "OMP_WAIT_POLICY"
-"""``passive``: OpenMP's threads that wait for each other sleep. GNU's spin otherwise, and where one
-of them has lost its core to another program, the others spin until the scheduler stops them."""
 
 
 def cores() -> int:
@@ -51,12 +44,11 @@ def processes(role: Role, asked: str, pool: str, cores: int) -> int:
 
 def limit(environment: MutableMapping[str, str], threads: int) -> None:
     """Set what the libraries read, where nobody has set it."""
-    for variable in VARIABLES:
-        environment.setdefault(variable, str(threads))
-    environment.setdefault(WAITING, "passive")
+    for variable, value in compute_threads.environment(threads).items():
+        environment.setdefault(variable, value)
 
 
 def limited(environment: Mapping[str, str]) -> int:
     """What this process was given: 1 unless its environment says more."""
-    words = environment.get(VARIABLES[0], "1").partition(",")[0]
+    words = environment.get(compute_threads.COUNTS[0], "1").partition(",")[0]
     return max(1, int(words)) if words.isdecimal() else 1

@@ -11,21 +11,19 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celeriac import errors
-from celeriac.release.aside import answer_with, run_aside
+from celeriac.optimize.model_task import ModelTask
+from celeriac.release.aside import answer_with
 
 if TYPE_CHECKING:
     from celeriac.runtimes import LoadOptions
     from celeriac.scoring import Scorer
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_WAITING = {"OMP_WAIT_POLICY": "passive"}
-"""As in workers: threads that wait for each other sleep."""
 _LEAST_CALLS, _MOST_CALLS = 5, 20_000
 _WARM_CALLS = 3
 _SCORE_SHARE = 0.5
@@ -33,22 +31,14 @@ _SCORE_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(ModelTask):
     """What is measured, and for how long."""
 
-    folder: str
-    """Where the form's files lie."""
-    manifest: str
-    """Its ``model.json``, as text."""
-    samples: str
-    """A file of items as JSON, as they travel on the wire."""
     answers: str
     """The file (.npz) that the answers go to."""
     batch_sizes: Sequence[int]
     size_s: float
     """For each batch size."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """``LoadOptions``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,21 +64,12 @@ def measure(task: Task, threads: int, limit_s: float) -> Measured:
     Raises ModelFailed, or the error of ours that it ended with, if it fails or takes longer than
     ``limit_s``.
     """
-    found = run_aside(
-        "celeriac.optimize.measuring", (), asdict(task), timeout_s=limit_s,
-        late=f"took longer than {limit_s:g} s", what="its process", kind=errors.ModelFailed,
-        env=environment(threads),
-    )
+    found = task.run("celeriac.optimize.measuring", threads, limit_s)
     return Measured(
         load_s=found["load_s"], memory_mb=found["memory_mb"], golden=found["golden"],
         predict_s={int(size): seconds for size, seconds in found["predict_s"].items()},
         score_s={int(size): seconds for size, seconds in found["score_s"].items()},
     )
-
-
-def environment(threads: int) -> dict[str, str]:
-    """Of a process that measures a model which has ``threads``."""
-    return {**dict.fromkeys(_THREADS, str(threads)), **_WAITING}
 
 
 def faster(one: Measured, other: Measured) -> Measured:
@@ -129,18 +110,13 @@ def main() -> int:
 def _measured(task: Task) -> Measured:
     import resource
 
-    from celeriac import runtimes
     from celeriac.inputs import collate, take
-    from celeriac.registry.manifest import ModelVersion
-    from celeriac.runtimes import LoadOptions
-    from celeriac.scoring import Scorer, limits_of
+    from celeriac.scoring import Scorer
 
-    manifest = ModelVersion.model_validate_json(task.manifest)
-    options = LoadOptions(**task.options)
-    items = json.loads(Path(task.samples).read_text(encoding="utf-8"))
+    manifest, options, items = task.read()
     started = time.perf_counter()
-    model = runtimes.load(Path(task.folder), manifest, options)
-    scorer = Scorer(manifest, model, limits_of(options))
+    scorer = Scorer.open(Path(task.folder), manifest, options)
+    model = scorer.model
     collated = collate(items, manifest.input, scorer.limits)
     if len(collated.index) < len(items):
         first = next(iter(collated.errors.values()))
@@ -162,13 +138,11 @@ def _measured(task: Task) -> Measured:
 
 
 def _on_cpu(scorer: Scorer, folder: str, options: LoadOptions) -> Scorer:
-    from celeriac import runtimes
     from celeriac.scoring import Scorer
 
     if options.device == "cpu":
         return scorer
-    model = runtimes.load(Path(folder), scorer.manifest, replace(options, device="cpu"))
-    return Scorer(scorer.manifest, model, scorer.limits)
+    return Scorer.open(Path(folder), scorer.manifest, replace(options, device="cpu"))
 
 
 def _golden(scorer: Scorer) -> list[dict[str, Any]]:

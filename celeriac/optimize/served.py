@@ -10,19 +10,18 @@ waits for the longest of them. The task comes as JSON on stdin, the result goes 
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from celeriac import errors
-from celeriac.optimize.measuring import environment
+from celeriac.optimize.model_task import ModelTask
 from celeriac.registry.manifest import PASS_SHARES, Passes
-from celeriac.release.aside import answer_with, run_aside
+from celeriac.release.aside import answer_with
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 PAUSES_S = (0.0, 0.003)
@@ -34,20 +33,13 @@ _DIGITS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(ModelTask):
     """What is measured, and for how long."""
 
-    folder: str
-    manifest: str
-    """``model.json``, as text."""
-    samples: str
-    """A file of items as JSON, as they travel on the wire."""
     size_s: float
     """For each size and pause. Larger sizes than the first of which too few passes fit into it are
     left out."""
     most_items: int
-    options: dict[str, Any] = field(default_factory=dict)
-    """``LoadOptions``."""
 
 
 def measure(task: Task, threads: int, limit_s: float) -> tuple[Passes, ...]:
@@ -56,11 +48,7 @@ def measure(task: Task, threads: int, limit_s: float) -> tuple[Passes, ...]:
     Raises ModelFailed, or the error of ours that it ended with, if it fails or takes longer than
     ``limit_s``.
     """
-    found = run_aside(
-        "celeriac.optimize.served", (), asdict(task), timeout_s=limit_s,
-        late=f"took longer than {limit_s:g} s", what="its process", kind=errors.ModelFailed,
-        env=environment(threads),
-    )
+    found = task.run("celeriac.optimize.served", threads, limit_s)
     return tuple(Passes(**one) for one in found["passes"])
 
 
@@ -88,16 +76,10 @@ def main() -> int:
 
 
 def _measured(task: Task) -> list[Passes]:
-    from celeriac import runtimes
-    from celeriac.registry.manifest import ModelVersion
-    from celeriac.runtimes import LoadOptions
-    from celeriac.scoring import Scorer, limits_of
+    from celeriac.scoring import Scorer
 
-    manifest = ModelVersion.model_validate_json(task.manifest)
-    options = LoadOptions(**task.options)
-    items = json.loads(Path(task.samples).read_text(encoding="utf-8"))
-    model = runtimes.load(Path(task.folder), manifest, options)
-    scorer = Scorer(manifest, model, limits_of(options))
+    manifest, options, items = task.read()
+    scorer = Scorer.open(Path(task.folder), manifest, options)
     endless = itertools.cycle(items)
 
     def score(size: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from celeriac.batching.cost import CostLine
-from celeriac.optimize import measuring
 from celeriac.registry.manifest import Profile
 from celeriac.registry.profiles import fitting, this_machine
 from workers import threads
@@ -35,12 +34,6 @@ def test_each_process_has_its_share(
     chosen = role_for([role])
     count = threads.processes(chosen, asked, pool, cores)
     assert threads.share(chosen, processes=count, cores=cores, realtime=realtime) == expected
-
-
-def test_forms_are_measured_with_the_threads_of_workers() -> None:
-    environ: dict[str, str] = {}
-    threads.limit(environ, 3)
-    assert environ == {**dict.fromkeys(measuring._THREADS, "3"), **measuring._WAITING}
 
 
 def test_what_the_operator_set_stays() -> None:

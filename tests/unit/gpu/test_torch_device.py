@@ -324,7 +324,7 @@ def test_golden_answers_of_a_faster_form_are_those_of_the_check(
     form = version.model_copy(update={"serving": Serving(precision="bfloat16")})
     folder = registry.folder("net", 1)
     options = LoadOptions()
-    fast = scoring.Scorer(form, runtimes.load(folder, form, options), scoring.limits_of(options))
+    fast = scoring.Scorer.open(folder, form, options)
     checked = measuring._on_cpu(fast, str(folder), replace(options, device="cuda"))
     answers = [scoring.essence(answer) for answer in measuring._golden(checked)]
     assert answers == [example.answer for example in version.golden]
