@@ -33,6 +33,13 @@ _local: Local | None = None
 WAIT_S = 10.0
 """How long a promotion waits for the workers to follow."""
 
+Why = Annotated[str, typer.Option(help="Reason, for the history.")]
+LocalFlag = Annotated[
+    bool, typer.Option("--local", help="Work on the registry folder, without Redis.")
+]
+Wait = Annotated[
+    float, typer.Option(min=0, max=600, help="Seconds until all workers serve it, at most.")
+]
 _LOCAL_HINT = "in a checkout, --local works on the registry folder itself"
 
 
@@ -77,16 +84,12 @@ def show(
 @app.command()
 def promote(
     model: Annotated[str, typer.Argument(help="NAME@VERSION or NAME@ALIAS.")],
-    why: Annotated[str, typer.Option(help="Reason, for the history.")] = "",
-    local: Annotated[
-        bool, typer.Option("--local", help="Work on the registry folder, without Redis.")
-    ] = False,
+    why: Why = "",
+    local: LocalFlag = False,
     force: Annotated[
         bool, typer.Option("--force", help="Also if it is slower than the champion.")
     ] = False,
-    wait_s: Annotated[
-        float, typer.Option(min=0, max=600, help="Seconds until all workers serve it, at most.")
-    ] = WAIT_S,
+    wait_s: Wait = WAIT_S,
 ) -> None:
     """Check a version and let it serve."""
     ref = ModelRef.parse(model)
@@ -104,13 +107,9 @@ def promote(
 @app.command()
 def rollback(
     model: Annotated[str, typer.Argument(help="NAME.")],
-    why: Annotated[str, typer.Option(help="Reason, for the history.")] = "",
-    local: Annotated[
-        bool, typer.Option("--local", help="Work on the registry folder, without Redis.")
-    ] = False,
-    wait_s: Annotated[
-        float, typer.Option(min=0, max=600, help="Seconds until all workers serve it, at most.")
-    ] = WAIT_S,
+    why: Why = "",
+    local: LocalFlag = False,
+    wait_s: Wait = WAIT_S,
 ) -> None:
     """Let the version before the last promotion serve again."""
     result = _run("rollback", check_model_name(model), why, local)
