@@ -187,7 +187,7 @@ def _on_breach(
     state = replace(state, broken={**broken, place: min(event.at_s, now_s)})
     if state.phase in (Phase.RETRAINING, Phase.JUDGING) and event.version == state.champion:
         why = f"the data are broken meanwhile: {event.detail}"
-        return _end(state, "stopped", why, rule, now_s)
+        return ended(state, "stopped", why, rule, now_s)
     why = f"data_quality of {event.ref}: {event.detail}; no version is trained on broken data"
     return Step(state, "not_retrained", why)
 
@@ -215,7 +215,7 @@ def judged(state: Adaptation, compared: Compared, rule: AdaptSettings, now_s: fl
     state = replace(state, compared=compared)
     found = f"{state.model}@{state.challenger}: {compared}"
     if not is_better(compared, rule.margin):
-        return _end(state, "refused", f"{found}: not better by {rule.margin:g}", rule, now_s)
+        return ended(state, "refused", f"{found}: not better by {rule.margin:g}", rule, now_s)
     if rule.approval == "person":
         new = replace(
             state, phase=Phase.WAITING, since_s=now_s, until_s=now_s + rule.approve_within_s
@@ -263,10 +263,11 @@ def decided(  # noqa: PLR0913 - a decision, and what the history says of it
             f"the challenger that waits is {state.model}@{state.challenger}, "
             f"not {state.model}@{version}"
         )
+    why = why or f"{state.model}@{state.challenger}"
     if not approve:
-        return _end(state, "rejected", why or f"{state.model}@{state.challenger}", rule, now_s, who)
+        return ended(state, "rejected", why, rule, now_s, who)
     new = replace(_promoting(state, now_s), approver=who)
-    return Step(new, "approved", why or f"{state.model}@{state.challenger}", who)
+    return Step(new, "approved", why, who)
 
 
 def _promoting(state: Adaptation, now_s: float) -> Adaptation:
@@ -301,8 +302,13 @@ def does_worse(baseline: Figure | None, now: Figure | None, rule: AdaptSettings)
 def ended(  # noqa: PLR0913, PLR0917 - an end, and what the history says of it
     state: Adaptation, what: str, why: str, rule: AdaptSettings, now_s: float, who: str = NOBODY
 ) -> Step:
-    """It is over: ``failed``, ``not_promoted``, ``rolled_back``, ``kept`` or ``superseded``."""
-    return _end(state, what, why, rule, now_s, who)
+    """It is over; ``what`` says how, as ``failed`` or ``kept``."""
+    cools = rule.cooldown_s > 0
+    new = Adaptation(
+        model=state.model, phase=Phase.COOLING if cools else Phase.IDLE, since_s=now_s,
+        until_s=now_s + rule.cooldown_s if cools else 0.0, broken=state.broken,
+    )
+    return Step(new, what, why, who)
 
 
 def overdue(state: Adaptation, rule: AdaptSettings, now_s: float) -> Step | None:
@@ -311,25 +317,14 @@ def overdue(state: Adaptation, rule: AdaptSettings, now_s: float) -> Step | None
         return None
     if state.phase is Phase.RETRAINING:
         why = f"{rule.retrain} has registered no challenger within {rule.retrain_timeout_s:g} s"
-        return _end(state, "failed", why, rule, now_s)
+        return ended(state, "failed", why, rule, now_s)
     if state.phase is Phase.JUDGING:
         why = "champion and challenger were not compared in time"
-        return _end(state, "failed", why, rule, now_s)
+        return ended(state, "failed", why, rule, now_s)
     if state.phase is Phase.WAITING:
         why = f"nobody has approved {state.model}@{state.challenger} in time"
-        return _end(state, "dropped", why, rule, now_s)
+        return ended(state, "dropped", why, rule, now_s)
     if state.phase is Phase.COOLING:
         idle = Adaptation(model=state.model, since_s=now_s, broken=state.broken)
         return Step(idle, "ready", "the next event may begin anew")
     return None
-
-
-def _end(  # noqa: PLR0913, PLR0917 - as ended()
-    state: Adaptation, what: str, why: str, rule: AdaptSettings, now_s: float, who: str = NOBODY
-) -> Step:
-    cools = rule.cooldown_s > 0
-    new = Adaptation(
-        model=state.model, phase=Phase.COOLING if cools else Phase.IDLE, since_s=now_s,
-        until_s=now_s + rule.cooldown_s if cools else 0.0, broken=state.broken,
-    )
-    return Step(new, what, why, who)

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MANIFEST_NAME = "model.json"
-MANIFEST_CONTRACT = 1
 
 
 class _Record(BaseModel):
