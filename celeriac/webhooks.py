@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from celeriac import errors
+from celeriac.loopback import is_loopback
 
 SIGNATURE_HEADER = "X-Celeriac-Signature"
 DELIVERY_HEADER = "X-Celeriac-Delivery"
@@ -69,7 +70,7 @@ def check_target(url: str, hosts: Iterable[str]) -> Target:
     parts = _split(url)
     host, scheme = (parts.hostname or "").lower(), parts.scheme
     port = parts.port or _PORTS[scheme]
-    if scheme == "http" and not _is_loopback(host):
+    if scheme == "http" and not is_loopback(host):
         raise errors.RequestError(f"the webhook {url!r} is not encrypted; use https")
     listed = {one.strip().lower() for one in hosts}
     shown = f"[{host}]" if ":" in host else host
@@ -239,10 +240,6 @@ def _is_literal(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or (_is_literal(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def _cut(connection: socket.socket) -> None:

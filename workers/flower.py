@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import ast
-import ipaddress
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from celeriac import errors
+from celeriac.loopback import is_loopback
 from celeriac.messages import (
     MAINTENANCE_QUEUE,
     PREDICT,
@@ -38,7 +38,7 @@ def options(settings: Settings) -> dict[str, Any]:
     host, password = settings.flower.host, settings.flower.basic_auth
     if password and ":" not in password:
         raise errors.ConfigError("flower.basic_auth is written USER:PASSWORD")
-    if not password and not _is_loopback(host):
+    if not password and not is_loopback(host):
         raise errors.ConfigError(
             f"Flower on {host!r} could be opened by anyone who reaches this machine: set a "
             "password (CELERIAC_FLOWER_BASIC_AUTH=USER:PASSWORD) or leave flower.host at 127.0.0.1"
@@ -131,12 +131,3 @@ def _count(items: Any) -> str:
         cut = Ellipsis in items
         return f"{len(items) - cut}{'+' if cut else ''}"
     return str(items) if type(items) is int else ""
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from celeriac import errors
+from celeriac.loopback import is_loopback
 from celeriac.settings import GatewaySettings
 
 ADMIN_HOST = "127.0.0.1"
@@ -12,20 +11,11 @@ ADMIN_HOST = "127.0.0.1"
 
 def check_binding(gateway: GatewaySettings) -> None:
     """Raises ConfigError if the gateway would be open to everybody."""
-    if not gateway.keys and not _is_loopback(gateway.host):
+    if not gateway.keys and not is_loopback(gateway.host):
         raise errors.ConfigError(
             f"[gateway] host {gateway.host!r} is not this machine alone, and there are no keys: "
             "`celeriac gateway-key NAME` makes one for celeriac.toml, or listen on 127.0.0.1"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name: where it leads is not known
-        return False
 
 
 def local_url(host: str, port: int) -> str:
