@@ -15,7 +15,6 @@ from celeriac import errors, inputs
 from celeriac.datasets.places import Place
 from celeriac.datasets.records import Aggregation, DatasetPlan, Format
 from celeriac.jobs.folder import JobFolder
-from celeriac.jobs.ledger import Ledger
 from celeriac.jobs.manifest import read_manifest
 from celeriac.jobs.memory import give_back
 from celeriac.jobs.plan import DEFAULT_TENANT, Scoring, check_job_id, make_plan, new_job_id
@@ -24,7 +23,7 @@ from celeriac.outputs import answer_columns
 from celeriac.registry.catalogue import fetch
 from celeriac.registry.manifest import InputSchema, OutputSchema
 from producer.broker import Broker
-from producer.jobs import JobHandle, check_share, publish_missing, redis_errors
+from producer.jobs import JobHandle, check_share, open_ledger, publish_missing, redis_errors
 
 if TYPE_CHECKING:
     from celeriac.datasets.copies import Copies
@@ -204,7 +203,7 @@ def _validating(
     if folder.holds_job():
         yield
         return
-    ledger = Ledger(broker.redis, broker.settings.batch.job_ttl_s)
+    ledger = open_ledger(broker)
     with redis_errors(broker):
         ledger.announce(
             job_id, model=scoring.model, version=scoring.version, source=source,

@@ -128,7 +128,7 @@ class JobHandle:
     def open(cls, broker: Broker, job_id: str) -> JobHandle:
         """The job with this id. Raises JobNotFound if Redis does not know it (any more)."""
         with redis_errors(broker):
-            entry = _ledger(broker).entry(check_job_id(job_id))
+            entry = open_ledger(broker).entry(check_job_id(job_id))
         if entry is None:
             raise errors.JobNotFound(
                 f"no job {job_id!r} in Redis; `celeriac batch list` shows the known ones, and an "
@@ -143,7 +143,7 @@ class JobHandle:
 
     @property
     def _ledger(self) -> Ledger:
-        return _ledger(self._broker)  # anew each time: after a fork the broker has a new client
+        return open_ledger(self._broker)  # anew each time: after a fork the broker has a new client
 
     @property
     def output(self) -> Place:
@@ -356,7 +356,7 @@ def poll_pause_s(waited_s: float, finalizes: bool = False) -> float:
 def list_jobs(broker: Broker, limit: int = 100) -> list[JobStatus]:
     """The newest jobs first."""
     with redis_errors(broker):
-        return _statuses(broker, _ledger(broker).entries(limit))
+        return _statuses(broker, open_ledger(broker).entries(limit))
 
 
 def publish_missing(  # noqa: PLR0913 - a job, and how it goes on
@@ -372,7 +372,7 @@ def publish_missing(  # noqa: PLR0913 - a job, and how it goes on
     marks = folder.dropped()
     dropped = {chunk: why for chunk, why in marks.items() if records.get(chunk) is None}
     with redis_errors(broker):
-        change = _ledger(broker).enter(
+        change = open_ledger(broker).enter(
             plan, str(folder.path), done, window=broker.settings.batch.wave_chunks,
             sizes=[chunk.rows for chunk in chunks], dropped=dropped, expires_ms=expires_ms,
             max_error_share=max_error_share, validated=validated,
@@ -397,7 +397,8 @@ def redis_errors(broker: Broker) -> Iterator[None]:
         raise broker_error(error, broker.url) from error
 
 
-def _ledger(broker: Broker) -> Ledger:
+def open_ledger(broker: Broker) -> Ledger:
+    """The ledger of the jobs on this broker."""
     return Ledger(broker.redis, broker.settings.batch.job_ttl_s)
 
 

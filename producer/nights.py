@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from celeriac import errors
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.lease import ChunkLease
-from celeriac.jobs.ledger import Answer, JobState, Ledger
+from celeriac.jobs.ledger import Answer, JobState
 from celeriac.jobs.manifest import read_manifest
 from celeriac.messages import CONTRACT, MAINTENANCE_QUEUE, NIGHTLY_PLANNING_S, NIGHTLY_RUN
 from celeriac.nightly import checks
@@ -19,7 +19,7 @@ from celeriac.nightly.records import Event, Holder, NightRecords
 from celeriac.schedules import NightlySettings
 from producer.broker import Broker
 from producer.datasets import submit_dataset
-from producer.jobs import JobHandle, redis_errors
+from producer.jobs import JobHandle, open_ledger, redis_errors
 
 LONGEST_PLAN_S = 3_600.0
 _SWAPS = 5
@@ -232,7 +232,7 @@ def _adopt(broker: Broker, name: str, ours: Holder, run: Run) -> None:
 def _is_over(broker: Broker, holder: Holder) -> bool:
     if not holder.job_id:
         return False  # planned now; after a kill the key soon expires
-    entry = _ledger(broker).entry(holder.job_id)
+    entry = open_ledger(broker).entry(holder.job_id)
     return entry is None or entry.state.is_final
 
 
@@ -280,7 +280,7 @@ def _seen(broker: Broker, folder: JobFolder, day: date, attempt: int) -> Run:
         job_id=plan.job_id, begun_at=begun_at, rows=plan.rows,
     )
     with redis_errors(broker):
-        entry = _ledger(broker).entry(plan.job_id)
+        entry = open_ledger(broker).entry(plan.job_id)
     if entry is not None and entry.state is not JobState.VALIDATING:
         running = entry.state in _RUNNING
         return replace(
@@ -294,7 +294,3 @@ def _seen(broker: Broker, folder: JobFolder, day: date, attempt: int) -> Run:
     if datetime.now(UTC) - begun_at > forgotten:
         return replace(run, state=RunState.UNFINISHED)
     return run
-
-
-def _ledger(broker: Broker) -> Ledger:
-    return Ledger(broker.redis, broker.settings.batch.job_ttl_s)

@@ -17,14 +17,21 @@ from msgspec.structs import replace
 from celeriac import errors
 from celeriac.datasets.roots import find_inside
 from celeriac.jobs.folder import JobFolder
-from celeriac.jobs.ledger import JobEntry, JobState, Ledger
+from celeriac.jobs.ledger import JobEntry, JobState
 from celeriac.jobs.manifest import read_manifest
 from celeriac.jobs.plan import DEFAULT_TENANT, JobPlan
 from celeriac.registry.catalogue import VersionInfo
 from producer import waves
 from producer.broker import Broker
 from producer.datasets import Ordered, submit_dataset
-from producer.jobs import JobHandle, JobStatus, check_share, publish_missing, redis_errors
+from producer.jobs import (
+    JobHandle,
+    JobStatus,
+    check_share,
+    open_ledger,
+    publish_missing,
+    redis_errors,
+)
 
 MAX_ORDER_BYTES = 100_000
 
@@ -67,7 +74,7 @@ def place(
     if len(text) > MAX_ORDER_BYTES:
         raise errors.PayloadTooLarge(f"the job's options take more than {MAX_ORDER_BYTES:,} bytes")
     with redis_errors(broker):
-        state, held = _ledger(broker).order(
+        state, held = open_ledger(broker).order(
             job_id, model=order.model.partition("@")[0], version=version.version,
             device=version.batch_device, source=order.source, output=order.output,
             tenant=order.tenant,
@@ -84,7 +91,7 @@ def resume(broker: Broker, job_id: str, max_error_share: float | None = None) ->
     One that was never planned is planned. Any other job stays as it is. Raises JobNotFound,
     BrokerError, and RequestError for a share that is none.
     """
-    ledger = _ledger(broker)
+    ledger = open_ledger(broker)
     share = check_share(max_error_share)
     with redis_errors(broker):
         entry, text = ledger.entry(job_id), ledger.order_of(job_id)
@@ -105,7 +112,7 @@ def plan(
     Raises what :func:`producer.datasets.submit_dataset` does, and Cancelled if it was stopped.
     """
     with redis_errors(broker):
-        entry, text = _ledger(broker).entry(job_id), _ledger(broker).order_of(job_id)
+        entry, text = open_ledger(broker).entry(job_id), open_ledger(broker).order_of(job_id)
     if entry is None:
         return None
     order, folder = _decode(text), JobFolder(entry.output)
@@ -127,7 +134,7 @@ def digest_of(fields: dict[str, Any]) -> str:
 def entries(broker: Broker, ids: list[str]) -> list[JobEntry | None]:
     """What is known of these jobs, in one exchange. Raises BrokerError."""
     with redis_errors(broker):
-        return _ledger(broker).known(ids)
+        return open_ledger(broker).known(ids)
 
 
 def page(
@@ -135,7 +142,7 @@ def page(
 ) -> tuple[list[JobEntry], bool] | None:
     """As :meth:`Ledger.page`. Raises BrokerError."""
     with redis_errors(broker):
-        return _ledger(broker).page(tenant, limit, after)
+        return open_ledger(broker).page(tenant, limit, after)
 
 
 def _submit(
@@ -165,7 +172,7 @@ def _go_on(broker: Broker, folder: JobFolder, held: JobPlan, order: Order) -> No
         return
     dead = manifest.rows_dead
     with redis_errors(broker):
-        _ledger(broker).finish(
+        open_ledger(broker).finish(
             held.job_id, JobState(manifest.state), rows_done=manifest.rows_in - dead,
             rows_failed=manifest.rows_failed - dead, rows_dead=dead,
         )
@@ -182,7 +189,3 @@ def _left_s(order: Order) -> float | None:
 
 def _decode(text: str) -> Order:
     return msgspec.json.decode(text, type=Order) if text else Order()
-
-
-def _ledger(broker: Broker) -> Ledger:
-    return Ledger(broker.redis, broker.settings.batch.job_ttl_s)
