@@ -6,7 +6,6 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import msgspec
 import typer
 
 from celeriac import errors
@@ -125,7 +124,7 @@ def submit(
             raise typer.Exit(follow(handle, timeout_s, as_json=as_json))
     with open_broker() as broker:
         handle = submitted(broker)
-        _print_json(handle.status()) if as_json else say_submitted(handle)
+        terminal.print_json(handle.status()) if as_json else say_submitted(handle)
 
 
 @app.command()
@@ -156,7 +155,7 @@ def list_(
         jobs = list_jobs(broker, limit)
     if as_json:
         for one in jobs:
-            _print_json(one)
+            terminal.print_json(one)
         return
     if not jobs:
         terminal.console().print("no jobs yet; `celeriac batch submit` starts one")
@@ -350,11 +349,7 @@ def _waits(role: str) -> str:
 
 
 def _show(found: JobStatus, as_json: bool) -> None:
-    _print_json(found) if as_json else _print_status(found)
-
-
-def _print_json(found: JobStatus) -> None:
-    sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+    terminal.print_json(found) if as_json else _print_status(found)
 
 
 def _print_status(found: JobStatus) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
 from celeriac import errors
+from producer.cli import terminal
 
 if TYPE_CHECKING:
     from celeriac.applications.moderation.decision import Reason
@@ -49,7 +49,7 @@ def check(
     with _moderator(policy) as moderator:
         found = moderator.moderate(text, images, id=id, timeout_s=timeout_s)
     if as_json:
-        _print_json(found)
+        terminal.print_json(found)
         return
     queued = {None: "", True: "  (waits for a review)", False: "  (the review queue is full)"}
     typer.echo(f"{found.decision}{queued[found.queued]}")
@@ -76,7 +76,7 @@ def show_policy(
         return
     policy = _policy(file)
     if as_json:
-        _print_json(policy.model_dump())
+        terminal.print_json(policy.model_dump())
         return
     _print_policy(policy)
 
@@ -88,7 +88,7 @@ def explain(id: Id, as_json: Json = False) -> None:
         found = moderator.explain(id)
     record = found.record
     if as_json:
-        _print_json({
+        terminal.print_json({
             "record": record, "reviews": found.reviews,
             "policy": found.policy and found.policy.model_dump(),
         })
@@ -133,7 +133,7 @@ def archive(
             client, source, output, _policy(policy), columns=columns, before=before
         )
     if as_json:
-        _print_json(found)
+        terminal.print_json(found)
         return
     counts = ", ".join(f"{count:,} {decision}" for decision, count in found.decisions.items())
     failed = f", {found.failed:,} not decided" if found.failed else ""
@@ -163,7 +163,7 @@ def reviews(
         count = moderator.count_reviews()
     if as_json:
         for review in found:
-            _print_json(review)
+            terminal.print_json(review)
         return
     for review in found:
         at = datetime.fromtimestamp(review.at_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M")
@@ -261,7 +261,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise errors.RequestError(f"the image {path} cannot be read: {error.strerror}") from error
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")

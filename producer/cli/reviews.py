@@ -131,9 +131,7 @@ def default_output(source: str) -> str:
 
 def _print(found: ReviewSummary, as_json: bool) -> None:
     if as_json:
-        import msgspec
-
-        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+        terminal.print_json(found)
         return
     console = terminal.console()
     if found.overall is None:

@@ -8,7 +8,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,8 +93,9 @@ def list_(
         return
     headings = ("sensor", "last reading", "values", "readings", "anomalies", "alarm")
     terminal.show_rows(headings, ((
-        one.sensor, _moment(one.last_at), _numbers(one.last_values), f"{one.readings:,}",
-        f"{one.anomalies:,}", f"since {_moment(one.alarm.opened_at_s)}" if one.alarm else "",
+        one.sensor, terminal.moment(one.last_at), _numbers(one.last_values), f"{one.readings:,}",
+        f"{one.anomalies:,}",
+        f"since {terminal.moment(one.alarm.opened_at_s)}" if one.alarm else "",
     ) for one in found))
     if count > len(found):
         typer.echo(f"{count - len(found):,} more; --limit shows them")
@@ -114,11 +114,11 @@ def show(sensor: Sensor, as_json: AsJson = False) -> None:
         return
     typer.echo(
         f"{view.sensor}: {view.readings:,} readings, {_anomalies(view.anomalies)}; the last at "
-        f"{_moment(view.last_at)}: {_numbers(view.last_values)}"
+        f"{terminal.moment(view.last_at)}: {_numbers(view.last_values)}"
     )
     if view.alarm:
         typer.echo(
-            f"an alarm is open since {_moment(view.alarm.opened_at_s)}: score "
+            f"an alarm is open since {terminal.moment(view.alarm.opened_at_s)}: score "
             f"{view.alarm.peak:,.4g}, threshold {view.alarm.threshold:g}"
         )
     for one in analyses:
@@ -146,8 +146,8 @@ def alarms(
         return
     headings = ("sensor", "event", "opened", "closed", "highest score", "threshold")
     terminal.show_rows(headings, ((
-        one.sensor, one.event, _moment(one.opened_at_s),
-        _moment(one.closed_at_s) if one.closed_at_s else "", f"{one.peak:,.4g}",
+        one.sensor, one.event, terminal.moment(one.opened_at_s),
+        terminal.moment(one.closed_at_s) if one.closed_at_s else "", f"{one.peak:,.4g}",
         f"{one.threshold:g}",
     ) for one in found))
 
@@ -231,7 +231,7 @@ def _tell(number: int, answer: Any, counts: Counter[str], *, as_json: bool) -> N
         if counts["errors"] <= MOST_ERRORS:
             typer.echo(f"reading {number}: {answer.message}", err=True)
     elif answer.anomaly and not answer.duplicate:
-        typer.echo(f"{_moment(answer.at)} {answer.sensor}: score {answer.score:,.4g}")
+        typer.echo(f"{terminal.moment(answer.at)} {answer.sensor}: score {answer.score:,.4g}")
 
 
 def _analysis(one: dict[str, Any]) -> Iterator[str]:
@@ -263,10 +263,6 @@ def _client() -> Any:
     from producer.client import Client
 
     return Client()
-
-
-def _moment(at_s: float) -> str:
-    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _numbers(values: list[float]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +37,22 @@ def plain(text: str) -> str:
 def counted(number: int, noun: str) -> str:
     """As ``1 row`` or ``2,000 rows``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def moment(at_s: float) -> str:
+    """A Unix time, in UTC.
+
+    >>> moment(0)
+    '1970-01-01 00:00:00'
+    """
+    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def print_json(value: Any) -> None:
+    """Print one line of JSON, for programs."""
+    import msgspec
+
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
 
 
 def show_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -102,7 +101,7 @@ def _show_all() -> None:
         rows.append((
             name, state.phase.replace("_", " ") if state else "idle",
             str(state.challenger) if state and state.challenger else "-",
-            _time(state.since_s)[:-3] if state and state.since_s else "-",
+            terminal.moment(state.since_s)[:-3] if state and state.since_s else "-",
         ))
     terminal.show_rows(("model", "state", "challenger", "since"), rows)
 
@@ -119,7 +118,7 @@ def _history(name: str) -> AdaptationLog:
 def _standing(state: Adaptation) -> list[str]:
     from celeriac.drift.adaptation import Phase
 
-    until = f", until {_time(state.until_s)} UTC at the latest" if state.until_s else ""
+    until = f", until {terminal.moment(state.until_s)} UTC at the latest" if state.until_s else ""
     found = [f"{state.model}: {state.phase.replace('_', ' ')}{until}"]
     if state.compared is not None and state.challenger:
         found.append(_wrapped(f"{state.model}@{state.challenger}: {state.compared}", "  "))
@@ -127,7 +126,7 @@ def _standing(state: Adaptation) -> list[str]:
         found.append(f"  celeriac drift approve {state.model}@{state.challenger}")
         found.append(f"  celeriac drift reject {state.model}")
     found += [
-        f"  the data are broken since {_time(since_s)} UTC ({place}): nothing is trained"
+        f"  the data are broken since {terminal.moment(since_s)} UTC ({place}): nothing is trained"
         for place, since_s in state.breaches(time.time()).items()
     ]
     return found
@@ -135,7 +134,7 @@ def _standing(state: Adaptation) -> list[str]:
 
 def _told(line: Line) -> str:
     by = "" if line.who == "celeriac" else f"  by {line.who}"
-    head = f"{_time(line.at_s)}  {line.what.replace('_', ' ')}{by}"
+    head = f"{terminal.moment(line.at_s)}  {line.what.replace('_', ' ')}{by}"
     return f"{head}\n{_wrapped(line.why, '    ')}"
 
 
@@ -143,7 +142,3 @@ def _wrapped(text: str, indent: str) -> str:
     return textwrap.fill(
         text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
     )
-
-
-def _time(at_s: float) -> str:
-    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M:%S}"
