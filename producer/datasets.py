@@ -83,16 +83,7 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     Raises ModelNotFound, VersionNotFound, DatasetError, OutputConflict, BrokerError; then nothing
     was queued.
     """
-    if chunk_rows is not None and chunk_rows < 1:
-        raise errors.RequestError(f"chunk_rows is a positive number of rows, not {chunk_rows}")
-    if output_format not in get_args(Format):
-        raise errors.RequestError(
-            f"the output is {', '.join(get_args(Format))}, not {output_format!r}"
-        )
-    if expires_s is not None and expires_s <= 0:
-        raise errors.RequestError(f"expires_s is a positive number of seconds, not {expires_s}")
-    if output == "":  # the usual way to it is a variable that is not set; else it would be "."
-        raise errors.RequestError("no output folder is named: its path is empty")
+    _check_options(output, output_format, chunk_rows, expires_s)
     share = check_share(max_error_share)
     share = broker.settings.batch.max_error_share if share is None else share
     ref = ModelRef.parse(model)
@@ -147,6 +138,21 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     else:
         copies.discard()
     return JobHandle(broker, plan.job_id, folder.path, resumed=existed)
+
+
+def _check_options(
+    output: str | Place, output_format: str, chunk_rows: int | None, expires_s: float | None
+) -> None:
+    if chunk_rows is not None and chunk_rows < 1:
+        raise errors.RequestError(f"chunk_rows is a positive number of rows, not {chunk_rows}")
+    if output_format not in get_args(Format):
+        raise errors.RequestError(
+            f"the output is {', '.join(get_args(Format))}, not {output_format!r}"
+        )
+    if expires_s is not None and expires_s <= 0:
+        raise errors.RequestError(f"expires_s is a positive number of seconds, not {expires_s}")
+    if output == "":  # the usual way to it is a variable that is not set; else it would be "."
+        raise errors.RequestError("no output folder is named: its path is empty")
 
 
 def _check_ours(folder: JobFolder, job_id: str) -> None:
