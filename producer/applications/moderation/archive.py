@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -63,30 +63,13 @@ def moderate_archive(  # noqa: PLR0913 - an archive, and its options
     models = client.models()
     check_labels(policy, labels_of(models, policy))
     versions = _versions(models, policy)
-    try:
-        output.mkdir(parents=True)
-    except FileExistsError as error:
-        raise errors.OutputConflict(f"{output} is there already; name a new folder") from error
-    try:
-        asked = _write_questions(source, output, policy, columns)
-    except BaseException:
-        shutil.rmtree(output)
-        raise
+    asked = _ask(source, output, policy, columns)
     reused = _reusable(versions, asked, earlier)
-    end_s = time.monotonic() + timeout_s
-    (output / _SCORES).mkdir()
-    jobs: dict[str, JobHandle] = {}
-    try:
-        for model, (file, _) in asked.items():
-            if model not in reused and file.count:
-                jobs[model] = _submit(client, versions[model], file)
-        for model, job in jobs.items():
-            _wait(job, end_s, on_progress)
-            _keep_scores(job, _scores(output, versions[model]))
-    except BaseException:
-        _give_up(jobs.values(), output / _WORK)
-        raise
-    shutil.rmtree(output / _WORK)  # questions, samples, reports: they show content
+    wanted = [
+        (versions[model], file) for model, (file, _) in asked.items()
+        if model not in reused and file.count
+    ]
+    _score(client, wanted, output, timeout_s, on_progress)
     for model in reused:
         assert before is not None  # noqa: S101 - there is nothing to reuse without it
         shutil.copyfile(_scores(before, versions[model]), _scores(output, versions[model]))
@@ -117,6 +100,21 @@ def _versions(models: Mapping[str, ModelInfo], policy: Policy) -> dict[str, str]
         ref = ModelRef.parse(model)
         found[model] = f"{ref.name}@{catalogue.resolve(ref).version}"
     return found
+
+
+def _ask(
+    source: Path, output: Path, policy: Policy, columns: Columns
+) -> dict[str, tuple[QuestionFile, str]]:
+    """The new folder, with all questions. If they cannot be written, there is none."""
+    try:
+        output.mkdir(parents=True)
+    except FileExistsError as error:
+        raise errors.OutputConflict(f"{output} is there already; name a new folder") from error
+    try:
+        return _write_questions(source, output, policy, columns)
+    except BaseException:
+        shutil.rmtree(output)
+        raise
 
 
 def _write_questions(
@@ -153,6 +151,26 @@ def _reusable(
     }
 
 
+def _score(
+    client: Client, wanted: Iterable[tuple[str, QuestionFile]], output: Path, timeout_s: float,
+    on_progress: Progress | None,
+) -> None:
+    """Have versions answer their questions, which are gone then, whatever happens."""
+    end_s = time.monotonic() + timeout_s
+    (output / _SCORES).mkdir()
+    jobs: list[tuple[str, JobHandle]] = []
+    try:
+        for version, file in wanted:
+            jobs.append((version, _submit(client, version, file)))
+        for version, job in jobs:
+            _wait(job, end_s, on_progress)
+            _keep_scores(job, _scores(output, version))
+    except BaseException:
+        _give_up([job for _, job in jobs], output / _WORK)
+        raise
+    shutil.rmtree(output / _WORK)  # questions, samples, reports: they show content
+
+
 def _submit(client: Client, version: str, questions: QuestionFile) -> JobHandle:
     path = questions.path.absolute()
     return client.submit_dataset(
@@ -170,10 +188,9 @@ def _wait(job: JobHandle, end_s: float, on_progress: Progress | None) -> None:
         )
 
 
-def _give_up(jobs: Iterable[JobHandle], work: Path) -> None:
+def _give_up(jobs: Sequence[JobHandle], work: Path) -> None:
     """Nobody waits for these answers any more; content does not stay, either."""
     end_s = time.monotonic() + _STOPS_WITHIN_S
-    jobs = list(jobs)
     for job in jobs:
         with suppress(errors.CeleriacError):  # one that cannot be cancelled finds no questions
             job.cancel()

@@ -210,7 +210,7 @@ def test_what_is_given_up_is_removed_once_nobody_writes_there(tmp_path: Path) ->
 
     work.mkdir()
     jobs: list[Any] = [Lost(), Job()]
-    runs._give_up(iter(jobs), work)
+    runs._give_up(jobs, work)
     assert not work.exists()
 
 
