@@ -22,6 +22,7 @@ from celeriac.registry.store import Registry
 from celeriac.settings import Settings
 from producer.client import Client
 from tests.conftest import Ran
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.uncounted
 
@@ -78,9 +79,7 @@ def test_the_whole_client(
 
     # promoted through the maintenance role, followed without a restart, rolled back
     assert client.promote("echo@2", "a test")["version"] == 2
-    deadline = time.monotonic() + 20
-    while client.predict("echo", "a").version != 2:
-        assert time.monotonic() < deadline
+    wait_until(lambda: client.predict("echo", "a").version == 2)
     with pytest.raises(errors.VersionNotFound):
         client.promote("echo@9")
     with pytest.raises(errors.ModelNotFound):
@@ -98,10 +97,7 @@ def check_a_promotion_on_the_folder(client: Client, settings: Settings) -> None:
     url = settings.broker_url
     with Celery(broker=url, backend=url, set_as_current=False) as app:
         app.send_task(CATALOGUE_PUBLISH, queue=MAINTENANCE_QUEUE)
-        deadline = time.monotonic() + 20
-        while client.predict("echo", "a").version != 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: client.predict("echo", "a").version == 2)
         asked = {"model": "echo", "items": ["a"]}
         answers = app.send_task(PREDICT, kwargs=asked, queue="predict.cpu").get(timeout=20)
     assert answers[0]["version"] == 2

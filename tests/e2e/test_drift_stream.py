@@ -25,6 +25,7 @@ from celeriac.registry.store import Registry
 from celeriac.settings import DriftSettings, Settings
 from producer import Client
 from tests.conftest import Ran
+from tests.waiting import wait_until
 from workers.stack import environment
 
 pytestmark = pytest.mark.uncounted
@@ -110,8 +111,5 @@ def test_a_shifted_stream_is_one_episode(
         over = stream.go(lambda one: one.state == "stable")
         assert over.episodes == {}
         assert [one.kind for one in over.ended] == ["data_drift"]
-        end_s = time.monotonic() + 20
-        while len(redis_client.keys("celeriac:alert:data_*")) < 2:
-            assert time.monotonic() < end_s
-            time.sleep(0.1)
+        wait_until(lambda: len(redis_client.keys("celeriac:alert:data_*")) >= 2)
         assert len(redis_client.keys("celeriac:alert:*")) == 2  # opened, closed: no other

@@ -19,6 +19,7 @@ from celeriac.registry.store import Registry
 from celeriac.settings import Settings
 from producer.client import Client
 from tests.frozen import freeze_group
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.uncounted
 
@@ -129,10 +130,7 @@ def lose_a_call(worker: Any, client: Client, redis_client: redis.Redis) -> list[
 
 def wait_for_a_push(redis_client: redis.Redis, before: int) -> None:
     """Until the client has pushed: who waits for a message has it then, on whatever machine."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while pushed(redis_client) == before:
-        assert time.monotonic() < deadline, "the call was not sent"
-        time.sleep(0.01)
+    wait_until(lambda: pushed(redis_client) != before, "the call was not sent", timeout_s=TIMEOUT_S)
 
 
 def pushed(redis_client: redis.Redis) -> int:

@@ -25,6 +25,7 @@ from celeriac.registry.catalogue import publish
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings
 from producer import Client
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.uncounted
 
@@ -151,10 +152,7 @@ def check_that_a_changed_model_is_refused_and_the_old_one_serves(
     _flip_a_byte(models.folder("text", 2))
     models.aliases("text").promote(2, expected=1, who="test", why="past the checks")
     publish(client, models.infos())
-    deadline = time.monotonic() + 10
-    while "model not loaded" not in worker.log.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: "model not loaded" in worker.log.read_text())
     with Client(settings=settings) as asking:
         assert asking.predict("text", "good").version == 1
 

@@ -28,6 +28,7 @@ from producer import wire
 from producer.broker import Broker
 from producer.datasets import submit_dataset
 from producer.jobs import JobHandle, JobStatus
+from tests.waiting import wait_until
 from workers.valkey import EmbeddedServer, free_port
 
 pytestmark = pytest.mark.uncounted
@@ -304,8 +305,3 @@ def a_redis_that_forgets_and_messages_that_vanish(
     assert {file: file.stat().st_mtime_ns for file in parts} == parts  # only the rest was done
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

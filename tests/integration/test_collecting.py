@@ -22,6 +22,7 @@ from celeriac.release.pins import pinned
 from celeriac.settings import NightlySettings, Settings
 from tasks.schedule import beat_schedule
 from tests.conftest import Ran
+from tests.waiting import wait_until
 from workers.stack import environment
 
 HOUR_S = collecting.GRACE_S
@@ -174,10 +175,7 @@ def test_each_hour_if_the_settings_say_so(
     app = Celery(broker=settings.broker_url, backend=settings.broker_url, set_as_current=False)
     app.send_task(entry["task"], kwargs=entry["kwargs"], queue=entry["options"]["queue"])
     app.close()
-    deadline = time.monotonic() + 20
-    while len(registry.retired("m")) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: len(registry.retired("m")) >= 2)
     assert registry.versions("m") == [2, 3, 4, 6, 7]
 
 

@@ -45,6 +45,7 @@ from producer.broker import Broker
 from tasks import drift, drift_notices
 from tasks.drift_mended import close_breaches
 from tests.conftest import Ran
+from tests.waiting import wait_until
 
 ANSWER = {"label": "large", "probability": 0.9}
 
@@ -411,10 +412,7 @@ def test_a_version_that_rests_is_let_go(stream: Stream) -> None:
 def test_counting_by_its_own_thread(stream: Stream, told: list[Any]) -> None:
     counter = stream.counters[0]
     counter.offer(stream.manifest(), *stream.items(100))
-    end_s = time.monotonic() + 20
-    while not stream.broker.redis.exists(drift_counts_key("sizes", 1)):
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
+    wait_until(lambda: stream.broker.redis.exists(drift_counts_key("sizes", 1)))
 
 
 def test_one_task_watches_at_a_time(stream: Stream, told: list[Any]) -> None:

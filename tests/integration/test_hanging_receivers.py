@@ -27,6 +27,7 @@ from producer.datasets import submit_dataset
 from producer.nudges import publish_deliveries
 from tasks.alerts import notify, send_pending
 from tests.integration.test_batch_worker import wait_for
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.uncounted
 
@@ -70,7 +71,7 @@ def test_a_job_ends_while_receivers_of_webhooks_and_alerts_hang(
     ))
     send_pending(broker)
     publish_deliveries(redis_client, [hanging])
-    _until(lambda: redis_client.exists(ALERTS_SENDER_KEY, WEBHOOKS_SENDER_KEY) == 2)
+    wait_until(lambda: redis_client.exists(ALERTS_SENDER_KEY, WEBHOOKS_SENDER_KEY) == 2)
     handle = submit_dataset(broker, tmp_path / "in.parquet", "echo@1", tmp_path / "out")
     assert handle.wait(HANGS_S).state == "completed"
     assert redis_client.exists(ALERTS_SENDER_KEY), "the receiver of alerts has not hung so long"
@@ -96,8 +97,3 @@ def _make_due(client: redis.Redis, host: str) -> None:
     assert ledger.commit((claim, b'{"model":"m"}') for claim in claims).hosts == (host,)
 
 
-def _until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 40
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +14,7 @@ from celeriac.messages import worker_key
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
 from celeriac.settings import Settings
+from tests.waiting import wait_until
 from workers import heartbeat
 from workers.roles import ROLES
 
@@ -33,13 +32,6 @@ class SlowHost(ModelHost):
 
     def tidy(self) -> None:
         self.has_ended.set()
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
 
 
 def test_a_long_load_neither_stops_the_beats_nor_revives_a_worker_that_has_left(

@@ -16,6 +16,7 @@ from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
 from celeriac.scoring import Scorer
 from celeriac.settings import Settings
+from tests.waiting import wait_until
 
 
 class Broken:
@@ -279,10 +280,7 @@ def test_a_version_that_fails_is_ready_to_say_why_and_is_tried_again_later(
 
     monkeypatch.setattr(Scorer, "load", fragile)
     assert not host.is_ready("echo", version)
-    deadline = time.monotonic() + 20
-    while not host.is_ready("echo", version):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: host.is_ready("echo", version))
     with pytest.raises(errors.WorkerError, match=r"echo@2 could not be loaded: MemoryError"):
         host.scorer("echo", version)
     assert len(loads) == 1
@@ -443,17 +441,11 @@ def test_versions_that_hang_keep_neither_their_model_nor_others_waiting(
         host.is_ready("echo", late)
     assert told.value.retry_after_s == RETRY_AFTER_S
     assert host.is_ready("echo", healthy)
-    deadline = time.monotonic() + 20
-    while not host.is_ready("other", elsewhere):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: host.is_ready("other", elsewhere))
     go.set()
     for version in hanging:
         _until_ready(host, version)
 
 
 def _until_ready(host: ModelHost, version: int) -> None:
-    deadline = time.monotonic() + 20
-    while not host.is_ready("echo", version):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: host.is_ready("echo", version))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +18,7 @@ from celeriac.runtimes import LoadOptions
 from celeriac.settings import Settings
 from tasks import predict
 from tests.integration.test_host import add
+from tests.waiting import wait_until
 
 Ask = Callable[[int], list[dict[str, Any]]]
 
@@ -76,10 +76,7 @@ def test_more_versions_than_stay_in_memory_are_all_answered(host: ModelHost) -> 
 
 
 def _until_loaded(host: ModelHost, version: int) -> None:
-    deadline = time.monotonic() + 20
-    while version not in host.loaded().get("echo", ()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: version in host.loaded().get("echo", ()))
 
 
 def test_where_others_are_loaded_before_it_a_task_comes_again(

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from celeriac.settings import (
     StackSettings,
 )
 from tests.conftest import Ran
+from tests.waiting import wait_until
 from workers.commands import ROOT
 from workers.stack import Stack, environment
 from workers.valkey import free_port
@@ -80,13 +80,6 @@ def session_members(leaders: set[int]) -> set[int]:
     return {pid for pid in found if alive(pid)}
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-
-
 class Up:
     """``celeriac up`` as a process."""
 
@@ -105,7 +98,7 @@ class Up:
         return self.output.read_text(encoding="utf-8")
 
     def wait_ready(self) -> None:
-        wait_until(lambda: "Ready." in self.text or self.process.poll() is not None, 60)
+        wait_until(lambda: "Ready." in self.text or self.process.poll() is not None)
         assert self.process.poll() is None, self.text
 
     def state(self) -> dict[str, object]:

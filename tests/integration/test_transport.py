@@ -18,6 +18,7 @@ from kombu.exceptions import OperationalError
 
 from celeriac.messages import MAINTENANCE_QUEUE
 from producer import wire
+from tests.waiting import wait_until
 from workers import lease
 from workers.connections import Connection
 from workers.transport import Transport
@@ -135,13 +136,6 @@ def test_what_another_has_taken_meanwhile_is_not_given_back(server: EmbeddedServ
         connection.close()
     assert client.llen(QUEUE) == 2
     client.close()
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_redis_that_was_away_for_long_is_found_within_seconds(

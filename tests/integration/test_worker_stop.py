@@ -19,6 +19,7 @@ from celeriac.messages import MAINTENANCE_QUEUE
 from celeriac.settings import Settings, WorkerSettings
 from producer import wire
 from tests.conftest import Worker
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.uncounted
 
@@ -120,8 +121,3 @@ def filled_pipes(pid: int) -> int:
     return len(found)
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -9,12 +9,13 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from celeriac import errors
+from tests.waiting import wait_until
 from workers import supervisor as supervisor_module
 from workers.supervisor import Backoff, ChildSpec, Supervisor, after_exit, describe_exit
 
@@ -90,13 +91,6 @@ def spec(folder: Path, code: str, name: str = "child", **options: object) -> Chi
         name=name, argv=[sys.executable, "-c", code, argument], log=folder / f"{name}.log",
         env=dict(os.environ), **({"backoff": Backoff(first_s=0.1)} | options),  # type: ignore[arg-type]
     )
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
 
 
 def alive(pid: int) -> bool:

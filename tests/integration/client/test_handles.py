@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +26,7 @@ from celeriac.submissions.ledger import SubmissionLedger
 from producer.broker import Broker
 from producer.client import Client
 from producer.handles import find, submit
+from tests.waiting import wait_until
 
 QUEUE = predict_queue("cpu")
 ANSWER = {"model": "echo", "version": 1, "value": "a"}
@@ -56,13 +56,6 @@ def small(settings: Settings, registry: Registry) -> Iterator[Client]:
     )
     with Client(settings=settings.model_copy(update={"submissions": limits})) as client:
         yield client
-
-
-def wait_until(holds: Callable[[], bool], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_what_is_entered_and_published(client: Client, redis_client: redis.Redis) -> None:

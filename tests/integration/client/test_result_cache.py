@@ -20,6 +20,7 @@ from celeriac.registry.store import Registry
 from celeriac.settings import CacheSettings, Settings
 from producer.aio import AsyncClient
 from producer.client import Client
+from tests.waiting import wait_until
 from workers.lane import Lane
 from workers.valkey import free_port
 
@@ -50,10 +51,7 @@ def worker_cache(settings: Settings) -> Iterator[None]:
 
 def wait_kept(client: redis.Redis, number: int) -> None:
     """Workers keep answers soon after they have replied."""
-    deadline = time.monotonic() + 10
-    while len(client.keys("celeriac:cache:*")) < number:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: len(client.keys("celeriac:cache:*")) >= number)
 
 
 def test_an_answer_is_given_again(

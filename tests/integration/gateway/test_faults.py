@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,7 @@ from producer import lost_submissions
 from producer.broker import Broker
 from tests.conftest import Worker
 from tests.integration.gateway.process import GatewayProcess
+from tests.waiting import wait_until
 from workers.valkey import EmbeddedServer, free_port
 
 ECHO = "/v1/models/echo/predict"
@@ -175,13 +176,6 @@ def timed(
     return answer.status, time.monotonic() - began, answer.body
 
 
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-
-
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack = Stack(tmp_path_factory.mktemp("faults"))
@@ -221,15 +215,17 @@ def test_redis_is_killed_under_load_and_comes_back(stack: Stack) -> None:
         process.wait(10)
         gone = time.monotonic()
         for gateway in stack.gateways:
-            wait_for(lambda g=gateway: g.http.get("/health/ready").status == 503, "red", 3)
+            wait_until(
+                lambda g=gateway: g.http.get("/health/ready").status == 503, "red", timeout_s=3
+            )
             assert time.monotonic() - gone < 2  # a second, and what a busy machine takes
             assert gateway.http.get("/health/live").status == 200
         time.sleep(1)
         stack.server.start()
         for gateway in stack.gateways:
-            wait_for(lambda g=gateway: g.http.get("/health/ready").status == 200, "green")
+            wait_until(lambda g=gateway: g.http.get("/health/ready").status == 200, "green")
         # Workers join again within seconds.
-        wait_for(lambda: stack.predict(stack.gateways[0]).status == 200, "an answer")
+        wait_until(lambda: stack.predict(stack.gateways[0]).status == 200, "an answer")
     statuses = {one.status for one in sent}
     assert 503 in statuses
     assert statuses <= {200, 202, 503, 504}

@@ -36,6 +36,7 @@ from tests.integration.gateway.jobs_stack import (
     jobs_stack,
     settings_of,
 )
+from tests.waiting import wait_until
 from workers.stack import environment
 from workers.valkey import free_port
 
@@ -465,17 +466,11 @@ def test_streams_begin_with_the_state_and_end_with_their_callers(
         assert again.answer.readline() == b": nothing new\n"  # it knew the state
         for stream in (*streams[:2], again):
             stream.close()
-        deadline = time.monotonic() + 20
-        while shared.streams != 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: shared.streams == 1)
     names = [name for name, _, _ in streams[2]]
     streams[2].close()
     assert names[-1] == "end"
-    deadline = time.monotonic() + 20
-    while shared.streams or shared._watched or shared._task:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not (shared.streams or shared._watched or shared._task))
 
 
 def test_the_number_of_streams_is_bounded_and_a_drain_ends_them(

@@ -18,6 +18,7 @@ from celeriac import errors
 from celeriac.messages import reply_key
 from celeriac.settings import Settings
 from tests.integration.gateway.conftest import Answer, Http, RunningGateway
+from tests.waiting import wait_until
 
 Start = Callable[..., RunningGateway]
 IDLE = "/v1/models/idle/predict"
@@ -32,13 +33,6 @@ def queue(gateway_settings: Settings) -> Iterator[redis.Redis]:
     yield client
     client.delete(QUEUE)
     client.close()
-
-
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)
 
 
 def open_request(port: int, path: str = IDLE, item: Any = 1, **headers: str) -> socket.socket:
@@ -127,7 +121,7 @@ def test_more_requests_than_it_takes_are_refused_at_once(
 ) -> None:
     gateway = start_gateway(max_concurrent=4)
     waiting = [open_request(gateway.port, item=number) for number in range(4)]
-    wait_for(lambda: len(gateway.gateway.watches) == 4, "four requests under way")
+    wait_until(lambda: len(gateway.gateway.watches) == 4, "four requests under way")
     for answer in (
         gateway.http.post(IDLE, {"item": 5}), gateway.http.get("/v1/models"),
         gateway.http.post("/v1/models/nobody/predict", b"[" * 100_000),
@@ -142,7 +136,7 @@ def test_more_requests_than_it_takes_are_refused_at_once(
     assert gateway.http.get("/health/ready").status == 200
     for connection in waiting:
         connection.close()
-    wait_for(lambda: not gateway.gateway.watches, "the requests to be given up")
+    wait_until(lambda: not gateway.gateway.watches, "the requests to be given up")
     assert gateway.http.post("/v1/models/echo/predict", {"item": 5}).status == 200
 
 
@@ -152,13 +146,13 @@ def test_bodies_that_are_held_are_bounded_together(start_gateway: Start) -> None
     waiting = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(32)]
     for connection in waiting:
         connection.sendall(head + b" " * 9_999)
-    wait_for(lambda: gateway.gateway.body_bytes == 32 * 9_999, "32 bodies that are nearly there")
+    wait_until(lambda: gateway.gateway.body_bytes == 32 * 9_999, "32 bodies that are nearly there")
     answer = gateway.http.post("/v1/models/echo/predict", {"item": "x" * 100})
     assert (answer.status, answer.json["error"]["code"]) == (503, "gateway_busy")
     assert answer.headers["retry-after"] == "1"
     for connection in waiting:
         connection.close()
-    wait_for(lambda: gateway.gateway.body_bytes == 0, "the bodies to be forgotten")
+    wait_until(lambda: gateway.gateway.body_bytes == 0, "the bodies to be forgotten")
     assert gateway.http.post("/v1/models/echo/predict", {"item": "x" * 100}).status == 200
 
 
@@ -204,29 +198,29 @@ def test_work_of_a_caller_who_went_away_leaves_its_queue(
 ) -> None:
     gone = [open_request(http_client.port, item=f"gone {number}") for number in range(3)]
     stays = open_request(http_client.port, item="stays", X_Request_Timeout_Ms="20000")
-    wait_for(lambda: len(gateway.gateway.watches) == 4, "four requests under way")
-    wait_for(lambda: queue.llen(QUEUE) >= 1, "messages in the queue")
+    wait_until(lambda: len(gateway.gateway.watches) == 4, "four requests under way")
+    wait_until(lambda: queue.llen(QUEUE) >= 1, "messages in the queue")
     for connection in gone:
         connection.close()
-    wait_for(lambda: len(gateway.gateway.watches) == 1, "the requests to be given up")
+    wait_until(lambda: len(gateway.gateway.watches) == 1, "the requests to be given up")
 
     def items() -> list[Any]:
         envelopes = [json.loads(json.loads(raw)["body"])[1] for raw in queue.lrange(QUEUE, 0, -1)]
         return [item for envelope in envelopes for item in envelope["items"]]
 
     # What shares its envelope with one that still waits stays with it.
-    wait_for(lambda: queue.llen(QUEUE) == 1, "the work to leave the queue")
+    wait_until(lambda: queue.llen(QUEUE) == 1, "the work to leave the queue")
     assert "stays" in items()
     stays.close()
-    wait_for(lambda: queue.llen(QUEUE) == 0, "the last one to leave the queue")
+    wait_until(lambda: queue.llen(QUEUE) == 0, "the last one to leave the queue")
 
 
 def test_a_caller_who_goes_away_within_its_body(http_client: Http, gateway: RunningGateway) -> None:
     connection = socket.create_connection(("127.0.0.1", http_client.port))
     connection.sendall(b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{")
-    wait_for(lambda: gateway.gateway.watches, "the request")
+    wait_until(lambda: gateway.gateway.watches, "the request")
     connection.close()
-    wait_for(lambda: not gateway.gateway.watches, "the request to be given up")
+    wait_until(lambda: not gateway.gateway.watches, "the request to be given up")
 
 
 # --- what an answer says of its way --------------------------------------------------------------
@@ -244,7 +238,7 @@ def test_headers_name_version_cache_batch_and_times(http_client: Http) -> None:
     def is_hit() -> bool:
         return http_client.post("/classify", text).headers["x-cache"] == "hit"
 
-    wait_for(is_hit, "the answer in the cache")
+    wait_until(is_hit, "the answer in the cache")
     hit = http_client.post("/classify", text)
     assert hit.body == first.body
     assert "x-batch-size" not in hit.headers

@@ -22,6 +22,7 @@ from celeriac.settings import GatewaySettings, Settings
 from tests.conftest import ROOT, Worker
 from tests.integration.gateway.conftest import Http, RunningGateway
 from tests.integration.gateway.process import GatewayProcess
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.uncounted
 
@@ -95,13 +96,6 @@ def test_requests_under_way_are_counted(start_process: Start) -> None:
     for connection in waiting:
         connection.close()
     wait_until(lambda: under_way() == 0)
-
-
-def wait_until(holds: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_method_that_a_hot_path_does_not_take_has_its_route_in_log_and_metrics(

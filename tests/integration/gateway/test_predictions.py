@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -31,6 +31,7 @@ from tasks import webhooks as sender
 from tests.conftest import ROOT, Worker
 from tests.frozen import freeze
 from tests.integration.gateway.conftest import Answer, Http, RunningGateway
+from tests.waiting import wait_until
 
 SECRET = "a secret of thirty-two characters"
 FINAL = ("done", "failed", "cancelled", "expired")
@@ -154,13 +155,6 @@ def reconcile(direct: redis.Redis, settings: Settings) -> None:
     direct.lpush("maintenance", wire.task_message(
         SUBMISSIONS_RECONCILE, wire.new_id(), "maintenance", {}, shown={}, ignore_result=True
     ))
-
-
-def wait_until(holds: Callable[[], bool], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def told(web: Http, id: str, status: str, timeout_s: float = 20) -> dict[str, Any]:
@@ -421,9 +415,9 @@ def test_receivers_that_hang_hold_up_neither_another_nor_the_maintenance_role(
     for number, one in enumerate(silent):
         for copy in range(4):
             put(web, f"hangs-{number}-{copy}", 1, "echo", webhook=one.url("/hangs"))
-    wait_until(lambda: all(one.at("/hangs") for one in silent))
+    wait_until(lambda: all(one.at("/hangs") for one in silent), timeout_s=20)
     put(web, "after", 1, "echo", webhook=receiver.url("/after"))
-    wait_until(lambda: bool(receiver.at("/after")))
+    wait_until(lambda: receiver.at("/after"), timeout_s=20)
     reconcile(direct, hooked)
     wait_until(lambda: not direct.llen("maintenance"))  # the other process is free
 

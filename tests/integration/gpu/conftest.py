@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings
 from tests.conftest import ROOT, STAND_INS
+from tests.waiting import wait_until
 from workers.stack import environment
 
 GPUS = ("GPU-1111", "GPU-2222")
@@ -40,14 +40,6 @@ def add_echo(registry: Registry, name: str, *devices: str) -> None:
 
 def publish(client: redis.Redis, registry: Registry) -> None:
     catalogue.publish(client, registry.infos())
-
-
-def wait_until(condition: Callable[[], Any], timeout_s: float = 40.0) -> Any:
-    end_s = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < end_s, "waited too long"
-        time.sleep(0.05)
-    return found
 
 
 class Launcher:

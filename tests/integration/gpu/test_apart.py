@@ -22,7 +22,8 @@ from producer import Client
 from producer.wire import envelope_message, new_id, now_ms
 from tasks.models import publish_registry
 from tests.conftest import Ran
-from tests.integration.gpu.conftest import Launcher, add_echo, publish, wait_until
+from tests.integration.gpu.conftest import Launcher, add_echo, publish
+from tests.waiting import wait_until
 from workers.stack import environment
 
 pytestmark = pytest.mark.uncounted

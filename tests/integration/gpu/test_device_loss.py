@@ -32,7 +32,8 @@ from celeriac.settings import (
 )
 from producer import Client
 from tests.conftest import ROOT
-from tests.integration.gpu.conftest import add_echo, publish, wait_until
+from tests.integration.gpu.conftest import add_echo, publish
+from tests.waiting import wait_until
 from workers.commands import worker_command
 from workers.device_loss import EXIT_CODE
 from workers.stack import environment

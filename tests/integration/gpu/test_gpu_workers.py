@@ -19,7 +19,8 @@ from celeriac.runtimes.architectures import MLP
 from celeriac.settings import Settings
 from producer import Client
 from tests.conftest import Ran
-from tests.integration.gpu.conftest import GPUS, Launcher, add_echo, publish, wait_until
+from tests.integration.gpu.conftest import GPUS, Launcher, add_echo, publish
+from tests.waiting import wait_until
 from workers.stack import environment
 
 pytestmark = pytest.mark.uncounted

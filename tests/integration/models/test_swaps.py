@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import urllib.request
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from producer.datasets import submit_dataset
 from producer.serving import wait_served
 from tests.conftest import Worker
 from tests.integration.models.conftest import Callers, Life, register_telling
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.uncounted, pytest.mark.timeout(240)]
 
@@ -42,7 +42,7 @@ def test_no_request_fails_and_each_answer_names_its_version(life: Life, tmp_path
     assert wait_served(life.redis, "swapped", 1, "cpu", 20).is_complete
 
     with Callers(life.settings, "swapped", THREADS) as callers:
-        _wait(lambda: len(callers.versions) > 50)
+        wait_until(lambda: len(callers.versions) > 50)
         job = _job(life, tmp_path)
         assert pinned(life.redis, life.settings)["swapped"] == {1}  # no collection takes it
         for version in (2, 3):
@@ -52,7 +52,7 @@ def test_no_request_fails_and_each_answer_names_its_version(life: Life, tmp_path
         life.client.rollback("swapped", why="test")
         _served(life, 2)
         seen = len(callers.versions)
-        _wait(lambda: len(callers.versions) > seen + 30)
+        wait_until(lambda: len(callers.versions) > seen + 30)
     assert callers.wrong == []
     assert {1, 2, 3} == set(callers.versions)
     assert set(callers.versions[seen + THREADS :]) == {2}
@@ -77,7 +77,7 @@ def _job(life: Life, folder: Path):  # type: ignore[no-untyped-def]
     job = submit_dataset(
         Broker(life.settings), folder / "rows.parquet", "swapped", folder / "out", chunk_rows=200
     )
-    _wait(lambda: job.status().rows_done > 0)
+    wait_until(lambda: job.status().rows_done > 0)
     return job
 
 
@@ -87,8 +87,3 @@ def _served(life: Life, version: int) -> None:
     assert len(spread.workers) == 2
 
 
-def _wait(is_so, timeout_s: float = 60.0) -> None:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
