@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -24,11 +23,12 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.harness import datasets, plot, table
+from benchmarks.harness.child_environment import child_environment
 from benchmarks.harness.points import Measured, Meter, Point, Subject
 from benchmarks.harness.processes import Child, PeakMemory, cpu_s, tree
 from benchmarks.harness.table import Row, compared
 from celeriac.settings import ModelsSettings, Settings, StackSettings
-from workers.stack import Stack, environment
+from workers.stack import Stack
 from workers.valkey import free_port
 
 HOME = Path(".celeriac/bench/batch").absolute()
@@ -293,10 +293,8 @@ class Site:
         stack = StackSettings(state_dir=HOME / "state", metrics_port=0, redis_port=free_port(),
                               batch_processes=PROCESSES)
         settings = Settings(stack=stack, models=ModelsSettings(root=root))
-        others = {k: v for k, v in os.environ.items() if not k.startswith("CELERIAC_")}
-        threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._stack = Stack(settings, roles=roles, flower=False, gateway=False)
-        self.env = others | environment(self._stack.settings) | threads
+        self.env = child_environment(self._stack.settings)
         self._exits = contextlib.ExitStack()
 
     def __enter__(self) -> Site:

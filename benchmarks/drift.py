@@ -22,6 +22,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.harness import drift_streams as streams, environments, label_streams, table
+from benchmarks.harness.child_environment import ONE_THREAD
 from benchmarks.harness.datasets import demo_data
 from benchmarks.harness.drift_counting import IN_FLIGHT, Counting, middle
 from benchmarks.harness.drift_watch import first_episode, standard_of
@@ -454,11 +455,10 @@ def _tables(effort: Effort) -> list[Path]:
 def _on_one_core(words: Sequence[str], limit_s: float) -> float:
     """Seconds that the program says it took; ``limit_s`` if it did not end."""
     core = min(os.sched_getaffinity(0))
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     try:
         done = subprocess.run(
             words, capture_output=True, text=True, check=False, timeout=limit_s,
-            env={**os.environ, **threads}, preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            env={**os.environ, **ONE_THREAD}, preexec_fn=lambda: os.sched_setaffinity(0, {core}),
         )
     except subprocess.TimeoutExpired:
         return limit_s

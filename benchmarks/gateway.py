@@ -8,28 +8,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import redis
 from rich.console import Console
 
 from benchmarks.harness import http_subjects as subjects, plot, table
+from benchmarks.harness.child_environment import child_environment
 from benchmarks.harness.http_meter import HttpMeasured, HttpMeter, HttpPoint, median
 from benchmarks.harness.http_subjects import HttpSubject
-from benchmarks.harness.load import SHARES
-from benchmarks.harness.points import Failed
+from benchmarks.harness.points import Failed, listed
 from benchmarks.harness.table import Row, compared
 from benchmarks.realtime import make_models, publish
 from benchmarks.subjects import portable
 from celeriac import release
 from celeriac.registry.store import Registry
 from celeriac.settings import BrokerSettings, ModelsSettings, Settings, StackSettings
-from workers.stack import environment
 from workers.valkey import EmbeddedServer, free_port
 
 HOME = Path(".celeriac/bench/gateway").absolute()
@@ -86,7 +83,7 @@ def main(words: Sequence[str]) -> int:
     for name, reason in bench.absent.items():
         console.print(f"not measured: {name}: {reason}")
     table.save(rows, options.json, {
-        "command": "scripts/bench gateway", "absent": bench.absent, "points": points(found),
+        "command": "scripts/bench gateway", "absent": bench.absent, "points": listed(found),
     })
     plot.gateway(found, options.plot)
     options.markdown.write_text(document(rows, found, bench.absent), encoding="utf-8")
@@ -211,9 +208,7 @@ class Bench:
             stack=StackSettings(state_dir=HOME / "state", metrics_port=0),
             models=ModelsSettings(root=HOME / "models"),
         )
-        others = {k: v for k, v in os.environ.items() if not k.startswith("CELERIAC_")}
-        threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        return others | environment(settings) | threads | {
+        return child_environment(settings) | {
             "BENCH_PORTABLE": str(HOME / "portable"), "PYTHONUNBUFFERED": "1",
         }
 
@@ -310,14 +305,6 @@ def _routes(found: Results) -> Iterator[Row]:
         route = name.partition(", ")[2]
         yield compared(f"text, 64 in flight, {route}", found[name, TEXT, MANY].per_s, "req/s",
                        "/v1 predict", own)
-
-
-def points(found: Results) -> list[dict[str, Any]]:
-    """Every point, for other programs."""
-    return [
-        {"subject": name, "model": model, "point": label, "quantiles": SHARES, **asdict(measured)}
-        for (name, model, label), measured in found.items()
-    ]
 
 
 HEADERS = ("model", "subject", "load", "req/s", "p50 ms", "p99 ms", "server us", "worker us",

@@ -23,6 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.harness import plot, table
+from benchmarks.harness.child_environment import ONE_THREAD
 from benchmarks.harness.table import Row, compared
 from celeriac import release
 from celeriac.optimize.optimising import Found, Line, Optimiser, Wanted
@@ -214,7 +215,7 @@ def plain_ms(registry: Registry, name: str, item: Any) -> float:
     done = subprocess.run(
         [sys.executable, "-c", _PLAIN, str(path), json.dumps(item)], check=True, timeout=120,
         capture_output=True, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        env=os.environ | ONE_THREAD,
     )
     return float(done.stdout)
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,9 @@ import redis
 from rich.console import Console
 
 from benchmarks.harness import environments, plot, table
+from benchmarks.harness.child_environment import child_environment
 from benchmarks.harness.load import SHARES
-from benchmarks.harness.points import Measured, Meter, Point, Subject, median
+from benchmarks.harness.points import Measured, Meter, Point, Subject, listed, median
 from benchmarks.harness.table import Row, compared
 from celeriac.registry.store import Registry
 from celeriac.settings import (
@@ -33,7 +33,6 @@ from celeriac.settings import (
     StackSettings,
 )
 from workers.commands import worker_command
-from workers.stack import environment
 from workers.valkey import EmbeddedServer, free_port
 
 HOME = Path(".celeriac/bench").absolute()
@@ -81,7 +80,7 @@ def main(words: Sequence[str]) -> int:
     results = Bench(QUICK if options.quick else Effort()).run()
     rows = list(goals(results))
     table.show(rows, "Goals")
-    table.save(rows, options.json, {"command": "scripts/bench realtime", "points": points(results)})
+    table.save(rows, options.json, {"command": "scripts/bench realtime", "points": listed(results)})
     plot.realtime(results, options.plot)
     options.markdown.write_text(document(rows, results), encoding="utf-8")
     console.print(f"\n{options.json}\n{options.markdown}\n{options.plot}")
@@ -222,9 +221,7 @@ class Bench:
             stack=StackSettings(state_dir=HOME / "state", metrics_port=0),
             models=ModelsSettings(root=HOME / "models"),
         )
-        others = {k: v for k, v in os.environ.items() if not k.startswith("CELERIAC_")}
-        threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        return others | environment(settings) | threads | {"BENCH_REDIS_URL": self._server.url}
+        return child_environment(settings) | {"BENCH_REDIS_URL": self._server.url}
 
 
 PLAIN_WORKER = (
@@ -413,14 +410,6 @@ def _cached_and_memory(found: Results) -> Iterator[Row]:
                    end.worker_bytes / 1e6, "MB", f"after {begin.calls:,}",
                    begin.worker_bytes / 1e6, at_most=1.05)
     yield Row(measure="echo, predict_many", value=end.per_s, unit="items/s")
-
-
-def points(found: Results) -> list[dict[str, Any]]:
-    """Every point, for other programs."""
-    return [
-        {"subject": name, "model": model, "point": label, "quantiles": SHARES, **asdict(measured)}
-        for (name, model, label), measured in found.items()
-    ]
 
 
 HEADERS = ("model", "subject", "load", "calls/s", "p50 ms", "p99 ms", "p99.9 ms",

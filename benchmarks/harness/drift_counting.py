@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 import redis
 
+from benchmarks.harness.child_environment import child_environment
 from benchmarks.harness.points import Measured, Meter, Point, Subject
 from celeriac.registry.catalogue import publish
 from celeriac.registry.store import Registry
@@ -24,7 +24,6 @@ from celeriac.settings import (
     StackSettings,
 )
 from workers.commands import worker_command
-from workers.stack import environment
 from workers.valkey import EmbeddedServer, free_port
 
 MODELS = ("reviews", "delays")
@@ -140,6 +139,4 @@ class Counting:
             models=ModelsSettings(root=self._registry.root),
             drift=DriftSettings(enabled=is_on),
         )
-        others = {k: v for k, v in os.environ.items() if not k.startswith("CELERIAC_")}
-        threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        return others | environment(settings) | threads | {"BENCH_REDIS_URL": server.url}
+        return child_environment(settings) | {"BENCH_REDIS_URL": server.url}

@@ -7,7 +7,7 @@ import json
 import statistics
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,14 @@ def median(rounds: Sequence[Measured]) -> Measured:
         refused=int(middle(one.refused for one in rounds)),
         calm_ms=[middle(row) for row in zip(*(r.calm_ms for r in rounds), strict=True)],
     )
+
+
+def listed(found: Mapping[tuple[str, str, str], Any]) -> list[dict[str, Any]]:
+    """What was measured, by subject, model and point, for other programs."""
+    return [
+        {"subject": name, "model": model, "point": label, "quantiles": SHARES, **asdict(measured)}
+        for (name, model, label), measured in found.items()
+    ]
 
 
 class Failed(Exception):

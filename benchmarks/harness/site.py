@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.harness.child_environment import child_environment
 from celeriac.settings import ModelsSettings, Settings, StackSettings
-from workers.stack import Stack, environment
+from workers.stack import Stack
 from workers.valkey import free_port
 
 PROCESSES = 2
 """Of the batch worker, and of what it is compared with."""
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,7 @@ def site(home: Path, root: Path, *roles: str) -> Iterator[Site]:
                           batch_processes=PROCESSES)
     settings = Settings(stack=stack, models=ModelsSettings(root=root))
     with Stack(settings, roles=roles, flower=False, gateway=False) as running:
-        others = {k: v for k, v in os.environ.items() if not k.startswith("CELERIAC_")}
-        env = others | environment(running.settings) | ONE_THREAD
+        env = child_environment(running.settings)
         valkey = running.status()["valkey"].pid
         assert valkey is not None
         yield Site(running.settings, env, valkey)
