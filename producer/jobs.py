@@ -15,6 +15,7 @@ from kombu.exceptions import OperationalError
 from celeriac import errors
 from celeriac.datasets.places import Place
 from celeriac.datasets.records import Chunk
+from celeriac.datasets.sharing import named
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import DeadChunk, JobEntry, JobState, Ledger
 from celeriac.jobs.manifest import read_manifest
@@ -244,7 +245,7 @@ class JobHandle:
                 f"job {self.id} has no chunk {chunk}; they are 0 to {len(chunks) - 1}"
             )
         found = chunks[chunk]
-        return PlannedChunk(plan.files[found.file].path, found.first_row + 1, found.rows)
+        return PlannedChunk(named(plan.files, found), found.first_row + 1, found.rows)
 
     def requeue(self, chunks: Sequence[int] = ()) -> int:
         """Try chunks again that were given up (default: all but the dropped ones); how many.

@@ -324,6 +324,7 @@ def _score(job_id: str, output: str, claim: Claim, lease: ChunkLease) -> ChunkRe
             is_stopped=lease.is_stopped, holds_lease=lease.is_held,
             attempt=claim.attempt, epoch=claim.epoch,
             short=_short(claim), reference=_reference(scoring.model, scoring.version),
+            spares=claim.attempt >= get_settings().batch.max_attempts,
         )
     seconds = time.perf_counter() - started
     metrics.BATCH_SECONDS.labels(scoring.model).observe(seconds)

@@ -118,6 +118,16 @@ def find_rows(  # noqa: PLR0913, PLR0917 - a file, how it is cut, and who looks 
         ) from error
 
 
+def whole_span(head: Head, data_start: int) -> Span | None:
+    """All rows of a file whose head is all of it; None if there is none. Raises DatasetError."""
+    stream, limits = io.BytesIO(head.data[data_start:]), (HEAD_ROWS, len(head.data))
+    return next(find_rows(stream, head.path, data_start, limits, _nobody, _nobody), None)
+
+
+def _nobody(_: object) -> None:
+    """Looks on."""
+
+
 def read_rows(  # noqa: PLR0913, PLR0917 - a chunk, and what is wanted of it
     path: str, data: bytes, chunk: Chunk, columns: tuple[DatasetColumn, ...], names: list[str],
     id_column: str | None = None,

@@ -6,6 +6,7 @@ becomes a RowError; the lines around it are read.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.json as arrow_json
 
 from celeriac import errors
-from celeriac.datasets.csv import Bad, check_count, row_errors
+from celeriac.datasets.csv import HEAD_ROWS, Bad, check_count, row_errors
 from celeriac.datasets.records import Chunk, DatasetColumn, RowError
 from celeriac.datasets.scan import Span, cut, scan_lines, telling
 from celeriac.datasets.streams import Head
@@ -104,6 +105,13 @@ def find_rows(
     """Cut the file, which stands at ``start``, into spans of at most ``limits`` rows and bytes."""
     ends = telling(scan_lines(stream, start, on_block=on_block), on_end)
     yield from cut(ends, start, *limits)
+
+
+def whole_span(head: Head) -> Span | None:
+    """All rows of a file whose head is all of it; None if there is none."""
+    start = data_start(head)
+    ends = scan_lines(io.BytesIO(head.data[start:]), start)
+    return next(cut(ends, start, HEAD_ROWS, len(head.data)), None)
 
 
 def read_rows(  # noqa: PLR0913, PLR0917 - a chunk, and what is wanted of it

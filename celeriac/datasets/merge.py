@@ -18,6 +18,7 @@ from celeriac.datasets.places import Place
 from celeriac.datasets.planner import plan
 from celeriac.datasets.reader import read_chunk
 from celeriac.datasets.records import Format
+from celeriac.datasets.sharing import located
 from celeriac.datasets.sources import open_files
 from celeriac.datasets.streams import read_head
 
@@ -61,11 +62,9 @@ def read_tables(
         return
     whole = plan(open_files(filled), dtypes=dtypes)
     for chunk in whole.chunks:
-        file = whole.files[chunk.file]
-        rows = read_chunk(whole.format, file, chunk, whole.columns, columns)
-        if rows.errors:
-            bad = rows.errors[0]
-            raise errors.DatasetError(f"{file.path}: row {bad.row}: {bad.message}")
+        rows = read_chunk(whole.format, whole.files, chunk, whole.columns, columns)
+        for path, bad in located(whole.files, chunk, rows.errors[:1]):
+            raise errors.DatasetError(f"{path}: row {bad.row}: {bad.message}")
         yield rows.table
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,10 +97,10 @@ def _is_countable(dtype: pa.DataType) -> bool:
     )
 
 
-def encode_errors(source: str, rows: Sequence[RowError]) -> bytes:
-    """The failed rows as JSON lines."""
+def encode_errors(rows: Iterable[tuple[str, RowError]]) -> bytes:
+    """The failed rows, each with the path of its file, as JSON lines."""
     encode = msgspec.json.encode
-    return b"".join(encode(_with_source(source, row)) + b"\n" for row in rows)
+    return b"".join(encode(_with_source(source, row)) + b"\n" for source, row in rows)
 
 
 def read_parts(paths: Sequence[Place], format: Format) -> pa.Table:
@@ -128,7 +128,7 @@ def _read_parquet(path: Place) -> pa.Table:
 def _read_all(source: Source) -> pa.Table:
     whole = plan(source)
     return pa.concat_tables(
-        read_chunk(whole.format, whole.files[chunk.file], chunk, whole.columns, source.names).table
+        read_chunk(whole.format, whole.files, chunk, whole.columns, source.names).table
         for chunk in whole.chunks
     )
 

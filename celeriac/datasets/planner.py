@@ -16,10 +16,11 @@ from celeriac import errors
 from celeriac.datasets import csv, images, jsonl, parquet
 from celeriac.datasets.copies import Copies, Copy, Recut
 from celeriac.datasets.guesses import Guesses, Watch
-from celeriac.datasets.places import Listed, S3Path, listed
+from celeriac.datasets.places import Listed
 from celeriac.datasets.records import Chunk, DatasetColumn, DatasetPlan, SourceFile
 from celeriac.datasets.scan import Span
-from celeriac.datasets.sources import Found, Source
+from celeriac.datasets.sharing import Cut, share
+from celeriac.datasets.sources import Found, Source, check_state, etag_of
 from celeriac.datasets.streams import Head, compression_of, open_stream, read_head
 
 WANTED_CHUNKS = 10
@@ -96,32 +97,70 @@ def _plan_files(
     source: Source, columns: tuple[DatasetColumn, ...], guesses: Guesses, options: _Options
 ) -> tuple[list[SourceFile], list[Chunk]]:
     files: list[SourceFile] = []
-    chunks: list[Chunk] = []
-    for found in source.files:
-        at = found.at
-        _check_state(at)
-        if source.format == "parquet":
-            file, cut = _plan_parquet(found, options)
-        else:
-            _check_beginning(source, found, columns)
-            file, cut = _plan_text(source, found, guesses, options)
-        _check_state(at)
-        files.append(file)
-        chunks += [_numbered(chunk, len(chunks) + n, len(files) - 1) for n, chunk in enumerate(cut)]
+
+    def cuts() -> Iterator[Cut]:
+        for found in source.files:
+            file, cut = _plan_file(source, found, columns, guesses, options)
+            files.append(file)
+            yield cut
+
+    chunks = list(share(cuts(), options.chunk_rows, options.chunk_bytes))
     return files, chunks
 
 
-def _plan_parquet(found: Found, options: _Options) -> tuple[SourceFile, list[Chunk]]:
-    footer = found.footer
-    assert footer is not None  # noqa: S101 - every Parquet file has one
-    spans = parquet.cut_groups(footer.groups, options.chunk_rows, options.chunk_bytes)
+def _plan_file(
+    source: Source, found: Found, columns: tuple[DatasetColumn, ...], guesses: Guesses,
+    options: _Options,
+) -> tuple[SourceFile, Cut]:
+    if source.format == "parquet":
+        return _plan_parquet(found, options)
+    if not (_is_fitting(found, options) and _may_be_read(source, columns)):
+        check_state(found.at)
+        _check_beginning(source, found, columns)
+    if _is_fitting(found, options):
+        return _plan_whole(found, options)
+    planned = _plan_text(source, found, guesses, options)
+    check_state(found.at)
+    return planned
+
+
+def _is_fitting(found: Found, options: _Options) -> bool:
+    """True of a small file that needs no place to cut."""
+    whole = found.whole
+    if whole is None:
+        return False
+    span = whole.span or Span(0, 0, 0, 0)
+    return span.rows <= options.chunk_rows and span.end - span.start <= options.chunk_bytes
+
+
+def _plan_whole(found: Found, options: _Options) -> tuple[SourceFile, Cut]:
+    """CSV and JSON lines of which all is known. A compressed file is read as it is."""
+    assert found.whole is not None  # noqa: S101 - see _is_fitting
     options.on_bytes(found.at.size)
-    return _file(found.at, found.rows, footer.digest), [_of_groups(span) for span in spans]
+    sha256, etag, span = found.whole
+    if span is None:
+        return _file(found.at, 0, sha256, etag), Cut([], 0, is_small=True)
+    file = _file(found.at, span.rows, sha256, etag)
+    return file, Cut([_of_bytes(span)], span.end - span.start, is_small=True)
+
+
+def _plan_parquet(found: Found, options: _Options) -> tuple[SourceFile, Cut]:
+    footer, whole = found.footer, found.whole
+    assert footer is not None  # noqa: S101 - every Parquet file has one
+    if whole is None:
+        check_state(found.at)
+    spans = parquet.cut_groups(footer.groups, options.chunk_rows, options.chunk_bytes)
+    chunks = [_of_groups(span) for span in spans]
+    options.on_bytes(found.at.size)
+    etag = etag_of(found.at) if whole is None else whole.etag
+    size = sum(group.bytes for group in footer.groups)
+    cut = Cut(chunks, size, is_small=whole is not None and len(chunks) <= 1)
+    return _file(found.at, found.rows, footer.digest, etag), cut
 
 
 def _plan_text(
     source: Source, found: Found, guesses: Guesses, options: _Options
-) -> tuple[SourceFile, list[Chunk]]:
+) -> tuple[SourceFile, Cut]:
     """CSV and JSON lines; a compressed file is cut anew on the way."""
     path, compression = found.at.path, compression_of(found.at.path)
     digest, copy, recut = hashlib.sha256(), Copy.nowhere(), None
@@ -151,7 +190,8 @@ def _plan_text(
     if compression:
         options.on_bytes(found.at.size)
     rows = sum(chunk.rows for chunk in chunks)
-    return _file(found.at, rows, digest.hexdigest(), copy.path), chunks
+    file = _file(found.at, rows, digest.hexdigest(), etag_of(found.at), copy.path)
+    return file, Cut(chunks, found.at.size)
 
 
 def _spans(  # noqa: PLR0913, PLR0917 - a file, how it is cut, and who looks on
@@ -171,7 +211,8 @@ def _plan_frame(frame: pa.Table, options: _Options) -> tuple[list[SourceFile], l
         )
     footer = parquet.read_footer(Listed(str(copy.place), copy.size, 0))
     spans = parquet.cut_groups(footer.groups, options.chunk_rows, options.chunk_bytes)
-    chunks = [_numbered(_of_groups(span), number, 0) for number, span in enumerate(spans)]
+    cut = Cut([_of_groups(span) for span in spans], copy.size)
+    chunks = [*share([cut], options.chunk_rows, options.chunk_bytes)]
     file = SourceFile(
         path="frame", size=copy.size, mtime_ns=0, sha256=copy.sha256, rows=frame.num_rows,
         copy=copy.path,
@@ -197,11 +238,6 @@ def _plan_images(source: Source, options: _Options) -> tuple[list[SourceFile], l
 # --- checks --------------------------------------------------------------------------------------
 
 
-def _check_state(at: Listed) -> None:
-    if listed(at.path) != at:
-        raise errors.DatasetError(f"{at.path}: was written to while it was read; submit it again")
-
-
 def _check_length(at: Listed, span: Span) -> None:
     if span.rows == 1 and span.end - span.start > MAX_CHUNK_BYTES:
         raise errors.DatasetError(
@@ -213,6 +249,15 @@ def _check_held(at: Listed, held_bytes: int, options: _Options) -> None:
     """A row that never ends, as in a file of zeros that was compressed, would fill the memory."""
     if held_bytes > options.chunk_bytes + MAX_CHUNK_BYTES:
         raise errors.DatasetError(f"{at.path}: a row is longer than {MAX_CHUNK_BYTES:,} bytes")
+
+
+def _may_be_read(source: Source, columns: tuple[DatasetColumn, ...]) -> bool:
+    """True if the types that values were found to have are those of the plan, or become them."""
+    becomes = {("int", "float")}
+    if source.format == "csv":
+        becomes |= {(kind, "text") for kind in csv.TYPES}
+    pairs = [(old.dtype, new.dtype) for old, new in zip(source.columns, columns, strict=True)]
+    return all(old == new or (old, new) in becomes for old, new in pairs)
 
 
 def _check_beginning(source: Source, found: Found, columns: tuple[DatasetColumn, ...]) -> None:
@@ -240,8 +285,7 @@ def _first_rows(source: Source, found: Found, head: Head) -> tuple[bytes, int]:
 # --- records -------------------------------------------------------------------------------------
 
 
-def _file(at: Listed, rows: int, digest: str, copy: str = "") -> SourceFile:
-    etag = at.path.etag() if isinstance(at.path, S3Path) else ""
+def _file(at: Listed, rows: int, digest: str, etag: str, copy: str = "") -> SourceFile:
     return SourceFile(
         path=at.name, size=at.size, mtime_ns=at.mtime_ns, sha256=digest, rows=rows, etag=etag,
         copy=copy,
@@ -259,12 +303,6 @@ def _of_groups(span: parquet.GroupSpan) -> Chunk:
         number=0, file=0, first_row=span.first_row, rows=span.rows, group=span.group,
         groups=span.groups, skip=span.skip,
     )
-
-
-def _numbered(chunk: Chunk, number: int, file: int) -> Chunk:
-    from msgspec.structs import replace
-
-    return replace(chunk, number=number, file=file)
 
 
 def _with_types(source: Source, dtypes: Mapping[str, str]) -> tuple[DatasetColumn, ...]:

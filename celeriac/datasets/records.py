@@ -93,11 +93,12 @@ class DatasetColumn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Consecutive rows of one file: a range of bytes, or row groups of a Parquet file."""
+    """Consecutive rows of one file: a range of bytes, or row groups of a Parquet file. Or small
+    files one after the other, each of them whole."""
 
     number: int
     file: int
-    """Index into the plan's files."""
+    """Index into the plan's files; of several, the first."""
     first_row: int
     """Rows of the file before this chunk."""
     rows: int
@@ -111,6 +112,9 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Parquet: how many row groups are read."""
     skip: int = 0
     """Parquet: rows of the first group that belong to the chunk before."""
+    pieces: tuple[Chunk, ...] = ()
+    """The small files that share the chunk, each as it would be in one of its own. Their rows are
+    counted on through the chunk. Empty: the chunk is of one file."""
 
 
 class DatasetPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,7 +134,8 @@ class RowError(msgspec.Struct, frozen=True, kw_only=True):
     """One row that could not be read or answered."""
 
     row: int
-    """Number of the row in its file; the first row of data is 1."""
+    """Number of the row in its file; the first row of data is 1. While a chunk that files share is
+    read: in the chunk; ``sharing.located`` says in which file it is."""
     id: Any = None
     """Its value in the column that names rows, where there is one and it could be read."""
     code: str

@@ -7,7 +7,7 @@ and empty lines are no records.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -122,6 +122,11 @@ def cut(ends: Iterator[Ends], start: int, chunk_rows: int, chunk_bytes: int) -> 
         yield Span(start, last_end, first_row, last_count - first_row)
 
 
+def joined(bodies: Iterable[bytes]) -> bytes:
+    """Records of whole files, of CSV or JSON lines, one after the other."""
+    return b"".join(body + b"\n" if body[-1:] not in b"\n" else body for body in bodies)
+
+
 def _cut_at(
     offsets: Array, counts: Array, first_row: int, start: int, limits: tuple[int, int]
 ) -> int | None:
@@ -169,6 +174,8 @@ def _toggles(block: bytes, array: Array, quoted: bool, previous: int) -> Array:
     Where each second quote stands where one may open, all quotes count: a doubled quote closes
     and opens again at once. Elsewhere some are plain characters, and we walk.
     """
+    if b'"' not in block:
+        return np.empty(0, dtype=np.int64)
     quotes = np.flatnonzero(array == _QUOTE)
     openings = quotes[int(quoted) :: 2]
     before = array[openings - 1]

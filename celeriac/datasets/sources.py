@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import repeat
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import pyarrow as pa
 
 from celeriac import errors
 from celeriac.datasets import csv, images, jsonl, parquet
+from celeriac.datasets.ahead import in_order
 from celeriac.datasets.places import (
     Listed,
     Place,
@@ -26,6 +28,8 @@ from celeriac.datasets.places import (
     match_s3,
 )
 from celeriac.datasets.records import Compression, DatasetColumn, SourceFormat
+from celeriac.datasets.scan import Span, joined
+from celeriac.datasets.sharing import SMALL_BYTES
 from celeriac.datasets.streams import Head, compression_of, naming, read_head
 
 _FORMATS: dict[str, SourceFormat] = {
@@ -38,8 +42,18 @@ _KINDS = (
 )
 
 Columns = list[tuple[str, str]]
+Seen = TypeVar("Seen")
 Check = Callable[[Place], None]
 """Raises DatasetError for a file that may not be read."""
+
+
+class Whole(NamedTuple):
+    """A small file whose head was all of it: a plan need not read it again."""
+
+    sha256: str
+    etag: str
+    span: Span | None = None
+    """CSV and JSON lines: its rows; None if there are none."""
 
 
 class Found(NamedTuple):
@@ -51,6 +65,7 @@ class Found(NamedTuple):
     footer: parquet.Footer | None = None
     rows: int = 0
     """Estimated from the head; exact for Parquet."""
+    whole: Whole | None = None
 
 
 @dataclass(frozen=True)
@@ -230,23 +245,62 @@ def _kind_of(*suffixes: str) -> tuple[Compression, SourceFormat | None]:
 
 
 def _open_csv(files: list[Listed]) -> tuple[list[Found], Columns]:
-    found, headers, types = [], [], []
-    for at in files:
-        head = read_head(at.path)
+    found: list[Found] = []
+    first: list[str] = []
+    types = _CsvTypes()
+    for at, (head, whole) in zip(files, _heads(files), strict=True):
         names, start = csv.read_header(head)
-        headers.append([(name, "") for name in names])
-        _same_columns(files, headers)
-        found.append(Found(at, start, rows=_estimated_rows(head, at)))
-        types.append(csv.infer_types(head, names, start))
-    names = [name for name, _ in headers[0]]
-    return found, [(name, _common_type([one[name] for one in types])) for name in names]
+        first = first or names
+        _check_columns(files[0], [(name, "") for name in first], at, [(name, "") for name in names])
+        found.append(_found(at, start, head, whole, whole and csv.whole_span(head, start)))
+        types.add(head, names, start, is_small=whole is not None)
+    return found, types.columns(first)
+
+
+class _CsvTypes:
+    """The types of columns by the heads of all files; rows of small files are looked at together,
+    since a look takes longer than they do."""
+
+    def __init__(self) -> None:
+        self._types: list[dict[str, str]] = []
+        self._waiting: list[tuple[Head, list[str], int]] = []
+        self._bytes = 0
+
+    def add(self, head: Head, names: list[str], data_start: int, *, is_small: bool) -> None:
+        """The head of the next file."""
+        if not is_small:
+            self._types.append(csv.infer_types(head, names, data_start))
+            return
+        self._waiting.append((head, names, data_start))
+        self._bytes += len(head.data)
+        if self._bytes >= _LOOK_BYTES:
+            self._look()
+
+    def columns(self, names: list[str]) -> Columns:
+        """What all files have in common."""
+        self._look()
+        return [(name, _common_type([one[name] for one in self._types])) for name in names]
+
+    def _look(self) -> None:
+        if not self._waiting:
+            return
+        first, names, _ = self._waiting[0]
+        data = joined(head.data[start:] for head, _, start in self._waiting)
+        try:
+            self._types.append(csv.infer_types(Head(first.path, data, True), names, 0))
+        except errors.DatasetError:  # who is it?
+            self._types += [csv.infer_types(*one) for one in self._waiting]
+        self._waiting, self._bytes = [], 0
+
+
+_LOOK_BYTES = 1 << 20
 
 
 def _open_jsonl(files: list[Listed]) -> tuple[list[Found], Columns]:
     found, types = [], []
-    for at in files:
-        head = read_head(at.path)
-        found.append(Found(at, jsonl.data_start(head), rows=_estimated_rows(head, at)))
+    for at, (head, whole) in zip(files, _heads(files), strict=True):
+        start = jsonl.data_start(head)
+        found.append(_found(at, start, head, whole, whole and jsonl.whole_span(head)))
         types.append(jsonl.infer_types(head))
     names = dict.fromkeys(name for one in types for name in one)
     return found, [
@@ -255,23 +309,73 @@ def _open_jsonl(files: list[Listed]) -> tuple[list[Found], Columns]:
 
 
 def _open_parquet(files: list[Listed]) -> tuple[list[Found], Columns]:
-    found, columns = [], []
-    for at in files:
+    found: list[Found] = []
+    columns: Columns = []
+    for at, (footer, whole) in zip(files, _footers(files), strict=True):
+        columns = columns or footer.columns
+        _check_columns(files[0], columns, at, footer.columns)
+        rows = sum(group.rows for group in footer.groups)
+        found.append(Found(at, footer=footer, rows=rows, whole=whole))
+    return found, columns
+
+
+def _found(at: Listed, start: int, head: Head, whole: Whole | None, span: Span | None) -> Found:
+    return Found(
+        at, start, rows=_estimated_rows(head, at), whole=whole and whole._replace(span=span)
+    )
+
+
+def _heads(files: list[Listed]) -> Iterator[tuple[Head, Whole | None]]:
+    """The head of each file; of small ones that is all."""
+
+    def look(at: Listed) -> tuple[Head, Whole | None]:
+        head = read_head(at.path)
+        if not head.is_whole or len(head.data) > SMALL_BYTES:
+            return head, None
+        check_state(at)
+        return head, Whole(hashlib.sha256(head.data).hexdigest(), etag_of(at))
+
+    return _each(files, look, lambda at: (read_head(at.path), None))
+
+
+def _footers(files: list[Listed]) -> Iterator[tuple[parquet.Footer, Whole | None]]:
+    def look(at: Listed) -> tuple[parquet.Footer, Whole | None]:
         footer = parquet.read_footer(at)
-        columns.append(footer.columns)
-        _same_columns(files, columns)
-        found.append(Found(at, footer=footer, rows=sum(group.rows for group in footer.groups)))
-    return found, columns[0]
+        check_state(at)
+        return footer, Whole(footer.digest, etag_of(at))
+
+    return _each(files, look, lambda at: (parquet.read_footer(at), None))
 
 
-def _same_columns(files: list[Listed], columns: list[Columns]) -> None:
-    """Raises DatasetError if the last of ``columns`` differ from the first."""
-    first, last = columns[0], columns[-1]
-    if first != last:
-        odd = sorted(dict.fromkeys(name for name, _ in {*last} ^ {*first}))
+def _each(
+    files: list[Listed], small: Callable[[Listed], Seen], large: Callable[[Listed], Seen]
+) -> Iterator[Seen]:
+    """What is seen of each file. Of S3 small ones ahead; the head of a large one has its turn."""
+
+    def ahead(at: Listed) -> Seen | None:
+        return small(at) if at.size <= SMALL_BYTES else None
+
+    for at, seen in zip(files, in_order(ahead, files, waits=is_s3(files[0].name)), strict=True):
+        yield large(at) if seen is None else seen
+
+
+def check_state(at: Listed) -> None:
+    """Raises DatasetError if a file is no more as it was listed."""
+    if listed(at.path) != at:
+        raise errors.DatasetError(f"{at.path}: was written to while it was read; submit it again")
+
+
+def etag_of(at: Listed) -> str:
+    """What object storage says of the state of a file; empty on a disk."""
+    return at.path.etag() if isinstance(at.path, S3Path) else ""
+
+
+def _check_columns(one: Listed, first: Columns, other: Listed, columns: Columns) -> None:
+    """Raises DatasetError if the columns of another file differ from those of the first."""
+    if first != columns:
+        odd = sorted(dict.fromkeys(name for name, _ in {*columns} ^ {*first}))
         what = ", ".join(odd[:5]) or "the order of the columns"
-        path = files[len(columns) - 1].path
-        raise errors.DatasetError(f"{path}: differs from {files[0].path.name} in: {what}")
+        raise errors.DatasetError(f"{other.path}: differs from {one.own_name} in: {what}")
 
 
 def _common_type(types: list[str], other: str = "text") -> str:

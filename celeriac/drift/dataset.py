@@ -148,7 +148,7 @@ def _pieces(plan: DatasetPlan, names: list[str], most_rows: int) -> Iterator[pa.
     step = max(1.0, plan.rows / max(most_rows, 1))
     before = 0
     for chunk in plan.chunks:
-        rows = read_chunk(plan.format, plan.files[chunk.file], chunk, plan.columns, names)
+        rows = read_chunk(plan.format, plan.files, chunk, plan.columns, names)
         first = int(np.ceil(before / step))
         at = (np.arange(first, np.ceil((before + chunk.rows) / step)) * step).astype(np.int64)
         wanted = at - before + chunk.first_row + 1
@@ -163,7 +163,7 @@ def _last_pieces(plan: DatasetPlan, names: list[str], rows: int) -> list[pa.Tabl
         missing = rows - sum(table.num_rows for table in found)
         if missing <= 0:
             break
-        table = read_chunk(plan.format, plan.files[chunk.file], chunk, plan.columns, names).table
+        table = read_chunk(plan.format, plan.files, chunk, plan.columns, names).table
         found.append(table.slice(max(0, table.num_rows - missing)))
     return found[::-1]
 

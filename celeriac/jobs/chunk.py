@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from celeriac import errors
 from celeriac.datasets.reader import Rows, read_chunk, read_pieces
-from celeriac.datasets.records import Chunk, RowError, SourceFile, clip
+from celeriac.datasets.records import Chunk, RowError, clip
+from celeriac.datasets.sharing import located, named
 from celeriac.jobs import policy
 from celeriac.jobs.columns import blamed, join, with_extras, with_unreadable
 from celeriac.jobs.drift import Reference
@@ -47,6 +48,7 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
     epoch: int = 0,
     short: int = 0,
     reference: Reference | None = None,
+    spares: bool = False,
 ) -> ChunkRecord:
     """Do one chunk, or find it done: its record. The same chunk always writes the same part.
 
@@ -54,6 +56,7 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
     final; raises Cancelled when the run shall not go on, and then leaves nothing behind. Raises
     DatasetError if the source has changed. ``epoch`` tells this run's files from another's;
     ``short``: so many attempts lacked memory. ``reference``: with what the report compares.
+    ``spares``: a damaged file that shares the chunk with others costs its own rows, not theirs.
     """
     record = folder.valid_record(plan, chunk)
     if record is not None:
@@ -62,7 +65,7 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
     try:
         record = _write(
             folder, plan, chunk, predict_batch, is_stopped, staged, attempt, epoch, short,
-            SampleShare(plan, chunk, reference),
+            SampleShare(plan, chunk, reference), spares,
         )
         _check_lease(holds_lease, plan, chunk)
     except BaseException:
@@ -83,15 +86,15 @@ def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
     epoch: int,
     short: int,
     share: SampleShare,
+    spares: bool,
 ) -> ChunkRecord:
     """Score the chunk and write its files under their staged names; their record."""
     started = time.perf_counter()
-    file = plan.files[chunk.file]
     tables: list[pa.Table] = []
     numbers: list[np.ndarray[Any, Any]] = []
     failed: list[RowError] = []
     unreadable: list[RowError] = []
-    for rows in _read(plan, file, chunk, short):
+    for rows in _read(plan, chunk, short, spares):
         share.see(rows)
         table, bad = _predict(rows, plan, predict_batch, is_stopped, short)
         tables.append(table)
@@ -106,7 +109,7 @@ def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
     failed = sorted([*unreadable, *failed], key=lambda row: row.row)
     share.leave(folder, ScoredRows(found, table, failed))
     written = staged.write_part(table)
-    errors_file = staged.write_errors(file.path, failed)
+    errors_file = staged.write_errors([*located(plan.files, chunk, failed)])
     record = ChunkRecord(
         chunk=chunk.number,
         fingerprint=plan.fingerprint,
@@ -129,7 +132,7 @@ def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
         failures=dict(Counter(row.code for row in failed)),
         bad_columns=blamed(failed, plan.scoring.reads),
     )
-    _check_sums(record, file.path)
+    _check_sums(record, named(plan.files, chunk))
     return record
 
 
@@ -138,14 +141,15 @@ def process_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _read(plan: JobPlan, file: SourceFile, chunk: Chunk, short: int) -> Iterator[Rows]:
+def _read(plan: JobPlan, chunk: Chunk, short: int, spares: bool) -> Iterator[Rows]:
     """The chunk, piece by piece; whole, if equal rows are to be found in it."""
     scoring = plan.scoring
-    what = (plan.format, file, chunk, plan.columns, scoring.reads)
+    what = (plan.format, plan.files, chunk, plan.columns, scoring.reads)
     if scoring.dedupe:
-        yield read_chunk(*what, scoring.id_column)
+        yield read_chunk(*what, scoring.id_column, spares=spares)
     else:
-        yield from read_pieces(*what, partial(policy.slice_rows, short), scoring.id_column)
+        rows_at_once = partial(policy.slice_rows, short)
+        yield from read_pieces(*what, rows_at_once, scoring.id_column, spares=spares)
 
 
 def _predict(

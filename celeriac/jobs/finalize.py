@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from celeriac import errors
 from celeriac.datasets.files import write_file
 from celeriac.datasets.records import Chunk
+from celeriac.datasets.sharing import named
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import DeadChunk
 from celeriac.jobs.manifest import DeadPart, Manifest, PartSummary, read_manifest
@@ -106,7 +107,7 @@ def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 def _dead_part(plan: JobPlan, chunk: Chunk, dead: DeadChunk) -> DeadPart:
     return DeadPart(
-        chunk=chunk.number, source=plan.files[chunk.file].path, first_row=chunk.first_row + 1,
+        chunk=chunk.number, source=named(plan.files, chunk), first_row=chunk.first_row + 1,
         rows=chunk.rows, attempts=dead.attempts, reason=dead.reason, dropped=dead.dropped,
     )
 

@@ -22,6 +22,7 @@ from celeriac.datasets.places import Place, S3Path, expanded, list_files
 from celeriac.datasets.records import Chunk, Format
 from celeriac.jobs.plan import (
     CONTRACT,
+    SHARING_CONTRACT,
     ChunkRecord,
     JobPlan,
     decode_chunks,
@@ -155,9 +156,10 @@ class JobFolder:
             raise errors.JobNotFound(f"{self.path}: is not the output of a job") from error
         except msgspec.MsgspecError as error:
             raise errors.JobNotFound(f"{self.job}: is damaged: {error}") from error
-        if plan.contract != CONTRACT:
+        if plan.contract not in (CONTRACT, SHARING_CONTRACT):
             raise errors.JobNotFound(
-                f"{self.job}: has contract {plan.contract}, this release reads {CONTRACT}"
+                f"{self.job}: has contract {plan.contract}, this release reads {CONTRACT} and "
+                f"{SHARING_CONTRACT}"
             )
         return plan
 

@@ -28,6 +28,7 @@ class DeadPart(msgspec.Struct, frozen=True, kw_only=True):
 
     chunk: int
     source: str
+    """Its file; of several the first and the last one."""
     first_row: int
     """Number of its first row in the file; the first row of data is 1."""
     rows: int

@@ -20,8 +20,11 @@ from celeriac.datasets.records import (
     SourceFile,
     SourceFormat,
 )
+from celeriac.datasets.sharing import is_shared
 
 CONTRACT = 1
+SHARING_CONTRACT = 2
+"""Of a plan in which small files share chunks, which older releases cannot read."""
 DEFAULT_TENANT = "default"
 """Whose the jobs are that were not asked for over HTTP."""
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -135,7 +138,7 @@ def make_plan(  # noqa: PLR0913 - what a job is made of
 ) -> JobPlan:
     """The header of a job."""
     return JobPlan(
-        contract=CONTRACT,
+        contract=SHARING_CONTRACT if is_shared(dataset.chunks) else CONTRACT,
         job_id=job_id,
         fingerprint=fingerprint(dataset, scoring),
         source=source,

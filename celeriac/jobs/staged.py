@@ -46,8 +46,9 @@ class StagedChunk(ABC):
         """Write the part, for nobody's eyes yet. Raises StorageError."""
 
     @abstractmethod
-    def write_errors(self, source: str, rows: Sequence[RowError]) -> Written | None:
-        """Write the failed rows likewise; None if there are none. Raises StorageError."""
+    def write_errors(self, rows: Sequence[tuple[str, RowError]]) -> Written | None:
+        """Write the failed rows, with their files, likewise; None if there are none. Raises
+        StorageError."""
 
     def publish(self, record: ChunkRecord, plan: JobPlan, chunk: Chunk) -> ChunkRecord:
         """Make this run's files the chunk's; returns the record that holds.
@@ -101,12 +102,12 @@ class StagedFiles(StagedChunk):
         write_aside(self._part, data)
         return parts.written(data)
 
-    def write_errors(self, source: str, rows: Sequence[RowError]) -> Written | None:
+    def write_errors(self, rows: Sequence[tuple[str, RowError]]) -> Written | None:
         from celeriac.datasets import parts
 
         if not rows:
             return None
-        data = parts.encode_errors(source, rows)
+        data = parts.encode_errors(rows)
         write_aside(self._errors, data)
         return parts.written(data)
 
@@ -145,12 +146,12 @@ class StagedObjects(StagedChunk):
         write_file(self._folder.part(self._chunk, self._format, found.sha256), data)
         return found
 
-    def write_errors(self, source: str, rows: Sequence[RowError]) -> Written | None:
+    def write_errors(self, rows: Sequence[tuple[str, RowError]]) -> Written | None:
         from celeriac.datasets import parts
 
         if not rows:
             return None
-        data = parts.encode_errors(source, rows)
+        data = parts.encode_errors(rows)
         found = parts.written(data)
         self._errors_sha256 = found.sha256
         write_file(self._folder.errors(self._chunk, found.sha256), data)

@@ -272,17 +272,17 @@ def test_a_source_that_has_changed_is_refused(bucket: S3Path) -> None:
     dataset = plan_dataset(open_source("s3://data/a.csv"))
     put(source, CSV.replace(b"t, 7", b"u, 7"))
     with pytest.raises(errors.DatasetError, match=r"s3://data/a\.csv: has changed since"):
-        read_chunk("csv", dataset.files[0], dataset.chunks[0], dataset.columns, ["id"])
+        read_chunk("csv", dataset.files, dataset.chunks[0], dataset.columns, ["id"])
     source.unlink()
     with pytest.raises(errors.DatasetError, match=r"s3://data/a\.csv: no such file"):
-        read_chunk("csv", dataset.files[0], dataset.chunks[0], dataset.columns, ["id"])
+        read_chunk("csv", dataset.files, dataset.chunks[0], dataset.columns, ["id"])
 
 
 def test_images_in_s3_are_a_listing(bucket: S3Path, tmp_path: Path) -> None:
     for number in range(3):
         put(bucket / "pictures" / f"{number}.png", bytes([number]))
     dataset = plan_dataset(open_source("s3://data/pictures"), copies=Copies(tmp_path))
-    rows = read_chunk("images", dataset.files[0], dataset.chunks[0], dataset.columns,
+    rows = read_chunk("images", dataset.files, dataset.chunks[0], dataset.columns,
                       ["path", "image"]).table.to_pylist()
     assert rows == [
         {"path": f"s3://data/pictures/{n}.png", "image": bytes([n])} for n in range(3)

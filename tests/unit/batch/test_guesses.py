@@ -44,7 +44,7 @@ def rows_of(found: DatasetPlan) -> tuple[list[dict[str, Any]], list[str]]:
     """All rows that can be read, and what is wrong with the others."""
     names = [column.name for column in found.columns]
     read = [
-        read_chunk(found.format, found.files[chunk.file], chunk, found.columns, names)
+        read_chunk(found.format, found.files, chunk, found.columns, names)
         for chunk in found.chunks
     ]
     rows = [row for one in read for row in one.table.to_pylist()]

@@ -34,9 +34,8 @@ def read_all(planned: DatasetPlan) -> tuple[Rows, list[int], list[RowError]]:
     bad: list[RowError] = []
     names = [column.name for column in planned.columns]
     for chunk in planned.chunks:
-        file = planned.files[chunk.file]
         named = "id" if "id" in names else None
-        found = read_chunk(planned.format, file, chunk, planned.columns, names, named)
+        found = read_chunk(planned.format, planned.files, chunk, planned.columns, names, named)
         assert found.table.num_rows + len(found.errors) == chunk.rows
         rows += found.table.to_pylist()
         numbers += found.numbers.tolist()
