@@ -16,6 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from celeriac import errors
+from celeriac.refused_writes import is_refused_write
 from celeriac.settings import Settings, hide_password
 from producer import forks
 
@@ -109,6 +110,11 @@ def check_server(client: redis.Redis, url: str) -> tuple[int, int]:
 
 def broker_error(error: Exception, url: str) -> errors.BrokerError:
     """What to tell a user of a failed exchange with Redis."""
+    if is_refused_write(error):
+        return errors.BrokerError(
+            f"Redis at {hide_password(url)} refuses writes ({error}): it is full, cannot save to "
+            "its disk, or is a replica; workers go on when it accepts them again"
+        )
     return errors.BrokerError(
         f"no answer from Redis at {hide_password(url)} ({error}). Is it running? "
         "`celeriac up` starts a local one; CELERIAC_BROKER_URL names another"

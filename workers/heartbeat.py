@@ -22,10 +22,12 @@ from celery import bootsteps
 from celeriac.host import ModelHost, get_host
 from celeriac.logs import get_logger
 from celeriac.messages import SEEN_S, WORKER_TTL_S, lanes_key, seen_key, worker_key
+from celeriac.refused_writes import is_refused_write
 from celeriac.registry.catalogue import fetch, fetch_generation
 from celeriac.settings import get_settings
 from producer.broker import connect
 from workers.devices import pinned
+from workers.refusals import REFUSALS
 from workers.roles import Role
 
 log = get_logger(__name__)
@@ -208,7 +210,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]
             try:
                 turn()
             except redis.RedisError as error:
-                log.warning("no heartbeat", reason=str(error))
+                _tell(error)
                 pause_s = FOLLOW_S
             except Exception:
                 log.exception("heartbeat failed")
@@ -221,4 +223,11 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]
                 self._heartbeat.beat()
                 self._heartbeat.follow()
         except redis.RedisError as error:
-            log.warning("no heartbeat", reason=str(error))
+            _tell(error)
+
+
+def _tell(error: redis.RedisError) -> None:
+    if is_refused_write(error):
+        REFUSALS.note(error)
+    else:
+        log.warning("no heartbeat", reason=str(error))

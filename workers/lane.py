@@ -22,6 +22,7 @@ from celeriac.batching.recent import Recent
 from celeriac.host import ModelHost
 from celeriac.logs import get_logger
 from celeriac.messages import Reply, check_contract, predict_queue, realtime_queue
+from celeriac.refused_writes import is_refused_write
 from celeriac.registry.catalogue import Catalogue
 from celeriac.settings import Settings
 from producer.channel import Channel
@@ -32,6 +33,7 @@ from workers.lane_limits import AllLimits
 from workers.lane_messages import Misfit, Received, read_address, read_message
 from workers.lane_outbox import Outbox
 from workers.lane_queues import Look, ModelQueue, Queues, Reader
+from workers.refusals import REFUSALS
 
 log = get_logger(__name__)
 
@@ -116,6 +118,9 @@ class Lane:
         """One turn; returns the number of messages that it answered."""
         if self.host.catalogue is not self._catalogue:
             self._follow()
+        if self._outbox.is_refused:  # no answers are made before Redis takes those that are here
+            self._exchange()
+            return 0
         self._unpark()
         if not self._buffer.lines and not self._outbox:
             self._wait(PARKED_WAIT_S if self._parked else POP_WAIT_S)
@@ -195,7 +200,10 @@ class Lane:
             self._losses += 1
             retry_s = RETRY_S if self._losses > 1 else 0.0  # a restarted server is there already
             metrics.LANE_ERRORS.labels("redis").inc()
-            log.warning("lane lost Redis", reason=str(error), retry_s=retry_s)
+            if is_refused_write(error):
+                REFUSALS.note(error)
+            else:
+                log.warning("lane lost Redis", reason=str(error), retry_s=retry_s)
             time.sleep(retry_s)
         except Exception:
             metrics.LANE_ERRORS.labels("internal").inc()
@@ -299,18 +307,23 @@ class Lane:
             self._exchange()
 
     def _exchange(self) -> None:
-        """Push what is answered, and pop what there is room for: one exchange."""
+        """Push what is answered, and pop what there is room for: one exchange.
+
+        Raises RedisError; what Redis has refused is kept.
+        """
         commands = self._outbox.commands()
         pushes = len(commands)
         readers: list[tuple[int, Reader]] = []
-        if not self._stopping.is_set():
+        if not (self._stopping.is_set() or self._outbox.is_refused):
             readers = self._queues.ask(commands, self._room, time.monotonic())
         events = self._events.due()
         if events is not None:
             commands.append(("PUBLISH", events.channel, events.message))
         results = self._link.once(*commands) if commands else []
-        self._outbox.sent(results[:pushes])
+        refusal = self._outbox.sent(results[:pushes])
         self._read(readers, results[pushes:])
+        if refusal is not None:
+            raise refusal
 
     def _read(self, readers: list[tuple[int, Reader]], results: list[Any]) -> int:
         """Take in what an exchange brought; returns the number of queues that had messages."""

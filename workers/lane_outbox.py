@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import redis
 
 from celeriac import metrics
 from celeriac.logs import get_logger
 from celeriac.messages import REPLY_TTL_S, Reply, reply_key
+from celeriac.refused_writes import is_refused_write
 from producer.channel import Command
 
 log = get_logger(__name__)
@@ -23,6 +25,8 @@ class Outbox:
     def __init__(self) -> None:
         self._replies: dict[str, list[bytes]] = {}
         self._passed_on: list[Command] = []
+        self.is_refused = False
+        """True while Redis refuses all writes: what is here is pushed later."""
 
     def __bool__(self) -> bool:
         return bool(self._replies or self._passed_on)
@@ -49,11 +53,18 @@ class Outbox:
             commands += (("RPUSH", key, *replies), ("EXPIRE", key, REPLY_TTL_S))
         return commands
 
-    def sent(self, results: Sequence[Any]) -> None:
-        """Forget what was pushed. What Redis refused is not pushed again: it would refuse again."""
+    def sent(self, results: Sequence[Any]) -> redis.RedisError | None:
+        """Forget what was pushed. What Redis refused is not pushed again: it would refuse again.
+
+        Unless it refuses all writes for now: then everything is kept, and the refusal returned.
+        """
+        failure = next((one for one in results if isinstance(one, redis.RedisError)), None)
+        self.is_refused = failure is not None and is_refused_write(failure)
+        if self.is_refused:
+            return failure
         self._replies.clear()
         self._passed_on.clear()
-        failure = next((one for one in results if isinstance(one, Exception)), None)
         if failure is not None:
             metrics.LANE_ERRORS.labels("redis").inc()
             log.warning("not pushed", reason=str(failure))
+        return None

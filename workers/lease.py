@@ -20,6 +20,8 @@ from celery import bootsteps
 from redis.exceptions import RedisError
 
 from celeriac.logs import get_logger
+from celeriac.refused_writes import is_refused_write
+from workers.refusals import REFUSALS
 from workers.transport import running_tags
 
 log = get_logger(__name__)
@@ -71,6 +73,7 @@ def give_back(consumer: Any, lost: list[Any], ours_until_s: float) -> None:
     now = _qos(consumer)
     running = running_tags()
     for qos in lost:
+        qos.pay()
         for tag in held(qos) - running:
             with now.channel.conn_or_acquire() as client:
                 score = client.zscore(now.unacked_index_key, tag)
@@ -83,7 +86,7 @@ def give_back(consumer: Any, lost: list[Any], ours_until_s: float) -> None:
 def renew(consumer: Any, lost: list[Any]) -> bool:
     """Refresh the score of every message that ``consumer`` holds, also of ``lost`` connections.
 
-    False if Redis is away.
+    False if Redis is away, or refuses it.
     """
     qos = _qos(consumer)
     tags = set().union(*(held(one) for one in (qos, *lost) if one is not None))
@@ -92,15 +95,18 @@ def renew(consumer: Any, lost: list[Any]) -> bool:
     try:
         with qos.channel.conn_or_acquire() as client:
             client.zadd(qos.unacked_index_key, dict.fromkeys(tags, time.time()), xx=True)
-    except (RedisError, OSError) as error:  # the main loop notices and reconnects
-        log.warning("lease not renewed", messages=len(tags), reason=str(error))
+    except (RedisError, OSError) as error:
+        if is_refused_write(error):
+            REFUSALS.note(error)
+        else:  # the main loop notices and reconnects
+            log.warning("lease not renewed", messages=len(tags), reason=str(error))
         return False
     return True
 
 
 def held(qos: Any) -> set[str]:
-    """The tags of the messages that were delivered and not acked."""
-    return set(qos._delivered) - set(qos._dirty)
+    """The tags of the messages that were delivered and, as far as Redis knows, not acked."""
+    return (set(qos._delivered) - set(qos._dirty)) | set(qos.owed)
 
 
 def _qos(consumer: Any) -> Any:

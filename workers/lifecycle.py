@@ -15,6 +15,7 @@ from celeriac import errors, logs, variables
 from celeriac.host import ModelHost, get_host, make_host, set_host
 from celeriac.messages import MAINTENANCE_QUEUE
 from celeriac.niceness import give_way
+from celeriac.refused_writes import is_refused_write
 from celeriac.registry.store import Registry
 from celeriac.release.trying import Trial
 from celeriac.settings import get_settings
@@ -66,7 +67,7 @@ def _take_role(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> N
         asked = roles.pool_in(sys.argv)
         if asked:
             roles.check_pool(role, asked)
-        check_server(connect(get_settings()), get_settings().broker_url)
+        _check_server()
     except errors.CeleriacError as error:
         _leave(error)
     instance.celeriac_role = role
@@ -87,6 +88,15 @@ def _take_role(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> N
         # A chunk that hangs is ended with its process; Celery's own retry counts it.
         conf.task_time_limit = get_settings().batch.chunk_timeout_s
     give_way(role.niceness)
+
+
+def _check_server() -> None:
+    """Raises BrokerError. For a Redis that refuses writes the worker waits when it connects."""
+    try:
+        check_server(connect(get_settings()), get_settings().broker_url)
+    except errors.BrokerError as error:
+        if error.__cause__ is None or not is_refused_write(error.__cause__):
+            raise
 
 
 def _select_queues(instance: Any, **_: Any) -> None:

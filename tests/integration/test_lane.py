@@ -349,3 +349,21 @@ def test_a_pinned_version_that_cannot_be_loaded_is_an_error_with_its_reason(
     assert error is not None
     assert error["code"] == "model_corrupt"
     assert "echo@2: weights was changed" in error["message"]
+
+
+def test_replies_that_a_full_redis_refuses_are_kept(
+    lane: Lane, redis_client: redis.Redis
+) -> None:
+    for name in ("first", "second"):
+        push(redis_client, envelope(name, [name]))
+        redis_client.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(redis.exceptions.OutOfMemoryError):
+                lane.step()
+        finally:
+            redis_client.config_set("maxmemory", 0)
+    assert redis_client.llen(realtime_queue("cpu", "echo")) == 1  # no more is taken
+    lane.step()
+    assert set(replies(redis_client)) == {"first"}
+    lane.step()
+    assert set(replies(redis_client)) == {"first", "second"}
