@@ -206,7 +206,7 @@ class Transport(redis.Transport):
         try:
             super()._deliver(message, queue)  # type: ignore[no-untyped-call]
         except NotWrittenDown:
-            _popped.append((queue, dumps(message)))
+            _popped.append((queue, dumps(message)))  # type: ignore[no-untyped-call]
             raise
 
 
