@@ -19,7 +19,9 @@ from celeriac.registry.manifest import InputSchema, OutputSchema, Serving
 from celeriac.settings import get_settings
 from producer.broker import Broker, broker_error
 from producer.cli import terminal
+from producer.cli.jobs import open_broker
 from producer.client import Client, who
+from producer.jobs import redis_errors
 from producer.serving import read_heartbeats, read_serving, wait_served
 
 app = typer.Typer(help="List, show, promote and roll back models.", no_args_is_help=True)
@@ -122,13 +124,8 @@ def rollback(
 def status(model: Annotated[str, typer.Argument(help="NAME.")]) -> None:
     """Which worker serves which version of a model."""
     version = published().resolve(ModelRef.parse(check_model_name(model)))
-    broker = Broker(get_settings())
-    try:
+    with open_broker() as broker, redis_errors(broker):
         workers = read_serving(broker.redis, model, version.device)
-    except redis.RedisError as error:
-        raise broker_error(error, broker.url) from error
-    finally:
-        broker.close()
     typer.echo(f"The champion is {model}@{version.version}.")
     if not workers:
         typer.echo(f"No worker that serves single items on the {version.device} is up.")
@@ -157,16 +154,14 @@ def tell_latency(result: dict[str, Any]) -> None:
 
 def _tell_spread(result: dict[str, Any], wait_s: float) -> None:
     name, version = result["model"], result["version"]
-    broker = Broker(get_settings())
-    try:
-        info = fetch(broker.redis).models[name].versions[version]
-        spread = wait_served(broker.redis, name, version, info.device, wait_s)
-    except (redis.RedisError, KeyError) as error:
-        typer.echo(f"not known which workers serve it: {error}")
-    else:
-        typer.echo(spread.told())
-    finally:
-        broker.close()
+    with open_broker() as broker:
+        try:
+            info = fetch(broker.redis).models[name].versions[version]
+            spread = wait_served(broker.redis, name, version, info.device, wait_s)
+        except (redis.RedisError, KeyError) as error:
+            typer.echo(f"not known which workers serve it: {error}")
+        else:
+            typer.echo(spread.told())
 
 
 def _run(action: str, model: str, why: str, local: bool, force: bool = False) -> dict[str, Any]:
@@ -219,13 +214,8 @@ def _require_maintenance(broker: Broker) -> None:
 
 def published() -> Catalogue:
     """The catalogue. Raises BrokerError."""
-    broker = Broker(get_settings())
-    try:
+    with open_broker() as broker, redis_errors(broker):
         return fetch(broker.redis)
-    except redis.RedisError as error:
-        raise broker_error(error, broker.url) from error
-    finally:
-        broker.close()
 
 
 # --- tables --------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ import typer
 
 from celeriac import errors
 from celeriac.messages import DEFAULT_TENANT, ModelRef
-from celeriac.settings import get_settings
 
 if TYPE_CHECKING:
     from celeriac.drift.concept import ErrorTest
@@ -44,25 +43,20 @@ def accuracy(
     """Show how good the answers of each version were, by their labels."""
     from celeriac.drift.error_tests import read_test
     from celeriac.drift.feedback import accuracies
-    from producer.broker import Broker
+    from producer.cli.jobs import open_broker
     from producer.jobs import redis_errors
 
     name, _, number = model.partition("@")
     ref = ModelRef.parse(model)
     if number and ref.version is None:
         raise errors.RequestError(f"{model}: give a version by its number, or none for all")
-    broker, now_s = Broker(get_settings()), time.time()
-    try:
-        with redis_errors(broker):
-            found = [
-                (one, read_test(broker.redis, name, one.version))
-                for one in accuracies(
-                    broker.redis, name, now_s - days * DAY_S, _STEPS[by][0], now_s
-                )
-                if ref.version in {None, one.version}
-            ]
-    finally:
-        broker.close()
+    now_s = time.time()
+    with open_broker() as broker, redis_errors(broker):
+        found = [
+            (one, read_test(broker.redis, name, one.version))
+            for one in accuracies(broker.redis, name, now_s - days * DAY_S, _STEPS[by][0], now_s)
+            if ref.version in {None, one.version}
+        ]
     if not found:
         typer.echo(
             f"no labels of {model} for predictions of the last {days} days;\nthey come by "
