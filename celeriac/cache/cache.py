@@ -18,7 +18,7 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Cache:
-    """Safe with threads. Without a store it is off: nothing is found, kept or counted."""
+    """Safe with threads. Without a store it is off: nothing is found or kept."""
 
     def __init__(
         self,
@@ -28,10 +28,6 @@ class Cache:
         max_value_bytes: int = 64_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.hits = 0
-        self.misses = 0
-        self.errors = 0
-        """Lookups of keys that the store did not answer, and failed writes of them."""
         self._store = store
         self._ttl_s = ttl_s
         self._max_value_bytes = max_value_bytes
@@ -57,17 +53,12 @@ class Cache:
         if self._store is None or not keys:
             return [None] * len(keys)
         if self._is_paused():
-            self.errors += len(keys)
             return None
         try:
-            answers = [_read(value) for value in self._store.get_many(keys)]
+            return [_read(value) for value in self._store.get_many(keys)]
         except Exception:  # noqa: BLE001 - whatever a store raises, callers go on without it
-            self._pause(len(keys))
+            self._pause()
             return None
-        missing = answers.count(None)
-        self.misses += missing
-        self.hits += len(answers) - missing
-        return answers
 
     def put_many(self, answers: Iterable[tuple[str, dict[str, Any]]]) -> int | None:
         """Keep answers under keys; how many were kept. None if the store failed.
@@ -80,12 +71,11 @@ class Cache:
         if not values:
             return 0
         if self._is_paused():
-            self.errors += len(values)
             return None
         try:
             self._store.set_many(values, self._ttl_s)
         except Exception:  # noqa: BLE001 - as above
-            self._pause(len(values))
+            self._pause()
             return None
         return len(values)
 
@@ -100,8 +90,7 @@ class Cache:
     def _is_paused(self) -> bool:
         return self._paused_until > self._clock()
 
-    def _pause(self, keys: int) -> None:
-        self.errors += keys
+    def _pause(self) -> None:
         self._paused_until = self._clock() + PAUSE_S
 
 

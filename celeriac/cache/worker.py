@@ -99,10 +99,3 @@ def get_worker_cache() -> WorkerCache:
         if _cache is None or _cache[0] != os.getpid():
             _cache = (os.getpid(), WorkerCache.of(get_settings()))
         return _cache[1]
-
-
-def set_worker_cache(cache: WorkerCache | None) -> None:
-    """Put ``cache`` in place of this process's own (None: make a new one at next use)."""
-    global _cache
-    with _lock:
-        _cache = None if cache is None else (os.getpid(), cache)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,7 +13,8 @@ import pytest
 import redis
 
 from celeriac import errors
-from celeriac.cache.worker import WorkerCache, set_worker_cache
+from celeriac.cache import worker as of_worker
+from celeriac.cache.worker import WorkerCache
 from celeriac.registry import catalogue
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema, Serving
 from celeriac.registry.store import Registry
@@ -42,11 +43,9 @@ def registry(settings: Settings, redis_client: redis.Redis) -> Registry:
 
 
 @pytest.fixture(autouse=True)
-def worker_cache(settings: Settings) -> Iterator[None]:
+def worker_cache(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lane's own cache: on the server of the test."""
-    set_worker_cache(WorkerCache.of(settings))
-    yield
-    set_worker_cache(None)
+    monkeypatch.setattr(of_worker, "_cache", (os.getpid(), WorkerCache.of(settings)))
 
 
 def wait_kept(client: redis.Redis, number: int) -> None:

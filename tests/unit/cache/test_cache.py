@@ -50,7 +50,6 @@ def test_an_answer_comes_back_as_it_was_until_it_expires() -> None:
     assert cache.get("k") == ANSWER
     clock.now += 0.1
     assert cache.get("k") is None
-    assert (cache.hits, cache.misses, cache.errors) == (3, 2, 0)
 
 
 def test_errors_and_large_answers_are_not_kept() -> None:
@@ -68,8 +67,7 @@ def test_what_is_no_answer_is_a_miss(value: bytes) -> None:
     store = MemoryStore()
     store.set_many({"k": value}, 60)
     cache = Cache(store)
-    assert cache.get("k") is None
-    assert (cache.misses, cache.errors) == (1, 0)
+    assert cache.look_up(["k"]) == [None]
 
 
 def test_a_failure_is_a_miss_and_then_a_pause() -> None:
@@ -78,19 +76,18 @@ def test_a_failure_is_a_miss_and_then_a_pause() -> None:
     assert cache.get_many(["a", "b"]) == [None, None]
     assert cache.look_up(["a"]) is None
     assert cache.put_many([("a", ANSWER)]) is None
-    assert (store.calls, cache.errors, cache.misses) == (1, 4, 0)
+    assert store.calls == 1
     clock.now += 1.0
     store.is_broken = False
     assert cache.look_up(["a"]) == [None]
-    assert (store.calls, cache.errors, cache.misses) == (2, 4, 1)
+    assert store.calls == 2
 
 
 def test_a_cache_that_is_off_asks_nobody() -> None:
     cache = open_cache(Settings(cache=CacheSettings(enabled=False, url="redis://127.0.0.1:1/0")))
     assert not cache.is_on
-    assert cache.get_many(["a"]) == [None]
+    assert cache.look_up(["a"]) == [None]
     assert cache.put_many([("a", ANSWER)]) == 0
-    assert (cache.hits, cache.misses, cache.errors) == (0, 0, 0)
 
 
 def test_memory_is_bounded_by_entries_and_bytes_and_keeps_what_is_used() -> None:
@@ -116,6 +113,5 @@ def test_a_server_that_is_gone_or_silent_costs_one_short_wait() -> None:
             cache = Cache(RedisStore(f"redis://127.0.0.1:{port}/0", 0.2))
             started = time.monotonic()
             for _ in range(50):
-                assert cache.get("a") is None
+                assert cache.look_up(["a"]) is None
             assert time.monotonic() - started < 3.0
-            assert cache.errors == 50
