@@ -278,6 +278,28 @@ def test_a_source_that_has_changed_is_refused(bucket: S3Path) -> None:
         read_chunk("csv", dataset.files, dataset.chunks[0], dataset.columns, ["id"])
 
 
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
+def test_small_objects_share_a_chunk(bucket: S3Path, kind: str, tmp_path: Path) -> None:
+    for number in range(40):
+        ids = [number * 2, number * 2 + 1]
+        content = f"id,text\n{ids[0]},a\n{ids[1]},b".encode()
+        if kind == "parquet":
+            sink = pa.BufferOutputStream()
+            pq.write_table(pa.table({"id": ids, "text": ["a", "b"]}), sink)
+            content = sink.getvalue().to_pybytes()
+        packed = gzip.compress(content) if kind == "csv.gz" else content
+        put(bucket / "in" / f"{number:02d}.{kind}", packed)
+    dataset = plan_dataset(open_source("s3://data/in"), copies=Copies(tmp_path))
+    (chunk,) = dataset.chunks
+    assert (len(chunk.pieces), chunk.rows) == (40, 80)
+    assert all(file.etag for file in dataset.files)
+    what = (dataset.format, dataset.files, chunk, dataset.columns, ["id", "text"])
+    assert read_chunk(*what).table["id"].to_pylist() == list(range(80))
+    put(bucket / "in" / f"07.{kind}", b"id,text\n")
+    with pytest.raises(errors.DatasetError, match=rf"s3://data/in/07\.{kind}: has changed since"):
+        read_chunk(*what)
+
+
 def test_images_in_s3_are_a_listing(bucket: S3Path, tmp_path: Path) -> None:
     for number in range(3):
         put(bucket / "pictures" / f"{number}.png", bytes([number]))
