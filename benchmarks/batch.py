@@ -38,6 +38,7 @@ STATISTICS = "Celeriac with statistics"
 """The million rows of numbers are scored with and without the sample that the report's statistics
 need; everything else with it."""
 PROCESSES = 2
+FILE_ROWS = 5
 SIDES = (8, 224)
 """Of images, in pixels: as small as scanned digits are, and as large as networks of photos take."""
 console = Console(highlight=False, stderr=True)
@@ -54,6 +55,7 @@ class Effort:
     """So many times ``rows`` for the memory of a large job."""
     trees: int = 700
     chunks: int = 1_000
+    files: int = 10_000
     reviews: int = 250_000
     images: int = 5_000
     plan_rows: int = 1_000_000
@@ -61,8 +63,8 @@ class Effort:
     load_s: float = 8.0
 
 
-QUICK = Effort(rounds=1, long_rounds=1, rows=100_000, large=2, trees=60, chunks=100, reviews=10_000,
-               images=200, plan_rows=100_000, alternations=1, load_s=2.0)
+QUICK = Effort(rounds=1, long_rounds=1, rows=100_000, large=2, trees=60, chunks=100, files=300,
+               reviews=10_000, images=200, plan_rows=100_000, alternations=1, load_s=2.0)
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ def main(words: Sequence[str]) -> int:
     return int(any(row.met is False for row in rows))
 
 
-MEASURES = ("numeric", "long", "memory", "chunks", "text", "images", "planning", "realtime")
+MEASURES = (
+    "numeric", "long", "memory", "chunks", "files", "text", "images", "planning", "realtime",
+)
 
 
 class Bench:
@@ -118,7 +122,7 @@ class Bench:
         """Make the data, then one stack after the other."""
         shutil.rmtree(HOME, ignore_errors=True)
         (HOME / "data").mkdir(parents=True)
-        if {"numeric", "long", "memory", "chunks"} & {*self._only}:
+        if {"numeric", "long", "memory", "chunks", "files"} & {*self._only}:
             self._numbers()
         if {"text", "images", "realtime"} & {*self._only}:
             self._texts_and_images()
@@ -134,7 +138,7 @@ class Bench:
         datasets.numeric_parquet(source, effort.rows)
         if "memory" in self._only:
             self._memory(source)
-        if not {"numeric", "long", "chunks"} & {*self._only}:
+        if not {"numeric", "long", "chunks", "files"} & {*self._only}:
             return
         datasets.numeric_models(root, effort.trees if "long" in self._only else 0)
         with Site(root, ("batch.cpu", "maintenance")) as site:
@@ -146,6 +150,8 @@ class Bench:
                 self._compare(site, "long job", "numeric", "slow", source, 1)
             if "chunks" in self._only:
                 self._chunks(site)
+            if "files" in self._only:
+                self._files(site)
 
     def _memory(self, source: Path) -> None:
         """Sampling slows a run down, so these runs are not timed. Workers hold the champions of
@@ -177,6 +183,13 @@ class Bench:
                 self._note("chunks", CELERIAC, run)
                 told = site.client.ask(action="resume", output=str(kept), remove=remove)
                 self._note("resume", CELERIAC, Run(told["first_s"], chunks=told["done_before"]))
+
+    def _files(self, site: Site) -> None:
+        source = HOME / "data" / "files"
+        datasets.small_files(source, self.effort.files, FILE_ROWS)
+        for number in range(3):
+            console.print(f"small files, round {number + 1} of 3")
+            self._note("files", CELERIAC, site.job(source, "lr", ["id"]))
 
     # --- texts, images, real time -----------------------------------------------------------------
 
@@ -412,6 +425,9 @@ def goals(bench: Bench) -> Iterator[Row]:
         first = middle(found["resume", CELERIAC])
         yield bounded(f"resume with {found['resume', CELERIAC][0].chunks} of {effort.chunks} "
                       "chunks done, first new chunk", first, "s", 2)
+    if ("files", CELERIAC) in found:
+        yield bounded(f"{effort.files:,} CSV files of {FILE_ROWS} rows",
+                      middle(found["files", CELERIAC]), "s", 30)
     if ("plan", CELERIAC) in found:
         yield from _plans(found, effort)
     if bench.waits["busy"]:

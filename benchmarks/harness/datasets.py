@@ -76,6 +76,17 @@ def small_csv(path: Path, rows: int) -> None:
         writer.writerows([number, *row] for number, row in enumerate(values.tolist()))
 
 
+def small_files(folder: Path, files: int, rows: int) -> None:
+    """A folder of CSV files of a few rows each, with the columns of :func:`small_csv`."""
+    whole = folder.with_suffix(".csv")
+    small_csv(whole, files * rows)
+    header, *lines = whole.read_text(encoding="utf-8").splitlines(keepends=True)
+    folder.mkdir()
+    for number in range(files):
+        some = lines[number * rows : (number + 1) * rows]
+        (folder / f"{number:06d}.csv").write_text(header + "".join(some), encoding="utf-8")
+
+
 def text_model(root: Path, data: Path) -> None:
     """``text``: TF-IDF of one and two words and logistic regression, on 4,000 food reviews."""
     from demo import train
