@@ -120,7 +120,7 @@ def remove_copies(folder: Place) -> None:
     """Delete all copies of a job that has ended. Files of anybody else stay."""
     if not folder.is_dir():
         return
-    for file in list_files(folder, below=False):
+    for file in list_files(folder):
         if is_copy(file.own_name):
             file.path.unlink(missing_ok=True)
     if isinstance(folder, Path):

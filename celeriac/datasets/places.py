@@ -222,24 +222,56 @@ def _unreadable(path: Place, error: OSError) -> errors.DatasetError:
     return errors.DatasetError(f"{path}: cannot be read: {error.strerror or error}")
 
 
-def list_files(
-    folder: Place, *, below: bool, check: Callable[[Place], None] | None = None
-) -> list[Listed]:
-    """The files in a folder, and in its folders if asked for. ``check`` may refuse one.
+_Check = Callable[[Place], None]
+"""Raises for a file that may not be read."""
+
+
+def list_files(folder: Place, check: _Check | None = None) -> list[Listed]:
+    """The files in a folder, not in its folders. ``check`` may refuse one.
 
     Raises OSError for a folder that cannot be read, DatasetError for a file that is not there.
     """
     if isinstance(folder, S3Path):
-        return list(folder.files(below=below))
-    return list(_files_in(str(folder), below, check))
+        return list(folder.files(below=False))
+    return list(_files_in(str(folder), check, []))
 
 
-def _files_in(
-    folder: str, below: bool, check: Callable[[Place], None] | None
-) -> Iterator[Listed]:
+def list_below(folder: Place, check: _Check | None = None) -> list[Listed]:
+    """The files in the folders of a folder, deep down, not those in itself; else as above.
+
+    Folders whose names begin with ``.`` or ``_`` are not looked at, and links to folders are not
+    followed.
+    """
+    if isinstance(folder, S3Path):
+        before = len(str(folder)) + 1
+        inside = ((at, at.name[before:].split("/")[:-1]) for at in folder.files(below=True))
+        return [at for at, folders in inside if folders and not any(map(_is_hidden, folders))]
+    waiting = _folders_in(str(folder))
+    files: list[Listed] = []
+    while waiting:
+        inner: list[str] = []
+        files += _files_in(waiting.pop(), check, inner)
+        waiting += inner
+    return files
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_"))
+
+
+def _folders_in(folder: str) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.path for entry in entries if _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False) and not _is_hidden(entry.name)
+
+
+def _files_in(folder: str, check: _Check | None, folders: list[str]) -> Iterator[Listed]:
     """One look at each: there may be a million. From the open folder, which spares the way to it.
 
-    A link to another folder is not followed.
+    ``folders`` gets those that are in it.
     """
     before = folder.rstrip("/") + "/"
     descriptor = os.open(folder, os.O_RDONLY)
@@ -247,8 +279,8 @@ def _files_in(
         with os.scandir(descriptor) as entries:
             for entry in entries:
                 name = before + entry.name
-                if below and entry.is_dir(follow_symlinks=False):
-                    yield from _files_in(name, below, check)
+                if _is_folder(entry):
+                    folders.append(name)
                     continue
                 state = _state(entry, name, check)
                 if not stat.S_ISDIR(state.st_mode):
@@ -261,7 +293,7 @@ def _files_in(
 
 
 def _state(
-    entry: os.DirEntry[str], name: str, check: Callable[[Place], None] | None
+    entry: os.DirEntry[str], name: str, check: _Check | None
 ) -> os.stat_result:
     try:
         return entry.stat()
@@ -276,7 +308,8 @@ def match_s3(pattern: str) -> list[Listed]:
     fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
     folder = place(fixed.rpartition("/")[0])
     rule = re.compile(_regex(str(place(pattern))))
-    return [at for at in list_files(folder, below=True) if rule.fullmatch(at.name)]
+    files = cast("S3Path", folder).files()
+    return [at for at in files if rule.fullmatch(at.name)]
 
 
 def _regex(pattern: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from celeriac import errors
 from celeriac.datasets import csv, images, jsonl, parquet
 from celeriac.datasets.copies import Copies, Copy, Recut
 from celeriac.datasets.guesses import Guesses, Watch
-from celeriac.datasets.places import Listed
+from celeriac.datasets.places import Listed, place
 from celeriac.datasets.records import Chunk, DatasetColumn, DatasetPlan, SourceFile
 from celeriac.datasets.scan import Span
 from celeriac.datasets.sharing import Cut, share
@@ -222,7 +223,8 @@ def _plan_frame(frame: pa.Table, options: _Options) -> tuple[list[SourceFile], l
 
 def _plan_images(source: Source, options: _Options) -> tuple[list[SourceFile], list[Chunk]]:
     listing = [found.at for found in source.files]
-    folder = str(listing[0].path.parent)
+    ends = [str(at.path.parent) for at in (listing[0], listing[-1])]  # they are sorted
+    folder = str(place(os.path.commonpath(ends)))
     with options.need_copies(folder).making(".parquet") as copy:
         images.write_listing(copy.temporary, listing)
     cut = images.cut_listing(listing, options.chunk_rows, options.chunk_bytes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -23,6 +24,7 @@ from celeriac.datasets.places import (
     S3Path,
     expanded,
     is_s3,
+    list_below,
     list_files,
     listed,
     match_s3,
@@ -159,10 +161,10 @@ def _find(source: str | Path | S3Path, check: Check | None) -> list[Listed]:
     if check:
         check(path)
     if path.is_dir():
-        files = _in_folder(list_files(path.resolve(), below=False, check=check))
-        if not files:  # images are often sorted into folders
-            below = list_files(path.resolve(), below=True, check=check)
-            files = [at for at in _in_folder(below) if _format_of(at) == "images"]
+        files = _in_folder(list_files(path.resolve(), check))
+        if all(_format_of(at) == "images" for at in files):  # these are often sorted into folders
+            below = list_below(path.resolve(), check)
+            files += [at for at in _in_folder(below) if _format_of(at) == "images"]
         problem = f"the folder holds no {_KINDS}"
     elif path.exists():
         files, problem = [listed(path.resolve())], ""
@@ -178,7 +180,20 @@ def _find(source: str | Path | S3Path, check: Check | None) -> list[Listed]:
         raise errors.DatasetError(
             f"{odd.name}: is a pipe, a socket or a device; a dataset is made of ordinary files"
         )
+    odd = next((at for at in files if not _is_utf8(at.name)), None)
+    if odd:
+        shown = os.fsencode(odd.name).decode(errors="backslashreplace")
+        raise errors.DatasetError(f"{shown}: the name is not UTF-8; rename the file")
     return sorted(files, key=attrgetter("name"))
+
+
+def _is_utf8(name: str) -> bool:
+    """False of a name whose bytes are no text: it could not be written into any output."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _matches(

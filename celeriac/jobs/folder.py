@@ -276,7 +276,7 @@ class JobFolder:
 
 
 def _files(folder: Place) -> list[Place]:
-    return [at.path for at in list_files(folder, below=False)] if folder.is_dir() else []
+    return [at.path for at in list_files(folder)] if folder.is_dir() else []
 
 
 def _is(path: Place, sha256: str) -> bool:

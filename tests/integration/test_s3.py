@@ -134,6 +134,15 @@ def test_patterns_match_within_folders(bucket: S3Path) -> None:
     assert open_source("s3://data/in").files == found.files  # a folder, not what is below it
 
 
+def test_images_in_folders_of_a_prefix_are_found(bucket: S3Path) -> None:
+    for name in ("a.png", "b/c/d.png", "b/.e/f.png", "_g/h.png", "b/i.csv"):
+        put(bucket / "pictures" / name, b"image")
+    found = open_source("s3://data/pictures").files
+    assert [one.at.name for one in found] == [
+        "s3://data/pictures/a.png", "s3://data/pictures/b/c/d.png",
+    ]
+
+
 CSV = b"id,text\n" + b"".join(b'%d,"t, %d"\n' % (n, n) for n in range(100))
 
 

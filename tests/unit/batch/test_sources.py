@@ -305,6 +305,32 @@ def test_images_are_listed_by_name_with_their_folders(
     assert bad == []
 
 
+def test_images_beside_folders_of_images_and_in_them_are_all_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    hidden = ("b/.f.png", ".g/h.png", "_i/j.png", "b/.k/l.png")
+    for name in ("a.png", "b/c/d ü.png", "b/e.jpg", *hidden):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"image")
+    (folder / "b" / "m.csv").write_text("no image")
+    result = planned(folder, tmp_path)
+    names = [str(folder / name) for name in ("a.png", "b/c/d ü.png", "b/e.jpg")]
+    assert [row["path"] for row in read_all(result)[0]] == names
+    assert result.files[0].path == str(folder)
+    (folder / "n.csv").write_text("a\n1\n")
+    with pytest.raises(errors.DatasetError, match="several kinds"):
+        open_source(folder)
+    (folder / "a.png").unlink()
+    assert len(open_source(folder).files) == 1  # files of data are not looked for deep down
+
+
+@pytest.mark.parametrize("name", [b"a\xff.png", b"a\xff.csv"])
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path, name: bytes) -> None:
+    Path(os.fsdecode(bytes(tmp_path) + b"/" + name)).write_bytes(b"a\n1\n")
+    with pytest.raises(errors.DatasetError, match=r"a\\xff\.\w+: the name is not UTF-8") as found:
+        open_source(tmp_path)
+    found.value.message.encode()
+
+
 def test_an_image_that_has_changed_or_gone_ends_its_chunk(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(b"12345")
