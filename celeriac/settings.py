@@ -54,6 +54,8 @@ class StackSettings(Section):
     """Where the workers' metrics and health pages listen; they hold no payload."""
     batch_processes: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes of the ``batch.cpu`` worker. 0: one per core."""
+    ready_timeout_s: Annotated[float, Field(ge=1, le=86_400)] = 120.0
+    """How long ``celeriac up`` waits for all that it starts; workers load their models in it."""
 
 
 class WorkerSettings(Section):

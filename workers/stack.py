@@ -42,8 +42,6 @@ from workers.roles import role_name
 from workers.supervisor import ChildSpec, ChildStatus, Supervisor
 
 ROLES = ("realtime.cpu", "batch.cpu", "maintenance")
-READY_S = 120.0
-"""How long the whole stack may take to start; workers load their models in it."""
 VALKEY, BEAT, FLOWER, GATEWAY = "valkey", "beat", "flower", "gateway"
 
 
@@ -132,15 +130,16 @@ class Stack:
             self.stop()
             raise
 
-    def wait_ready(self, timeout_s: float = READY_S) -> None:
-        """Wait until every worker has its models, and Flower and the gateway answer.
+    def wait_ready(self, timeout_s: float | None = None) -> None:
+        """Wait until every worker has its models, and Flower and the gateway answer; by default
+        for ``[stack] ready_timeout_s``.
 
         After :meth:`kill`, wait until what died is back. Raises WorkerError with the end of the
         log of what did not start; then nothing is left running.
         """
         try:
             with contextlib.closing(connect(self.settings)) as client:
-                self._await(self._missing(client), timeout_s)
+                self._await(self._missing(client), timeout_s or self._ready_s)
             self._ready = True
         except BaseException:
             self.stop()
@@ -180,6 +179,10 @@ class Stack:
     def _embedded(self) -> bool:
         return self.settings.broker.url is None
 
+    @property
+    def _ready_s(self) -> float:
+        return self.settings.stack.ready_timeout_s
+
     def _start_broker(self) -> None:
         if self._embedded:
             self._launch_valkey()
@@ -193,7 +196,7 @@ class Stack:
         # Its output is not ours to drain: a save of a large append-only file takes a while.
         self._supervisor.launch(self._spec(VALKEY, valkey.command(port, folder), stage=0))
         with contextlib.closing(connect(self.settings)) as client:
-            self._await(lambda: [] if _answers(client) else [VALKEY], READY_S)
+            self._await(lambda: [] if _answers(client) else [VALKEY], self._ready_s)
 
     def _specs(self) -> list[ChildSpec]:
         self._write_tables()
@@ -309,7 +312,11 @@ class Stack:
                 if child.deaths and not self._ready:  # later on it is started again
                     raise self._failure(name, child.last_exit)
             if time.monotonic() >= deadline:
-                raise self._failure(waiting[0], f"was not ready after {timeout_s:g} s")
+                raise self._failure(
+                    waiting[0], f"was not ready after {timeout_s:g} s: if it is only slow (many "
+                    "models, a slow disk), raise [stack] ready_timeout_s or "
+                    "CELERIAC_STACK_READY_TIMEOUT_S",
+                )
             time.sleep(0.05)
 
     def _failure(self, name: str, what: str) -> errors.WorkerError:

@@ -114,9 +114,9 @@ def open_files(paths: Sequence[Place]) -> Source:
 
 
 def describe(source: Any) -> str:
-    """What a job says of its source."""
+    """What a job says of its source: where it is, whatever folder one looks from."""
     if isinstance(source, (str, Path, S3Path)):
-        return str(source)
+        return str(source if is_s3(source) else Path(str(source)).expanduser().absolute())
     return f"a frame of {len(source):,} rows" if hasattr(source, "__len__") else "a frame"
 
 

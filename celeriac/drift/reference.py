@@ -99,7 +99,8 @@ def _warnings(found: Sequence[FeatureProfile], rows: int, given: int) -> list[st
         worst = min(short, key=lambda one: one.independent_rows)
         some = f" and {len(short) - 1} more" if len(short) > 1 else ""
         said.append(
-            f"the reference is short: its {rows:,} rows tell as much about {worst.name}{some} as "
+            f"the reference is short: its {rows:,} {'row tells' if rows == 1 else 'rows tell'} as "
+            f"much about {worst.name}{some} as "
             f"{worst.independent_rows:,.0f} independent ones"
             + (f" (neighbours are alike over {worst.autocorrelation_rows:,.0f} rows)"
                if worst.autocorrelation_rows > 2 else "")

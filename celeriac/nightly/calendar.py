@@ -56,6 +56,16 @@ def parse_date(text: str) -> date:
         raise errors.RequestError(f"{text!r} is not a date; write it as 2026-11-22") from error
 
 
+def check_begun(schedule: NightlySettings, day: date, now: datetime) -> None:
+    """Raises RequestError for a logical date that has not begun where the schedule runs."""
+    today = now.astimezone(ZoneInfo(schedule.time_zone)).date()
+    if day > today:
+        raise errors.RequestError(
+            f"{day} is in the future: in {schedule.time_zone} it is {today}; --force runs a "
+            "dataset that is there before its day"
+        )
+
+
 def find(schedules: dict[str, NightlySettings], name: str) -> NightlySettings:
     """The schedule of this name. Raises ConfigError."""
     schedule = schedules.get(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import typer
@@ -26,6 +26,9 @@ WATCH_SILENT_S = 300
 DAYS_SHOWN = 5
 """Dates of one trouble that `list` names; `history` shows them all."""
 
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object a line, for programs.")
+]
 Name = Annotated[str, typer.Argument(help="Name of the schedule.")]
 
 
@@ -35,10 +38,14 @@ def register(main: typer.Typer) -> None:
 
 
 @app.command("list")
-def list_() -> None:
+def list_(as_json: AsJson = False) -> None:
     """The schedules of celeriac.toml: when each runs next, how its last date stands."""
     with open_broker() as broker:
         schedules = sorted(broker.settings.nightly.items())
+        if as_json:
+            for name, schedule in schedules:
+                terminal.print_json(_told(broker, name, schedule, dt.datetime.now(dt.UTC)))
+            return
         if not schedules:
             terminal.console().print("no schedules; add a [nightly.NAME] table to celeriac.toml")
             return
@@ -60,7 +67,8 @@ def run(
         str | None, typer.Option(help="Logical date, as 2026-11-22 (default: the last one due).")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Run a date again, into a new folder of its own.")
+        bool,
+        typer.Option("--force", help="Also a date that has run (into a new folder) or is to come."),
     ] = False,
 ) -> None:
     """Queue the run of one date; a date that has run is not run again unless forced."""
@@ -68,6 +76,8 @@ def run(
         schedule = calendar.find(broker.settings.nightly, name)
         now = dt.datetime.now(dt.UTC)
         day = calendar.parse_date(date) if date else calendar.owed_date(schedule, now)
+        if not force:
+            calendar.check_begun(schedule, day, now)
         last = nights.newest(broker, name, day)
         if last.state is RunState.UNREADABLE:
             raise errors.JobNotFound(f"{name} for {day}: {last.reason}")
@@ -89,11 +99,15 @@ def history(
     name: Name,
     dates: Annotated[int, typer.Option(min=1, max=366, help="How many dates.")] = 14,
     events: Annotated[int, typer.Option(min=0, max=500, help="How many events.")] = 20,
+    as_json: AsJson = False,
 ) -> None:
     """The runs of the last dates, from their output folders, and what happened to them."""
     with open_broker() as broker:
         schedule = calendar.find(broker.settings.nightly, name)
         newest = calendar.owed_date(schedule, dt.datetime.now(dt.UTC))
+        if as_json:
+            _print_runs(broker, name, [newest - dt.timedelta(days=back) for back in range(dates)])
+            return
         for back in range(dates):
             for text in _runs(broker, name, newest - dt.timedelta(days=back)):
                 _say(text)
@@ -103,6 +117,24 @@ def history(
         _say("\nlast events, the newest first")
         for one in happened:
             _say(_event(one))
+
+
+def _told(
+    broker: Broker, name: str, schedule: NightlySettings, now: dt.datetime
+) -> dict[str, Any]:
+    """A schedule, for programs."""
+    return {
+        "name": name, "kind": schedule.kind, "model": schedule.model, "enabled": schedule.enabled,
+        "next_run": calendar.next_due(schedule, now) if schedule.enabled else None,
+        "last": nights.newest(broker, name, calendar.owed_date(schedule, now)),
+        "status": _status(broker, name),
+    }
+
+
+def _print_runs(broker: Broker, name: str, days: list[dt.date]) -> None:
+    for day in days:
+        for run in _found(broker, name, day)[1]:
+            terminal.print_json(run)
 
 
 def _queue(
@@ -170,13 +202,19 @@ def _days(days: list[str]) -> str:
 
 def _runs(broker: Broker, name: str, day: dt.date) -> list[str]:
     """What there is to say of a date's attempts, the newest first."""
+    current, shown = _found(broker, name, day)
+    return [_run(one, day, is_current=_is(one, current)) for one in shown]
+
+
+def _found(broker: Broker, name: str, day: dt.date) -> tuple[Run | None, list[Run]]:
+    """The attempt that counts, and all attempts at a date, the newest first."""
     last = nights.newest(broker, name, day)
     found = [] if last.state is RunState.UNREADABLE else nights.runs(broker, name, day)
     current = nights.current(found)
     shown = list(reversed(found))
     if last.state is RunState.PLANNING or not found:
         shown = [last, *(one for one in shown if one.attempt != last.attempt)]
-    return [_run(one, day, is_current=_is(one, current)) for one in shown]
+    return current, shown
 
 
 def _is(run: Run, current: Run | None) -> bool:

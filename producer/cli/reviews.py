@@ -12,9 +12,12 @@ import typer
 from celeriac import errors
 from producer.cli import terminal
 from producer.cli.batch import EXIT_CODES, LONGEST_WAIT_S, follow, planning, say_submitted
+from producer.cli.jobs import made_aside
 
 if TYPE_CHECKING:
     from celeriac.applications.reviews.summary import ProductSummary, ReviewSummary
+    from producer.broker import Broker
+    from producer.jobs import JobHandle
 
 SHOWN = 5
 """Products from the top, and as many from the bottom."""
@@ -93,22 +96,26 @@ def summarise(
     ] = LONGEST_WAIT_S,
 ) -> None:
     """Score all reviews of SOURCE, and sum them up by product. Exit code as of batch submit."""
-    from producer.applications.reviews import Reviews, summary_of
-    from producer.client import Client
+    folder = output or default_output(source)
 
-    with Client() as client:
-        reviews = Reviews(client, model, positive=positive)
-        folder = output or default_output(source)
-        with planning(folder) as on_progress:
-            handle = reviews.submit(
+    def submitted(broker: Broker) -> JobHandle:
+        from producer.applications.reviews import Reviews
+        from producer.client import Client
+
+        with Client(settings=broker.settings) as client, planning(folder) as on_progress:
+            return Reviews(client, model, positive=positive).submit(
                 source, folder, product=product, date=date,
                 period=period, text_column=text_column, on_progress=on_progress,
             )
+
+    with made_aside(submitted) as handle:
         if not as_json:
             say_submitted(handle)
             code = follow(handle, timeout_s)
             if code not in EXIT_CODES.values():
                 raise typer.Exit(code)
+        from producer.applications.reviews import summary_of
+
         found = summary_of(handle, timeout_s if as_json else READ_S)
     _print(found, as_json)
     if not as_json:

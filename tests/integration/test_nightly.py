@@ -599,6 +599,32 @@ def test_run_queues_a_date_and_says_what_it_does(
         assert isinstance(invoke(*words).exception, errors.CeleriacError)
 
 
+def test_a_date_to_come_is_run_only_by_force(
+    broker: Broker, invoke: Callable[..., Any], redis_client: redis.Redis
+) -> None:
+    to_come = str(datetime.now(UTC).date() + timedelta(days=40))
+    refused = invoke("run", "sales", "--date", to_come)
+    assert isinstance(refused.exception, errors.RequestError)
+    assert "is in the future" in str(refused.exception)
+    assert sent(redis_client) == []
+    assert invoke("run", "sales", "--date", to_come, "--force").exit_code == 0
+    assert [one["date"] for one in sent(redis_client)] == [to_come]
+
+
+def test_json_for_programs(
+    broker: Broker, invoke: Callable[..., Any], redis_client: redis.Redis
+) -> None:
+    end(broker, begin(broker))
+    (listed,) = map(json.loads, invoke("list", "--json").stdout.splitlines())
+    assert (listed["name"], listed["model"], listed["status"]) == ("sales", "echo@1", None)
+    assert datetime.fromisoformat(listed["next_run"]) > datetime.now(UTC)
+    days = (owed_date(broker.settings.nightly["sales"], datetime.now(UTC)) - DAY).days + 1
+    shown = invoke("history", "sales", "--dates", str(days), "--json").stdout.splitlines()
+    found = {one["day"]: one for one in map(json.loads, shown)}
+    assert len(found) == days
+    assert found[str(DAY)]["state"] == "completed"
+
+
 def test_history_shows_attempts_and_events(
     broker: Broker, invoke: Callable[..., Any], redis_client: redis.Redis
 ) -> None:
