@@ -474,8 +474,11 @@ def _status_of_folder(folder: JobFolder) -> JobStatus:
         rows_dead=manifest.rows_dead if manifest else 0,
         chunks_dead=len(manifest.dead) if manifest else 0,
         created_at=datetime.fromisoformat(plan.created_at), tenant=plan.tenant,
-        id_column=plan.scoring.id_column or "",
+        id_column=plan.scoring.id_column or "", error="" if manifest else _FORGOTTEN,
     )
+
+
+_FORGOTTEN = "Redis does not know this job any more; what is done stays in its folder"
 
 
 def _failed(records: list[ChunkRecord]) -> int:

@@ -254,6 +254,7 @@ def test_redis_may_forget_everything(
     found = JobHandle.from_output(broker, handle.output)
     lost = found.status()
     assert (lost.id, lost.state, lost.rows_done) == (handle.id, "expired", 40)
+    assert lost.error.startswith("Redis does not know this job any more")
     found.resume()
     assert redis_client.llen(QUEUE) == 6
     work(redis_client)
