@@ -52,9 +52,10 @@ log = get_logger(__name__)  # each line names the job and the chunk: tasks.base 
 
 FINALIZER_TIMEOUT_S = 3_600.0
 PLAN_TIMEOUT_S = 3_600.0
-MESSAGE_S = 0.1
-"""So long a message's process goes on with the next chunk of the job, without a message for it:
-Celery's own work on a message takes longer than a short chunk. While others wait, it does not."""
+MESSAGE_S = 1.0
+"""So long a message's process goes on with the next chunk of the job, without Celery's own work on
+a message, in which its core has nothing to do. What waits for others in the queue it never passes;
+a worker that is stopped waits for it."""
 
 
 @lru_cache(maxsize=1)

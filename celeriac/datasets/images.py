@@ -95,7 +95,7 @@ def _content(row: dict[str, Any]) -> bytes:
         if is_s3(path):  # one request for each object: its size must do
             content, mtime_ns = place(path).read_bytes(), row["mtime_ns"]
         else:
-            content, mtime_ns = read_file(path)
+            content, mtime_ns = read_file(path, row["size"])
     except FileNotFoundError as error:
         raise errors.DatasetError(f"{path}: is gone since the job was submitted") from error
     if len(content) != row["size"] or mtime_ns != row["mtime_ns"]:
@@ -105,10 +105,20 @@ def _content(row: dict[str, Any]) -> bytes:
     return content
 
 
-def read_file(path: str) -> tuple[bytes, int]:
-    """Content of a file, and when it was written last."""
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - half of what a Path takes
-        return file.read(), os.fstat(file.fileno()).st_mtime_ns
+def read_file(path: str, size: int) -> tuple[bytes, int]:
+    """Content of a file that had ``size`` bytes, of which one more shows that it has grown; and
+    when it was written last, as seen after that.
+
+    In four system calls: Python's files take eight, and half as long again.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        content = os.read(descriptor, size + 1)
+        while len(content) < size and (more := os.read(descriptor, size + 1 - len(content))):
+            content += more
+        return content, os.fstat(descriptor).st_mtime_ns
+    finally:
+        os.close(descriptor)
 
 
 def _unreadable(row: int, path: str, id_column: str | None, error: OSError) -> RowError:

@@ -351,10 +351,10 @@ def test_an_image_that_cannot_be_read_is_one_bad_row(
     result = planned(tmp_path, tmp_path)
     read = images.read_file
 
-    def refuse(path: str) -> tuple[bytes, int]:  # permissions do not stop root
+    def refuse(path: str, size: int) -> tuple[bytes, int]:  # permissions do not stop root
         if path.endswith("b.jpg"):
             raise PermissionError(13, "Permission denied")
-        return read(path)
+        return read(path, size)
 
     monkeypatch.setattr(images, "read_file", refuse)
     rows, numbers, bad = read_all(result)
@@ -363,6 +363,20 @@ def test_an_image_that_cannot_be_read_is_one_bad_row(
     assert [(error.row, error.message) for error in bad] == [
         (2, "cannot be read: Permission denied")
     ]
+
+
+@pytest.mark.parametrize("content", [b"", b"image", bytes(10_000)])
+def test_a_file_is_read_whole_also_in_pieces(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(content)
+    assert images.read_file(str(file), len(content)) == (content, file.stat().st_mtime_ns)
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, size: read(descriptor, min(size, 999)))
+    assert images.read_file(str(file), len(content))[0] == content
+    file.write_bytes(content + b"more")
+    assert len(images.read_file(str(file), len(content))[0]) == len(content) + 1
 
 
 @given(sizes=st.lists(st.integers(0, 50), max_size=30), rows=st.integers(1, 8),
