@@ -6,10 +6,13 @@ registered in a format that holds no code.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import resource
+import shutil
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +32,9 @@ from celeriac.settings import get_settings
 
 TIMEOUT_S = 120.0
 MEMORY_MB = 4_096
+ABANDONED_AFTER_S = 86_400.0
+"""Longer than any import may take."""
+_TRIAL = "celeriac-import-"
 COMPARED = 256
 """Examples whose answers are compared before and after, at most."""
 
@@ -63,18 +69,28 @@ def import_model(
     RequestError or a kind of RegistryError; then nothing is registered.
     """
     suspect = look(path)
-    result = run_aside(
-        "celeriac.release.importing", [], {
-            **wanted, "path": str(path.absolute()), "name": name, "memory_mb": memory_mb,
-            "sha256": suspect.sha256,
-        },
-        timeout_s=timeout_s, kind=errors.RegistryError,
-        what=f"{path.name}: the process that loaded it",
-        late=f"{path.name}: loading and converting it took longer than {timeout_s:g} s "
-        "(--timeout-s)",
-        env={"CUDA_VISIBLE_DEVICES": ""},
-    )
+    _sweep(time.time())
+    with tempfile.TemporaryDirectory(prefix=_TRIAL, ignore_cleanup_errors=True) as trial:
+        result = run_aside(
+            "celeriac.release.importing", [], {
+                **wanted, "path": str(path.absolute()), "name": name, "memory_mb": memory_mb,
+                "sha256": suspect.sha256, "trial": trial,
+            },
+            timeout_s=timeout_s, kind=errors.RegistryError,
+            what=f"{path.name}: the process that loaded it",
+            late=f"{path.name}: loading and converting it took longer than {timeout_s:g} s "
+            "(--timeout-s)",
+            env={"CUDA_VISIBLE_DEVICES": ""},
+        )
     return Imported(**{**result, "warnings": tuple(result["warnings"])})
+
+
+def _sweep(now_s: float) -> None:
+    """Delete what imports have left that were killed with their command."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_TRIAL}*"):
+        with contextlib.suppress(OSError):  # it is another user's, or gone
+            if now_s - folder.stat().st_mtime > ABANDONED_AFTER_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 # --- in the process that loads the file -----------------------------------------------------------
@@ -109,21 +125,19 @@ def _convert(
     wanted: dict[str, Any], model: Any, architecture: Architecture | None, examples: Any,
     schema: InputSchema | None,
 ) -> dict[str, Any]:
-    """Register the model; compared in a registry that goes first, so that a failure leaves none."""
+    """Register the model; first elsewhere, to be compared, so that a failure leaves none."""
     options: dict[str, Any] = {
         "examples": examples, "labels": wanted.get("labels"), "input": schema,
         "text_column": wanted["text_column"], "architecture": architecture,
         "device": wanted.get("device") or "cpu",
     }
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        trial = Registry(Path(folder))
-        version = register(wanted["name"], model, registry=trial, golden=COMPARED, **options)
-        form = runtimes.runtime(version.format)
-        before = Scorer(version, form.wrap(model, version.output, version.input))
-        after = Scorer.load(trial, version.name, version.version,
-                            LoadOptions.of(get_settings()))
-        items = [example.item for example in version.golden]
-        pairs = list(zip(before.score(items), after.score(items), strict=True))
+    trial = Registry(Path(wanted["trial"]))
+    version = register(wanted["name"], model, registry=trial, golden=COMPARED, **options)
+    form = runtimes.runtime(version.format)
+    before = Scorer(version, form.wrap(model, version.output, version.input))
+    after = Scorer.load(trial, version.name, version.version, LoadOptions.of(get_settings()))
+    items = [example.item for example in version.golden]
+    pairs = list(zip(before.score(items), after.score(items), strict=True))
     registered = register(
         wanted["name"], model, metrics=wanted.get("metrics"),
         description=wanted.get("description") or "", **options,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,24 @@ def test_what_cannot_be_imported_is_explained(
     assert says in ran.stderr
     assert "Traceback" not in ran.stderr
     assert registry(settings).names() == []
+
+
+def test_what_a_killed_import_has_left_goes_with_the_next(
+    imports: Import, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "tmp"
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    old, young, foreign = (
+        folder / name for name in ("celeriac-import-a", "celeriac-import-b", "c")
+    )
+    for one in (old, young, foreign):
+        one.mkdir(parents=True)
+        (one / "weights").touch()
+    for one in (old, foreign):
+        os.utime(one, times=(0, 0))
+    (tmp_path / "m.pkl").write_bytes(b"ctime\nsleep\n(I60\ntR.")
+    imports("m.pkl", "--trust", "--examples", "rows.csv", "--timeout-s", "1", code=1)
+    assert set(folder.iterdir()) == {young, foreign}  # and what this one had is gone
 
 
 def test_weights_need_their_architecture_and_must_fit_it(
