@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import redis
-from kombu.exceptions import OperationalError
 
 from celeriac import errors
 from celeriac.datasets.places import Place
@@ -394,8 +393,15 @@ def redis_errors(broker: Broker) -> Iterator[None]:
     """Turns what Redis and Celery raise in this block into BrokerError."""
     try:
         yield
-    except (redis.RedisError, OperationalError) as error:
+    except _unreachable() as error:
         raise broker_error(error, broker.url) from error
+
+
+def _unreachable() -> tuple[type[Exception], ...]:
+    # Asked for only when something was raised: kombu is 1 MB that who submits does not need.
+    from kombu.exceptions import OperationalError
+
+    return redis.RedisError, OperationalError
 
 
 def open_ledger(broker: Broker) -> Ledger:

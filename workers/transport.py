@@ -28,6 +28,7 @@ from redis import exceptions
 from redis.exceptions import ResponseError
 
 from celeriac.logs import get_logger
+from producer.broker import DRIVER
 from workers.refusals import REFUSALS
 
 log = get_logger(__name__)
@@ -151,6 +152,7 @@ class Channel(redis.Channel):
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         if asynchronous not in self._known:
             found = super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
+            found["driver_info"] = DRIVER
             self._known[asynchronous] = found
         return dict(self._known[asynchronous])
 

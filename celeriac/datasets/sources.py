@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import pyarrow as pa
 
 from celeriac import errors
-from celeriac.datasets import csv, images, jsonl, parquet
+from celeriac.datasets import images, parquet
 from celeriac.datasets.ahead import in_order
 from celeriac.datasets.places import (
     Listed,
@@ -260,6 +260,8 @@ def _kind_of(*suffixes: str) -> tuple[Compression, SourceFormat | None]:
 
 
 def _open_csv(files: list[Listed]) -> tuple[list[Found], Columns]:
+    from celeriac.datasets import csv
+
     found: list[Found] = []
     first: list[str] = []
     types = _CsvTypes()
@@ -283,6 +285,8 @@ class _CsvTypes:
 
     def add(self, head: Head, names: list[str], data_start: int, *, is_small: bool) -> None:
         """The head of the next file."""
+        from celeriac.datasets import csv
+
         if not is_small:
             self._types.append(csv.infer_types(head, names, data_start))
             return
@@ -297,6 +301,8 @@ class _CsvTypes:
         return [(name, _common_type([one[name] for one in self._types])) for name in names]
 
     def _look(self) -> None:
+        from celeriac.datasets import csv
+
         if not self._waiting:
             return
         first, names, _ = self._waiting[0]
@@ -312,6 +318,8 @@ _LOOK_BYTES = 1 << 20
 
 
 def _open_jsonl(files: list[Listed]) -> tuple[list[Found], Columns]:
+    from celeriac.datasets import jsonl
+
     found, types = [], []
     for at, (head, whole) in zip(files, _heads(files), strict=True):
         start = jsonl.data_start(head)

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 pytestmark = pytest.mark.uncounted
@@ -49,6 +51,26 @@ def test_no_model_library_and_nothing_of_the_host_project(
 
 def test_the_client_does_not_load_celery_until_it_is_needed(tmp_path: Path) -> None:
     assert "celery" not in modules_after("from producer import Client; Client()", tmp_path)
+
+
+PLAN = """
+import sys
+from producer import Client
+import producer.datasets
+from celeriac.datasets import planner, sources
+
+assert len(planner.plan(sources.open_source("rows.parquet")).chunks) == 1
+print([name for name in ("kombu", "pyarrow.compute", "pyarrow.csv") if name in sys.modules])
+"""
+
+
+def test_who_submits_parquet_loads_no_parser_of_text(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": [1.0, 2.0]}), tmp_path / "rows.parquet")
+    ran = subprocess.run(
+        [sys.executable, "-c", PLAN], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        check=True,
+    )  # fmt: skip
+    assert ran.stdout == "[]\n"
 
 
 GATEWAY = "import producer.gateway.server, producer.cli.gateway"

@@ -17,7 +17,9 @@ from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
 from celeriac.messages import MAINTENANCE_QUEUE
+from celeriac.settings import BrokerSettings, Settings
 from producer import wire
+from producer.broker import connect
 from tests.waiting import wait_until
 from workers import lease
 from workers.connections import Connection
@@ -50,6 +52,22 @@ def test_every_connection_of_a_worker_is_one_of_these() -> None:
         timeout=60,
     ).stdout
     assert said == 2 * "workers.connections Connection\nworkers.transport Transport\n"
+
+
+def test_no_connection_reads_the_metadata_of_a_package(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> str:
+        raise AssertionError("the metadata were read")
+
+    monkeypatch.setattr("redis.utils.get_lib_version", refused)
+    client = connect(Settings(broker=BrokerSettings(url=server.url)))
+    name = client.client_info()
+    assert (name["lib-name"], name["lib-ver"]) == ("redis-py", redis.__version__)
+    connection = Connection(server.url, transport=Transport)
+    assert connection.default_channel.client.ping()
+    connection.close()
+    client.close()
 
 
 def test_a_connection_that_is_lost_with_a_message_in_hand(server: EmbeddedServer) -> None:
