@@ -43,6 +43,7 @@ MESSAGE_CHARS = 200
 _MEANINGS = {
     errors.DatasetError.code: "the row cannot be read",
     errors.InvalidItem.code: "the row does not fit the model's input",
+    errors.PayloadTooLarge.code: "the row is larger than an item may be",
     errors.ModelFailed.code: "the model raised an error on the row",
     errors.NonFiniteOutput.code: "the model answered NaN or infinity",
     errors.ResourceExhausted.code: "there was not enough memory for the row",
