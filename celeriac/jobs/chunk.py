@@ -103,6 +103,8 @@ def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
         failed += bad
         del rows  # before the next ones are read
     table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    tables.clear()  # or all of the part is there twice until it is written
+    give_back(table.nbytes)  # what the inputs took; the part and its sample take more now
     found = np.concatenate(numbers)
     if plan.scoring.error_column:
         table = with_unreadable(table, found, unreadable, chunk)

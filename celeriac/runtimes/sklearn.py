@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from celeriac import errors
+from celeriac.outputs import concat
 from celeriac.registry.manifest import Architecture, InputSchema, ModelVersion, OutputSchema
 from celeriac.runtimes import LoadOptions, Output, Saved, frameworks, library
 from celeriac.runtimes.sklearn_direct import UNKNOWN, UNUSUAL, Found, direct
@@ -63,6 +64,9 @@ TRUSTED = (
 """Parts of scikit-learn's own estimators that skops does not list: data containers, kernels and
 losses. None of them calls what a file names."""
 
+COPY_BYTES = 2_000_000
+"""Of the rows that a pipeline's steps are given at once: each of them makes a copy."""
+
 _TORCH_WRAPPER = "sklearn.externals.array_api_compat.torch"
 _BY_ARGMAX = ("RandomForestClassifier", "ExtraTreesClassifier")
 """Estimators whose ``predict`` is by definition the most probable class: half the work."""
@@ -92,8 +96,14 @@ class SklearnModel:
         found = self._shortly(inputs)
         if found is not None:
             return found
-        if self._transform is not None:
-            inputs = self._transform.transform(inputs)
+        if self._transform is None:
+            return self._answered(inputs)
+        return concat([
+            self._answered(self._transform.transform(rows)) for rows in _in_parts(inputs)
+        ])
+
+    def _answered(self, inputs: Any) -> Output:
+        """By the last step, or the only one."""
         if self._gives_scores:
             return Output(values=-np.asarray(self._estimator.score_samples(inputs)))
         if not self._output.probabilities:
@@ -121,6 +131,13 @@ class SklearnModel:
         if self._output.kind == "regressor":
             return Output(values=found)
         return Output(values=self._estimator.classes_[found.argmax(axis=1)], probabilities=found)
+
+
+def _in_parts(inputs: Any) -> list[Any]:
+    """Rows of an array, as equal parts as can be; whatever else it is in one piece."""
+    if not isinstance(inputs, np.ndarray) or inputs.nbytes <= COPY_BYTES:
+        return [inputs]
+    return np.array_split(inputs, min(len(inputs), -(-inputs.nbytes // COPY_BYTES)))
 
 
 def _is_outlier_detector(estimator: Any) -> bool:
