@@ -149,6 +149,9 @@ def _batches(source: Path, columns: Columns) -> Iterator[list[tuple[Any, Any, An
         raise errors.UnreadableFile(f"{source} cannot be read: {error}") from error
 
 
+_BEGINNING_BYTES = 65_536
+
+
 def _open(source: Path, wanted: Sequence[str]) -> Iterator[Any]:
     import pyarrow as pa
     from pyarrow import csv, json, parquet
@@ -167,6 +170,9 @@ def _open(source: Path, wanted: Sequence[str]) -> Iterator[Any]:
         with csv.open_csv(source, convert_options=convert, parse_options=options) as file:
             yield from file
     elif source.suffix in (".jsonl", ".ndjson"):
+        with source.open("rb") as stream:
+            if stream.read(_BEGINNING_BYTES).lstrip().startswith(b"null"):  # it would end Arrow
+                raise errors.DatasetError(f"{source.name} cannot be read: row 1 is not an object")
         yield from json.read_json(source).to_batches(ROWS_AT_ONCE)
     else:
         raise errors.DatasetError(

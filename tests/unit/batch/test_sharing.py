@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from celeriac import errors
-from celeriac.datasets import ahead, sharing, sources
+from celeriac.datasets import ahead, jsonl, sharing, sources
 from celeriac.datasets.ahead import in_order
 from celeriac.datasets.copies import Copies
 from celeriac.datasets.planner import plan
@@ -135,6 +135,11 @@ JSONL_FILES = [
     b'\xef\xbb\xbf{"id": 5, "text": "e"}\nno\n{"id": 7, "text": "\xff"}\n',
     b'{"id": 8, "n": "eight"}\n[1]\n', b'{"id": 9}\n\r', b'\n\n{"id": 10, "n": 10}\n',
 ]
+ODD_JSONL_FILES = [
+    b'{"id": 1} {"id": 2}\n{"id": 3}\n', b'  \n{"id": 4}\n',  # for Arrow three rows and one
+    b'null\n{"id": 5}\n', b'{"id": 6}\nnull\n{"id": 7}\n',
+]
+"""Lines that Arrow's parser takes for more rows or fewer; a first ``null`` kills its process."""
 
 
 def write_text(folder: Path, kind: str, contents: list[bytes]) -> Path:
@@ -147,6 +152,24 @@ def write_text(folder: Path, kind: str, contents: list[bytes]) -> Path:
     for number, content in enumerate(contents):
         (folder / f"{number:04d}{kind}").write_bytes(pack.get(suffix, bytes)(content))
     return folder
+
+
+@pytest.mark.parametrize("most_files", [1_000, 1])
+def test_a_line_is_a_row_whatever_a_parser_makes_of_it(
+    tmp_path: Path, most_files: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "MOST_FILES", most_files)
+    source = write_text(tmp_path / "in", ".jsonl", ODD_JSONL_FILES)
+    rows, bad = read_all(plan(open_source(source)))
+    assert [row["id"] for row in rows] == [3, 4, 5, 6, 7]
+    assert [(Path(path).stem, one.row) for path, one in bad] == [
+        ("0000", 1), ("0001", 1), ("0002", 1), ("0003", 2),
+    ]
+
+
+def test_braces_in_texts_are_not_taken_for_rows() -> None:
+    """Lines that are looked at one by one take several times as long."""
+    assert not jsonl._is_odd(rb'{"text": "\frac{a}{b} {c}{}, {\"d\"} {\"e\"}", "n": null}' + b"\n")
 
 
 def write_parquet(folder: Path, count: int) -> Path:

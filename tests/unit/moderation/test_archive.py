@@ -96,6 +96,7 @@ def test_images_lie_beside_the_archive(tmp_path: Path) -> None:
         ("id,text\n1,a\n", "a.txt", Columns(), "an archive is a .csv, .jsonl or .parquet file"),
         ("id,text\n1,a,3\n", "a.csv", Columns(), "a.csv cannot be read"),
         ("{", "a.jsonl", Columns(), "a.jsonl cannot be read"),
+        ("\nnull\n{}\n", "a.jsonl", Columns(), "a.jsonl cannot be read: row 1 is not an object"),
         ("no parquet", "a.parquet", Columns(), "a.parquet cannot be read"),
         ("id,text\n,a\n", "a.csv", Columns(id="id"), "row 1 of a.csv has no id"),
     ],
