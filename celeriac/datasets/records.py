@@ -13,6 +13,10 @@ Format = Literal["parquet", "csv", "jsonl"]
 SourceFormat = Literal["parquet", "csv", "jsonl", "images"]
 Compression = Literal["", "gzip", "zstd"]
 """Around a whole file; what Parquet compresses inside is its own affair."""
+COMPRESSIONS: dict[str, Compression] = {
+    ".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd",
+}
+"""By the suffix of a file's name."""
 Period = Literal["day", "week", "month", "quarter", "year"]
 """A week begins on Monday."""
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from celeriac.datasets.records import Chunk, RowError, SourceFile
+from celeriac.datasets.records import COMPRESSIONS, Chunk, RowError, SourceFile
 
 SMALL_BYTES = 1 << 18
 """Of a file's content, at most: one that is larger has its own chunks, which cost less than its
@@ -98,3 +99,10 @@ def named(files: Sequence[SourceFile], chunk: Chunk) -> str:
 def is_shared(chunks: Iterable[Chunk]) -> bool:
     """True if any chunk holds several files."""
     return any(chain.from_iterable(chunk.pieces for chunk in chunks))
+
+
+def is_unpacked_late(files: Iterable[SourceFile]) -> bool:
+    """True if the chunk of any compressed file reads it as it is, for there is no copy."""
+    return any(
+        not file.copy and PurePosixPath(file.path).suffix.lower() in COMPRESSIONS for file in files
+    )

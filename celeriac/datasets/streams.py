@@ -11,13 +11,11 @@ import pyarrow as pa
 
 from celeriac import errors
 from celeriac.datasets.places import Place, place
-from celeriac.datasets.records import Chunk, Compression, SourceFile
+from celeriac.datasets.records import COMPRESSIONS, Chunk, Compression, SourceFile
 
 HEAD_BYTES = 1 << 22
 """How much of a file decides the types of its columns."""
 LONGEST_HEAD_BYTES = 1 << 27
-_SUFFIXES: dict[str, Compression] = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd",
-                                     ".zstd": "zstd"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Head:
 
 def compression_of(path: Place) -> Compression:
     """How the whole file is compressed, by its suffix."""
-    return _SUFFIXES.get(path.suffix.lower(), "")
+    return COMPRESSIONS.get(path.suffix.lower(), "")
 
 
 def read_head(path: Place) -> Head:

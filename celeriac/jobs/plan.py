@@ -20,11 +20,12 @@ from celeriac.datasets.records import (
     SourceFile,
     SourceFormat,
 )
-from celeriac.datasets.sharing import is_shared
+from celeriac.datasets.sharing import is_shared, is_unpacked_late
 
 CONTRACT = 1
 SHARING_CONTRACT = 2
-"""Of a plan in which small files share chunks, which older releases cannot read."""
+"""Of a plan in which small files share chunks, or are unpacked by them, which older releases would
+misread."""
 DEFAULT_TENANT = "default"
 """Whose the jobs are that were not asked for over HTTP."""
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -137,8 +138,9 @@ def make_plan(  # noqa: PLR0913 - what a job is made of
     max_error_share: float = 1.0, sample_rows: int = 0, tenant: str = DEFAULT_TENANT,
 ) -> JobPlan:
     """The header of a job."""
+    is_new = is_shared(dataset.chunks) or is_unpacked_late(dataset.files)
     return JobPlan(
-        contract=SHARING_CONTRACT if is_shared(dataset.chunks) else CONTRACT,
+        contract=SHARING_CONTRACT if is_new else CONTRACT,
         job_id=job_id,
         fingerprint=fingerprint(dataset, scoring),
         source=source,

@@ -407,6 +407,8 @@ def test_releases_that_know_no_shared_chunks_refuse_their_plan(tmp_path: Path) -
     assert folder.chunks(job) == chunks
     alone = make_job(source / "0000.csv", tmp_path / "alone")[1]
     assert alone.contract == 1
+    packed = write_text(tmp_path / "packed", ".csv.gz", CSV_FILES[:1])
+    assert make_job(packed, tmp_path / "unpacked")[1].contract == 2
     later = json.loads(folder.job.read_bytes()) | {"contract": 3}
     Path(str(folder.job)).write_text(json.dumps(later))
     with pytest.raises(errors.JobNotFound, match="has contract 3, this release reads 1 and 2"):
