@@ -214,10 +214,13 @@ class JobHandle:
 
         ``max_error_share`` takes the place of the one that the job was submitted with. Harmless
         for a job that is running: what runs goes on. Chunks that were given up are tried again,
-        unless they were dropped. Raises JobNotFound if the folder cannot be read here.
+        unless they were dropped; so are those of a job that has ended in which files could not be
+        read. Raises JobNotFound if the folder cannot be read here.
         """
         plan = self._folder.load()
         if read_manifest(self._folder) is None:
+            if self.status().state.is_final:  # nobody is at work on it
+                self._folder.forget(self._folder.unread(plan))
             publish_missing(
                 self._broker, self._folder, plan, self._folder.chunks(plan),
                 max_error_share=check_share(max_error_share),
@@ -235,6 +238,13 @@ class JobHandle:
             for one in (manifest.dead if manifest else ())
         ]
 
+    def unread(self) -> list[int]:
+        """The chunks of a finished job that lack rows of files which could not be read."""
+        manifest = read_manifest(self._folder)
+        if manifest is None or errors.UnreadableFile.code not in manifest.failures:
+            return []
+        return self._folder.unread(self._folder.load())
+
     def planned(self, chunk: int) -> PlannedChunk:
         """Which rows a chunk has. Raises JobNotFound, or RequestError for a wrong number."""
         plan = self._folder.load()
@@ -247,7 +257,8 @@ class JobHandle:
         return PlannedChunk(named(plan.files, found), found.first_row + 1, found.rows)
 
     def requeue(self, chunks: Sequence[int] = ()) -> int:
-        """Try chunks again that were given up (default: all but the dropped ones); how many.
+        """Try chunks again that were given up, or lack rows of files which could not be read
+        (default: all but the dropped ones); how many.
 
         A job that has ended is opened again: its manifest goes until it ends anew. Raises
         RequestError while the job is finalizing or if it was cancelled.
@@ -257,7 +268,8 @@ class JobHandle:
             one.chunk for one in self.dead()
             if (one.chunk in wanted if wanted else not one.dropped)
         ]
-        if not found:
+        unread = [chunk for chunk in self.unread() if not wanted or chunk in wanted]
+        if not found and not unread:
             return 0
         plan = self._folder.load()
         status = self.status()
@@ -266,12 +278,17 @@ class JobHandle:
                 f"job {self.id} is {status.state}: its chunks cannot be tried again now"
             )
         self._folder.reopen(found)
-        with redis_errors(self._broker):
-            count, change = self._ledger.requeue_dead(self.id, found)
-            waves.publish(self._broker, Job.of_plan(plan, str(self.output)), change)
-        if not count:  # Redis has forgotten the job
+        self._folder.forget(unread)  # not before the manifest, which vouches for them
+        count = self._requeue_dead(plan, found) if found else 0
+        if unread or not count:  # or Redis has forgotten the job
             publish_missing(self._broker, self._folder, plan, self._folder.chunks(plan))
-        return len(found)
+        return len(found) + len(unread)
+
+    def _requeue_dead(self, plan: JobPlan, chunks: Sequence[int]) -> int:
+        with redis_errors(self._broker):
+            count, change = self._ledger.requeue_dead(self.id, chunks)
+            waves.publish(self._broker, Job.of_plan(plan, str(self.output)), change)
+        return count
 
     def drop(self, chunks: Sequence[int]) -> list[int]:
         """Have chunks that were given up stay so, also after ``resume``; those that were."""

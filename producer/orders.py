@@ -165,6 +165,7 @@ def _submit(
 def _go_on(broker: Broker, folder: JobFolder, held: JobPlan, order: Order) -> None:
     manifest = read_manifest(folder)
     if manifest is None:
+        folder.forget(folder.unread(held))  # nobody is at work on a job that is planned
         publish_missing(
             broker, folder, held, folder.chunks(held), max_error_share=order.resume_share,
             expires_ms=order.expires_ms, validated=True,

@@ -332,6 +332,10 @@ class FakeJob:
         """No chunk was given up."""
         return []
 
+    def unread(self) -> list[int]:
+        """Every file was read."""
+        return []
+
     def planned(self, chunk: int) -> PlannedChunk:
         """Raises RequestError: there are no chunks."""
         raise errors.RequestError("a fake job has no chunks")

@@ -19,7 +19,7 @@ from celeriac.datasets.places import S3Path, is_s3, place
 from celeriac.datasets.records import Chunk, DatasetColumn, RowError, SourceFile, SourceFormat
 from celeriac.datasets.scan import joined
 from celeriac.datasets.sharing import named
-from celeriac.datasets.streams import read_range
+from celeriac.datasets.streams import naming, read_range
 
 
 @dataclass(frozen=True)
@@ -227,14 +227,15 @@ def _unchanged(file: SourceFile) -> Iterator[None]:
 
 def _check_unchanged(file: SourceFile) -> None:
     path = place(file.copy or file.path)
-    try:
-        found = path.stat()
-        etag = path.etag() if isinstance(path, S3Path) and file.etag else file.etag
-    except FileNotFoundError as error:
-        raise errors.DatasetError(
-            f"{path}: no such file; the job reads it where it was submitted, so workers must see "
-            "the same folder"
-        ) from error
+    with naming(path):
+        try:
+            found = path.stat()
+            etag = path.etag() if isinstance(path, S3Path) and file.etag else file.etag
+        except FileNotFoundError as error:
+            raise errors.DatasetError(
+                f"{path}: no such file; the job reads it where it was submitted, so workers must "
+                "see the same folder"
+            ) from error
     if file.copy:  # it is ours, and named by its content
         return
     if (found.st_size, found.st_mtime_ns, etag) != (file.size, file.mtime_ns, file.etag):

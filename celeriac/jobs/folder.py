@@ -201,6 +201,19 @@ class JobFolder:
             return None
         return record
 
+    def unread(self, plan: JobPlan) -> list[int]:
+        """The chunks that are done but for rows of files that could not be read."""
+        if plan.contract != SHARING_CONTRACT:
+            return []  # a chunk of one file is read or given up
+        records = map(self.read_record, range(plan.chunks))
+        code = errors.UnreadableFile.code
+        return [one.chunk for one in records if one is not None and code in one.failures]
+
+    def forget(self, chunks: Iterable[int]) -> None:
+        """Have chunks scored again; nobody may be at work on the job."""
+        for chunk in chunks:
+            self.record(chunk).unlink(missing_ok=True)
+
     def drop(self, chunk: int, reason: str) -> None:
         """Note that a chunk is not to be scored any more."""
         write_file(self.drop_mark(chunk), reason.encode())

@@ -42,6 +42,9 @@ MESSAGE_CHARS = 200
 
 _MEANINGS = {
     errors.DatasetError.code: "the row cannot be read",
+    errors.UnreadableFile.code: (
+        "the row's file could not be read; celeriac batch dead requeue tries it again"
+    ),
     errors.InvalidItem.code: "the row does not fit the model's input",
     errors.PayloadTooLarge.code: "the row is larger than an item may be",
     errors.ModelFailed.code: "the model raised an error on the row",

@@ -192,7 +192,8 @@ def resume(
     ] = LONGEST_WAIT_S,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a job that was cancelled, has failed or was lost; done chunks stay done."""
+    """Go on with a job that was cancelled, has failed or was lost; done chunks stay done, unless
+    files of theirs could not be read."""
     def resumed(broker: Broker) -> JobHandle:
         handle = open_job(broker, job)
         handle.resume(max_error_share)

@@ -12,7 +12,10 @@ from producer.cli import terminal
 from producer.cli.jobs import Job, open_broker, open_job
 from producer.jobs import JobHandle
 
-app = typer.Typer(no_args_is_help=True, help="Chunks that were tried and given up.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Chunks that were tried and given up, in part where only some of their files are damaged.",
+)
 
 REASON_SHOWN = 300
 Chunks = Annotated[list[int], typer.Argument(min=0, help="Numbers of the chunks.")]
@@ -20,10 +23,17 @@ Chunks = Annotated[list[int], typer.Argument(min=0, help="Numbers of the chunks.
 
 @app.command("list")
 def list_(job: Job) -> None:
-    """The chunks of JOB that were given up."""
+    """The chunks of JOB that were given up, and those that lack rows of damaged files."""
     with open_broker() as broker:
         handle = open_job(broker, job)
-        dead = handle.dead()
+        dead, unread = handle.dead(), handle.unread()
+    if unread:
+        what = f"{len(unread):,} chunks" if len(unread) > 1 else f"chunk {unread[0]}"
+        terminal.console().print(
+            f"job {handle.id}: files of {what} could not be read: their rows are in "
+            f"{handle.output}/errors as {errors.UnreadableFile.code}; "
+            f"`celeriac batch dead requeue {handle.id}` tries them again", soft_wrap=True,
+        )
     if not dead:
         terminal.console().print(f"job {handle.id}: no chunk was given up")
         return
@@ -62,7 +72,7 @@ def requeue(
     """Try chunks of JOB again. A job that has ended goes on, and ends anew."""
     with open_broker() as broker:
         handle = open_job(broker, job)
-        for chunk in chunks or ():
+        for chunk in {*(chunks or ())} - {*handle.unread()}:
             _find(handle, chunk)
         count = handle.requeue(chunks or ())
     if not count:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -750,6 +752,48 @@ def test_chunks_that_were_given_up(
     assert handle.status().rows_ok == 99
     assert "no chunk was given up" in cli("dead", "list", handle.id)[1]
     assert "no chunk was given up" in cli("dead", "list", str(handle.output))[1]
+    assert "no chunk was given up" in cli("dead", "requeue", handle.id)[1]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.1])
+def test_rows_of_a_file_that_is_mended_come_back(
+    cli: Callable[..., tuple[int, str]], submit: Callable[..., JobHandle],
+    redis_client: redis.Redis, tmp_path: Path, share: float,
+) -> None:
+    """After ``requeue`` of a job that has its output, or ``resume`` of one that gave up."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for number in range(3):
+        data = gzip.compress(b"text\na%d\nb%d\n" % (number, number))
+        (folder / f"{number}.csv.gz").write_bytes(data)
+    handle = submit(source=folder, max_error_share=share)
+    assert handle.requeue() == 0
+    damaged = folder / "1.csv.gz"
+    whole, state = damaged.read_bytes(), damaged.stat()
+
+    def write(data: bytes) -> None:
+        damaged.write_bytes(data)
+        os.utime(damaged, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+    write(b"?" * len(whole))
+    work(redis_client)
+    status = handle.status()
+    assert (status.rows_failed, status.chunks_dead) == (2, 0)
+    if share == 1.0:
+        assert status.state == "completed_with_errors"
+        assert "files of chunk 0 could not be read" in cli("dead", "list", handle.id)[1]
+        assert "1 chunk is tried again" in cli("dead", "requeue", handle.id, "0")[1]
+        work(redis_client)  # it is still damaged
+        assert handle.status().rows_failed == 2
+    else:
+        assert status.state == "failed"
+    write(whole)
+    assert handle.requeue() == 1 if share == 1.0 else handle.resume()
+    work(redis_client)
+    status = handle.status()
+    assert (status.state, status.rows_ok, status.rows_failed) == ("completed", 6, 0)
+    assert handle.results()["text"].to_pylist() == ["a0", "b0", "a1", "b1", "a2", "b2"]
+    assert not list((handle.output / "errors").iterdir())
     assert "no chunk was given up" in cli("dead", "requeue", handle.id)[1]
 
 

@@ -292,6 +292,25 @@ def damage(path: Path) -> None:
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
+def test_a_file_that_cannot_be_looked_at_is_spared_like_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = planned_of(write_text(tmp_path / "in", ".csv", CSV_FILES[:2]))
+    (chunk,) = planned.chunks
+    stat = Path.stat
+
+    def fail(path: Path, **options: Any) -> os.stat_result:
+        if path.name == "0001.csv":
+            raise OSError(5, "Input/output error")
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", fail)
+    what = (planned.format, planned.files, chunk, planned.columns, ["id"])
+    with pytest.raises(errors.UnreadableFile, match=r"0001\.csv: cannot be read: Input/output"):
+        read_chunk(*what)
+    assert [one.row for one in read_chunk(*what, spares=True).errors] == [3, 4]
+
+
 @pytest.mark.parametrize("kind", [".csv.gz", ".parquet"])
 @pytest.mark.parametrize("at", [1, 5])
 def test_a_damaged_file_costs_its_own_rows_in_the_end(
