@@ -18,6 +18,7 @@ from workers.device_loss import LOSS
 from workers.lane import Lane
 from workers.lane_events import LaneEvents
 from workers.roles import Role
+from workers.watchdog import WatchdogStep
 
 log = get_logger(__name__)
 
@@ -28,7 +29,7 @@ _GRACE_S = 1.0
 class LaneStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """Starts the lane with the worker, and drains it at the worker's stop."""
 
-    requires = ("celery.worker.components:Pool",)
+    requires = ("celery.worker.components:Pool", WatchdogStep)  # its first pass is watched
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)

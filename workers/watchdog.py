@@ -73,6 +73,8 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def start(self) -> None:
+        """The timer runs when this returns; the thread may come later."""
+        self._arm()
         self._thread.start()
 
     def stop(self) -> None:

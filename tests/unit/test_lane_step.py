@@ -1,13 +1,27 @@
-"""What a lane does before its thread starts."""
+"""What happens before a lane's thread starts."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
+from celery import bootsteps
 
 from celeriac import errors
-from workers import lane_step
+from workers import lane_step, watchdog
+
+WITHOUT_A_TURN = """
+import threading, time
+from workers.watchdog import Watchdog
+
+started = Watchdog(0.1, 0.1)
+started._thread = threading.Thread(target=lambda: None)
+started.start()
+time.sleep(20)
+print("not ended")
+"""
 
 
 def test_a_champion_that_has_just_gone_keeps_no_lane_from_starting(
@@ -26,3 +40,19 @@ def test_a_champion_that_has_just_gone_keeps_no_lane_from_starting(
     )
     lane_step._prepare_counting()
     assert prepared == ["here@2"]
+
+
+def test_the_first_pass_of_a_lane_is_watched() -> None:
+    """Steps are a set: those that do not name each other start in any order."""
+    steps = bootsteps.Blueprint(steps=[lane_step.LaneStep, watchdog.WatchdogStep])
+    order = list(steps._finalize_steps(steps.claim_steps()))
+    assert order.index(watchdog.WatchdogStep) < order.index(lane_step.LaneStep)
+
+
+def test_a_watch_that_has_started_needs_no_turn_of_its_thread() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT_A_TURN], capture_output=True, text=True, check=False,
+        timeout=60,
+    )  # fmt: skip
+    assert ran.returncode == 1, ran.stdout
+    assert "Timeout" in ran.stderr
