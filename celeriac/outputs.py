@@ -59,6 +59,19 @@ def concat(parts: Sequence[Output]) -> Output:
     )
 
 
+def in_order(output: Output, order: np.ndarray[Any, Any]) -> Output:
+    """The answers at the positions ``order``, one after the other."""
+    values = output.values
+    if isinstance(values, list):
+        return Output(values=[values[at] for at in order.tolist()])
+    probabilities: Any = output.probabilities
+    if isinstance(probabilities, list):
+        probabilities = [column[order] for column in probabilities]
+    elif probabilities is not None:
+        probabilities = probabilities[order]
+    return Output(values=values[order], probabilities=probabilities)
+
+
 def from_logits(
     logits: np.ndarray[Any, Any], labels: list[Any]
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

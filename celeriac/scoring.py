@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from celeriac import errors, passes, runtimes
-from celeriac.inputs import IMAGE_COLUMN, Limits, collate, collate_table, take
+from celeriac.inputs import IMAGE_COLUMN, Limits, collate, collate_table
+from celeriac.isolation import is_out_of_memory, isolate, item_error, pass_on
 from celeriac.logs import get_logger
-from celeriac.outputs import Output, TableAnswers, answers, concat, table_answers, together
+from celeriac.outputs import TableAnswers, answers, table_answers, together
 from celeriac.registry.manifest import ModelVersion
 from celeriac.registry.store import Registry
 
@@ -22,9 +22,6 @@ _RELATIVE, _ABSOLUTE = 1e-4, 1e-6
 
 IMAGES_BYTES = 64_000_000
 """How large the images of a dataset that are decoded at once may become."""
-
-_PROBES = 16
-"""Single items to try before a large batch that failed is taken apart."""
 
 
 class Scorer:
@@ -114,7 +111,7 @@ class Scorer:
             with passes.under_way(self.name, self.version, len(items)):
                 return self.score(items)
         except Exception as error:
-            _pass_on(error)
+            pass_on(error)
             if len(items) == 1:
                 log.exception("item failed outside the model", model=self.ref)
                 return [{"error": _outside(error).to_wire()}]
@@ -188,38 +185,6 @@ def limits_of(options: runtimes.LoadOptions) -> Limits:
     return Limits(item_bytes=options.max_item_bytes, image_pixels=options.max_image_pixels)
 
 
-def isolate(
-    model: runtimes.Model, inputs: Any, count: int
-) -> tuple[Output | None, Sequence[int], dict[int, errors.CeleriacError]]:
-    """Predict ``count`` collated inputs; where that fails, halve until only the bad ones are left.
-
-    Returns the output of the good ones (None: there are none), their positions, and the errors of
-    the others. If single items from all over a large batch fail too, the model is at fault rather
-    than an item, and all fail alike.
-    """
-    parts: list[tuple[int, int, Output]] = []
-    failed: dict[int, errors.CeleriacError] = {}
-    waiting = deque([(0, count)] if count else [])
-    while waiting:
-        start, stop = waiting.popleft()
-        try:
-            parts.append((start, stop, _predict(model, inputs, start, stop)))
-        except Exception as error:  # noqa: BLE001 - a model may raise anything
-            _pass_on(error)
-            if stop - start == 1:
-                failed[start] = _item_error(error)
-            elif stop - start == count and (common := _common_error(model, inputs, count)):
-                return None, (), dict.fromkeys(range(count), common)
-            else:
-                middle = (start + stop) // 2
-                waiting.extend(((start, middle), (middle, stop)))
-    parts.sort(key=lambda part: part[0])
-    if not failed and len(parts) == 1:
-        return parts[0][2], range(count), failed
-    kept = [position for start, stop, _ in parts for position in range(start, stop)]
-    return (concat([output for _, _, output in parts]) if parts else None), kept, failed
-
-
 def same_answer(expected: dict[str, Any], found: dict[str, Any]) -> bool:
     """True if two answers agree: labels equal, numbers within tolerance."""
     return _close(essence(expected), essence(found))
@@ -245,54 +210,9 @@ def _close(expected: Any, found: Any) -> bool:
     return bool(expected == found)
 
 
-def _predict(model: runtimes.Model, inputs: Any, start: int, stop: int) -> Output:
-    passes.next_pass()
-    return model.predict(take(inputs, start, stop))
-
-
-def _common_error(model: runtimes.Model, inputs: Any, count: int) -> errors.CeleriacError | None:
-    """The error of all items, if single ones from all over a large batch fail; otherwise None."""
-    if count < 4 * _PROBES:
-        return None
-    found: list[errors.CeleriacError] = []
-    for probe in range(_PROBES):
-        position = probe * (count - 1) // (_PROBES - 1)
-        try:
-            _predict(model, inputs, position, position + 1)
-        except Exception as error:  # noqa: BLE001
-            _pass_on(error)
-            found.append(_item_error(error))
-        else:
-            return None
-    if len({error.message for error in found}) > 1:
-        # Each tells of its own item, which is nobody else's to read.
-        return errors.ModelFailed("the model fails with every item; send one alone for the reason")
-    return found[0]
-
-
-def _pass_on(error: Exception) -> None:
-    # A time limit of the task that we run in is not a failure of the model. It is known by its
-    # name, because the model half does not import Celery. With a lost GPU all items fail.
-    if isinstance(error, errors.DeviceLost) or type(error).__name__ == "SoftTimeLimitExceeded":
-        raise error
-
-
-def _item_error(error: Exception) -> errors.CeleriacError:
-    if isinstance(error, errors.ItemError):
-        return error
-    if _is_out_of_memory(error):
-        return errors.ResourceExhausted("not enough memory for this item, even alone")
-    return errors.ModelFailed(f"the model raised {errors.told(error)}")
-
-
 def _outside(error: Exception) -> errors.CeleriacError:
     if isinstance(error, errors.CeleriacError):
         return error
-    if _is_out_of_memory(error):
-        return _item_error(error)
+    if is_out_of_memory(error):
+        return item_error(error)
     return errors.WorkerError("the item could not be scored; the worker's log names the reason")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # A GPU's memory: torch.OutOfMemoryError is no MemoryError.
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

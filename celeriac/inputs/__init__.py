@@ -6,11 +6,11 @@ pandas, pyarrow and numpy are imported only where a schema needs them.
 
 from __future__ import annotations
 
-from celeriac.inputs.collated import ARRAYS, Collated, take
+from celeriac.inputs.collated import ARRAYS, Collated, pick, take
 from celeriac.inputs.items import Limits, collate
 from celeriac.inputs.tables import IMAGE_COLUMN, collate_table, columns_needed
 
 __all__ = [
     "ARRAYS", "IMAGE_COLUMN", "Collated", "Limits", "collate", "collate_table", "columns_needed",
-    "take",
+    "pick", "take",
 ]

@@ -27,3 +27,8 @@ class Collated:
 def take(inputs: Any, start: int, stop: int) -> Any:
     """Rows ``start`` to ``stop`` of collated inputs, of whatever kind."""
     return inputs.iloc[start:stop] if hasattr(inputs, "iloc") else inputs[start:stop]
+
+
+def pick(inputs: Any, positions: Any) -> Any:
+    """The rows at an array of positions, of a frame or an array."""
+    return inputs.iloc[positions] if hasattr(inputs, "iloc") else inputs[positions]
