@@ -260,6 +260,8 @@ def _arrow(
         bad.append((row.number - 1, message, row.text, None))
         return "skip"
 
+    if data.startswith(_BOM):  # of a row, as where files were put together; Arrow drops one
+        data = _BOM + data
     table = arrow_csv.read_csv(
         pa.BufferReader(data),
         # One block: otherwise rows are numbered from the start of each block.

@@ -236,7 +236,9 @@ def _decoded(line: bytes) -> dict[str, Any] | str:
 
 def _is_odd(data: bytes) -> bool:
     """True if lines must be looked at one by one, for Arrow sees other rows in them."""
-    return bool(_NULL_FIRST.match(data)) or any(odd.search(data) for odd in _ODD)
+    if data.startswith(_BOM) or _NULL_FIRST.match(data):  # a mark within the file is no JSON
+        return True
+    return any(odd.search(data) for odd in _ODD)
 
 
 def _is_utf8(data: bytes) -> bool:

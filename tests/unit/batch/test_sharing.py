@@ -130,6 +130,7 @@ CSV_FILES = [
     b'id,text,n\n5,"e\ne ""e""",5\n\n6,f', b"\xef\xbb\xbfid,text,n\n7,\xff,7\n8,h,no\n",
     b"id,text,n\n\n9,i,9\r", b"id,text,n\n10,j,10\n11,k,11,11\n12,l,12",
 ]
+BOM = b"\xef\xbb\xbf"
 JSONL_FILES = [
     b'{"id": 1, "text": "a", "n": 1}\n{"id": 2}\n', b'{"id": 3, "n": 3}\r\n\r\n{"id": 4}',
     b'\xef\xbb\xbf{"id": 5, "text": "e"}\nno\n{"id": 7, "text": "\xff"}\n',
@@ -165,6 +166,22 @@ def test_a_line_is_a_row_whatever_a_parser_makes_of_it(
     assert [(Path(path).stem, one.row) for path, one in bad] == [
         ("0000", 1), ("0001", 1), ("0002", 1), ("0003", 2),
     ]
+
+
+@pytest.mark.parametrize(("kind", "data", "ids", "failed"), [
+    (".csv", b"id\n" + BOM + b"a\nb\n", ["\ufeffa", "b", "\ufeffa", "b"], []),
+    (".jsonl", BOM * 2 + b'{"id": "a"}\n{"id": "b"}\n', ["b", "b"], [1, 1]),
+])
+def test_a_mark_of_byte_order_in_a_row_stays_wherever_the_row_is(
+    tmp_path: Path, kind: str, data: bytes, ids: list[str], failed: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = write_text(tmp_path / "in", kind, [data, data])
+    for most in (1_000, 1):
+        monkeypatch.setattr(sharing, "MOST_FILES", most)
+        rows, bad = read_all(plan(open_source(source)))
+        assert [row["id"] for row in rows] == ids
+        assert [one.row for _, one in bad] == failed
 
 
 def test_braces_in_texts_are_not_taken_for_rows() -> None:
