@@ -31,7 +31,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.uncounted
 
-HANGS_S = 15.0
+HANGS_S = 10.0
 """So long is the receiver of alerts waited for."""
 
 

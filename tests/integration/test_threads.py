@@ -72,7 +72,7 @@ def test_a_real_time_worker_has_one_thread(
         check(client.predict("threads", [1.0]).value, 1)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_processes_of_a_batch_worker_share_the_cores(
     processes: int, settings: Settings, registry: Registry, redis_client: redis.Redis,
     start_worker: Callable[..., Any], tmp_path: Path,

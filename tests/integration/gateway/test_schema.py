@@ -26,10 +26,10 @@ from tests.integration.gateway.conftest import RunningGateway
 pytestmark = pytest.mark.uncounted
 
 FEW = hypothesis_settings(
-    max_examples=15, deadline=None, derandomize=True, database=None,
+    max_examples=10, deadline=None, derandomize=True, database=None,
     suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate],
 )
-MANY = hypothesis_settings(FEW, max_examples=150, derandomize=False)
+MANY = hypothesis_settings(FEW, max_examples=100, derandomize=False)
 REFUSED = ["400", "403", "404", "409", "413", "415", "422", "429"]
 LATE = "504"  # the answer to an X-Request-Timeout-Ms of 1
 UNLISTED = ("403", "404", "405", "429", "504")

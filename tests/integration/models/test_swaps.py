@@ -69,7 +69,7 @@ def test_no_request_fails_and_each_answer_names_its_version(life: Life, tmp_path
 
 def _job(life: Life, folder: Path):  # type: ignore[no-untyped-def]
     """A job of many chunks that is running."""
-    rows = 400_000
+    rows = 260_000
     pq.write_table(
         pa.table({"x0": [0.5] * rows, "x1": [0.5] * rows}), folder / "rows.parquet",
         row_group_size=200,
