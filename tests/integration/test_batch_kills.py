@@ -303,5 +303,3 @@ def a_redis_that_forgets_and_messages_that_vanish(
     status = bench.finish(handle)
     assert (status.state, status.rows_done) == ("completed_with_errors", ROWS)
     assert {file: file.stat().st_mtime_ns for file in parts} == parts  # only the rest was done
-
-

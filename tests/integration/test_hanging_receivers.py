@@ -95,5 +95,3 @@ def _make_due(client: redis.Redis, host: str) -> None:
         ), Limits(open=100, open_bytes=10_000, known=100), b"call")
     claims = ledger.claim("q", "m", worker="w", lease_s=60, message=b"call").taken
     assert ledger.commit((claim, b'{"model":"m"}') for claim in claims).hosts == (host,)
-
-

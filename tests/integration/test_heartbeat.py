@@ -14,7 +14,7 @@ from celeriac.messages import worker_key
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
 from celeriac.settings import Settings
-from tests.waiting import wait_until
+from tests.waiting import WAIT_S, wait_until
 from workers import heartbeat
 from workers.roles import ROLES
 
@@ -28,7 +28,7 @@ class SlowHost(ModelHost):
 
     def refresh(self, *, adopts: bool | None = None) -> None:
         self.is_loading.set()
-        assert self.may_end.wait(20)
+        assert self.may_end.wait(2 * WAIT_S)
 
     def tidy(self) -> None:
         self.has_ended.set()

@@ -16,7 +16,7 @@ from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
 from celeriac.scoring import Scorer
 from celeriac.settings import Settings
-from tests.waiting import wait_until
+from tests.waiting import WAIT_S, wait_until
 
 
 class Broken:
@@ -397,7 +397,7 @@ def test_a_trial_that_hangs_keeps_no_other_version_from_being_loaded(
 
     def trial(name: str, version: int) -> None:
         if version == hanging:
-            assert go.wait(20)
+            assert go.wait(2 * WAIT_S)
             raise errors.RegistryError("it hangs")
 
     host = ModelHost(registry, LoadOptions(), trial=trial)
@@ -422,7 +422,7 @@ def test_versions_that_hang_keep_neither_their_model_nor_others_waiting(
 
     def trial(name: str, version: int) -> None:
         if name == "echo" and version in hanging:
-            assert go.wait(20)
+            assert go.wait(2 * WAIT_S)
 
     host = ModelHost(registry, LoadOptions(), trial=trial, clock=lambda: clock[0])
     for version in hanging[:MAX_YOUNG]:

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time as clock, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,9 @@ from producer.cli import jobs, nightly as commands
 from producer.jobs import JobHandle
 from tasks.alerts import notify
 
-DAY = date(2026, 11, 21)
-DUE = datetime(2026, 11, 22, 2, tzinfo=UTC)
+DAY = datetime.now(UTC).date() - timedelta(days=5)
+"""Of this week: `celeriac nightly history` looks back a year at most."""
+DUE = datetime.combine(DAY + timedelta(days=1), clock(2), UTC)
 BEFORE, AFTER = DAY - timedelta(days=1), DAY + timedelta(days=1)
 
 

@@ -119,5 +119,3 @@ def filled_pipes(pid: int) -> int:
             os.close(end)
             found.update([pipe] if waiting[0] else [])
     return len(found)
-
-

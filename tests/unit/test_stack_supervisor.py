@@ -19,18 +19,18 @@ from tests.waiting import wait_until
 from workers import supervisor as supervisor_module
 from workers.supervisor import Backoff, ChildSpec, Supervisor, after_exit, describe_exit
 
-SLEEP = "import time; time.sleep(60)"
+SLEEP = "import time; time.sleep(600)"
 STUBBORN = """
 import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 pathlib.Path(sys.argv[1]).touch()
-time.sleep(60)
+time.sleep(600)
 """
 PARENT = """
 import pathlib, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 pathlib.Path(sys.argv[1]).write_text(str(child.pid))
-time.sleep(60)
+time.sleep(600)
 """
 LAST_WORD = """
 import pathlib, signal, sys, time
@@ -41,7 +41,7 @@ def end(*_):
     sys.exit(0)
 signal.signal(signal.SIGTERM, end)
 mark.touch()
-time.sleep(60)
+time.sleep(600)
 """
 
 

@@ -23,6 +23,9 @@ from tests.waiting import wait_until
 Start = Callable[..., RunningGateway]
 IDLE = "/v1/models/idle/predict"
 QUEUE = "realtime.gpu.idle"
+MINUTE = "X-Request-Timeout-Ms: 60000\r\n"
+GIVEN_UP_S = 30.0
+"""Before the time of a request that has a minute is over."""
 
 
 @pytest.fixture
@@ -35,14 +38,13 @@ def queue(gateway_settings: Settings) -> Iterator[redis.Redis]:
     client.close()
 
 
-def open_request(port: int, path: str = IDLE, item: Any = 1, **headers: str) -> socket.socket:
-    """A request whose answer is not read."""
+def open_request(port: int, path: str = IDLE, item: Any = 1) -> socket.socket:
+    """A request whose answer is not read, and which has a minute."""
     body = json.dumps({"item": item})
-    lines = [f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()]
     connection = socket.create_connection(("127.0.0.1", port))
     connection.sendall((
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
-        f"Content-Length: {len(body)}\r\n{''.join(lines)}\r\n{body}"
+        f"Content-Length: {len(body)}\r\n{MINUTE}\r\n{body}"
     ).encode())
     return connection
 
@@ -136,13 +138,17 @@ def test_more_requests_than_it_takes_are_refused_at_once(
     assert gateway.http.get("/health/ready").status == 200
     for connection in waiting:
         connection.close()
-    wait_until(lambda: not gateway.gateway.watches, "the requests to be given up")
+    wait_until(
+        lambda: not gateway.gateway.watches, "the requests to be given up", timeout_s=GIVEN_UP_S
+    )
     assert gateway.http.post("/v1/models/echo/predict", {"item": 5}).status == 200
 
 
 def test_bodies_that_are_held_are_bounded_together(start_gateway: Start) -> None:
     gateway = start_gateway(max_body_bytes=10_000)
-    head = f"POST {IDLE} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000\r\n\r\n".encode()
+    head = (
+        f"POST {IDLE} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000\r\n{MINUTE}\r\n"
+    ).encode()
     waiting = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(32)]
     for connection in waiting:
         connection.sendall(head + b" " * 9_999)
@@ -152,7 +158,9 @@ def test_bodies_that_are_held_are_bounded_together(start_gateway: Start) -> None
     assert answer.headers["retry-after"] == "1"
     for connection in waiting:
         connection.close()
-    wait_until(lambda: gateway.gateway.body_bytes == 0, "the bodies to be forgotten")
+    wait_until(
+        lambda: gateway.gateway.body_bytes == 0, "the bodies to be forgotten", timeout_s=GIVEN_UP_S
+    )
     assert gateway.http.post("/v1/models/echo/predict", {"item": "x" * 100}).status == 200
 
 
@@ -197,12 +205,15 @@ def test_work_of_a_caller_who_went_away_leaves_its_queue(
     http_client: Http, gateway: RunningGateway, queue: redis.Redis
 ) -> None:
     gone = [open_request(http_client.port, item=f"gone {number}") for number in range(3)]
-    stays = open_request(http_client.port, item="stays", X_Request_Timeout_Ms="20000")
+    stays = open_request(http_client.port, item="stays")
     wait_until(lambda: len(gateway.gateway.watches) == 4, "four requests under way")
     wait_until(lambda: queue.llen(QUEUE) >= 1, "messages in the queue")
     for connection in gone:
         connection.close()
-    wait_until(lambda: len(gateway.gateway.watches) == 1, "the requests to be given up")
+    wait_until(
+        lambda: len(gateway.gateway.watches) == 1, "the requests to be given up",
+        timeout_s=GIVEN_UP_S,
+    )
 
     def items() -> list[Any]:
         envelopes = [json.loads(json.loads(raw)["body"])[1] for raw in queue.lrange(QUEUE, 0, -1)]
@@ -217,10 +228,14 @@ def test_work_of_a_caller_who_went_away_leaves_its_queue(
 
 def test_a_caller_who_goes_away_within_its_body(http_client: Http, gateway: RunningGateway) -> None:
     connection = socket.create_connection(("127.0.0.1", http_client.port))
-    connection.sendall(b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{")
+    connection.sendall((
+        f"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n{MINUTE}\r\n{{"
+    ).encode())
     wait_until(lambda: gateway.gateway.watches, "the request")
     connection.close()
-    wait_until(lambda: not gateway.gateway.watches, "the request to be given up")
+    wait_until(
+        lambda: not gateway.gateway.watches, "the request to be given up", timeout_s=GIVEN_UP_S
+    )
 
 
 # --- what an answer says of its way --------------------------------------------------------------

@@ -86,7 +86,7 @@ def test_requests_under_way_are_counted(start_process: Start) -> None:
 
     assert under_way() == 0
     head = b"POST /v1/models/echo/predict HTTP/1.1\r\nHost: localhost\r\n"
-    head += b"Content-Length: 100\r\n\r\n"
+    head += b"Content-Length: 100\r\nX-Request-Timeout-Ms: 60000\r\n\r\n"
     waiting = [
         socket.create_connection(("127.0.0.1", process.http.port)) for _ in range(3)
     ]
@@ -95,7 +95,7 @@ def test_requests_under_way_are_counted(start_process: Start) -> None:
     wait_until(lambda: under_way() == 3)
     for connection in waiting:
         connection.close()
-    wait_until(lambda: under_way() == 0)
+    wait_until(lambda: under_way() == 0, timeout_s=30)  # before their minute is over
 
 
 def test_a_method_that_a_hot_path_does_not_take_has_its_route_in_log_and_metrics(

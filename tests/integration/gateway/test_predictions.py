@@ -419,7 +419,7 @@ def test_receivers_that_hang_hold_up_neither_another_nor_the_maintenance_role(
     put(web, "after", 1, "echo", webhook=receiver.url("/after"))
     wait_until(lambda: receiver.at("/after"), timeout_s=20)
     reconcile(direct, hooked)
-    wait_until(lambda: not direct.llen("maintenance"))  # the other process is free
+    wait_until(lambda: not direct.llen("maintenance"), timeout_s=20)  # the other process is free
 
     assert retried(web, "hangs-0-0", 1)["reason"].startswith("no answer from 127.0.0.1:")
     assert direct.exists(f"celeriac:webhooks:silent:{silent[0].host}")

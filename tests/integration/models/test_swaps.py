@@ -85,5 +85,3 @@ def _served(life: Life, version: int) -> None:
     spread = wait_served(life.redis, "swapped", version, "cpu", EFFECTIVE_S)
     assert spread.is_complete, spread.told()
     assert len(spread.workers) == 2
-
-
