@@ -70,7 +70,7 @@ class JobStatus:
     eta_s: float | None = None
     """At that rate; None unless chunks are being scored."""
     error: str = ""
-    """Why the job failed."""
+    """Why the job failed, or why no more is known of it."""
     created_at: datetime | None = None
     """UTC, as all times here."""
     started_at: datetime | None = None

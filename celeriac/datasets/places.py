@@ -237,7 +237,8 @@ def list_files(folder: Place, check: _Check | None = None) -> list[Listed]:
 
 
 def list_below(folder: Place, check: _Check | None = None) -> list[Listed]:
-    """The files in the folders of a folder, deep down, not those in itself; else as above.
+    """The files in the folders of a folder, deep down, not those in itself; else as above. Raises
+    DatasetError also for one of those that cannot be read.
 
     Folders whose names begin with ``.`` or ``_`` are not looked at, and links to folders are not
     followed.
@@ -250,7 +251,11 @@ def list_below(folder: Place, check: _Check | None = None) -> list[Listed]:
     files: list[Listed] = []
     while waiting:
         inner: list[str] = []
-        files += _files_in(waiting.pop(), check, inner)
+        at = waiting.pop()
+        try:
+            files += _files_in(at, check, inner)
+        except OSError as error:
+            raise _unreadable(Path(at), error) from error
         waiting += inner
     return files
 

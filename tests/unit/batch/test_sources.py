@@ -323,6 +323,24 @@ def test_images_beside_folders_of_images_and_in_them_are_all_rows(tmp_path: Path
     assert len(open_source(folder).files) == 1  # files of data are not looked for deep down
 
 
+def test_a_folder_of_images_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "b" / "c"
+    inner.mkdir(parents=True)
+    (tmp_path / "a.png").write_bytes(b"image")
+    opened = os.open
+
+    def refuse(path: str, flags: int) -> int:  # permissions do not stop root
+        if path == str(inner):
+            raise PermissionError(13, "Permission denied", path)
+        return opened(path, flags)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(errors.DatasetError, match=f"^{inner}: cannot be read: Permission denied$"):
+        open_source(tmp_path)
+
+
 @pytest.mark.parametrize("name", [b"a\xff.png", b"a\xff.csv"])
 def test_a_name_that_is_no_text_is_refused(tmp_path: Path, name: bytes) -> None:
     Path(os.fsdecode(bytes(tmp_path) + b"/" + name)).write_bytes(b"a\n1\n")
