@@ -49,6 +49,20 @@ def test_the_first_pass_of_a_lane_is_watched() -> None:
     assert order.index(watchdog.WatchdogStep) < order.index(lane_step.LaneStep)
 
 
+def test_nobody_looks_while_a_lane_drains(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(watchdog.Watchdog, "start", lambda _: said.append("looks"))
+    monkeypatch.setattr(watchdog.Watchdog, "stop", lambda _: said.append("looks no more"))
+    monkeypatch.setattr(lane_step.LaneStep, "start", lambda *_: said.append("lane"))
+    monkeypatch.setattr(lane_step.LaneStep, "stop", lambda *_: said.append("drains"))
+    worker = SimpleNamespace(steps=[])
+    worker.steps += [watchdog.WatchdogStep(worker), lane_step.LaneStep(worker)]
+    blueprint = bootsteps.Blueprint()
+    blueprint.start(worker)
+    blueprint.stop(worker)
+    assert said == ["looks", "lane", "looks no more", "drains"]
+
+
 def test_a_watch_that_has_started_needs_no_turn_of_its_thread() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", WITHOUT_A_TURN], capture_output=True, text=True, check=False,
