@@ -9,3 +9,4 @@ try:
 except CeleriacError as error:
     raise SystemExit(f"celeriac: {error.message}") from None
 flower.hide_running_arguments()
+flower.bound_end()

@@ -215,9 +215,10 @@ class JobHandle:
         ``max_error_share`` takes the place of the one that the job was submitted with. Harmless
         for a job that is running: what runs goes on. Chunks that were given up are tried again,
         unless they were dropped; so are those of a job that has ended in which files could not be
-        read. Raises JobNotFound if the folder cannot be read here.
+        read. Raises JobNotFound if the folder cannot be read here, and JobFailed if another job
+        has its place.
         """
-        plan = self._folder.load()
+        plan = self._folder.load_of(self.id)
         if read_manifest(self._folder) is None:
             if self.status().state.is_final:  # nobody is at work on it
                 self._folder.forget(self._folder.unread(plan))
@@ -247,7 +248,7 @@ class JobHandle:
 
     def planned(self, chunk: int) -> PlannedChunk:
         """Which rows a chunk has. Raises JobNotFound, or RequestError for a wrong number."""
-        plan = self._folder.load()
+        plan = self._folder.load_of(self.id)
         chunks = self._folder.chunks(plan)
         if not 0 <= chunk < len(chunks):
             raise errors.RequestError(
@@ -271,7 +272,7 @@ class JobHandle:
         unread = [chunk for chunk in self.unread() if not wanted or chunk in wanted]
         if not found and not unread:
             return 0
-        plan = self._folder.load()
+        plan = self._folder.load_of(self.id)
         status = self.status()
         if status.state not in _REQUEUES:
             raise errors.RequestError(
@@ -294,6 +295,8 @@ class JobHandle:
         """Have chunks that were given up stay so, also after ``resume``; those that were."""
         dead = {one.chunk: one for one in self.dead()}
         found = sorted(set(chunks) & set(dead))
+        if found:
+            self._folder.load_of(self.id)  # a folder that was deleted does not come back
         for chunk in found:
             self._folder.drop(chunk, dead[chunk].reason)
         if found:

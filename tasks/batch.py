@@ -169,7 +169,7 @@ def finalize(self: Task, job_id: str, output: str, v: int = 1) -> None:  # noqa:
         log.info("job needs no finaliser", state=state)
         return
     folder = JobFolder(output)
-    _open(folder, job_id)
+    folder.load_of(job_id)
     with ChunkLease(  # as long as it is at work, nobody sends another
         lambda: _still_finalizing(job_id), lease_s=reconciler.FINALIZER_S,
         timeout_s=FINALIZER_TIMEOUT_S,
@@ -362,7 +362,7 @@ def _plan(
 ) -> tuple[JobPlan, list[Chunk]]:
     """A plan of ten thousand chunks takes longer to read than a small one of them to score."""
     folder = _folder(output)
-    plan = _open(folder, job_id)
+    plan = folder.load_of(job_id)
     return plan, folder.chunks(plan)
 
 
@@ -385,13 +385,6 @@ def _predict_batch(scorer: Scorer, text_column: str | None) -> PredictBatch:
         return partial(scorer.score_table, text_column=text_column)
     recalling = RecallingScorer(scorer, get_worker_cache())
     return partial(recalling.score_table, text_column=text_column)
-
-
-def _open(folder: JobFolder, job_id: str) -> JobPlan:
-    plan = folder.load()
-    if plan.job_id != job_id:
-        raise errors.JobFailed(f"{folder.path} holds job {plan.job_id}, not {job_id}")
-    return plan
 
 
 def _stop(

@@ -192,9 +192,10 @@ class Stack:
     def _launch_valkey(self) -> None:
         port, folder = self.settings.stack.redis_port, self.state_dir / VALKEY
         _check_port(port, "the embedded Valkey", "CELERIAC_STACK_REDIS_PORT")
-        folder.mkdir(parents=True, exist_ok=True)
         # Its output is not ours to drain: a save of a large append-only file takes a while.
-        self._supervisor.launch(self._spec(VALKEY, valkey.command(port, folder), stage=0))
+        self._supervisor.launch(
+            self._spec(VALKEY, valkey.command(port, folder), stage=0, makes=folder)
+        )
         with contextlib.closing(connect(self.settings)) as client:
             self._await(lambda: [] if _answers(client) else [VALKEY], self._ready_s)
 
@@ -202,17 +203,20 @@ class Stack:
         self._write_tables()
         specs = [*map(self._worker_spec, self.roles), *self._gpu_specs()]
         if self._beat:
-            specs.append(self._spec(BEAT, self._beat_command(), stage=2))
+            folder = self.state_dir / BEAT
+            specs.append(self._spec(BEAT, _beat_command(folder), stage=2, makes=folder))
         if self._flower:
             specs.append(self._spec(FLOWER, flower.command(), stage=2))
         if self._gateway:
             specs.append(self._spec(GATEWAY, GATEWAY_COMMAND, stage=2))
         return specs
 
-    def _spec(self, name: str, argv: Sequence[str], stage: int = 1) -> ChildSpec:
+    def _spec(
+        self, name: str, argv: Sequence[str], stage: int = 1, makes: Path | None = None
+    ) -> ChildSpec:
         return ChildSpec(
             name=name, argv=argv, log=self._log(name), env=self._environment(), cwd=ROOT,
-            drain_s=self._drain_s(name, stage), stage=stage,
+            drain_s=self._drain_s(name, stage), stage=stage, makes=makes,
         )
 
     def _drain_s(self, name: str, stage: int) -> float:
@@ -233,11 +237,6 @@ class Stack:
                 role, self._gpus, self._environment(), self.settings, self._log
             )
         ]
-
-    def _beat_command(self) -> list[str]:
-        folder = self.state_dir / BEAT
-        folder.mkdir(parents=True, exist_ok=True)
-        return [*CELERY, BEAT, "-s", str(folder / "schedule"), "--pidfile="]
 
     def _environment(self) -> dict[str, str]:
         others = {k: v for k, v in os.environ.items() if not k.startswith("CELERIAC_")}
@@ -343,6 +342,10 @@ class Stack:
 
 
 GATEWAY_COMMAND = (sys.executable, "-m", "producer.cli.main", "gateway")
+
+
+def _beat_command(folder: Path) -> list[str]:
+    return [*CELERY, BEAT, "-s", str(folder / "schedule"), "--pidfile="]
 
 
 def absolute(settings: Settings) -> Settings:

@@ -27,6 +27,8 @@ from celeriac import errors
 
 _LEASH = Path(__file__).with_name("leash.py")
 _TICK_S = 0.1
+MOST_LOG_BYTES = 50_000_000
+"""A larger log is moved away when its child dies: one that dies again and again fills no disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +48,11 @@ class ChildSpec:
     name: str
     argv: Sequence[str]
     log: Path | None = None
-    """Takes its output; None: the supervisor's own output does. The log of the run before is kept
-    beside it as ``NAME.log.1``."""
+    """Takes its output; None: the supervisor's own output does. A child that is started again goes
+    on with it, unless it is larger than ``MOST_LOG_BYTES``. One earlier log is kept beside it as
+    ``NAME.log.1``: the one that was too large, or that of the run before."""
+    makes: Path | None = None
+    """A folder that it needs, made before each start."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Its whole environment."""
     cwd: Path = Path()
@@ -248,7 +253,7 @@ class Supervisor:
         child.restart_at = now + restart.delay_s
         child.deaths += 1
         child.last_exit = how
-        where = f" (log: {child.spec.log})" if child.spec.log else ""
+        where = f" (log: {_kept(child.spec.log)})" if child.spec.log else ""
         self._say(f"{child.spec.name} {how}; it starts again in {restart.delay_s:g} s{where}")
 
     def _say(self, line: str) -> None:
@@ -288,6 +293,8 @@ def _signal(process: subprocess.Popen[bytes], signum: int) -> None:
 
 
 def _spawn(spec: ChildSpec) -> subprocess.Popen[bytes]:
+    if spec.makes is not None:
+        spec.makes.mkdir(parents=True, exist_ok=True)
     with _output(spec.log) as log:
         return subprocess.Popen(  # noqa: S603 - our own command
             [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *spec.argv],
@@ -321,7 +328,17 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def rotate(log: Path) -> None:
-    """Move a log away to ``NAME.log.1``, so that the next run begins a new one."""
+def rotate(log: Path) -> Path:
+    """Move a log away to ``NAME.log.1``, so that the next run begins a new one; where it is."""
+    kept = log.with_name(log.name + ".1")
     with contextlib.suppress(FileNotFoundError):
-        log.replace(log.with_name(log.name + ".1"))
+        log.replace(kept)
+    return kept
+
+
+def _kept(log: Path) -> Path:
+    """Where the log of a child that died is found; one that is too large is moved away first."""
+    with contextlib.suppress(OSError):  # deleted, or its folder cannot be written to
+        if log.stat().st_size > MOST_LOG_BYTES:
+            return rotate(log)
+    return log

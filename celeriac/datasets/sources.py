@@ -140,11 +140,23 @@ def _open_frame(frame: Any) -> Source:
             f"{type(frame).__name__}: a dataset is a path, an Arrow table or a frame; this one "
             f"does not become a table: {errors.told(error)}"
         ) from error
-    table = table.replace_schema_metadata(None)
+    table = _periods_as_text(table.replace_schema_metadata(None))
     columns = parquet.columns_of(table.schema, "the frame")
     if table.num_rows == 0:
         raise errors.DatasetError("the frame has no rows")
     return Source("parquet", (), _named(columns), table)
+
+
+def _periods_as_text(table: pa.Table) -> pa.Table:
+    """pandas' periods as pandas prints them (``2026Q1``): the numbers that they are kept as say
+    nothing without their frequency."""
+    for at, field in enumerate(table.schema):
+        if getattr(field.type, "extension_name", "") == "pandas.period":
+            periods = table[at].to_pandas()
+            texts = periods.astype(str).to_numpy(dtype=object)
+            column = pa.array(texts, pa.string(), mask=periods.isna().to_numpy())
+            table = table.set_column(at, field.name, column)
+    return table
 
 
 def _named(columns: Columns) -> tuple[DatasetColumn, ...]:

@@ -8,6 +8,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -54,25 +55,38 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
 
     ``is_stopped`` is asked before each slice and ``holds_lease`` once, before anything is made
     final; raises Cancelled when the run shall not go on, and then leaves nothing behind. Raises
-    DatasetError if the source has changed. ``epoch`` tells this run's files from another's;
-    ``short``: so many attempts lacked memory. ``reference``: with what the report compares.
+    DatasetError if the source has changed, JobNotFound if the output was deleted. ``epoch`` tells
+    this run's files from another's; ``short``: so many attempts lacked memory. ``reference``: with
+    what the report compares.
     ``spares``: a damaged file that shares the chunk with others costs its own rows, not theirs.
     """
     record = folder.valid_record(plan, chunk)
     if record is not None:
         return record
     staged = folder.staged(plan, chunk.number, epoch)
+    with _leaving_nothing_deleted(folder, plan, chunk):
+        try:
+            record = _write(
+                folder, plan, chunk, predict_batch, is_stopped, staged, attempt, epoch, short,
+                SampleShare(plan, chunk, reference), spares,
+            )
+            _check_lease(holds_lease, plan, chunk)
+        except BaseException:
+            staged.discard()
+            raise
+        give_back(record.bytes)  # all of the chunk's rows are gone
+        return staged.publish(record, plan, chunk)
+
+
+@contextmanager
+def _leaving_nothing_deleted(folder: JobFolder, plan: JobPlan, chunk: Chunk) -> Iterator[None]:
+    """An output folder that was deleted does not come back. Raises JobNotFound then."""
     try:
-        record = _write(
-            folder, plan, chunk, predict_batch, is_stopped, staged, attempt, epoch, short,
-            SampleShare(plan, chunk, reference), spares,
-        )
-        _check_lease(holds_lease, plan, chunk)
-    except BaseException:
-        staged.discard()
-        raise
-    give_back(record.bytes)  # all of the chunk's rows are gone
-    return staged.publish(record, plan, chunk)
+        yield
+    finally:
+        is_gone = folder.clear_chunk(chunk.number)
+    if is_gone:
+        raise folder.gone(plan.job_id)
 
 
 def _write(  # noqa: PLR0913, PLR0917 - as run_chunk

@@ -23,7 +23,8 @@ def finalize(folder: JobFolder, now: datetime, dead: Sequence[DeadChunk] = ()) -
     """Check and close a job. Safe to run twice: the second time changes nothing.
 
     ``dead``: the chunks that may lack a part. Raises JobFailed that names the first other part
-    that is missing, damaged or wrong, or the reason if every chunk is dead.
+    that is missing, damaged or wrong, or the reason if every chunk is dead; JobNotFound if the
+    folder was deleted.
     """
     # Late: callers, who only read manifests, need no pyarrow.
     from celeriac.datasets.copies import remove_copies
@@ -43,6 +44,8 @@ def finalize(folder: JobFolder, now: datetime, dead: Sequence[DeadChunk] = ()) -
             records.append(record)
         elif chunk.number in given_up:
             lost.append(_dead_part(plan, chunk, given_up[chunk.number]))
+        elif not folder.holds_job():
+            raise folder.gone(plan.job_id)
         else:
             raise errors.JobFailed(
                 f"{folder.path}: part {chunk.number} of {plan.chunks} is missing or damaged; "
@@ -63,6 +66,8 @@ def finalize(folder: JobFolder, now: datetime, dead: Sequence[DeadChunk] = ()) -
     )
     manifest = with_report(folder, plan, records, manifest)
     folder.remove_debris(records)
+    if folder.clear_ends():
+        raise folder.gone(plan.job_id)
     write_file(folder.manifest, msgspec.json.format(msgspec.json.encode(manifest)))
     write_file(folder.success, b"")
     if not lost:  # else chunks may be tried again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -20,6 +21,7 @@ from celeriac.datasets.files import (
 )
 from celeriac.datasets.places import Place, S3Path, expanded, list_files
 from celeriac.datasets.records import Chunk, Format
+from celeriac.errors import JobNotFound  # in the class below `errors` is a file
 from celeriac.jobs.plan import (
     CONTRACT,
     SHARING_CONTRACT,
@@ -163,6 +165,30 @@ class JobFolder:
             )
         return plan
 
+    def load_of(self, job_id: str) -> JobPlan:
+        """As :meth:`load`, of this very job. Raises JobNotFound that says what to do if the folder
+        was deleted, and JobFailed if another job has its place."""
+        try:
+            plan = self.load()
+        except errors.JobNotFound as error:
+            if isinstance(error.__cause__, OSError):
+                raise self.gone(job_id) from error
+            raise
+        if plan.job_id != job_id:
+            raise errors.JobFailed(
+                f"{self.path}: holds job {plan.job_id} now, not {job_id} any more; if that one is "
+                "still wanted, submit its dataset again, to another folder"
+            )
+        return plan
+
+    def gone(self, job_id: str) -> JobNotFound:
+        """What to raise for a job whose folder was deleted."""
+        return JobNotFound(
+            f"{self.path}: the output of job {job_id} is gone: somebody deleted or moved the "
+            f"folder, or {socket.gethostname()} does not reach it; if it is lost, submit the "
+            "dataset again"
+        )
+
     def chunks(self, plan: JobPlan) -> list[Chunk]:
         """All chunks, in order. Raises JobFailed if the plan is damaged."""
         try:
@@ -225,13 +251,8 @@ class JobFolder:
 
     def reopen(self, chunks: Iterable[int]) -> None:
         """Take back that the job has ended, for chunks that are tried again."""
-        self.success.unlink(missing_ok=True)
-        self.manifest.unlink(missing_ok=True)
-        for file in (self.report, *self._summaries()):
+        for file in (*self._ends(), *self._summaries()):
             file.unlink(missing_ok=True)
-        for kind in get_args(Format):
-            self.merged(kind).unlink(missing_ok=True)
-            self.aggregates(kind).unlink(missing_ok=True)
         for chunk in chunks:
             self.drop_mark(chunk).unlink(missing_ok=True)
 
@@ -256,21 +277,53 @@ class JobFolder:
         First goes what makes the output look finished, last what names the job: a purge that was
         interrupted can be repeated. Raises StorageError.
         """
-        ends: list[Place] = [self.success, self.manifest, self.report, *self._summaries()]
-        for kind in get_args(Format):
-            ends += [self.merged(kind), self.aggregates(kind)]
-        files = ends + [file for name in _FOLDERS for file in _files(self.path / name)]
+        files = [*self._ends(), *self._summaries()]
+        files += [file for name in _FOLDERS for file in _files(self.path / name)]
         files += [file for file in _files(self.copies) if is_copy(file.name)]
         files += [file for file in _files(self.path) if file.name.startswith(TEMPORARY_PREFIX)]
         count = size = 0
         for file in [*files, self.plan, self.job]:
             found = remove_file(file)
             count, size = count + (found is not None), size + (found or 0)
+        self._remove_empty()
+        return count, size
+
+    def clear_chunk(self, chunk: int) -> bool:
+        """True if the folder was deleted while a run of this chunk wrote; what came back with it
+        is removed. Never in S3: a look for each chunk costs too much there."""
+        if isinstance(self.path, S3Path) or self.holds_job():
+            return False
+        parts = [self.part(chunk, kind) for kind in get_args(Format)]
+        self._clear(
+            [*parts, self.errors(chunk), self.sample(chunk), self.profile, self.record(chunk)]
+        )
+        return True
+
+    def clear_ends(self) -> bool:
+        """As :meth:`clear_chunk`, of a finaliser, and in S3, too."""
+        if self.holds_job():
+            return False
+        self._clear(self._ends())
+        return True
+
+    def _clear(self, files: Iterable[Place]) -> None:
+        for file in files:
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
+        self._remove_empty()
+
+    def _remove_empty(self) -> None:
         for folder in (*(self.path / name for name in _FOLDERS), self.copies, self.path):
             if isinstance(folder, Path):
                 with contextlib.suppress(OSError):  # not there, or not empty: somebody else's
                     folder.rmdir()
-        return count, size
+
+    def _ends(self) -> list[Place]:
+        """What a finished job has, first what makes it look finished."""
+        ends = [self.success, self.manifest, self.report]
+        for kind in get_args(Format):
+            ends += [self.merged(kind), self.aggregates(kind)]
+        return ends
 
     def _summaries(self) -> list[Place]:
         """Of a job that aggregates: with another one a file of that name is somebody else's."""

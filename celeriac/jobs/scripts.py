@@ -89,6 +89,13 @@ local function unqueue()
   for _, chunk in ipairs(redis.call('ZRANGE', QUEUED, 0, -1)) do place(chunk, WAITING, chunk) end
 end
 
+-- As 12,345.
+local function with_commas(count)
+  local text, changed = string.format('%d', count), 1
+  while changed > 0 do text, changed = string.gsub(text, '^(%d+)(%d%d%d)', '%1,%2') end
+  return text
+end
+
 -- Too many of the rows so far have failed: the job ends here. Rows of dead chunks have failed.
 local function judge()
   local share = tonumber(redis.call('HGET', JOB, 'max_error_share') or '1')
@@ -101,9 +108,9 @@ local function judge()
   unqueue()
   enter('failed')
   redis.call('HSET', JOB, 'error', string.format(
-    '%d of %d rows failed so far (%.2f %%); beyond %g %% the job stops (max_error_share); ' ..
+    '%s of %s rows failed so far (%.2f %%); beyond %g %% the job stops (max_error_share); ' ..
     'errors/ says why, and a resume with a larger share goes on',
-    failed, seen, 100 * failed / seen, 100 * share))
+    with_commas(failed), with_commas(seen), 100 * failed / seen, 100 * share))
 end
 
 -- Nothing is left: 1 for the one change after which the finaliser must be sent.

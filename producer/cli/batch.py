@@ -28,6 +28,8 @@ EXIT_CODES = {JobState.COMPLETED: 0, JobState.COMPLETED_WITH_ERRORS: 3}
 """Of a job that has ended; 1 for every other end."""
 LONGEST_WAIT_S = 30 * 86_400.0
 _LINE_EVERY_S = 5.0
+"""Where there is no terminal: the pause between two lines that differ."""
+_SAME_LINE_EVERY_S = 60.0
 NARROW = 110
 """Columns of a window that has no room for a bar beside what there is to say."""
 MaxErrorShare = Annotated[
@@ -306,7 +308,9 @@ class _Shown:
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress
         self._task = task
-        self._next_line_s = _LINE_EVERY_S
+        self._line = ""
+        self._line_s = 0.0
+        """When it was printed."""
 
     def __call__(self, found: JobStatus) -> None:
         note = describe(found)
@@ -315,9 +319,14 @@ class _Shown:
             description=found.state,
         )
         elapsed_s = self._progress.tasks[self._task].elapsed or 0.0
-        if not self._progress.console.is_terminal and elapsed_s >= self._next_line_s:
-            self._next_line_s = elapsed_s + _LINE_EVERY_S
-            sys.stderr.write(f"{found.state}: {note}\n")
+        if not self._progress.console.is_terminal:
+            self._print(f"{found.state}: {note}\n", elapsed_s)
+
+    def _print(self, line: str, elapsed_s: float) -> None:
+        every_s = _SAME_LINE_EVERY_S if line == self._line else _LINE_EVERY_S
+        if elapsed_s - self._line_s >= every_s:
+            self._line, self._line_s = line, elapsed_s
+            sys.stderr.write(line)
 
 
 def describe(found: JobStatus) -> str:
@@ -370,8 +379,15 @@ def _print_status(found: JobStatus) -> None:
             f"  `celeriac batch dead list {found.id}` says why, `celeriac batch dead requeue "
             f"{found.id}` tries them again", soft_wrap=True,
         )
-    if found.state in (JobState.CANCELLED, JobState.FAILED, JobState.EXPIRED):
+    is_open = found.state in (JobState.CANCELLED, JobState.FAILED, JobState.EXPIRED)
+    if is_open and not _is_deleted(found):
         console.print(f"  `celeriac batch resume {found.output}` goes on", soft_wrap=True)
+
+
+def _is_deleted(found: JobStatus) -> bool:
+    """True if the output was deleted; a place that is not seen from here says nothing."""
+    folder = JobFolder(found.output)
+    return not is_s3(folder.path) and folder.path.parent.is_dir() and not folder.holds_job()
 
 
 def _where_report(found: JobStatus) -> str:

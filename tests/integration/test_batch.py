@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -936,6 +937,22 @@ def test_bad_options_of_a_submission(submit: Callable[..., JobHandle], tmp_path:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_job_whose_output_was_deleted_says_so(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, cli: Callable[..., tuple[int, str]]
+) -> None:
+    handle = submit()
+    shutil.rmtree(handle.output)
+    work(redis_client)
+    code, text = cli("status", handle.id)
+    assert (code, f"the output of job {handle.id} is gone" in text) == (1, True)
+    assert "submit the dataset again" in text
+    assert "resume" not in text
+    assert not handle.output.exists()
+    code, text = cli("resume", handle.id)
+    assert (code, f"the output of job {handle.id} is gone" in text) == (1, True)
+    assert submit(output=handle.output).id != handle.id
+
+
 def test_a_job_stops_beyond_its_share_of_failed_rows(
     submit: Callable[..., JobHandle], redis_client: redis.Redis, tmp_path: Path,
     cli: Callable[..., tuple[int, str]],
@@ -947,7 +964,7 @@ def test_a_job_stops_beyond_its_share_of_failed_rows(
     work(redis_client)
     status = handle.status()
     assert (status.state, status.rows_done, status.rows_failed) == ("failed", 1_000, 500)
-    assert status.error.startswith("500 of 1000 rows failed so far (50.00 %); beyond 30 %")
+    assert status.error.startswith("500 of 1,000 rows failed so far (50.00 %); beyond 30 %")
     assert status.eta_s is None
     assert not (handle.output / "_SUCCESS").exists()
     redis_client.flushall()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +34,19 @@ def test_elsewhere_it_needs_a_password(host: str) -> None:
 def test_a_password_without_a_user_is_refused() -> None:
     with pytest.raises(errors.ConfigError, match="USER:PASSWORD"):
         flower.options(settings(basic_auth="secret"))
+
+
+def test_its_end_is_bounded_while_a_thread_waits_for_redis() -> None:
+    program = textwrap.dedent("""
+        import os, signal, sys, threading, time
+        from flower import command
+        from workers import flower
+        flower.bound_end(0.2)
+        signal.signal(signal.SIGTERM, command.sigterm_handler)
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        os.kill(os.getpid(), signal.SIGTERM)
+    """)
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
 
 
 def test_flower_knows_every_option() -> None:

@@ -112,6 +112,26 @@ def test_a_child_that_dies_is_started_again(
     assert "child is started again" in said[1]
 
 
+def test_a_child_that_is_started_again_keeps_its_log_and_gets_its_folder(
+    supervisor: Supervisor, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, folder = tmp_path / "child.log", tmp_path / "state" / "child"
+    code = f"import os; print(os.getpid(), os.listdir({str(folder)!r}), flush=True)\n{SLEEP}"
+    pids = [supervisor.launch(spec(tmp_path, code, makes=folder))]
+    for most_bytes in (1_000, 1):
+        wait_until(lambda: f"{pids[-1]} []" in log.read_text())
+        monkeypatch.setattr(supervisor_module, "MOST_LOG_BYTES", most_bytes)
+        folder.rmdir()
+        supervisor.kill("child", signal.SIGKILL)
+        wait_until(lambda: supervisor.status()["child"].pid not in (pids[-1], None))
+        pids.append(supervisor.status()["child"].pid or 0)
+    wait_until(lambda: log.exists() and log.read_text() == f"{pids[2]} []\n")
+    assert Path(f"{log}.1").read_text() == f"{pids[0]} []\n{pids[1]} []\n"
+    deaths = [line for line in said if "SIGKILL" in line]
+    assert deaths[0].endswith(f"(log: {log})")
+    assert deaths[1].endswith(f"(log: {log}.1)")
+
+
 def test_what_a_dead_child_left_is_ended(supervisor: Supervisor, tmp_path: Path) -> None:
     supervisor.launch(spec(tmp_path, PARENT))
     mark = tmp_path / "child.mark"

@@ -55,6 +55,17 @@ def test_a_narrow_window_keeps_the_state_and_the_time_that_is_left(
     assert len(line.splitlines()) == 1
 
 
+def test_where_there_is_no_terminal_only_a_change_is_a_line(
+    capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = batch._progress()
+    shown = batch._Shown(progress, progress.add_task("scoring", total=None, note=""))
+    for second in range(130):
+        rows = 20_000 if second < 3 else 40_000 if second < 12 else 60_000
+        shown._print(f"{rows}\n", float(second))
+    assert capsys.readouterr().err.split() == ["40000", "60000", "60000"]  # at 5, 12, 72 s
+
+
 def test_one_line_of_json_has_what_the_handle_has(capsys: pytest.CaptureFixture[str]) -> None:
     batch._show(status(state=JobState.COMPLETED_WITH_ERRORS, rows_failed=7), as_json=True)
     text = capsys.readouterr().out
@@ -78,6 +89,18 @@ def test_ctrl_c_while_a_dataset_is_planned_says_what_there_is(
     with pytest.raises(KeyboardInterrupt), batch.planning(str(output)):
         raise KeyboardInterrupt
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("holds_job", [False, True])
+def test_a_job_goes_on_unless_its_output_was_deleted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], holds_job: bool
+) -> None:
+    output = tmp_path / "out"
+    if holds_job:
+        output.mkdir()
+        (output / "job.json").write_text("{}")
+    batch._print_status(status(state=JobState.FAILED, output=str(output)))
+    assert ("celeriac batch resume" in capsys.readouterr().out) is holds_job
 
 
 def test_chunks_that_were_given_up_can_be_tried_again(

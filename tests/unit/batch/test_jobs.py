@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from celeriac.datasets.parts import read_parts
 from celeriac.datasets.planner import plan as plan_dataset
 from celeriac.datasets.records import Aggregation, Chunk
 from celeriac.datasets.sources import open_source
-from celeriac.jobs import memory, policy
+from celeriac.jobs import extras, memory, policy
 from celeriac.jobs.chunk import run_chunk
 from celeriac.jobs.columns import join
 from celeriac.jobs.duplicates import find_groups
@@ -101,6 +102,44 @@ def test_a_job_from_plan_to_success(tmp_path: Path) -> None:
     assert sorted(file.name for file in folder.path.iterdir()) == [
         "_SUCCESS", "errors", "job.json", "manifest.json", "parts", "plan.jsonl", "report.html",
     ]
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_an_output_that_is_deleted_while_a_chunk_runs_does_not_come_back(
+    tmp_path: Path, is_stopped: bool
+) -> None:
+    folder, plan, chunks = make_job(tmp_path, LINES)
+    run_chunk(folder, plan, chunks[0], shout)
+
+    def deleting(table: pa.Table) -> TableAnswers:
+        shutil.rmtree(folder.path)
+        return shout(table)
+
+    with pytest.raises(
+        errors.Cancelled if is_stopped else errors.JobNotFound,
+        match=None if is_stopped else f"output of job {plan.job_id} is gone.*submit the dataset",
+    ):
+        run_chunk(folder, plan, chunks[1], deleting, holds_lease=lambda: not is_stopped)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.csv"]
+    with pytest.raises(errors.JobNotFound, match=f"output of job {plan.job_id} is gone"):
+        folder.load_of(plan.job_id)
+
+
+def test_an_output_that_is_deleted_while_its_job_ends_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, plan, chunks = make_job(tmp_path, LINES)
+    run_all(folder, plan, chunks)
+    monkeypatch.setattr(extras, "write_aggregates", lambda *_: shutil.rmtree(folder.path))
+    with pytest.raises(errors.JobNotFound, match=f"output of job {plan.job_id} is gone"):
+        finalize(folder, NOW)
+    assert not folder.path.exists()
+
+
+def test_a_folder_that_another_job_has_taken_is_not_taken_for_the_job(tmp_path: Path) -> None:
+    folder, plan, _ = make_job(tmp_path, LINES)
+    with pytest.raises(errors.JobFailed, match=f"holds job {plan.job_id} now, not another-one"):
+        folder.load_of("another-one")
 
 
 def test_a_finished_chunk_is_not_computed_again(tmp_path: Path) -> None:

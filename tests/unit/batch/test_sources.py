@@ -270,6 +270,15 @@ def test_a_frame_becomes_a_parquet_file_of_the_job(
     assert bad == []
 
 
+def test_periods_of_a_frame_are_text(tmp_path: Path) -> None:
+    quarters = pd.PeriodIndex(["2026Q1", "NaT", "2026Q3"], freq="Q", name="quarter")
+    hours = pd.period_range("2026-01-31 23:00", periods=3, freq="h")
+    result = planned(pd.DataFrame({"hour": hours}, index=quarters), tmp_path)
+    rows, _, _ = read_all(result)
+    assert [row["quarter"] for row in rows] == ["2026Q1", None, "2026Q3"]
+    assert [row["hour"] for row in rows] == [str(hour) for hour in hours]
+
+
 def test_what_is_no_frame_is_refused(tmp_path: Path) -> None:
     mixed = pd.DataFrame({"id": [1, 2], "odd": ["a", 3]}, dtype=object)
     for source, says in [
