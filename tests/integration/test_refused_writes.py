@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import redis
 
 from celeriac.messages import MAINTENANCE_QUEUE, predict_queue
 from producer import wire
+from tests.waiting import wait_until
 from workers.valkey import EmbeddedServer, free_port
 
 pytestmark = pytest.mark.uncounted
@@ -104,10 +104,3 @@ def send(client: redis.Redis, queue: str, folder: Path, seconds: float) -> None:
     client.lpush(queue, wire.task_message(
         "test.slow", wire.new_id(), queue, said, shown={}, ignore_result=True
     ))
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -7,7 +7,6 @@ import gzip
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from producer.broker import Broker
 from producer.datasets import submit_dataset
 from producer.jobs import JobHandle
 from tests.conftest import Worker
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.uncounted
 
@@ -72,13 +72,6 @@ def output(folder: Path) -> dict[str, bytes]:
     """Parts and errors, of which no byte may depend on what was killed."""
     files = [*folder.glob("parts/*.parquet"), *folder.glob("errors/*")]
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(files)}
-
-
-def wait_until(done: Callable[[], bool], what: Callable[[], str]) -> None:
-    deadline = time.monotonic() + 60
-    while not done():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)
 
 
 @pytest.mark.timeout(240)
