@@ -84,7 +84,10 @@ class Broker:
 
 
 def connect(settings: Settings, **options: Any) -> redis.Redis:
-    """A Redis client that fails soon: no hidden retries, every wait bounded by the settings."""
+    """A Redis client that fails soon: no hidden retries, every wait bounded by the settings.
+
+    A server that has become a replica is left: its name may be another's by now.
+    """
     return redis.Redis.from_url(
         settings.broker_url,
         socket_connect_timeout=settings.broker.connect_timeout_s,
@@ -92,6 +95,7 @@ def connect(settings: Settings, **options: Any) -> redis.Redis:
         socket_keepalive=True,
         health_check_interval=15,
         retry=Retry(NoBackoff(), 1),
+        retry_on_error=[redis.exceptions.ReadOnlyError],  # once, by a new connection
         driver_info=DRIVER,
         **({"max_connections": 1_024} | options),
     )

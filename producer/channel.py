@@ -1,5 +1,7 @@
 """One connection to Redis of its own: commands out, answers in, in the order of the commands.
 
+It leaves a server that has become a replica: the server's name may be another's by now.
+
 redis-py's pool and pipeline cost more than the exchange itself. A channel uses redis-py's own
 connection (with its TLS, login and parser), and belongs to one thread at a time.
 """
@@ -20,6 +22,7 @@ class Channel:
     def __init__(self, client: redis.Redis) -> None:
         # Made once: the pool counts what it makes, and makes no more than its limit.
         self._connection: Any = client.connection_pool.make_connection()
+        self._is_replica = False
 
     @property
     def connected(self) -> bool:
@@ -45,10 +48,13 @@ class Channel:
         """
         try:
             self.send(*commands)
-            return [self._answer() for _ in commands]
+            answers = [self._answer() for _ in commands]
         except BaseException:  # what comes next would be read as another command's answer
             self.close()
             raise
+        if self._is_replica:
+            self.close()
+        return answers
 
     def exchange(self, *commands: Command) -> list[Any]:
         """As :meth:`once`; where the connection was lost, all is sent once more.
@@ -71,6 +77,7 @@ class Channel:
 
     def close(self) -> None:
         """Close the connection; the next use opens it again."""
+        self._is_replica = False
         with contextlib.suppress(redis.RedisError, OSError):
             self._connection.disconnect()
 
@@ -78,4 +85,5 @@ class Channel:
         try:
             return self.receive()
         except redis.ResponseError as error:
+            self._is_replica |= isinstance(error, redis.exceptions.ReadOnlyError)
             return error

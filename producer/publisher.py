@@ -218,6 +218,8 @@ class Publisher:
         try:
             return self._channel.receive()
         except redis.ResponseError as error:
+            if isinstance(error, redis.exceptions.ReadOnlyError):
+                raise redis.ConnectionError(str(error)) from error  # so it is sent once more
             return error
 
     def _confirm(self, envelope: SentEnvelope, answer: Any) -> None:

@@ -55,6 +55,7 @@ class Heartbeat:
         self.role: Role = worker.celeriac_role
         self.hostname: str = worker.hostname
         self.last_beat = time.monotonic()
+        """Monotonic, when Redis last answered to a beat, if only to refuse it."""
         self._worker = worker
         self._client = client
         self._host = host
@@ -74,8 +75,14 @@ class Heartbeat:
         After a farewell nothing is written.
         """
         with self._lock:
-            if not self._has_left:
+            if self._has_left:
+                return
+            try:
                 self._beat()
+            except redis.RedisError as error:
+                if is_refused_write(error):  # it is alive, and a new one would be refused, too
+                    self.last_beat = time.monotonic()
+                raise
 
     def _beat(self) -> None:
         with self._client.pipeline(transaction=False) as pipe:

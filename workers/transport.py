@@ -11,15 +11,15 @@ hand, also what runs on: it would run twice. Here those stay, and ``workers/leas
 them.
 
 When Redis refuses writes, kombu raises whatever was refused, and the worker ends; a message that
-was popped and could not be entered in the books is lost. Here such a worker pops nothing, keeps
-what it has popped and what it has to acknowledge, and asks twice a second whether it is over.
+was popped and could not be entered in the books is lost. Here such a worker pops nothing, puts back
+what it has popped, keeps what it has to acknowledge, and asks twice a second whether it is over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from queue import Empty
-from typing import Any
+from typing import Any, ClassVar
 
 from celery.worker import state
 from kombu.transport import TRANSPORT_ALIASES, redis
@@ -35,6 +35,8 @@ log = get_logger(__name__)
 
 PROBE = "celeriac:probe"
 """A key that is never there: LPUSHX on it changes nothing, and is a write all the same."""
+PUT_BACK = "#!lua flags=allow-oom\nreturn redis.call('RPUSH', KEYS[1], ARGV[1])"
+"""A full Redis, too, takes back what was popped: it had room for it a moment ago."""
 _popped: list[tuple[str, str]] = []
 """Queue and message: popped by this process when Redis refused already that it be written down."""
 
@@ -51,10 +53,9 @@ def running_tags() -> set[str]:
 class QoS(redis.QoS):
     """kombu's books of what was delivered and not acked."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self.owed: dict[str, Callable[[], object]] = {}
-        """Acknowledged here, by tag, with the write that Redis has refused."""
+    owed: ClassVar[dict[str, Callable[[], object]]] = {}
+    """Acknowledged by this process, by tag, with the write that Redis has refused. Of all its
+    connections: what a lost one owes, the next one pays."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Write down that a message was delivered. Raises NotWrittenDown, RedisError."""
@@ -116,9 +117,9 @@ class QoS(redis.QoS):
                 log.critical("messages lost, which redis does not take back", messages=len(_popped))
 
     def _restore(self, kept: set[str], client: Any) -> None:
-        self.pay()
         with self.channel.conn_or_acquire(client) as connected:
             give_back_popped(connected)
+            self.pay()
             for tag in [one for one in self._delivered if one not in kept]:
                 self.restore_by_tag(tag, client=connected)  # type: ignore[no-untyped-call]
                 self._delivered.pop(tag, None)
@@ -166,8 +167,15 @@ class Channel(redis.Channel):
         except ResponseError as error:
             REFUSALS.note(error)
         except NotWrittenDown:
-            pass
+            self._give_back()
         raise Empty
+
+    def _give_back(self) -> None:
+        try:
+            with self.conn_or_acquire() as client:
+                give_back_popped(client)
+        except ResponseError as error:
+            REFUSALS.note(error)
 
     def _receive(self) -> Any:
         try:
@@ -184,7 +192,11 @@ class Channel(redis.Channel):
             REFUSALS.note(error)
 
     def _is_accepted(self) -> bool:
-        """True if Redis accepts writes again; what waits for that is written first."""
+        """True if Redis accepts writes again; what waits for that is written first.
+
+        Raises ConnectionError if it is a replica: its name may be another server's by now, which
+        only a new connection finds.
+        """
         if not REFUSALS.is_due:
             return False
         try:
@@ -194,6 +206,8 @@ class Channel(redis.Channel):
                 give_back_popped(client)
         except ResponseError as error:
             REFUSALS.note(error)
+            if isinstance(error, exceptions.ReadOnlyError):
+                raise exceptions.ConnectionError(f"it refuses writes ({error})") from None
             return False
         REFUSALS.over()
         return True
@@ -218,7 +232,7 @@ def give_back_popped(client: Any) -> None:
     Raises RedisError.
     """
     while _popped:
-        client.rpush(*_popped[-1])
+        client.eval(PUT_BACK, 1, *_popped[-1])
         _popped.pop()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -20,9 +22,11 @@ from celeriac.messages import MAINTENANCE_QUEUE
 from celeriac.settings import BrokerSettings, Settings
 from producer import wire
 from producer.broker import connect
+from producer.channel import Channel
 from tests.waiting import wait_until
 from workers import lease
 from workers.connections import Connection
+from workers.refusals import Refusals
 from workers.transport import Transport
 from workers.valkey import EmbeddedServer, free_port
 
@@ -154,6 +158,98 @@ def test_what_another_has_taken_meanwhile_is_not_given_back(server: EmbeddedServ
         connection.close()
     assert client.llen(QUEUE) == 2
     client.close()
+
+
+def test_what_a_full_redis_does_not_write_down_is_put_back_at_once(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = refused_anew(monkeypatch)
+    client = redis.Redis.from_url(server.url)
+    for name in ("second", "first"):
+        client.rpush(QUEUE, wire.task_message(name, wire.new_id(), QUEUE, {}, shown={}))
+    waiting = [json.loads(one) for one in client.lrange(QUEUE, 0, -1)]
+    connection, taken = consuming(server)
+    client.config_set("maxmemory", 1)
+    drain_until(connection, lambda: refusals.now)
+    # So a kill that comes now loses nothing.
+    assert [json.loads(one) for one in client.lrange(QUEUE, 0, -1)] == waiting
+    assert (taken, client.hlen("unacked")) == ([], 0)
+    client.config_set("maxmemory", 0)
+    drain_until(connection, lambda: len(taken) == 2)
+    assert [one.headers["task"] for one in taken] == ["first", "second"]
+    connection.close()
+    client.close()
+
+
+def test_what_a_lost_connection_could_not_acknowledge_the_next_one_does(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused_anew(monkeypatch)
+    client = redis.Redis.from_url(server.url)
+    client.lpush(QUEUE, wire.task_message("t", wire.new_id(), QUEUE, {}, shown={}))
+    away, taken = consuming(server)
+    drain_until(away, lambda: bool(taken))
+    monkeypatch.setattr("workers.transport.running_tags", lambda: {taken[0].delivery_tag})
+    away.collect()
+    again, _ = consuming(server)
+    client.replicaof("127.0.0.1", free_port())
+    taken[0].ack()  # its task has ended meanwhile
+    client.replicaof("NO", "ONE")
+    assert client.hlen("unacked") == 1
+    drain_until(again, lambda: client.hlen("unacked") == 0)
+    assert client.llen(QUEUE) == 0
+    again.close()
+    client.close()
+
+
+def test_a_server_that_has_become_a_replica_is_left(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = refused_anew(monkeypatch)
+    admin = redis.Redis.from_url(server.url)
+    client = connect(Settings(broker=BrokerSettings(url=server.url)))
+    channel = Channel(client)
+    connection, _ = consuming(server)
+    before = client.client_id(), channel.ask("CLIENT", "ID")
+    admin.replicaof("127.0.0.1", free_port())
+    with pytest.raises(redis.exceptions.ReadOnlyError):
+        client.set("key", "value")
+    with pytest.raises(redis.exceptions.ReadOnlyError):
+        channel.ask("SET", "key", "value")
+    refusals.note(redis.exceptions.ReadOnlyError())
+    with pytest.raises(redis.ConnectionError, match="refuses writes"):
+        drain_until(connection, lambda: False)
+    admin.replicaof("NO", "ONE")
+    assert client.client_id() != before[0]
+    assert channel.ask("CLIENT", "ID") != before[1]
+    channel.close()
+    for one in (connection, client, admin):
+        one.close()
+
+
+def refused_anew(monkeypatch: pytest.MonkeyPatch) -> Refusals:
+    """Refusals of one test alone."""
+    refusals = Refusals()
+    monkeypatch.setattr("workers.transport.REFUSALS", refusals)
+    return refusals
+
+
+def consuming(server: EmbeddedServer) -> tuple[Connection, list[Any]]:
+    """A connection as a worker's, and what it has taken."""
+    taken: list[Any] = []
+    connection = Connection(server.url, transport=Transport)
+    connection.Consumer(
+        Queue(QUEUE, exchange="", routing_key=QUEUE), on_message=taken.append
+    ).consume()
+    return connection, taken
+
+
+def drain_until(connection: Connection, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        with contextlib.suppress(TimeoutError):
+            connection.drain_events(timeout=0.2)
 
 
 def test_a_redis_that_was_away_for_long_is_found_within_seconds(

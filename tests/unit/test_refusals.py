@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import redis
@@ -10,7 +13,10 @@ import structlog
 
 from celeriac.refused_writes import is_refused_write
 from producer.broker import broker_error
+from workers.exporter import STALE_S, health
+from workers.heartbeat import Heartbeat
 from workers.refusals import AGAIN_S, Refusals
+from workers.roles import role_for
 
 FULL = redis.exceptions.OutOfMemoryError(
     "Command # 1 (SET key {...}) of pipeline caused error: command not allowed"
@@ -54,3 +60,17 @@ def test_a_refused_write_is_no_missing_server(error: redis.RedisError) -> None:
     assert is_refused_write(error)
     assert "Is it running" not in broker_error(error, "redis://h/0").message
     assert not is_refused_write(redis.ConnectionError("MISCONF "))
+
+
+def test_a_beat_that_is_refused_does_not_make_a_worker_look_dead() -> None:
+    def refuse(**_: Any) -> None:
+        raise FULL
+
+    full: Any = SimpleNamespace(pipeline=refuse)
+    worker = SimpleNamespace(celeriac_role=role_for(["maintenance"]), hostname="h", concurrency=1)
+    heartbeat = worker.celeriac_heartbeat = Heartbeat(worker, full, None)
+    heartbeat.last_beat -= STALE_S
+    assert not health(worker, time.monotonic())[0]
+    with pytest.raises(redis.exceptions.OutOfMemoryError):
+        heartbeat.beat()
+    assert health(worker, time.monotonic())[0]

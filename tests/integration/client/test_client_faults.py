@@ -142,6 +142,28 @@ def test_redis_stops_while_a_caller_waits_and_comes_back(own_server: EmbeddedSer
         connection.close()
 
 
+def test_a_server_that_has_become_a_replica_is_left(own_server: EmbeddedServer) -> None:
+    with make_client(own_server.url) as client, redis.Redis.from_url(own_server.url) as admin:
+        for _ in range(2):  # the second one by a connection that is open
+            with pytest.raises(errors.DeadlineExceeded):
+                client.predict("echo", 1, timeout_s=0.1)
+        before = working(admin)
+        admin.replicaof("127.0.0.1", free_port())
+        with pytest.raises(errors.BrokerError, match="refuses writes"):
+            client.predict("echo", 2, timeout_s=10)
+        admin.replicaof("NO", "ONE")
+        with pytest.raises(errors.DeadlineExceeded):
+            client.predict("echo", 3, timeout_s=0.5)
+        assert before
+        assert not before & working(admin)
+
+
+def working(admin: redis.Redis) -> set[str]:
+    """The client's connections, but for those that have read the catalogue."""
+    others = ("mget", "client|list")
+    return {one["id"] for one in admin.client_list() if one["cmd"] not in others}
+
+
 def test_redis_falls_silent(own_server: EmbeddedServer) -> None:
     assert own_server.process is not None
     client = make_client(own_server.url)
