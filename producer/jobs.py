@@ -17,7 +17,7 @@ from celeriac.datasets.records import Chunk
 from celeriac.datasets.sharing import named
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import DeadChunk, JobEntry, JobState, Ledger
-from celeriac.jobs.manifest import read_manifest
+from celeriac.jobs.manifest import Manifest, read_manifest
 from celeriac.jobs.plan import DEFAULT_TENANT, ChunkRecord, JobPlan, check_job_id
 from celeriac.messages import batch_queue
 from celeriac.registry.placement import seen_of_late
@@ -233,7 +233,7 @@ class JobHandle:
         with redis_errors(self._broker):
             if self._ledger.entry(self.id) is not None:
                 return self._ledger.dead(self.id)
-        manifest, marks = read_manifest(self._folder), self._folder.dropped()
+        manifest, marks = self._manifest(), self._folder.dropped()
         return [
             DeadChunk(one.chunk, one.attempts, one.reason, "", 0, one.chunk in marks)
             for one in (manifest.dead if manifest else ())
@@ -241,7 +241,7 @@ class JobHandle:
 
     def unread(self) -> list[int]:
         """The chunks of a finished job that lack rows of files which could not be read."""
-        manifest = read_manifest(self._folder)
+        manifest = self._manifest()
         if manifest is None or errors.UnreadableFile.code not in manifest.failures:
             return []
         return self._folder.unread(self._folder.load())
@@ -337,12 +337,19 @@ class JobHandle:
     def _is_there(self) -> bool:
         return self._folder.holds_job() and self._folder.load().job_id == self.id
 
-    def parts(self) -> list[Place]:
-        """The files of the output, in the order of the input. Raises JobFailed until it is whole.
+    def _manifest(self) -> Manifest | None:
+        """None, too, if another job has taken the folder."""
+        found = read_manifest(self._folder)
+        return found if found is not None and found.job_id == self.id else None
 
-        Only a folder with ``_SUCCESS`` is whole.
+    def parts(self) -> list[Place]:
+        """The files of the output, in the order of the input.
+
+        Only a folder with ``_SUCCESS`` is whole. Raises JobFailed until it is, or if another job
+        has taken the folder, and JobNotFound if it is gone.
         """
-        manifest = read_manifest(self._folder)
+        self._folder.load_of(self.id)
+        manifest = self._manifest()
         if manifest is None:
             raise errors.JobFailed(
                 f"job {self.id} is {self.status().state}: {self.output} is not complete yet"
@@ -352,10 +359,12 @@ class JobHandle:
     def report(self, *, again: bool = False) -> Place:
         """Where ``report.html`` is; made now if it is missing, or ``again``.
 
-        Raises JobFailed until the job is complete, or if the report cannot be made here.
+        Raises JobFailed until the job is complete, if the report cannot be made here, or if another
+        job has taken the folder; JobNotFound if that is gone.
         """
         from celeriac.jobs.report import make_report
 
+        self._folder.load_of(self.id)
         return make_report(self._folder, again=again)
 
     def results(self) -> pa.Table:

@@ -149,6 +149,22 @@ def test_a_job_from_submit_to_results(
     assert (handle.output / "_SUCCESS").exists()
 
 
+def test_the_output_of_another_job_is_not_given_for_this_one(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis
+) -> None:
+    first = submit()
+    work(redis_client)
+    shutil.rmtree(first.output)
+    with pytest.raises(errors.JobNotFound, match=f"output of job {first.id} is gone"):
+        first.results()
+    second = submit(chunk_rows=50)
+    work(redis_client)
+    assert second.results().num_rows == 99
+    for asked in (first.parts, first.results, first.report):
+        with pytest.raises(errors.JobFailed, match=f"holds job {second.id} now, not {first.id}"):
+            asked()
+
+
 def test_messages_carry_references_in_groups_and_nobody_subscribes(
     submit: Callable[..., JobHandle], redis_client: redis.Redis, reviews: Path,
     monkeypatch: pytest.MonkeyPatch,
