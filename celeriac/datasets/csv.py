@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any, BinaryIO
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 
 from celeriac import errors
+from celeriac.datasets import kinds
 from celeriac.datasets.places import Place
 from celeriac.datasets.records import Chunk, DatasetColumn, RowError, clip
 from celeriac.datasets.scan import Ends, Span, UnclosedQuote, cut, scan, telling
@@ -30,13 +32,7 @@ HEAD_ROWS = 1 << 30
 TYPES = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 _BOM = b"\xef\xbb\xbf"
-_NULLS = [*arrow_csv.ConvertOptions().null_values]
-# Only values that come out as they went in: "007" and 20-digit ids stay texts.
-_PATTERNS = {
-    "int": r"^(0|-?[1-9][0-9]{0,17})$",
-    "float": r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$",
-    "bool": r"^(true|false|True|False|TRUE|FALSE)$",
-}
+_FIRST_LOOK_BYTES = 1 << 14
 
 
 def read_header(head: Head) -> tuple[list[str], int]:
@@ -68,10 +64,20 @@ def read_header(head: Head) -> tuple[list[str], int]:
 
 def infer_types(head: Head, names: list[str], data_start: int) -> dict[str, str]:
     """A type for each column from the head of the file; ``text`` unless all values agree."""
-    data, _ = head_rows(head, data_start)
-    data, _, _ = _drop_undecodable(data)
-    table, _ = _parse(head.path, data, names, dict.fromkeys(names, "text"), names)
-    return {name: _infer(table[name]) for name in names}
+    data, _, _ = _drop_undecodable(_complete(head, data_start))
+    found = kinds.Kinds(names)
+    size = _FIRST_LOOK_BYTES
+    while data and found.open:
+        block, data = _first_records(data, size)
+        table, _ = _parse(head.path, block, names, dict.fromkeys(names, "text"), found.open)
+        found.narrow(table)
+        if found.is_quicker(len(data), len(block), table.num_rows):
+            data = found.skip(data)
+            size *= 8
+        else:
+            size = sys.maxsize
+        data = _no_bom(data)
+    return found.types
 
 
 def look(path: Place, columns: list[str], data: bytes, guesses: dict[str, str]) -> dict[str, str]:
@@ -209,10 +215,34 @@ def _first_rows(data: bytes, *, whole: bool, limit: int) -> Span | None:
     return next(cut(iter(ends), 0, limit, len(data) + 1), None)
 
 
+def _complete(head: Head, data_start: int) -> bytes:
+    """As :func:`head_rows`, not counted: without quotes every line break ends a record."""
+    body = head.data[data_start:]
+    if b'"' in body:
+        return head_rows(head, data_start)[0]
+    return body if head.is_whole else body[: max(body.rfind(b"\n"), body.rfind(b"\r")) + 1]
+
+
+def _first_records(data: bytes, size: int) -> tuple[bytes, bytes]:
+    """The complete records of about the first ``size`` bytes, at least one; and all others."""
+    while size < len(data):
+        first = _first_rows(data[:size], whole=False, limit=HEAD_ROWS)
+        if first:
+            return data[: first.end], data[first.end :]
+        size *= 4
+    return data, b""
+
+
+def _no_bom(data: bytes) -> bytes:
+    """The same records; the parser would drop a mark that is only at the beginning of these."""
+    return b"\n" + data if data.startswith(_BOM) else data
+
+
 def _drop_undecodable(data: bytes) -> tuple[bytes, np.ndarray[Any, Any] | None, list[Bad]]:
     """``data`` without the records that are not UTF-8; where the others stood (None: as before)."""
     try:
-        data.decode("utf-8")
+        if not data.isascii():  # that needs no memory
+            data.decode("utf-8")
     except UnicodeDecodeError:
         pass
     else:
@@ -308,7 +338,7 @@ def _convert(
 
 def _cast(texts: pa.Array, target: Any) -> tuple[pa.Array, list[int]]:
     texts = pc.utf8_trim_whitespace(texts)
-    is_null = pc.is_in(texts, value_set=pa.array(_NULLS))
+    is_null = pc.is_in(texts, value_set=kinds.NULLS)
     texts = pc.if_else(is_null, pa.scalar(None, pa.string()), texts)
     misfits = list(_misfits(texts, target, 0))
     if misfits:
@@ -337,7 +367,7 @@ def _is_borne_out(values: pa.ChunkedArray, kind: str) -> bool:
         return True
     if kind == "int" and _is_unchanged(values):  # ten times as fast as the pattern
         return True
-    matches = pc.match_substring_regex(_filled(values), _PATTERNS[kind])
+    matches = pc.match_substring_regex(_filled(values), kinds.PATTERNS[kind])
     return bool(pc.all(matches, min_count=0).as_py())
 
 
@@ -349,14 +379,4 @@ def _is_unchanged(texts: pa.ChunkedArray) -> bool:
 
 
 def _filled(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    return texts.filter(pc.invert(pc.is_in(texts, value_set=pa.array(_NULLS))))
-
-
-def _infer(texts: pa.ChunkedArray) -> str:
-    values = _filled(texts)
-    if len(values) == 0:
-        return "text"
-    for name, pattern in _PATTERNS.items():
-        if pc.all(pc.match_substring_regex(values, pattern)).as_py():
-            return name
-    return "text"
+    return texts.filter(pc.invert(pc.is_in(texts, value_set=kinds.NULLS)))
