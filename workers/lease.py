@@ -17,7 +17,8 @@ import time
 from typing import Any
 
 from celery import bootsteps
-from redis.exceptions import RedisError
+from redis import exceptions
+from redis.exceptions import RedisError, ResponseError
 
 from celeriac.logs import get_logger
 from celeriac.refused_writes import is_refused_write
@@ -44,7 +45,11 @@ class Lease(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, parent: Any) -> None:
         options = parent.app.conf.broker_transport_options
         self._lease_s = float(options.get("visibility_timeout", 3_600))
-        give_back(parent, self._lost, self._ours_until_s)
+        try:
+            give_back(parent, self._lost, self._ours_until_s)
+        except ResponseError as error:  # the worker connects once that is over
+            REFUSALS.note(error)
+            raise exceptions.ConnectionError(f"it refuses writes ({error})") from None
         self._ours_until_s = time.time() + self._lease_s
         self._timer = parent.timer.call_repeatedly(self._lease_s / 4, self._renew, (parent,))
 

@@ -202,6 +202,33 @@ def test_what_a_lost_connection_could_not_acknowledge_the_next_one_does(
     client.close()
 
 
+def test_what_redis_does_not_take_back_is_given_back_with_the_next_connection(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.lease.REFUSALS", refused_anew(monkeypatch))
+    client = redis.Redis.from_url(server.url)
+    client.lpush(QUEUE, wire.task_message("t", wire.new_id(), QUEUE, {}, shown={}))
+    away, taken = consuming(server)
+    drain_until(away, lambda: bool(taken))
+    again = Connection(server.url, transport=Transport)
+    parent = SimpleNamespace(
+        app=SimpleNamespace(conf=SimpleNamespace(broker_transport_options={})),
+        timer=SimpleNamespace(call_repeatedly=lambda *_: None),
+        task_consumer=SimpleNamespace(channel=again.default_channel),
+    )
+    step = lease.Lease(parent)
+    step._lost, step._ours_until_s = [taken[0].channel.qos], time.time()
+    client.config_set("maxmemory", 1)
+    with pytest.raises(redis.ConnectionError, match="refuses writes"):
+        step.start(parent)
+    assert client.hlen("unacked") == 1
+    client.config_set("maxmemory", 0)
+    step.start(parent)
+    assert (client.hlen("unacked"), client.llen(QUEUE)) == (0, 1)
+    for one in (away, again, client):
+        one.close()
+
+
 def test_a_server_that_has_become_a_replica_is_left(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
