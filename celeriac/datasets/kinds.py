@@ -16,7 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 
-NULLS = pa.array(arrow_csv.ConvertOptions().null_values)
+
+def _texts(values: list[str]) -> pa.StringArray:
+    """An array, built without pandas: ``pa.array`` imports that, if there is one."""
+    encoded = [value.encode() for value in values]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    return pa.StringArray.from_buffers(
+        len(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))
+    )
+
+
+NULLS = _texts(arrow_csv.ConvertOptions().null_values)
 PATTERNS = {
     "int": r"^(0|-?[1-9][0-9]{0,17})$",
     "float": r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$",
@@ -73,8 +83,7 @@ class Kinds:
             if asked:
                 part = table.select(asked)
                 fits = _by_column(pc.match_substring_regex(_joined(part), pattern), part)
-                fits |= is_null[asked]
-                all_fit: list[bool] = np.all(fits, axis=1).tolist()
+                all_fit: list[bool] = np.all(fits | is_null[asked], axis=1).tolist()
                 for name, fit in zip(part.column_names, all_fit, strict=True):
                     if not fit:
                         self._keep(name, [other for other in PATTERNS if other != kind])
@@ -120,5 +129,7 @@ def _joined(table: pa.Table) -> pa.Array:
 
 
 def _by_column(flags: pa.BooleanArray, table: pa.Table) -> np.ndarray[Any, Any]:
-    array: np.ndarray[Any, Any] = flags.to_numpy(zero_copy_only=False)
+    # By way of its buffer: ``to_numpy`` imports pandas.
+    buffer = flags.cast(pa.uint8()).buffers()[1]
+    array = np.frombuffer(buffer, dtype=np.bool_, count=len(flags))
     return array.reshape(table.num_columns, table.num_rows)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv as writer
 import io
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,3 +158,19 @@ def test_one_late_value_counts(row: str, changed: dict[str, str]) -> None:
     types, looked = of_wide(f"{WIDE}{row}\n{WIDE}")
     assert types == {**AS_WIDE, **changed}
     assert looked < 3000
+
+
+def test_types_are_found_without_pandas(tmp_path: Path) -> None:
+    """Parts of pyarrow import it, which takes longer than all else in a first plan, and 30 MB."""
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{','.join(AS_WIDE)}\n1,0.5,true,NA,2.5,1\n", encoding="utf-8")
+    script = (
+        "import sys; from pathlib import Path; from celeriac.datasets.sources import open_source; "
+        "print([column.dtype for column in open_source(Path(sys.argv[1])).columns]); "
+        "print('pandas' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == [
+        "['int', 'float', 'bool', 'text', 'float', 'int']", "False",
+    ]
