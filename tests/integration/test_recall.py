@@ -109,6 +109,7 @@ def test_a_job_answers_the_same_when_equal_rows_are_scored_once(
             dedupe=dedupe,
         )
         job = make_plan(dataset, scoring, source="x", job_id="x", now=datetime.now(UTC))
+        job = folder.create(job, dataset.chunks)
         for chunk in dataset.chunks:
             run_chunk(folder, job, chunk, scorer.score_table)
         numbers = [chunk.number for chunk in dataset.chunks]
