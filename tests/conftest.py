@@ -93,6 +93,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
 
 
 @pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    """One of a test's own, to be killed or reconfigured. A file that has all else ask it returns it
+    from a ``server`` of its own."""
+    embedded = EmbeddedServer(tmp_path / "valkey", free_port())
+    embedded.start()
+    yield embedded
+    embedded.stop()
+
+
+@pytest.fixture
 def redis_client(server: EmbeddedServer) -> Iterator[redis.Redis]:
     """A client of an emptied server."""
     client = redis.Redis.from_url(server.url)

@@ -29,7 +29,7 @@ from producer.broker import Broker
 from producer.datasets import submit_dataset
 from producer.jobs import JobHandle, JobStatus
 from tests.waiting import wait_until
-from workers.valkey import EmbeddedServer, free_port
+from workers.valkey import EmbeddedServer
 
 pytestmark = pytest.mark.uncounted
 
@@ -117,12 +117,9 @@ def _lasting(file: Path) -> bytes:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+def server(own_server: EmbeddedServer) -> EmbeddedServer:
     """A server of this file's own, which can be killed, too."""
-    own = EmbeddedServer(tmp_path / "valkey", free_port())
-    own.start()
-    yield own
-    own.stop()
+    return own_server
 
 
 @pytest.fixture

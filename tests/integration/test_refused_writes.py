@@ -24,12 +24,9 @@ SAID, OVER = "redis refuses writes", "refused_s="
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+def server(own_server: EmbeddedServer) -> EmbeddedServer:
     """A server of this file's own, which can be reconfigured."""
-    own = EmbeddedServer(tmp_path / "valkey", free_port())
-    own.start()
-    yield own
-    own.stop()
+    return own_server
 
 
 @contextmanager

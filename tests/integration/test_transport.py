@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,12 +35,9 @@ QUEUE = "spoken-for"
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+def server(own_server: EmbeddedServer) -> EmbeddedServer:
     """A server of this file's own, which can be killed."""
-    own = EmbeddedServer(tmp_path / "valkey", free_port())
-    own.start()
-    yield own
-    own.stop()
+    return own_server
 
 
 def test_every_connection_of_a_worker_is_one_of_these() -> None:
