@@ -20,6 +20,7 @@ from celeriac import errors
 from celeriac.refused_writes import is_refused_write
 from celeriac.settings import Settings, hide_password
 from producer import forks
+from producer.closing import Closing
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -35,7 +36,7 @@ CELERY_CONNECTIONS = 10
 """Connections of the Celery app, at most."""
 
 
-class Broker:
+class Broker(Closing):
     """Connections of one client. Safe with threads; a forked child makes its own."""
 
     def __init__(self, settings: Settings) -> None:

@@ -69,14 +69,11 @@ _QUIET = ("asked", "retraining", "judging", "accepted", "ready", "not_retrained"
 def adapt(self: Task, model: str, v: int = 1) -> dict[str, str] | None:
     """Carry the adaptation of one model on, as far as it goes now; returns where it is then."""
     check_contract(v)
-    broker = Broker(get_settings())
-    history = AdaptationLog(_registry(broker).root, model)
-    try:
+    with Broker(get_settings()) as broker:
+        history = AdaptationLog(_registry(broker).root, model)
         _, before = history.read()
         carry_on(broker, model, owner=str(self.request.id))
         state, after = history.read()
-    finally:
-        broker.close()
     return {"phase": str(state.phase)} if after != before else None
 
 

@@ -111,11 +111,8 @@ def send(self: Task, v: int = 1) -> None:
 
 
 def _send(owner: str) -> None:
-    broker = Broker(get_settings())
-    try:
+    with Broker(get_settings()) as broker:
         send_oldest(broker, owner=owner)
-    finally:
-        broker.close()
 
 
 def send_oldest(broker: Broker, *, owner: str) -> bool:

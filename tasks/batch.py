@@ -42,10 +42,10 @@ from celeriac.registry.store import Registry
 from celeriac.scoring import Scorer
 from celeriac.settings import get_settings
 from producer import orders, reconciler, waves
-from producer.broker import Broker
 from producer.waves import Job
 from tasks.base import CeleriacTask
 from tasks.beat import BeatTask
+from tasks.broker import kept_broker
 from tasks.patience import patiently
 
 log = get_logger(__name__)  # each line names the job and the chunk: tasks.base binds them
@@ -58,13 +58,8 @@ a message, in which its core has nothing to do. What waits for others in the que
 a worker that is stopped waits for it."""
 
 
-@lru_cache(maxsize=1)
-def _broker() -> Broker:
-    return Broker(get_settings())
-
-
 def _ledger() -> Ledger:
-    return Ledger(_broker().redis, get_settings().batch.job_ttl_s)
+    return Ledger(kept_broker().redis, get_settings().batch.job_ttl_s)
 
 
 class ChunkTask(CeleriacTask):
@@ -130,7 +125,7 @@ def plan(self: Task, job_id: str, v: int = 1) -> None:  # noqa: ARG001
     )
     try:
         with lease:
-            status = orders.plan(_broker(), job_id, lease.is_stopped)
+            status = orders.plan(kept_broker(), job_id, lease.is_stopped)
     except (redis.RedisError, errors.BrokerError) as error:  # its lease lapses by itself
         log.warning("job not planned", reason=str(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, the job says so
@@ -211,7 +206,7 @@ def reconcile() -> dict[str, int] | None:
 
     Returns how many, by their kind.
     """
-    found = reconciler.reconcile(_broker(), _ledger())
+    found = reconciler.reconcile(kept_broker(), _ledger())
     for what, count in found.items():
         metrics.RECONCILED.labels(what).inc(count)
     if found:
@@ -268,9 +263,9 @@ def _give_up(job_id: str, chunk_no: int | None, message_id: str, how: str) -> No
     if entry is None:
         return
     job = Job.of_entry(entry)
-    waves.publish(_broker(), job, change)
+    waves.publish(kept_broker(), job, change)
     if change.answer is Answer.AGAIN and held != chunk_no:  # Celery sends its own again
-        waves.publish_chunks(_broker(), job, [held], delay_s=ChunkTask.default_retry_delay)
+        waves.publish_chunks(kept_broker(), job, [held], delay_s=ChunkTask.default_retry_delay)
 
 
 def _how(error: WorkerLostError) -> str:
@@ -435,7 +430,7 @@ def _publish(job_id: str, output: str, change: Change) -> None:
     def publish() -> None:
         entry = _ledger().entry(job_id)
         if entry is not None:
-            waves.publish(_broker(), Job.of_entry(entry), change)
+            waves.publish(kept_broker(), Job.of_entry(entry), change)
 
     try:
         patiently(publish)  # a message too many changes nothing
@@ -447,7 +442,7 @@ def _publish_chunk(job_id: str, chunk_no: int, output: str, delay_s: float) -> N
     def publish() -> None:
         entry = _ledger().entry(job_id)
         if entry is not None:
-            waves.publish_chunks(_broker(), Job.of_entry(entry), [chunk_no], delay_s=delay_s)
+            waves.publish_chunks(kept_broker(), Job.of_entry(entry), [chunk_no], delay_s=delay_s)
 
     try:
         patiently(publish)

@@ -46,11 +46,8 @@ SHOWN_FEATURES = 50
 @shared_task(name=DRIFT_WATCH, base=BeatTask, ignore_result=True)
 def watch() -> None:
     """Look at the newest items of each version once; an episode shows in Flower by its notice."""
-    broker = Broker(get_settings())
-    try:
+    with Broker(get_settings()) as broker:
         watch_all(broker, time.time())
-    finally:
-        broker.close()
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:

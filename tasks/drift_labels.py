@@ -34,12 +34,8 @@ def look_at_labels() -> dict[str, str] | None:
 
     Returns the states of episodes that have begun or ended, by the version.
     """
-    broker = Broker(get_settings())
-    try:
-        with redis_errors(broker):
-            events = look(broker, time.time())
-    finally:
-        broker.close()
+    with Broker(get_settings()) as broker, redis_errors(broker):
+        events = look(broker, time.time())
     return {event.ref: event.state for event in events} or None
 
 

@@ -58,8 +58,8 @@ def notice(event: dict[str, Any], v: int = 1, others: Sequence[dict[str, Any]] =
     than a task waits for it, the message goes back to its queue: what was told is not told again.
     """
     check_contract(v)
-    broker, problems = Broker(get_settings()), []
-    try:
+    problems = []
+    with Broker(get_settings()) as broker:
         for one in (event, *others):
             try:
                 patiently(partial(tell, broker, DriftEvent.from_dict(one)))
@@ -69,8 +69,6 @@ def notice(event: dict[str, Any], v: int = 1, others: Sequence[dict[str, Any]] =
                 raise Reject(error, requeue=True) from error
             except Exception as error:  # noqa: BLE001 - raised when all are told
                 problems.append(error)
-    finally:
-        broker.close()
     if problems:
         raise problems[0]
 

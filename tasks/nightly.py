@@ -52,23 +52,17 @@ def run(self: Task, name: str, date: str, attempt: int = 1, v: int = 1) -> str |
     Raises ConfigError, DatasetError, ModelNotFound ...; then the date stays owed.
     """
     check_contract(v)
-    broker = Broker(get_settings())
-    try:
+    with Broker(get_settings()) as broker:
         day = calendar.parse_date(date)
         return run_date(broker, name, day, attempt, owner=str(self.request.id))
-    finally:
-        broker.close()
 
 
 @shared_task(name=NIGHTLY_WATCH, base=BeatTask, ignore_result=True)
 def watch() -> dict[str, list[str]] | None:
     """Look after every schedule once; returns what was done, by the schedule's name."""
-    broker = Broker(get_settings())
-    try:
+    with Broker(get_settings()) as broker:
         found = look_after(broker, datetime.now(UTC))
         send_pending(broker)
-    finally:
-        broker.close()
     done = {name: one.done if one else ["not looked after"] for name, one in found.items()}
     return {name: what for name, what in done.items() if what} or None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -27,9 +26,9 @@ from producer.applications.sensors.store import (
     Batch,
     SensorStore,
 )
-from producer.broker import Broker
 from tasks.base import CeleriacTask
 from tasks.beat import BeatTask
+from tasks.broker import kept_broker
 from tasks.patience import patiently
 
 log = get_logger(__name__)
@@ -40,13 +39,8 @@ LONGEST_SWEEP_S = 4.0
 _encode = msgspec.json.Encoder().encode
 
 
-@lru_cache(maxsize=1)
-def _broker() -> Broker:
-    return Broker(get_settings())
-
-
 def _store() -> SensorStore:
-    return SensorStore(_broker().redis, get_settings().sensors)
+    return SensorStore(kept_broker().redis, get_settings().sensors)
 
 
 @shared_task(name=SENSORS_ANALYSE, base=CeleriacTask, acks_late=True, ignore_result=True)
@@ -65,7 +59,7 @@ def analyse_ready(v: int = CONTRACT) -> None:
             seconds=round(time.perf_counter() - started_s, 3),
         )
         if time.monotonic() > end_s:
-            call(_broker().redis)
+            call(kept_broker().redis)
             return
 
 
@@ -79,7 +73,7 @@ def sweep() -> None:
     while True:
         swept = store.sweep()
         if swept.calls:
-            call(_broker().redis)
+            call(kept_broker().redis)
         if swept.due < SWEPT_SENSORS or time.monotonic() > end_s:
             metrics.SENSOR_BATCHES_READY.set(swept.ready)
             return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -23,9 +22,9 @@ from celeriac.submissions.deliveries import Deliveries
 from celeriac.submissions.lease import SubmissionLease
 from celeriac.submissions.ledger import BATCH_ITEMS, Claim, Ended, SubmissionLedger
 from producer import lost_submissions, nudges
-from producer.broker import Broker
 from tasks.base import CeleriacTask
 from tasks.beat import BeatTask
+from tasks.broker import kept_broker
 from tasks.patience import patiently
 from tasks.predict import score
 
@@ -37,13 +36,8 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-@lru_cache(maxsize=1)
-def _broker() -> Broker:
-    return Broker(get_settings())
-
-
 def _ledger() -> SubmissionLedger:
-    return SubmissionLedger(_broker().redis)
+    return SubmissionLedger(kept_broker().redis)
 
 
 @shared_task(name=PREDICT_SUBMITTED, base=CeleriacTask, acks_late=True, ignore_result=True)
@@ -72,9 +66,9 @@ def reconcile() -> dict[str, int] | None:
 
     Returns how many, by what was done with them.
     """
-    found, overview = lost_submissions.reconcile(_broker(), _ledger())
+    found, overview = lost_submissions.reconcile(kept_broker(), _ledger())
     metrics.SUBMISSIONS_OPEN.set(overview.open)
-    nudges.publish_deliveries(_broker().redis, Deliveries(_broker().redis).hosts())
+    nudges.publish_deliveries(kept_broker().redis, Deliveries(kept_broker().redis).hosts())
     for what, count in found.items():
         metrics.SUBMISSIONS_RECONCILED.labels(what).inc(count)
     if found:
@@ -116,7 +110,7 @@ def _give_back(
     ended = patiently(lambda: ledger.give_back(claims, most, _encode({"error": failure})))
     _note(ended)
     again = sum(outcome == "queued" for outcome in ended.outcomes)
-    nudges.publish_calls(_broker().redis, queue, model, -(-again // BATCH_ITEMS))
+    nudges.publish_calls(kept_broker().redis, queue, model, -(-again // BATCH_ITEMS))
 
 
 def _note(ended: Ended) -> None:
@@ -133,4 +127,4 @@ def _count(outcome: str, count: int) -> None:
 def _tell(hosts: tuple[str, ...]) -> None:
     """Have webhooks sent; if Redis is away now, the reconciler will."""
     if hosts:
-        patiently(lambda: nudges.publish_deliveries(_broker().redis, hosts))
+        patiently(lambda: nudges.publish_deliveries(kept_broker().redis, hosts))

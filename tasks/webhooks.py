@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -21,9 +20,9 @@ from celeriac.settings import get_settings
 from celeriac.submissions.deliveries import Deliveries, Delivery
 from celeriac.submissions.sender import Sender, Sent
 from producer import wire
-from producer.broker import Broker
 from tasks.base import CeleriacTask
 from tasks.beside import Beside
+from tasks.broker import kept_broker
 
 log = get_logger(__name__)
 
@@ -42,11 +41,6 @@ return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 SENDING = Beside("webhooks")
 
 
-@lru_cache(maxsize=1)
-def _broker() -> Broker:
-    return Broker(get_settings())
-
-
 @shared_task(name=WEBHOOKS_DELIVER, base=CeleriacTask, acks_late=True, ignore_result=True)
 def deliver(host: str, v: int = CONTRACT) -> None:  # noqa: ARG001 - for logs; it sends to all
     """Have what is due sent, to ``host`` and to all others. Never waits for a receiver."""
@@ -56,7 +50,7 @@ def deliver(host: str, v: int = CONTRACT) -> None:  # noqa: ARG001 - for logs; i
 
 def _send_alone() -> None:
     """One process at a time sends."""
-    client = _broker().redis
+    client = kept_broker().redis
     with _alone(client) as still_alone:
         if still_alone():
             send_due(Deliveries(client), lambda: SENDING.goes_on and still_alone())

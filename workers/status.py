@@ -12,8 +12,8 @@ import redis
 from celeriac.messages import MAINTENANCE_QUEUE, batch_queue, predict_queue, realtime_queue
 from celeriac.registry.catalogue import Catalogue, fetch
 from celeriac.settings import Settings
-from producer.broker import Broker, broker_error
-from producer.jobs import JobStatus, list_jobs
+from producer.broker import Broker
+from producer.jobs import JobStatus, list_jobs, redis_errors
 
 _WORKERS = "celeriac:worker:*"
 _GATEWAYS = "celeriac:gateway:*"
@@ -69,8 +69,7 @@ class Snapshot:
 
 def snapshot(settings: Settings, now_s: float) -> Snapshot:
     """Read it all. ``now_s`` is Unix time. Raises BrokerError if Redis does not answer."""
-    broker = Broker(settings)
-    try:
+    with Broker(settings) as broker, redis_errors(broker):
         broker.check()
         client = broker.redis
         catalogue = fetch(client)
@@ -82,10 +81,6 @@ def snapshot(settings: Settings, now_s: float) -> Snapshot:
             catalogue=catalogue,
             jobs=list_jobs(broker, JOBS_SHOWN),
         )
-    except redis.RedisError as error:
-        raise broker_error(error, broker.url) from error
-    finally:
-        broker.close()
 
 
 def queue_names(catalogue: Catalogue) -> list[str]:

@@ -18,14 +18,9 @@ from producer.jobs import JobHandle
 Job = Annotated[str, typer.Argument(help="Id of the job, or its output folder.")]
 
 
-@contextmanager
-def open_broker() -> Iterator[Broker]:
-    """Connections for one command."""
-    broker = Broker(get_settings())
-    try:
-        yield broker
-    finally:
-        broker.close()
+def open_broker() -> Broker:
+    """Connections for one command, which closes them."""
+    return Broker(get_settings())
 
 
 @contextmanager

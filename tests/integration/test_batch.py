@@ -20,6 +20,7 @@ from celery import group
 from typer.testing import CliRunner
 
 import tasks.batch
+import tasks.broker
 from celeriac import errors, host
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import Claim, Ledger
@@ -62,15 +63,16 @@ def broker(
     for name, schema in [("texts", texts), ("numbers", numbers)]:
         registry.add(name, lambda folder, schema=schema: draft.model_copy(update={"input": schema}))
     publish(redis_client, registry.infos())
-    monkeypatch.setattr(tasks.batch, "get_settings", lambda: settings)
+    for module in (tasks.batch, tasks.broker):
+        monkeypatch.setattr(module, "get_settings", lambda: settings)
     monkeypatch.setattr(tasks.batch, "MESSAGE_S", 0.0)  # a chunk a message, unless a test says else
-    tasks.batch._broker.cache_clear()
+    tasks.broker.kept_broker.cache_clear()
     host.set_host(host.make_host(settings))
     broker = Broker(settings)
     yield broker
     broker.close()
-    tasks.batch._broker().close()
-    tasks.batch._broker.cache_clear()
+    tasks.broker.kept_broker().close()
+    tasks.broker.kept_broker.cache_clear()
     host.set_host(None)
 
 
@@ -856,16 +858,16 @@ def test_a_vanished_message_is_sent_again_and_a_waiting_one_is_not(
     taken = redis_client.rpop(QUEUE) or b""  # in a worker's hands, as kombu notes it
     redis_client.hset(f"unacked.{QUEUE}", "tag", json.dumps([json.loads(taken), "", QUEUE]))
     for _ in range(2):
-        assert reconcile(tasks.batch._broker(), tasks.batch._ledger(), queued_s=0) in (
+        assert reconcile(tasks.broker.kept_broker(), tasks.batch._ledger(), queued_s=0) in (
             {"messages": 1}, {},
         )
     assert redis_client.llen(QUEUE) == 9
     redis_client.delete(QUEUE, f"unacked.{QUEUE}")
-    reconcile(tasks.batch._broker(), tasks.batch._ledger(), queued_s=0)
+    reconcile(tasks.broker.kept_broker(), tasks.batch._ledger(), queued_s=0)
     assert redis_client.llen(QUEUE) == 10
     work(redis_client)
     assert handle.status().state == "completed_with_errors"
-    assert reconcile(tasks.batch._broker(), tasks.batch._ledger()) == {}
+    assert reconcile(tasks.broker.kept_broker(), tasks.batch._ledger()) == {}
 
 
 def test_a_job_is_validating_while_its_dataset_is_read(

@@ -43,10 +43,12 @@ def test_killed_in_the_middle_of_an_analysis(
     """Two batch workers whose analyses take a while; one is killed again and again. The sweep,
     which beat would send, is called here."""
     monkeypatch.setenv("PYTHONPATH", str(SLOW))
-    monkeypatch.setattr("tasks.sensors.get_settings", lambda: stack)
+    for module in ("tasks.sensors", "tasks.broker"):
+        monkeypatch.setattr(f"{module}.get_settings", lambda: stack)
     from tasks import sensors as tasks
+    from tasks.broker import kept_broker
 
-    tasks._broker.cache_clear()
+    kept_broker.cache_clear()
     workers = [start(stack, tmp_path) for _ in range(2)]
     kills = 0
     try:
@@ -70,8 +72,8 @@ def test_killed_in_the_middle_of_an_analysis(
     finally:
         for worker in workers:
             worker.kill()
-        tasks._broker().close()
-        tasks._broker.cache_clear()
+        kept_broker().close()
+        kept_broker.cache_clear()
 
 
 def start(settings: Settings, folder: Path) -> Worker:

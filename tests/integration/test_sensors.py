@@ -27,7 +27,7 @@ from producer.applications.sensors import Answer, Sensors
 from producer.applications.sensors.scripts import BATCH_BYTES
 from producer.applications.sensors.store import SAVED, Analysed, Save, SensorStore
 from producer.client import Client
-from tasks import sensors as tasks
+from tasks import broker, sensors as tasks
 from tests.conftest import ROOT, environment
 
 T0 = 1_700_000_000.0
@@ -62,11 +62,12 @@ def store(client: Client, small: Settings) -> SensorStore:
 
 @pytest.fixture(autouse=True)
 def worker_settings(small: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(tasks, "get_settings", lambda: small)
-    tasks._broker.cache_clear()
+    for module in (tasks, broker):
+        monkeypatch.setattr(module, "get_settings", lambda: small)
+    broker.kept_broker.cache_clear()
     yield
-    tasks._broker().close()
-    tasks._broker.cache_clear()
+    broker.kept_broker().close()
+    broker.kept_broker.cache_clear()
 
 
 def line(sensor: str, start: int, count: int, value: float | None = None) -> list[dict[str, Any]]:

@@ -29,12 +29,8 @@ def fetch(settings: Settings, model: str | None) -> list[Standing]:
     """Of all versions, or of those of a model (or of one: NAME@VERSION). Raises BrokerError,
     RequestError."""
     ref = None if model is None else ModelRef.parse(model)
-    broker = Broker(settings)
-    try:
-        with redis_errors(broker):
-            found = standing.load_all(broker.redis)
-    finally:
-        broker.close()
+    with Broker(settings) as broker, redis_errors(broker):
+        found = standing.load_all(broker.redis)
     if ref is None:
         return found
     some = [
