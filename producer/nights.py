@@ -11,7 +11,8 @@ from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.lease import ChunkLease
 from celeriac.jobs.ledger import Answer, JobState
 from celeriac.jobs.manifest import read_manifest
-from celeriac.messages import CONTRACT, MAINTENANCE_QUEUE, NIGHTLY_PLANNING_S, NIGHTLY_RUN
+from celeriac.keys import NIGHTLY_PLANNING_S
+from celeriac.messages import CONTRACT, MAINTENANCE_QUEUE, NIGHTLY_RUN
 from celeriac.nightly import checks
 from celeriac.nightly.calendar import MAX_ATTEMPTS, dataset_path, find, output_path
 from celeriac.nightly.policy import Run, RunState

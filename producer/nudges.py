@@ -7,13 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import redis
 
-from celeriac.messages import (
-    CONTRACT,
-    MAINTENANCE_QUEUE,
-    PREDICT_SUBMITTED,
-    WEBHOOKS_DELIVER,
-    submission_line,
-)
+from celeriac.keys import submission_line
+from celeriac.messages import CONTRACT, MAINTENANCE_QUEUE, PREDICT_SUBMITTED, WEBHOOKS_DELIVER
 from producer import wire
 
 LINE_HEADER = "line"

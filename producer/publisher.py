@@ -8,7 +8,8 @@ from typing import Any
 import redis
 
 from celeriac import errors
-from celeriac.messages import gpu_role, seen_key
+from celeriac.keys import seen_key
+from celeriac.messages import gpu_role
 from producer import resends, wire
 from producer.broker import Broker, broker_error
 from producer.calls import Call, settle_all

@@ -11,7 +11,8 @@ import msgspec
 import redis
 
 from celeriac import errors
-from celeriac.messages import Prediction, Reply, reply_key
+from celeriac.keys import reply_key
+from celeriac.messages import Prediction, Reply
 from producer.broker import Broker
 from producer.calls import Call, Outcome, settle_all
 from producer.channel import Channel

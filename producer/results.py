@@ -14,7 +14,8 @@ import msgspec
 import redis
 
 from celeriac import errors
-from celeriac.messages import Prediction, result_key
+from celeriac.keys import result_key
+from celeriac.messages import Prediction
 from producer.broker import Broker, broker_error
 
 FIRST_PAUSE_S = 0.002

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from celeriac.messages import worker_key
+from celeriac.keys import worker_key
 
 LOOK_S = 0.1
 """Between two looks while a version spreads."""

@@ -27,6 +27,7 @@ from celeriac.drift.adaptation import Adaptation, Compared, Figure, Phase, Step
 from celeriac.drift.adaptation_log import AdaptationLog, Line
 from celeriac.drift.events import DriftEvent
 from celeriac.drift.feedback import accuracy_since
+from celeriac.keys import adapting_key, drift_asker_key, drift_unasked_key
 from celeriac.logs import get_logger
 from celeriac.messages import (
     CHAMPION,
@@ -34,10 +35,7 @@ from celeriac.messages import (
     DRIFT_ADAPT,
     MAINTENANCE_QUEUE,
     ModelRef,
-    adapting_key,
     check_contract,
-    drift_asker_key,
-    drift_unasked_key,
 )
 from celeriac.policies import AdaptSettings
 from celeriac.registry.aliases import CHALLENGER

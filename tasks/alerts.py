@@ -26,18 +26,15 @@ from msgspec.structs import replace
 
 from celeriac import errors, metrics
 from celeriac.alerts import Alert, encode, is_retryable
-from celeriac.logs import get_logger
-from celeriac.messages import (
+from celeriac.keys import (
     ALERT_S,
-    ALERT_SEND,
     ALERTS_PENDING_KEY,
     ALERTS_PENDING_S,
     ALERTS_SENDER_KEY,
-    CONTRACT,
-    MAINTENANCE_QUEUE,
     alert_key,
-    check_contract,
 )
+from celeriac.logs import get_logger
+from celeriac.messages import ALERT_SEND, CONTRACT, MAINTENANCE_QUEUE, check_contract
 from celeriac.settings import AlertSettings, get_settings
 from celeriac.webhooks import SIGNATURE_HEADER, Undelivered, operators_target, post, sign
 from producer.broker import Broker

@@ -17,14 +17,9 @@ from celery.exceptions import Reject
 
 from celeriac import metrics
 from celeriac.drift.events import DriftEvent
+from celeriac.keys import alert_key
 from celeriac.logs import get_logger
-from celeriac.messages import (
-    CONTRACT,
-    DRIFT_NOTICE,
-    MAINTENANCE_QUEUE,
-    alert_key,
-    check_contract,
-)
+from celeriac.messages import CONTRACT, DRIFT_NOTICE, MAINTENANCE_QUEUE, check_contract
 from celeriac.settings import get_settings
 from producer.broker import Broker
 from producer.jobs import redis_errors

@@ -10,7 +10,7 @@ from typing import Any
 from celeriac import errors, release
 from celeriac.drift import adaptation
 from celeriac.drift.adaptation import Adaptation
-from celeriac.messages import result_key
+from celeriac.keys import result_key
 from celeriac.policies import AdaptSettings
 from celeriac.registry.aliases import CHALLENGER
 from celeriac.registry.store import Registry

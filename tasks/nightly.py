@@ -17,13 +17,9 @@ from kombu.exceptions import OperationalError
 
 from celeriac import errors, metrics
 from celeriac.alerts import Alert, AlertKind
+from celeriac.keys import NIGHTLY_SENT_S
 from celeriac.logs import get_logger
-from celeriac.messages import (
-    NIGHTLY_RUN,
-    NIGHTLY_SENT_S,
-    NIGHTLY_WATCH,
-    check_contract,
-)
+from celeriac.messages import NIGHTLY_RUN, NIGHTLY_WATCH, check_contract
 from celeriac.nightly import calendar
 from celeriac.nightly.policy import Run, RunState, judge
 from celeriac.nightly.records import Holder, Status

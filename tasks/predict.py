@@ -14,17 +14,16 @@ from celeriac import errors, metrics
 from celeriac.cache.worker import get_worker_cache
 from celeriac.drift.counter import get_counter
 from celeriac.host import get_host
+from celeriac.keys import REPLY_TTL_S, reply_key
 from celeriac.logs import get_logger
 from celeriac.messages import (
     CONTRACT,
     PREDICT,
     PREDICT_ENVELOPE,
-    REPLY_TTL_S,
     Envelope,
     Reply,
     check_contract,
     predict_queue,
-    reply_key,
 )
 from celeriac.scoring import Scorer
 from celeriac.settings import get_settings

@@ -14,8 +14,9 @@ import redis
 from celery import shared_task
 
 from celeriac import errors, lua, metrics, webhooks
+from celeriac.keys import WEBHOOKS_SENDER_KEY
 from celeriac.logs import get_logger
-from celeriac.messages import CONTRACT, WEBHOOKS_DELIVER, WEBHOOKS_SENDER_KEY, check_contract
+from celeriac.messages import CONTRACT, WEBHOOKS_DELIVER, check_contract
 from celeriac.settings import get_settings
 from celeriac.submissions.deliveries import Deliveries, Delivery
 from celeriac.submissions.sender import Sender, Sent

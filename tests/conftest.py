@@ -18,7 +18,7 @@ import coverage
 import pytest
 import redis
 
-from celeriac.messages import worker_key
+from celeriac.keys import worker_key
 from celeriac.settings import (
     BrokerSettings,
     ModelsSettings,

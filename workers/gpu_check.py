@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from celeriac import errors
-from celeriac.messages import worker_key
+from celeriac.keys import worker_key
 from celeriac.registry.store import Registry
 from celeriac.settings import BrokerSettings, ModelsSettings, Settings, StackSettings
 from producer import Client

@@ -14,7 +14,7 @@ from typing import Any
 import redis
 
 from celeriac import errors
-from celeriac.messages import worker_key
+from celeriac.keys import worker_key
 from celeriac.settings import Settings, load_settings
 from producer.broker import connect
 

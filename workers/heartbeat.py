@@ -20,8 +20,8 @@ import redis
 from celery import bootsteps
 
 from celeriac.host import ModelHost, get_host
+from celeriac.keys import SEEN_S, WORKER_TTL_S, lanes_key, seen_key, worker_key
 from celeriac.logs import get_logger
-from celeriac.messages import SEEN_S, WORKER_TTL_S, lanes_key, seen_key, worker_key
 from celeriac.refused_writes import is_refused_write
 from celeriac.registry.catalogue import fetch, fetch_generation
 from celeriac.settings import get_settings

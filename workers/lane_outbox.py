@@ -9,8 +9,9 @@ import msgspec
 import redis
 
 from celeriac import metrics
+from celeriac.keys import REPLY_TTL_S, reply_key
 from celeriac.logs import get_logger
-from celeriac.messages import REPLY_TTL_S, Reply, reply_key
+from celeriac.messages import Reply
 from celeriac.refused_writes import is_refused_write
 from producer.channel import Command
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from celeriac import errors
 from celeriac.datasets.places import S3_PREFIX
-from celeriac.messages import worker_key
+from celeriac.keys import worker_key
 from celeriac.policies import AdaptSettings
 from celeriac.schedules import NightlySettings
 from celeriac.settings import (

@@ -9,14 +9,13 @@ from typing import Any
 
 import redis
 
+from celeriac.keys import gateway_key, worker_key
 from celeriac.messages import MAINTENANCE_QUEUE, batch_queue, predict_queue, realtime_queue
 from celeriac.registry.catalogue import Catalogue, fetch
 from celeriac.settings import Settings
 from producer.broker import Broker
 from producer.jobs import JobStatus, list_jobs, redis_errors
 
-_WORKERS = "celeriac:worker:*"
-_GATEWAYS = "celeriac:gateway:*"
 JOBS_SHOWN = 10
 
 
@@ -128,13 +127,13 @@ def oldest_s(message: bytes | str | None, now_s: float) -> float | None:
 
 
 def _workers(client: redis.Redis, now_s: float) -> list[WorkerLine]:
-    lines = [worker_line(text, now_s) for text in _said(client, _WORKERS)]
+    lines = [worker_line(text, now_s) for text in _said(client, worker_key("*"))]
     return sorted(lines, key=lambda line: line.hostname)
 
 
 def _gateways(client: redis.Redis, now_s: float) -> list[GatewayLine]:
     lines = []
-    for text in _said(client, _GATEWAYS):
+    for text in _said(client, gateway_key("*")):
         said: dict[str, Any] = json.loads(text)
         up_s = max(0.0, now_s - float(said["started_at"]))
         lines.append(GatewayLine(url=said["url"], pid=said["pid"], up_s=up_s))

@@ -11,7 +11,8 @@ import redis
 
 from benchmarks.subjects.raw import connection
 from benchmarks.subjects.replies import Replies
-from celeriac.messages import CONTRACT, Envelope, encode_item, realtime_queue, reply_key
+from celeriac.keys import reply_key
+from celeriac.messages import CONTRACT, Envelope, encode_item, realtime_queue
 from producer import wire
 
 

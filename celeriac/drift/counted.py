@@ -12,12 +12,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from celeriac import lua
-from celeriac.messages import (
-    DRIFT_COUNTED_KEY,
-    DRIFT_KEPT_S,
-    drift_counts_key,
-    drift_times_key,
-)
+from celeriac.keys import DRIFT_COUNTED_KEY, DRIFT_KEPT_S, drift_counts_key, drift_times_key
 
 MOST_FIELDS = 4_096
 """Of one version: the oldest go."""

@@ -22,8 +22,8 @@ from celeriac.drift.concept import (
 )
 from celeriac.drift.events import DriftEvent
 from celeriac.drift.profile import Performance
+from celeriac.keys import FEEDBACK_VERSIONS_KEY, feedback_stream_key, feedback_test_key
 from celeriac.logs import get_logger
-from celeriac.messages import FEEDBACK_VERSIONS_KEY, feedback_stream_key, feedback_test_key
 from celeriac.settings import FeedbackSettings
 
 log = get_logger(__name__)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from celeriac import errors, lua
 from celeriac.drift.labels import Judged
-from celeriac.messages import (
+from celeriac.keys import (
     FEEDBACK_KEY_KEY,
     FEEDBACK_VERSIONS_KEY,
     feedback_counts_key,

@@ -12,14 +12,14 @@ import msgspec
 from celeriac import lua
 from celeriac.drift.episodes import Watched
 from celeriac.drift.records import State
-from celeriac.messages import (
+from celeriac.keys import (
     DRIFT_KEPT_S,
     DRIFT_STANDINGS_KEY,
     DRIFT_WATCHER_KEY,
     DRIFT_WATCHER_S,
-    ModelRef,
     drift_standing_key,
 )
+from celeriac.messages import ModelRef
 
 Kind = Literal["data_quality", "data_drift"]
 KINDS: tuple[Kind, ...] = ("data_quality", "data_drift")

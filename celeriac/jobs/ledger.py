@@ -16,13 +16,7 @@ from typing import Any
 from celeriac import lua
 from celeriac.jobs import scripts
 from celeriac.jobs.plan import DEFAULT_TENANT, ChunkRecord, JobPlan
-from celeriac.messages import (
-    ACTIVE_JOBS_KEY,
-    JOBS_KEY,
-    job_key,
-    job_part_key,
-    tenant_jobs_key,
-)
+from celeriac.keys import ACTIVE_JOBS_KEY, JOBS_KEY, job_key, job_part_key, tenant_jobs_key
 
 JOBS_KEPT = 1_000
 JUDGED_ROWS = 1_000

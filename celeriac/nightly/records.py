@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from celeriac.messages import (
+from celeriac.keys import (
     ALERT_S,
     NIGHTLY_EVENTS_S,
     NIGHTLY_PLANNING_S,

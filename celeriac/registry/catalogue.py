@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from celeriac.messages import CATALOGUE_KEY, GENERATION_KEY, ModelRef
+from celeriac.keys import CATALOGUE_KEY, GENERATION_KEY
+from celeriac.messages import ModelRef
 from celeriac.registry.manifest import InputSchema, ModelVersion, OutputSchema, Profile, Serving
 from celeriac.registry.reference import pick, unknown_model
 

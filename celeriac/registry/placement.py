@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from celeriac.messages import seen_key
+from celeriac.keys import seen_key
 from celeriac.registry.catalogue import ModelInfo, VersionInfo
 
 Fallback = Literal["never", "when_absent"]

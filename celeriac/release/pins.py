@@ -7,7 +7,8 @@ from typing import Any
 
 from celeriac import errors
 from celeriac.jobs.ledger import JobState
-from celeriac.messages import SUBMISSIONS_LINES_KEY, ModelRef, job_key
+from celeriac.keys import SUBMISSIONS_LINES_KEY, job_key
+from celeriac.messages import ModelRef
 from celeriac.settings import Settings
 
 

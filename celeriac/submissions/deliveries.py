@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from celeriac.messages import (
+from celeriac.keys import (
     WEBHOOK_HOSTS_KEY,
     WEBHOOK_PREFIX,
     WEBHOOKS_DUE_PREFIX,

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from celeriac import errors, lua
-from celeriac.messages import (
+from celeriac.keys import (
     SUBMISSIONS_BYTES_KEY,
     SUBMISSIONS_ENDED_KEY,
     SUBMISSIONS_LINES_KEY,

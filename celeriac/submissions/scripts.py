@@ -10,7 +10,7 @@ The names of hashes and lines are made here, so the scripts need one server (as 
 
 from __future__ import annotations
 
-from celeriac.messages import (
+from celeriac.keys import (
     SUBMISSION_PREFIX,
     SUBMISSIONS_PACE_KEY,
     SUBMISSIONS_TENANT_ENDED_PREFIX,

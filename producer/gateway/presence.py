@@ -12,7 +12,7 @@ import time
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from celeriac.messages import WORKER_TTL_S, gateway_key
+from celeriac.keys import WORKER_TTL_S, gateway_key
 from producer.gateway.ending import end
 
 BEAT_S = 5.0

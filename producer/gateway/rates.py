@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from celeriac import errors
-from celeriac.messages import rate_key
+from celeriac.keys import rate_key
 from celeriac.settings import GatewaySettings, KeySettings
 from producer.gateway.failures import RateLimited
 

@@ -16,7 +16,8 @@ import redis
 from celery import Celery
 
 from celeriac import errors
-from celeriac.messages import CATALOGUE_PUBLISH, MAINTENANCE_QUEUE, PREDICT, submission_key
+from celeriac.keys import submission_key
+from celeriac.messages import CATALOGUE_PUBLISH, MAINTENANCE_QUEUE, PREDICT
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings

@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 
 from celeriac import release
 from celeriac.drift import standing
-from celeriac.messages import drift_counts_key
+from celeriac.keys import drift_counts_key
 from celeriac.registry.catalogue import publish
 from celeriac.registry.store import Registry
 from celeriac.settings import DriftSettings, Settings

@@ -16,7 +16,8 @@ import msgspec
 import pytest
 import redis
 
-from celeriac.messages import CATALOGUE_KEY, Reply, reply_key
+from celeriac.keys import CATALOGUE_KEY, reply_key
+from celeriac.messages import Reply
 from celeriac.registry import catalogue
 from celeriac.registry.catalogue import ModelInfo, VersionInfo
 from celeriac.registry.manifest import InputSchema, OutputSchema

@@ -22,7 +22,8 @@ import pytest
 import redis
 
 from celeriac import errors
-from celeriac.messages import JOBS_KEY, batch_queue
+from celeriac.keys import JOBS_KEY
+from celeriac.messages import batch_queue
 from celeriac.registry.catalogue import publish
 from celeriac.registry.manifest import Column, InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry

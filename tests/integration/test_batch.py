@@ -25,14 +25,8 @@ from celeriac import errors, host
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import Claim, Ledger
 from celeriac.jobs.manifest import read_manifest
-from celeriac.messages import (
-    BATCH_CHUNK,
-    BATCH_FINALIZE,
-    JOBS_KEY,
-    MAINTENANCE_QUEUE,
-    batch_queue,
-    job_key,
-)
+from celeriac.keys import JOBS_KEY, job_key
+from celeriac.messages import BATCH_CHUNK, BATCH_FINALIZE, MAINTENANCE_QUEUE, batch_queue
 from celeriac.registry.catalogue import publish
 from celeriac.registry.manifest import Column, InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry

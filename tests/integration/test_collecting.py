@@ -14,7 +14,8 @@ from celery import Celery
 
 from celeriac import errors, release
 from celeriac.jobs.ledger import JobState, Ledger
-from celeriac.messages import SUBMISSIONS_LINES_KEY, ModelRef, submission_line
+from celeriac.keys import SUBMISSIONS_LINES_KEY, submission_line
+from celeriac.messages import ModelRef
 from celeriac.registry.catalogue import fetch
 from celeriac.registry.store import Registry
 from celeriac.release import collecting

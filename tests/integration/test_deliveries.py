@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import redis
 
-from celeriac.messages import WEBHOOK_HOSTS_KEY, WEBHOOKS_SILENT_PREFIX
+from celeriac.keys import WEBHOOK_HOSTS_KEY, WEBHOOKS_SILENT_PREFIX
 from celeriac.submissions.deliveries import NEVER_ANSWERED, PAUSES_S, Deliveries, Delivery
 from celeriac.submissions.ledger import Limits, Submission, SubmissionLedger, Webhook
 from celeriac.submissions.sender import AT_ONCE_OF_HOST, NOT_ENDED, Sender, Sent

@@ -18,13 +18,8 @@ from celeriac.drift.events import DriftEvent
 from celeriac.drift.feedback import Labelled, labelled_versions, record
 from celeriac.drift.labels import Judged
 from celeriac.drift.profile import Performance
-from celeriac.messages import (
-    DRIFT_LABELS,
-    DRIFT_NOTICE,
-    MAINTENANCE_QUEUE,
-    feedback_stream_key,
-    feedback_test_key,
-)
+from celeriac.keys import feedback_stream_key, feedback_test_key
+from celeriac.messages import DRIFT_LABELS, DRIFT_NOTICE, MAINTENANCE_QUEUE
 from celeriac.registry.store import Registry
 from celeriac.settings import FeedbackSettings, Settings
 from producer.broker import Broker

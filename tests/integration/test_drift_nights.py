@@ -19,7 +19,8 @@ from sklearn.linear_model import LogisticRegression
 import tasks.nightly
 from celeriac import errors, release
 from celeriac.drift.records import DriftReport
-from celeriac.messages import DRIFT_NOTICE, MAINTENANCE_QUEUE, NIGHTLY_RUN, nightly_slot_key
+from celeriac.keys import nightly_slot_key
+from celeriac.messages import DRIFT_NOTICE, MAINTENANCE_QUEUE, NIGHTLY_RUN
 from celeriac.nightly.policy import Run, RunState
 from celeriac.nightly.records import Holder
 from celeriac.registry.catalogue import publish

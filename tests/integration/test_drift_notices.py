@@ -12,14 +12,8 @@ from celery.exceptions import Reject
 
 from celeriac import errors, metrics
 from celeriac.drift.events import DriftEvent
-from celeriac.messages import (
-    ALERT_SEND,
-    ALERTS_PENDING_KEY,
-    DRIFT_NOTICE,
-    MAINTENANCE_QUEUE,
-    drift_asker_key,
-    drift_unasked_key,
-)
+from celeriac.keys import ALERTS_PENDING_KEY, drift_asker_key, drift_unasked_key
+from celeriac.messages import ALERT_SEND, DRIFT_NOTICE, MAINTENANCE_QUEUE
 from celeriac.policies import AdaptSettings
 from celeriac.settings import AlertSettings, Settings
 from producer.broker import Broker

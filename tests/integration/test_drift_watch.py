@@ -24,15 +24,15 @@ from celeriac.drift.counter import DriftCounter
 from celeriac.drift.events import DriftEvent
 from celeriac.drift.standing import FeatureStanding, Overtaken, Watcher
 from celeriac.drift.tally import Standard
-from celeriac.messages import (
+from celeriac.keys import (
     DRIFT_COUNTED_KEY,
     DRIFT_STANDINGS_KEY,
     DRIFT_WATCHER_KEY,
-    ModelRef,
     drift_counts_key,
     drift_standing_key,
     drift_times_key,
 )
+from celeriac.messages import ModelRef
 from celeriac.policies import AdaptSettings
 from celeriac.registry.catalogue import publish
 from celeriac.registry.manifest import ModelVersion

@@ -13,7 +13,7 @@ from celeriac import errors
 from celeriac.drift import feedback
 from celeriac.drift.feedback import Labelled, accuracies, accuracy_since, record
 from celeriac.drift.labels import FARTHEST, Judged
-from celeriac.messages import feedback_seen_key, feedback_stream_key
+from celeriac.keys import feedback_seen_key, feedback_stream_key
 from celeriac.settings import FeedbackSettings
 
 NOON = 1_800_000_000 // 86_400 * 86_400 + 43_200.0

@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from celeriac.alerts import Alert, AlertKind
-from celeriac.messages import ALERTS_SENDER_KEY, WEBHOOKS_SENDER_KEY
+from celeriac.keys import ALERTS_SENDER_KEY, WEBHOOKS_SENDER_KEY
 from celeriac.registry.catalogue import publish
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry

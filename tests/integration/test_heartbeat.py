@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from celeriac.host import ModelHost
-from celeriac.messages import worker_key
+from celeriac.keys import worker_key
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
 from celeriac.settings import Settings

@@ -15,6 +15,7 @@ import redis
 
 from celeriac import errors
 from celeriac.host import ModelHost
+from celeriac.keys import reply_key
 from celeriac.messages import (
     CONTRACT,
     PREDICT,
@@ -22,7 +23,6 @@ from celeriac.messages import (
     Reply,
     predict_queue,
     realtime_queue,
-    reply_key,
 )
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry

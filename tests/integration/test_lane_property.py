@@ -13,7 +13,8 @@ import redis
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from celeriac.host import ModelHost
-from celeriac.messages import CONTRACT, PREDICT_ENVELOPE, realtime_queue, reply_key
+from celeriac.keys import reply_key
+from celeriac.messages import CONTRACT, PREDICT_ENVELOPE, realtime_queue
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema, Serving
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions, Output

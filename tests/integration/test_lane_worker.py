@@ -20,7 +20,8 @@ import redis
 from celery import Celery
 
 from celeriac import errors, release
-from celeriac.messages import CONTRACT, Envelope, Reply, lanes_key, realtime_queue, reply_key
+from celeriac.keys import lanes_key, reply_key
+from celeriac.messages import CONTRACT, Envelope, Reply, realtime_queue
 from celeriac.registry import catalogue
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry

@@ -23,13 +23,7 @@ from celeriac.jobs.ledger import (
     Runner,
 )
 from celeriac.jobs.plan import ChunkRecord, JobPlan, Scoring, make_plan
-from celeriac.messages import (
-    ACTIVE_JOBS_KEY,
-    JOBS_KEY,
-    job_key,
-    job_part_key,
-    tenant_jobs_key,
-)
+from celeriac.keys import ACTIVE_JOBS_KEY, JOBS_KEY, job_key, job_part_key, tenant_jobs_key
 
 NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)
 TTL_S = 600

@@ -22,18 +22,14 @@ from celeriac import errors
 from celeriac.alerts import Alert, AlertKind
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import JobState, Ledger
-from celeriac.messages import (
-    ALERT_SEND,
+from celeriac.keys import (
     ALERTS_PENDING_KEY,
     ALERTS_SENDER_KEY,
-    MAINTENANCE_QUEUE,
-    NIGHTLY_RUN,
-    NIGHTLY_WATCH,
     alert_key,
-    batch_queue,
     job_key,
     nightly_slot_key,
 )
+from celeriac.messages import ALERT_SEND, MAINTENANCE_QUEUE, NIGHTLY_RUN, NIGHTLY_WATCH, batch_queue
 from celeriac.nightly.calendar import output_path, owed_date
 from celeriac.nightly.policy import RunState
 from celeriac.registry.catalogue import publish

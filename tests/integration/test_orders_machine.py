@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 )
 
 from celeriac.jobs.ledger import Answer, JobState, Ledger
-from celeriac.messages import job_key
+from celeriac.keys import job_key
 from tests.integration.state_machines import run_machine
 from tests.integration.test_ledger import job, record
 

@@ -36,7 +36,8 @@ from celeriac.jobs.ledger import DeadChunk
 from celeriac.jobs.manifest import SampleSummary, read_manifest
 from celeriac.jobs.plan import JobPlan, Scoring, make_plan
 from celeriac.jobs.report import make_report
-from celeriac.messages import decode_item, job_key
+from celeriac.keys import job_key
+from celeriac.messages import decode_item
 from celeriac.nightly.policy import RunState
 from celeriac.outputs import TableAnswers
 from celeriac.registry.catalogue import publish

@@ -16,12 +16,7 @@ import redis
 
 from celeriac import errors
 from celeriac.applications.sensors import rows, state
-from celeriac.messages import (
-    SENSORS_DUE_KEY,
-    SENSORS_READY_BYTES_KEY,
-    SENSORS_READY_KEY,
-    sensors_key,
-)
+from celeriac.keys import SENSORS_DUE_KEY, SENSORS_READY_BYTES_KEY, SENSORS_READY_KEY, sensors_key
 from celeriac.settings import SensorSettings, Settings
 from producer.applications.sensors import Answer, Sensors
 from producer.applications.sensors.scripts import BATCH_BYTES

@@ -11,7 +11,7 @@ import redis
 from rich.console import Console
 
 from celeriac import errors
-from celeriac.messages import gateway_key, worker_key
+from celeriac.keys import gateway_key, worker_key
 from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo, publish
 from celeriac.registry.manifest import InputSchema, OutputSchema
 from celeriac.settings import BrokerSettings, Settings

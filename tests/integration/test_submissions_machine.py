@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from celeriac import errors
-from celeriac.messages import SUBMISSIONS_WAITING_PREFIX, submission_key
+from celeriac.keys import SUBMISSIONS_WAITING_PREFIX, submission_key
 from celeriac.submissions import ledger as submissions
 from celeriac.submissions.ledger import (
     Claim,

@@ -10,7 +10,7 @@ Names of keys are made here, so the scripts need one server (as Celery does).
 
 from __future__ import annotations
 
-from celeriac.messages import SENSOR_BATCH_PREFIX, SENSOR_PREFIX
+from celeriac.keys import SENSOR_BATCH_PREFIX, SENSOR_PREFIX
 
 MOST_ALARMS = 1_000
 CALLED_MS = 5_000

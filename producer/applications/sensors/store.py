@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import redis
 
 from celeriac import lua
-from celeriac.messages import (
+from celeriac.keys import (
     SENSOR_PREFIX,
     SENSORS_CALLED_KEY,
     SENSORS_COUNT_KEY,

@@ -9,7 +9,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from celeriac.messages import WORKER_TTL_S, lanes_key, worker_key
+from celeriac.keys import WORKER_TTL_S, lanes_key, worker_key
 from producer.gateway.failures import NotReady, broker_gone
 
 

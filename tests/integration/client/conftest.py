@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from celeriac.host import ModelHost
-from celeriac.messages import reply_key
+from celeriac.keys import reply_key
 from celeriac.registry import catalogue
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry

@@ -12,7 +12,8 @@ import pytest
 import redis
 
 from celeriac import errors
-from celeriac.messages import realtime_queue, reply_key
+from celeriac.keys import reply_key
+from celeriac.messages import realtime_queue
 from celeriac.registry import catalogue
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings

@@ -13,13 +13,8 @@ import pytest
 import redis
 
 from celeriac import errors
-from celeriac.messages import (
-    MAINTENANCE_QUEUE,
-    PREDICT_SUBMITTED,
-    predict_queue,
-    result_key,
-    submission_key,
-)
+from celeriac.keys import result_key, submission_key
+from celeriac.messages import MAINTENANCE_QUEUE, PREDICT_SUBMITTED, predict_queue
 from celeriac.registry.store import Registry
 from celeriac.settings import GatewaySettings, Settings, SubmissionSettings
 from celeriac.submissions.ledger import SubmissionLedger

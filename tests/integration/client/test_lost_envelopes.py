@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from celeriac import errors
-from celeriac.messages import reply_key
+from celeriac.keys import reply_key
 from celeriac.registry.store import Registry
 from celeriac.settings import RealtimeSettings, Settings
 from producer import calls, realtime

@@ -15,14 +15,8 @@ import pytest
 import redis
 from celery import Celery
 
-from celeriac.messages import (
-    CONTRACT,
-    PREDICT_ENVELOPE,
-    Envelope,
-    Reply,
-    realtime_queue,
-    reply_key,
-)
+from celeriac.keys import reply_key
+from celeriac.messages import CONTRACT, PREDICT_ENVELOPE, Envelope, Reply, realtime_queue
 from celeriac.settings import Settings
 from producer import wire
 

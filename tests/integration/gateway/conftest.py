@@ -27,7 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from celeriac import release
-from celeriac.messages import seen_key
+from celeriac.keys import seen_key
 from celeriac.registry import catalogue
 from celeriac.registry.manifest import (
     InputSchema,

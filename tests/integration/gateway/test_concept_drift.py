@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import redis
 
-from celeriac.messages import DRIFT_LABELS, MAINTENANCE_QUEUE, feedback_stream_key
+from celeriac.keys import feedback_stream_key
+from celeriac.messages import DRIFT_LABELS, MAINTENANCE_QUEUE
 from celeriac.settings import Settings
 from producer.broker import Broker
 from tests.conftest import Worker

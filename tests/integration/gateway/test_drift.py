@@ -5,7 +5,7 @@ from __future__ import annotations
 import redis
 
 from celeriac.drift.standing import FeatureStanding, Standing, Watcher
-from celeriac.messages import DRIFT_STANDINGS_KEY, drift_standing_key
+from celeriac.keys import DRIFT_STANDINGS_KEY, drift_standing_key
 from celeriac.settings import Settings
 from tests.integration.gateway.conftest import Http
 

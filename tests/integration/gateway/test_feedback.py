@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import redis
 
-from celeriac.messages import FEEDBACK_KEY_KEY, Prediction
+from celeriac.keys import FEEDBACK_KEY_KEY
+from celeriac.messages import Prediction
 from celeriac.settings import FeedbackSettings, KeySettings, Settings
 from producer.gateway.keys import digest_of
 from tests.integration.gateway.conftest import Http, RunningGateway

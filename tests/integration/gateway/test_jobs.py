@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 
-from celeriac.messages import batch_queue, job_key, job_part_key
+from celeriac.keys import job_key, job_part_key
+from celeriac.messages import batch_queue
 from celeriac.settings import Settings
 from producer import reconciler
 from producer.client import Client

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from celeriac import errors
-from celeriac.messages import reply_key
+from celeriac.keys import reply_key
 from celeriac.settings import Settings
 from tests.integration.gateway.conftest import Answer, Http, RunningGateway
 from tests.waiting import wait_until

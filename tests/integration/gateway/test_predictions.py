@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import redis
 
-from celeriac.messages import SUBMISSIONS_RECONCILE, WEBHOOKS_SENDER_KEY, submission_key
+from celeriac.keys import WEBHOOKS_SENDER_KEY, submission_key
+from celeriac.messages import SUBMISSIONS_RECONCILE
 from celeriac.settings import (
     GatewaySettings,
     KeySettings,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from celeriac.messages import worker_key
+from celeriac.keys import worker_key
 from celeriac.registry import catalogue
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry

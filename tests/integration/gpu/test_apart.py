@@ -14,7 +14,8 @@ import redis
 from celery import Celery
 
 from celeriac import errors
-from celeriac.messages import CONTRACT, Envelope, Reply, realtime_queue, reply_key, seen_key
+from celeriac.keys import reply_key, seen_key
+from celeriac.messages import CONTRACT, Envelope, Reply, realtime_queue
 from celeriac.registry.catalogue import fetch
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings, get_settings

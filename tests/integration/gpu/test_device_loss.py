@@ -21,7 +21,7 @@ import redis
 from celery import Celery
 
 from celeriac import errors, release
-from celeriac.messages import worker_key
+from celeriac.keys import worker_key
 from celeriac.registry.store import Registry
 from celeriac.settings import (
     BrokerSettings,

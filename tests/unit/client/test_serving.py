@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from celeriac.messages import worker_key
+from celeriac.keys import worker_key
 from producer.serving import read_serving, wait_served
 
 
