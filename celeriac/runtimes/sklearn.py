@@ -234,7 +234,7 @@ def read(path: Path, options: LoadOptions) -> Any:
         ) from error
     raise errors.UntrustedModel(
         f"the model holds types that are not trusted here: {', '.join(unknown)}; if you trust "
-        f"them, add them to [models] trusted_types in celeriac.toml"
+        "them, add them to [models] trusted_types in celeriac.toml, here and for the workers"
     )
 
 

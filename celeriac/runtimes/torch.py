@@ -170,7 +170,8 @@ def _check_allowed(path: str, options: LoadOptions) -> None:
     allowed = ", ".join(options.architectures) or "none"
     raise errors.UntrustedModel(
         f"architectures of {module!r} are not allowed here (allowed: {allowed}); "
-        "if you trust that code, add its module to [models] architectures in celeriac.toml"
+        "if you trust that code, add its module to [models] architectures in celeriac.toml, here "
+        "and for the workers"
     )
 
 

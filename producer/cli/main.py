@@ -75,6 +75,7 @@ def main() -> None:
     """
     try:
         command = get_command(build(sys.argv[1:]))
+        _refuse_operators(command, sys.argv[1:])
         _arrange(command)
         _tidy_help(command)
         command()
@@ -104,6 +105,23 @@ def _options(
     ),
 ) -> None:
     del version
+
+
+def _refuse_operators(command: Any, words: Sequence[str]) -> None:
+    """Say of a command that is not in the wheel where it is, rather than that there is none."""
+    first, second = (*words, "", "")[:2]
+    known = {name for names in PANELS.values() for name in names}
+    is_operators = first in known - set(command.commands)
+    models = getattr(command.commands.get("models"), "commands", {})
+    if first == "models" and second and not second.startswith("-"):
+        is_operators = second not in models and not _in_checkout()
+        first = f"models {second}"
+    if is_operators:
+        raise errors.RequestError(
+            f"there is no `celeriac {first}` here: pip has installed the half for callers."
+            " Models are registered, and stacks started, from a checkout of the repository"
+            " (its README.md says how). `celeriac --help` lists what is here"
+        )
 
 
 def _arrange(command: Any) -> None:

@@ -146,6 +146,13 @@ with Client({url!r}) as client:
     commands = run(installed / "celeriac", "--help", cwd=tmp_path)
     assert "predict" in commands
     assert "worker" not in commands
+    for words in (["up"], ["worker", "batch.cpu"], ["models", "register", "iris", "iris.onnx"]):
+        refused = subprocess.run(
+            [installed / "celeriac", *words], cwd=tmp_path, capture_output=True, text=True,
+            timeout=100, check=False,
+        )  # fmt: skip
+        assert refused.returncode == 1
+        assert "checkout of the repository" in refused.stderr
 
 
 HOST = {
