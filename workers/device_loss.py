@@ -21,7 +21,7 @@ from celeriac import errors, passes
 from celeriac.logs import get_logger
 from celeriac.messages import PREDICT
 from celeriac.passes import Pass
-from workers.lane import Lane
+from workers.lane.lane import Lane
 
 log = get_logger(__name__)
 

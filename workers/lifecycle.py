@@ -26,7 +26,7 @@ from workers.device_loss import LOSS
 from workers.exit_limit import ExitLimit
 from workers.gathered_events import GatheredEvents
 from workers.heartbeat import HeartbeatStep
-from workers.lane_step import LaneStep
+from workers.lane.step import LaneStep
 from workers.lease import Lease
 from workers.pool import TaskPool
 from workers.roles import Role

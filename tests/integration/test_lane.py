@@ -29,9 +29,9 @@ from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
 from celeriac.scoring import Scorer
 from celeriac.settings import Settings
-from workers.lane import PARKED_ITEMS, Lane
-from workers.lane_events import NoEvents
-from workers.lane_queues import FIRST_POP
+from workers.lane.events import NoEvents
+from workers.lane.lane import PARKED_ITEMS, Lane
+from workers.lane.queues import FIRST_POP
 
 FAR = 4_000_000_000_000
 

@@ -20,9 +20,9 @@ from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema, Se
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
 from celeriac.settings import RealtimeSettings, Settings
-from workers.lane import Lane
-from workers.lane_events import NoEvents
-from workers.lane_messages import Received
+from workers.lane.events import NoEvents
+from workers.lane.lane import Lane
+from workers.lane.messages import Received
 
 QUEUE = realtime_queue("cpu", "echo")
 

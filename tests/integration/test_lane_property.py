@@ -19,8 +19,8 @@ from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema, Se
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions, Output
 from celeriac.settings import RealtimeSettings, Settings as AllSettings
-from workers.lane import Lane
-from workers.lane_events import NoEvents
+from workers.lane.events import NoEvents
+from workers.lane.lane import Lane
 
 pytestmark = pytest.mark.uncounted
 

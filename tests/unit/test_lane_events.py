@@ -12,8 +12,8 @@ from celery import Celery
 
 from celeriac.messages import Envelope, Reply
 from celeriac.settings import RealtimeSettings, Settings
-from workers.lane_events import MAX_WAITING, Allowance, LaneEvents, channel, event_message
-from workers.lane_messages import Received
+from workers.lane.events import MAX_WAITING, Allowance, LaneEvents, channel, event_message
+from workers.lane.messages import Received
 from workers.valkey import EmbeddedServer
 
 RECEIVED = Received(

@@ -10,8 +10,8 @@ import pytest
 from celeriac.batching.cost import CostLine
 from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo
 from celeriac.registry.manifest import InputSchema, OutputSchema, Profile
-from workers.lane_limits import SHORT_S, AllLimits, Limits
-from workers.lane_queues import Queues
+from workers.lane.limits import SHORT_S, AllLimits, Limits
+from workers.lane.queues import Queues
 
 
 def limits(fixed_s: float, item_s: float, cap: int = 256) -> Limits:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from celeriac.messages import PREDICT, PREDICT_ENVELOPE
-from workers.lane_messages import Misfit, Received, read_address, read_message
+from workers.lane.messages import Misfit, Received, read_address, read_message
 
 ENVELOPE = {
     "v": 1, "id": "e1", "model": "reviews", "items": ["good"], "reply_to": "c1",

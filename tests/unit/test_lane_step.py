@@ -10,7 +10,8 @@ import pytest
 from celery import bootsteps
 
 from celeriac import errors
-from workers import lane_step, watchdog
+from workers import watchdog
+from workers.lane import step
 
 WITHOUT_A_TURN = """
 import threading, time
@@ -34,29 +35,29 @@ def test_a_champion_that_has_just_gone_keeps_no_lane_from_starting(
 
     prepared: list[str] = []
     host = SimpleNamespace(serving=lambda: {"gone": 1, "here": 2}, scorer=scorer)
-    monkeypatch.setattr(lane_step, "get_host", lambda: host)
+    monkeypatch.setattr(step, "get_host", lambda: host)
     monkeypatch.setattr(
-        lane_step, "get_counter", lambda: SimpleNamespace(prepare=prepared.append)
+        step, "get_counter", lambda: SimpleNamespace(prepare=prepared.append)
     )
-    lane_step._prepare_counting()
+    step._prepare_counting()
     assert prepared == ["here@2"]
 
 
 def test_the_first_pass_of_a_lane_is_watched() -> None:
     """Steps are a set: those that do not name each other start in any order."""
-    steps = bootsteps.Blueprint(steps=[lane_step.LaneStep, watchdog.WatchdogStep])
+    steps = bootsteps.Blueprint(steps=[step.LaneStep, watchdog.WatchdogStep])
     order = list(steps._finalize_steps(steps.claim_steps()))
-    assert order.index(watchdog.WatchdogStep) < order.index(lane_step.LaneStep)
+    assert order.index(watchdog.WatchdogStep) < order.index(step.LaneStep)
 
 
 def test_nobody_looks_while_a_lane_drains(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(watchdog.Watchdog, "start", lambda _: said.append("looks"))
     monkeypatch.setattr(watchdog.Watchdog, "stop", lambda _: said.append("looks no more"))
-    monkeypatch.setattr(lane_step.LaneStep, "start", lambda *_: said.append("lane"))
-    monkeypatch.setattr(lane_step.LaneStep, "stop", lambda *_: said.append("drains"))
+    monkeypatch.setattr(step.LaneStep, "start", lambda *_: said.append("lane"))
+    monkeypatch.setattr(step.LaneStep, "stop", lambda *_: said.append("drains"))
     worker = SimpleNamespace(steps=[])
-    worker.steps += [watchdog.WatchdogStep(worker), lane_step.LaneStep(worker)]
+    worker.steps += [watchdog.WatchdogStep(worker), step.LaneStep(worker)]
     blueprint = bootsteps.Blueprint()
     blueprint.start(worker)
     blueprint.stop(worker)

@@ -18,8 +18,8 @@ from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
 from celeriac.settings import Settings
 from producer.client import Client
-from workers.lane import Lane
-from workers.lane_events import NoEvents
+from workers.lane.events import NoEvents
+from workers.lane.lane import Lane
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from celeriac import errors
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings
 from producer.aio import AsyncClient
-from workers.lane import Lane
+from workers.lane.lane import Lane
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:

@@ -19,7 +19,7 @@ from celeriac.registry.store import Registry
 from celeriac.settings import Settings
 from producer.bulk import BLOCK_ITEMS, WINDOW_ITEMS
 from producer.client import Client
-from workers.lane import Lane
+from workers.lane.lane import Lane
 
 
 @pytest.mark.parametrize(

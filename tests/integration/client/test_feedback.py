@@ -13,7 +13,7 @@ from celeriac.drift.feedback import accuracy_since
 from celeriac.settings import FeedbackSettings, Settings
 from producer.aio import AsyncClient
 from producer.client import Client
-from workers.lane import Lane
+from workers.lane.lane import Lane
 
 
 def test_a_label_by_the_id_of_an_answer(

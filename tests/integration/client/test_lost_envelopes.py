@@ -19,7 +19,7 @@ from celeriac.settings import RealtimeSettings, Settings
 from producer import calls, realtime
 from producer.client import Client
 from producer.statistics import ClientStatistics
-from workers.lane import Lane
+from workers.lane.lane import Lane
 
 QUEUE = "realtime.cpu.echo"
 

@@ -15,7 +15,7 @@ import pytest
 
 from celeriac.settings import Settings
 from producer.client import Client
-from workers.lane import Lane
+from workers.lane.lane import Lane
 
 pytestmark = pytest.mark.uncounted
 

@@ -22,7 +22,7 @@ from celeriac.settings import CacheSettings, Settings
 from producer.aio import AsyncClient
 from producer.client import Client
 from tests.waiting import wait_until
-from workers.lane import Lane
+from workers.lane.lane import Lane
 from workers.valkey import free_port
 
 

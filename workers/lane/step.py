@@ -15,8 +15,8 @@ from celeriac.logs import get_logger
 from celeriac.settings import get_settings
 from producer.broker import connect
 from workers.device_loss import LOSS
-from workers.lane import Lane
-from workers.lane_events import LaneEvents
+from workers.lane.events import LaneEvents
+from workers.lane.lane import Lane
 from workers.roles import Role
 from workers.watchdog import WatchdogStep
 

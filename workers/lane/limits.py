@@ -9,7 +9,7 @@ from celeriac.host import ModelHost
 from celeriac.messages import MAX_ENVELOPE_ITEMS
 from celeriac.registry.catalogue import Catalogue
 from celeriac.registry.profiles import fitting, this_machine
-from workers.lane_buffer import Target
+from workers.lane.buffer import Target
 
 FIXED_SHARE = 0.25
 """A batch is large enough when its fixed cost is at most this share of its time: a smaller one

@@ -26,13 +26,13 @@ from celeriac.refused_writes import is_refused_write
 from celeriac.registry.catalogue import Catalogue
 from celeriac.settings import Settings
 from producer.channel import Channel
-from workers.lane_batch import Batch, failed
-from workers.lane_buffer import Buffer, Target
-from workers.lane_events import LaneEvents, NoEvents
-from workers.lane_limits import AllLimits
-from workers.lane_messages import Misfit, Received, read_address, read_message
-from workers.lane_outbox import Outbox
-from workers.lane_queues import Look, ModelQueue, Queues, Reader
+from workers.lane.batch import Batch, failed
+from workers.lane.buffer import Buffer, Target
+from workers.lane.events import LaneEvents, NoEvents
+from workers.lane.limits import AllLimits
+from workers.lane.messages import Misfit, Received, read_address, read_message
+from workers.lane.outbox import Outbox
+from workers.lane.queues import Look, ModelQueue, Queues, Reader
 from workers.refusals import REFUSALS
 
 log = get_logger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from celeriac.batching.policy import Cut
-from workers.lane_messages import Received
+from workers.lane.messages import Received
 
 Target = tuple[str, int]
 """A model's name and version."""

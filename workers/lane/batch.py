@@ -19,9 +19,9 @@ from celeriac.messages import CONTRACT, Reply
 from celeriac.registry.manifest import ModelVersion
 from celeriac.scoring import Scorer
 from tasks.predict import count_answers
-from workers.lane_buffer import Target
-from workers.lane_limits import Limits
-from workers.lane_messages import Received
+from workers.lane.buffer import Target
+from workers.lane.limits import Limits
+from workers.lane.messages import Received
 
 log = get_logger(__name__)
 

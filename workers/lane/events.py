@@ -23,7 +23,7 @@ from celery.utils.time import utcoffset
 from celeriac.messages import PREDICT_ENVELOPE, Reply
 from celeriac.settings import Settings
 from producer.wire import new_id
-from workers.lane_messages import Received
+from workers.lane.messages import Received
 
 EVERY_S = 0.2
 """Time between two messages of events."""

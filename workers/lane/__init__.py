@@ -1,0 +1,1 @@
+"""The real-time lane: ``lane`` is its thread, ``step`` starts it, the others are its parts."""
