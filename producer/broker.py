@@ -128,7 +128,7 @@ def broker_error(error: Exception, url: str) -> errors.BrokerError:
         )
     return errors.BrokerError(
         f"no answer from Redis at {hide_password(url)} ({error}). Is it running? "
-        "`celeriac up` starts a local one; CELERIAC_BROKER_URL names another"
+        "CELERIAC_BROKER_URL, or [broker] url, names it; without either `celeriac up` starts one"
     )
 
 
