@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -277,15 +278,16 @@ def wait_for_the_user(stack: Stack) -> None:
     """Leave everything running, and say what to try."""
     broker = "" if stack.url == Settings().broker_url else f"CELERIAC_BROKER_URL={stack.url} "
     command = f"{broker}.venv/bin/celeriac"
+    home = shlex.quote(str(HOME))
     console.print(
         f"\n[bold]The stack is running.[/] Flower: {stack.flower_url}   files: {HOME}\n"
         "Try, in another terminal:\n"
         f'  {command} predict reviews "Best coffee I ever bought"\n'
-        f"  {command} batch submit {HOME}/data/reviews_heldout.csv --model reviews "
-        f"--text-column review --output {HOME}/out/mine --wait\n"
+        f"  {command} batch submit {home}/data/reviews_heldout.csv --model reviews "
+        f"--text-column review --output {home}/out/mine --wait\n"
         f"  {command} status\n"
         "Models of yours join these with, before `models register`:\n"
-        f"  export CELERIAC_MODELS_ROOT={HOME}/models\n"
+        f"  export CELERIAC_MODELS_ROOT={home}/models\n"
         "Ctrl-C stops it.",
         soft_wrap=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -296,7 +297,7 @@ def follow(handle: JobHandle, timeout_s: float, *, as_json: bool = False) -> int
         except errors.BrokerError as error:
             raise errors.BrokerError(
                 f"{error.message}; job {handle.id} goes on when it is back: "
-                f"`celeriac batch status {handle.output}`"
+                f"`celeriac batch status {shlex.quote(handle.output)}`"
             ) from error
     _show(found, as_json)
     return EXIT_CODES.get(found.state, 1)
@@ -381,7 +382,8 @@ def _print_status(found: JobStatus) -> None:
         )
     is_open = found.state in (JobState.CANCELLED, JobState.FAILED, JobState.EXPIRED)
     if is_open and not _is_deleted(found):
-        console.print(f"  `celeriac batch resume {found.output}` goes on", soft_wrap=True)
+        again = f"celeriac batch resume {shlex.quote(found.output)}"
+        console.print(f"  `{again}` goes on", soft_wrap=True)
 
 
 def _is_deleted(found: JobStatus) -> bool:
@@ -411,8 +413,9 @@ def planning(output: str) -> Iterator[Any]:
             yield lambda read, total: progress.update(task, completed=read, total=total)
     except KeyboardInterrupt:
         holds_job = JobFolder(output).holds_job()
+        look = f"celeriac batch status {shlex.quote(output)}"
         sys.stderr.write(
-            f"\nstopped; {output} holds a job, `celeriac batch status {output}` shows it\n"
+            f"\nstopped; {output} holds a job, `{look}` shows it\n"
             if holds_job else "\nstopped while the dataset was planned; nothing was queued\n"
         )
         raise

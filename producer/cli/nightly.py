@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shlex
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -142,7 +143,7 @@ def _queue(
 ) -> str:
     """Queue an attempt, or let it wait; what to say of it."""
     output = calendar.output_path(schedule, day, attempt)
-    follow = f"`celeriac batch status {output}` follows it"
+    follow = f"`celeriac batch status {shlex.quote(output)}` follows it"
     if schedule.kind == "drift":
         follow = f"`celeriac nightly history {name}` shows what it finds"
     busy = nights.under_way(broker, name)
@@ -166,7 +167,7 @@ def _check_over(name: str, last: Run) -> None:
     if last.state is RunState.RUNNING:
         raise nights.Busy(
             f"attempt {last.attempt} is {last.state}; wait for its end, or stop it: "
-            f"celeriac batch cancel {last.output}"
+            f"celeriac batch cancel {shlex.quote(last.output)}"
         )
 
 
