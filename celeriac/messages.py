@@ -153,6 +153,13 @@ def json_value(item: Any) -> Any:
     return item.value if type(item) is JsonItem else encode_item(item)
 
 
+_INSTEAD = {
+    "Series": "; its to_dict() will do", "Tensor": "; its numpy() will do",
+    "DataFrame": "; predict_many takes its to_dict('records')",
+}
+"""What may be sent of types that people try."""
+
+
 def encode_item(item: Any) -> Any:
     """``item`` as JSON-safe data. Takes JSON values, bytes and numpy arrays or scalars.
 
@@ -172,11 +179,12 @@ def encode_item(item: Any) -> Any:
         return [encode_item(value) for value in item]
     if hasattr(item, "__array_interface__"):
         return _encode_array(item)
-    if hasattr(item, "item"):  # a numpy scalar
+    if hasattr(item, "item") and getattr(item, "ndim", 0) == 0:  # a scalar
         return encode_item(item.item())
+    kind = type(item).__name__
     raise errors.InvalidItem(
-        f"an item of type {type(item).__name__} cannot be sent; "
-        "use text, numbers, lists, dicts, bytes or numpy arrays"
+        f"an item of type {kind} cannot be sent; "
+        f"use text, numbers, lists, dicts, bytes or numpy arrays{_INSTEAD.get(kind, '')}"
     )
 
 

@@ -297,7 +297,7 @@ def follow(handle: JobHandle, timeout_s: float, *, as_json: bool = False) -> int
         except errors.BrokerError as error:
             raise errors.BrokerError(
                 f"{error.message}; job {handle.id} goes on when it is back: "
-                f"`celeriac batch status {shlex.quote(handle.output)}`"
+                f"`celeriac batch status {shlex.quote(str(handle.output))}`"
             ) from error
     _show(found, as_json)
     return EXIT_CODES.get(found.state, 1)

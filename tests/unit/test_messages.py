@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as np_st
 
@@ -98,6 +100,17 @@ def test_what_cannot_be_sent_is_refused(item: Any) -> None:
 def test_broken_wrappings_are_refused(item: Any) -> None:
     with pytest.raises(errors.InvalidItem):
         messages.decode_item(item)
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [(pd.Series({"size": 1, "city": "Bonn"}), "to_dict"), (torch.ones(3), "numpy"),
+     (pd.DataFrame({"size": [1, 2]}), "predict_many")],
+    ids=["row of a frame", "tensor", "frame"],
+)  # fmt: skip
+def test_what_people_try_is_refused_with_what_will_do(item: Any, told: str) -> None:
+    with pytest.raises(errors.InvalidItem, match=told):
+        messages.encode_item(item)
 
 
 def test_numpy_scalars_are_numbers() -> None:
