@@ -90,20 +90,17 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     with redis_errors(broker):
         version = fetch(broker.redis).resolve(ref)
     _require_readers()
-    from celeriac.datasets import roots, sources
+    from celeriac.datasets import sources
     from celeriac.datasets.copies import Copies
 
     folder = JobFolder(output)
     folder.check_free()
     if ordered and folder.holds_job():
         _check_ours(folder, str(job_id))
-    found = sources.open_source(source, roots.checking(ordered.roots)) if ordered else (
-        sources.open_source(source)
-    )
+    found = _opened(source, ordered)
     needs = inputs.columns_needed(version.input, found.names, text_column)
     keeps = _kept(found, keep_columns, needs, id_column)
     _check_types(found, version.input, needs)
-    _check_output(found, keeps, output_format)
     scoring = Scoring(
         model=ref.name, version=version.version, device=version.batch_device, needs=tuple(needs),
         keeps=tuple(keeps), id_column=id_column, text_column=text_column,
@@ -111,7 +108,7 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
         dedupe=dedupe, merge=merge,
         aggregate=None if aggregate is None else Aggregation.of(aggregate),
     )
-    _check_aggregate(found, version.output, scoring)
+    _check_output(found, version.output, scoring)
     now = datetime.now(UTC)
     wanted = check_job_id(job_id) if job_id else new_job_id(now)
     shown = sources.describe(source)
@@ -153,6 +150,14 @@ def _check_options(
         raise errors.RequestError(f"expires_s is a positive number of seconds, not {expires_s}")
     if output == "":  # the usual way to it is a variable that is not set; else it would be "."
         raise errors.RequestError("no output folder is named: its path is empty")
+
+
+def _opened(source: Any, ordered: Ordered | None) -> Source:
+    from celeriac.datasets import roots, sources
+
+    if ordered is None:
+        return sources.open_source(source)
+    return sources.open_source(source, roots.checking(ordered.roots))
 
 
 def _check_ours(folder: JobFolder, job_id: str) -> None:
@@ -294,11 +299,17 @@ def _check_types(source: Source, schema: InputSchema, needs: Sequence[str]) -> N
             )
 
 
-def _check_output(source: Source, keeps: Sequence[str], output_format: str) -> None:
+def _check_output(source: Source, answers: OutputSchema, scoring: Scoring) -> None:
+    """Raises DatasetError or RequestError if the output cannot hold what is wanted of it."""
+    if source.format == "parquet" and scoring.output_format == "csv":
+        _check_flat(source, scoring.keeps)
+    if scoring.aggregate is not None:
+        _check_aggregate(scoring.aggregate, source, answers, scoring)
+
+
+def _check_flat(source: Source, keeps: Sequence[str]) -> None:
     from celeriac.datasets.parquet import is_nested
 
-    if source.format != "parquet" or output_format != "csv":
-        return
     nested = [one.name for one in source.columns if one.name in keeps and is_nested(one.dtype)]
     if nested:
         raise errors.DatasetError(
@@ -307,10 +318,10 @@ def _check_output(source: Source, keeps: Sequence[str], output_format: str) -> N
         )
 
 
-def _check_aggregate(source: Source, schema: OutputSchema, scoring: Scoring) -> None:
+def _check_aggregate(
+    wanted: Aggregation, source: Source, schema: OutputSchema, scoring: Scoring
+) -> None:
     """Raises RequestError if the output will not hold what is to be aggregated."""
-    if scoring.aggregate is None:
-        return
     from celeriac.datasets.aggregates import check_aggregation
 
     answers = answer_columns(schema)
@@ -323,8 +334,8 @@ def _check_aggregate(source: Source, schema: OutputSchema, scoring: Scoring) -> 
     all_numbers = schema.kind == "regressor" or (kinds and kinds <= {int, bool, float})
     numbers += [name for name in answers if all_numbers or name.startswith("probability")]
     others = {*scoring.keeps, *answers} - {*numbers}
-    check_aggregation(scoring.aggregate, numbers, sorted(others))
-    _check_label(scoring.aggregate, schema)
+    check_aggregation(wanted, numbers, sorted(others))
+    _check_label(wanted, schema)
 
 
 def _check_label(wanted: Aggregation, schema: OutputSchema) -> None:

@@ -35,24 +35,7 @@ def finalize(folder: JobFolder, now: datetime, dead: Sequence[DeadChunk] = ()) -
     if finished is not None:
         return finished
     plan = folder.load()
-    given_up = {one.chunk: one for one in dead}
-    records: list[ChunkRecord] = []
-    lost: list[DeadPart] = []
-    for chunk in folder.chunks(plan):
-        record = folder.valid_record(plan, chunk)
-        if record is not None:
-            records.append(record)
-        elif chunk.number in given_up:
-            lost.append(_dead_part(plan, chunk, given_up[chunk.number]))
-        elif not folder.holds_job():
-            raise folder.gone(plan.job_id)
-        else:
-            raise errors.JobFailed(
-                f"{folder.path}: part {chunk.number} of {plan.chunks} is missing or damaged; "
-                f"`celeriac batch resume {plan.job_id}` computes it again"
-            )
-    if lost and not records:
-        raise errors.JobFailed(f"no chunk could be scored; {lost[0].reason}")
+    records, lost = _parts(folder, plan, dead)
     manifest = _manifest(folder, plan, records, lost, now)
     if manifest.rows_in != plan.rows or manifest.rows_ok + manifest.rows_failed != plan.rows:
         raise errors.JobFailed(
@@ -73,6 +56,31 @@ def finalize(folder: JobFolder, now: datetime, dead: Sequence[DeadChunk] = ()) -
     if not lost:  # else chunks may be tried again
         remove_copies(folder.copies)
     return manifest
+
+
+def _parts(
+    folder: JobFolder, plan: JobPlan, dead: Sequence[DeadChunk]
+) -> tuple[list[ChunkRecord], list[DeadPart]]:
+    """The records of all parts, and the chunks without one. Raises as :func:`finalize`."""
+    given_up = {one.chunk: one for one in dead}
+    records: list[ChunkRecord] = []
+    lost: list[DeadPart] = []
+    for chunk in folder.chunks(plan):
+        record = folder.valid_record(plan, chunk)
+        if record is not None:
+            records.append(record)
+        elif chunk.number in given_up:
+            lost.append(_dead_part(plan, chunk, given_up[chunk.number]))
+        elif not folder.holds_job():
+            raise folder.gone(plan.job_id)
+        else:
+            raise errors.JobFailed(
+                f"{folder.path}: part {chunk.number} of {plan.chunks} is missing or damaged; "
+                f"`celeriac batch resume {plan.job_id}` computes it again"
+            )
+    if lost and not records:
+        raise errors.JobFailed(f"no chunk could be scored; {lost[0].reason}")
+    return records, lost
 
 
 def _manifest(

@@ -75,16 +75,7 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
     differently when it is read back; then nothing is registered.
     """
     check_model_name(name)
-    if len(description) > MOST_DESCRIBED:
-        raise errors.RegistryError(
-            f"the description has {len(description):,} characters; at most {MOST_DESCRIBED:,} are "
-            "taken, because all clients and workers read it with the catalogue"
-        )
-    if device == "cpu" and serving is not None and serving.precision == "bfloat16":
-        raise errors.RegistryError(
-            "a version for the CPU is registered in float32; celeriac optimize compares bfloat16 "
-            "with it, and registers it where it is faster"
-        )
+    _check_options(description, device, serving)
     settings = get_settings()
     registry = registry or Registry(settings.models.root)
     model = _opened(model)
@@ -115,6 +106,19 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
         return draft.model_copy(update={"golden": golden})
 
     return registry.add(name, write)
+
+
+def _check_options(description: str, device: str, serving: Serving | None) -> None:
+    if len(description) > MOST_DESCRIBED:
+        raise errors.RegistryError(
+            f"the description has {len(description):,} characters; at most {MOST_DESCRIBED:,} are "
+            "taken, because all clients and workers read it with the catalogue"
+        )
+    if device == "cpu" and serving is not None and serving.precision == "bfloat16":
+        raise errors.RegistryError(
+            "a version for the CPU is registered in float32; celeriac optimize compares bfloat16 "
+            "with it, and registers it where it is faster"
+        )
 
 
 def _opened(model: Any) -> Any:
