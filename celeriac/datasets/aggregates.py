@@ -77,7 +77,7 @@ def aggregate(tables: Iterable[pa.Table], wanted: Aggregation) -> pa.Table:
     if totals is None:
         raise errors.JobFailed("there is no part to aggregate")
     totals = totals.sort_by([(name, "ascending") for name in wanted.by])
-    return _result(totals, sketches, origins, wanted)
+    return _result(totals, sketches, wanted)
 
 
 def share_name(name: str, value: Any) -> str:
@@ -90,12 +90,12 @@ def _columns_of(
 ) -> pa.Table:
     """What groups the rows, and each measured column as floats.
 
-    Squares are of distances from a value of the column, its origin: those of the values themselves
-    would drown a small spread around a large mean.
+    The spread is that of distances from a value of the column, its origin: sums and squares of the
+    values themselves would drown a small spread around a large mean.
     """
     by = {
         name: in_periods(table[name], wanted.period[name]) if name in wanted.period
-        else table[name] for name in wanted.by
+        else _keys(table[name]) for name in wanted.by
     }
     measured = {_value(name): _floats(table[name]) for name in wanted.measured}
     shares = {
@@ -104,7 +104,7 @@ def _columns_of(
         ).cast(pa.float64())
         for name, value in wanted.share.items()
     }
-    squares = {}
+    spread: dict[str, Any] = {}
     for name in wanted.std:
         values = measured[_value(name)]
         if name not in origins:
@@ -112,15 +112,15 @@ def _columns_of(
             if len(known):
                 origins[name] = known[0].as_py()
         away = pc.subtract(values, origins.get(name, 0.0))
-        squares[_squares(name)] = pc.multiply(away, away)
-    return pa.table({**by, **measured, **shares, **squares})
+        spread |= {_distances(name): away, _squares(name): pc.multiply(away, away)}
+    return pa.table({**by, **measured, **shares, **spread})
 
 
 def _totals(groups: pa.Table, wanted: Aggregation) -> pa.Table:
     asked: list[tuple[Any, str]] = [([], "count_all")]
     for name in _means(wanted):
         asked += [(_value(name), kind) for kind in ("sum", "count", "min", "max")]
-    asked += [(_squares(name), "sum") for name in wanted.std]
+    asked += [(of(name), "sum") for name in wanted.std for of in (_distances, _squares)]
     found = groups.group_by(list(wanted.by), use_threads=False).aggregate(asked)
     return found.rename_columns(
         [_COUNT if name == "count_all" else name for name in found.column_names]
@@ -155,8 +155,7 @@ def _merged(total: pa.Table | None, more: pa.Table, keys: Sequence[str]) -> pa.T
 
 
 def _result(
-    totals: pa.Table, sketches: dict[str, pa.Table], origins: dict[str, float],
-    wanted: Aggregation,
+    totals: pa.Table, sketches: dict[str, pa.Table], wanted: Aggregation
 ) -> pa.Table:
     columns = {name: totals[name] for name in (*wanted.by, _COUNT)}
     for name in (*wanted.mean, *(share_name(*pair) for pair in wanted.share.items())):
@@ -164,7 +163,7 @@ def _result(
         shown = f"{name}_mean" if name in wanted.mean else name
         columns[shown] = pc.if_else(pc.is_nan(mean), None, mean)
     for name in wanted.std:
-        columns[f"{name}_std"] = _deviation(totals, name, origins.get(name, 0.0))
+        columns[f"{name}_std"] = _deviation(totals, name)
     for name, shares in wanted.quantiles.items():
         found = _quantiles(totals, sketches[name], name, wanted)
         for share in shares:
@@ -172,14 +171,11 @@ def _result(
     return pa.table(columns)
 
 
-def _deviation(totals: pa.Table, name: str, origin: float) -> pa.Array:
+def _deviation(totals: pa.Table, name: str) -> pa.Array:
     """Null for groups of fewer than two values, and where one is not finite."""
     counts = totals[f"{_value(name)}_count"].to_numpy().astype(np.float64)
-    sums, squares = (
-        totals[column].to_numpy() for column in (f"{_value(name)}_sum", f"{_squares(name)}_sum")
-    )
+    away, squares = (totals[f"{of(name)}_sum"].to_numpy() for of in (_distances, _squares))
     with np.errstate(divide="ignore", invalid="ignore"):
-        away = sums - counts * origin
         variances = np.maximum(squares - away * away / counts, 0.0) / (counts - 1)
     return pa.array(np.sqrt(variances), mask=(counts < 2) | ~np.isfinite(variances))
 
@@ -191,14 +187,14 @@ def _quantiles(
     keys = zip(*(sketch[column].to_pylist() for column in wanted.by), strict=True)
     cells = zip(sketch[_BIN].to_pylist(), sketch[_COUNT].to_pylist(), strict=True)
     for key, cell in zip(keys, cells, strict=True):
-        bins.setdefault(key, []).append(cell)
+        bins.setdefault(_findable(key), []).append(cell)
     shares = wanted.quantiles[name]
     found: dict[float, list[float | None]] = {share: [] for share in shares}
     value = _value(name)
     columns = [*wanted.by, f"{value}_min", f"{value}_max"]
     for row in zip(*(totals[one].to_pylist() for one in columns), strict=True):
         least, most = row[-2:]
-        cells_of = sorted(bins.get(row[:-2], []))
+        cells_of = sorted(bins.get(_findable(row[:-2]), []))
         for share in shares:
             found[share].append(
                 min(max(_at(cells_of, share), least), most) if cells_of else None
@@ -225,9 +221,35 @@ def _bins(values: Any) -> Any:
 
 
 def _floats(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """NaN is no value, as null: only some formats can tell them apart."""
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
-    return column.cast(pa.float64())
+    elif pa.types.is_string(column.type):
+        column = _numerals(column)
+    values = column.cast(pa.float64(), safe=False)
+    return pc.if_else(pc.is_nan(values), None, values)
+
+
+def _numerals(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Numbers, true and false as parts of text have them: of JSON lines, decimals are quoted."""
+    texts = pc.utf8_trim(texts, '"')
+    texts = pc.if_else(pc.is_in(texts, pa.array(["", "null"])), None, texts)
+    return pc.replace_substring(pc.replace_substring(texts, "true", "1"), "false", "0")
+
+
+def _keys(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """What groups rows, by its bits: 0.0 and -0.0 are one group, and so is every NaN."""
+    if not pa.types.is_floating(column.type):
+        return column
+    if pa.types.is_float16(column.type):  # Arrow cannot add them
+        column = column.cast(pa.float32())
+    nan, zero = pa.scalar(math.nan, column.type), pa.scalar(0.0, column.type)
+    return pc.if_else(pc.is_nan(column), nan, pc.add(column, zero))
+
+
+def _findable(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A group as a key of a dict, in which NaN would not be found again."""
+    return tuple("nan" if one != one else one for one in key)  # noqa: PLR0124
 
 
 def _means(wanted: Aggregation) -> list[str]:
@@ -257,8 +279,12 @@ def _value(name: str) -> str:
     return f"\0{name}"
 
 
-def _squares(name: str) -> str:
+def _distances(name: str) -> str:
     return f"\0\0{name}"
+
+
+def _squares(name: str) -> str:
+    return f"\0\0\0{name}"
 
 
 def as_text(value: Any) -> str:

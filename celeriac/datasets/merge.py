@@ -46,7 +46,8 @@ def merge_parts(parts: Sequence[Place], target: Place, format: Format) -> Writte
 def read_tables(
     parts: Sequence[Place], format: Format, columns: Sequence[str], dtypes: Mapping[str, str]
 ) -> Iterator[pa.Table]:
-    """Some columns of all parts, a bounded piece at a time; ``dtypes`` as of a plan.
+    """Some columns of all parts, a bounded piece at a time; ``dtypes`` as of a plan, but that a
+    column of ``float`` that holds true and false, or texts, is left as it is.
 
     Raises DatasetError if a value does not have its type.
     """
@@ -59,8 +60,14 @@ def read_tables(
         return
     filled = [part for part in parts if has_rows(part, format)]
     if not filled:
+        yield pa.table({name: pa.nulls(0, pa.string()) for name in columns})
         return
-    whole = plan(open_files(filled), dtypes=dtypes)
+    source = open_files(filled)
+    others = {one.name for one in source.columns if one.dtype not in ("int", "float")}
+    fixed = {
+        name: dtype for name, dtype in dtypes.items() if dtype != "float" or name not in others
+    }
+    whole = plan(source, dtypes=fixed)
     for chunk in whole.chunks:
         rows = read_chunk(whole.format, whole.files, chunk, whole.columns, columns)
         for path, bad in located(whole.files, chunk, rows.errors[:1]):

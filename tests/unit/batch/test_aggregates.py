@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -166,3 +167,24 @@ def test_a_group_may_be_named_bin() -> None:
     table = pa.table({"bin": ["a", "b"], "n": [1.0, 2.0]})
     wanted = Aggregation.of({"by": "bin", "quantiles": {"n": [0.5]}})
     assert [row["n_p50"] for row in aggregate([table, table], wanted).to_pylist()] == [1.0, 2.0]
+
+
+def test_groups_of_numbers_are_by_value() -> None:
+    numbers = [0.0, -0.0, math.nan, -math.nan, 1.5, None]
+    for kind in (pa.float64(), pa.float32(), pa.float16()):
+        table = pa.table({"by": pa.array(numbers, kind), "n": [1.0, 1.0, 2.0, 2.0, 3.0, 4.0]})
+        wanted = Aggregation.of({"by": "by", "mean": "n", "quantiles": {"n": [1]}})
+        found = aggregate([table, table.slice(2)], wanted).to_pylist()
+        assert {
+            str(row["by"]): (row["count"], row["n_mean"], round(row["n_p100"], 6)) for row in found
+        } == {"0.0": (2, 1, 1), "nan": (4, 2, 2), "1.5": (2, 3, 3), "None": (2, 4, 4)}
+
+
+def test_nan_is_no_value_and_large_numbers_are_rounded() -> None:
+    table = pa.table({
+        "by": [1, 1, 1], "n": [1.0, math.nan, 3.0], "id": [2**53 + 1, 2**53 + 1, None],
+    })
+    wanted = Aggregation.of({"by": "by", "mean": ["n", "id"], "std": "n"})
+    assert aggregate([table], wanted).to_pylist() == [
+        {"by": 1, "count": 3, "n_mean": 2.0, "id_mean": 2.0**53, "n_std": pytest.approx(2**0.5)},
+    ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 
 from celeriac import errors
 from celeriac.datasets.copies import Copies
@@ -521,6 +524,43 @@ def test_aggregates_are_files_of_the_job(tmp_path: Path, output_format: str) -> 
         {"text": "b", "count": 2, "id_mean": 4.0, "prediction_share_A": 0.0},
     ]
     assert (folder.path / "aggregates.csv").read_text().splitlines()[1] == '"a",2,2.5,1'
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "csv", "jsonl"])
+def test_aggregates_are_the_same_in_every_format(tmp_path: Path, output_format: str) -> None:
+    _, plan, _ = make_job(tmp_path, ["1,a"], output_format=output_format)
+    wanted = Aggregation.of({"by": "text", "mean": ["is_new", "price", "score"]})
+    source = pa.table({
+        "id": [1, 2, 3], "text": ["a", "a", "b"], "is_new": [True, False, None],
+        "price": pa.array([Decimal("1.10"), None, Decimal("2.00")], pa.decimal128(5, 2)),
+        "score": [math.nan, 3.0, 1e300],
+    })
+    pq.write_table(source, tmp_path / "typed.parquet")
+    dataset = plan_dataset(open_source(tmp_path / "typed.parquet"), chunk_rows=1)
+    scoring = replace(plan.scoring, keeps=tuple(source.column_names), aggregate=wanted)
+    ours = make_plan(dataset, scoring, source="", job_id=new_job_id(NOW), now=NOW)
+    folder = JobFolder(tmp_path / "typed")
+    run_all(folder, folder.create(ours, dataset.chunks), list(dataset.chunks))
+    finalize(folder, NOW)
+    found = pq.read_table(folder.aggregates("parquet")).to_pylist()
+    assert found == [
+        {"text": "a", "count": 2, "is_new_mean": 0.5, "price_mean": 1.1, "score_mean": 3.0},
+        {"text": "b", "count": 1, "is_new_mean": None, "price_mean": 2.0, "score_mean": 1e300},
+    ]
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "csv", "jsonl"])
+def test_a_job_of_which_every_row_failed_has_aggregates_of_nothing(
+    tmp_path: Path, output_format: str
+) -> None:
+    wanted = Aggregation.of({"by": "text", "mean": "id", "quantiles": {"id": [0.5]}, "std": "id"})
+    folder, plan, chunks = make_job(
+        tmp_path, ["1,bad", "2,bad"], output_format=output_format, aggregate=wanted
+    )
+    run_all(folder, plan, chunks)
+    manifest = finalize(folder, NOW)
+    assert (manifest.state, manifest.rows_failed) == ("completed_with_errors", 2)
+    assert [one.rows for one in manifest.aggregates] == [0, 0]
 
 
 @pytest.mark.parametrize("is_summed_up", [True, False])
