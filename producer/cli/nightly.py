@@ -259,8 +259,8 @@ def _tell_silent(names: list[str]) -> None:
     if names:
         typer.echo(
             f"nobody watches {', '.join(names)}: beat or the maintenance worker is not running, "
-            "or has other settings (`celeriac status`; workers and beat read celeriac.toml when "
-            "they start)",
+            "has just begun, or has other settings (`celeriac status`; workers and beat read "
+            "celeriac.toml when they start)",
             err=True,
         )
 
