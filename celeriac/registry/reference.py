@@ -18,9 +18,11 @@ def pick(ref: ModelRef, versions: Collection[int], aliases: Mapping[str, int]) -
     return number
 
 
-def unknown_model(name: str, known: Iterable[str]) -> errors.ModelNotFound:
-    """The error for a name that nobody registered."""
-    names = ", ".join(sorted(known)[:10]) or "none yet"
+def unknown_model(
+    name: str, known: Iterable[str], none: str = "none yet"
+) -> errors.ModelNotFound:
+    """The error for a name that nobody registered; ``none``: what to say if ``known`` is empty."""
+    names = ", ".join(sorted(known)[:10]) or none
     return errors.ModelNotFound(f"no model named {name!r}; registered models: {names}")
 
 

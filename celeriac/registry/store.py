@@ -37,6 +37,8 @@ log = get_logger(__name__)
 _TEMPORARY = ".tmp-"
 _ABANDONED_AFTER_S = 86_400
 
+NONE_HERE = "none yet here (CELERIAC_MODELS_ROOT, or [models] root, names the folder)"
+
 
 class Registry:
     """The models below one folder. Safe with threads and processes, on one file system."""
@@ -59,7 +61,7 @@ class Registry:
         marks = set(Retired(self.root / check_model_name(name)).numbers())
         numbers = self._numbers(name)  # after the marks: they outlive their versions
         if not numbers:
-            raise unknown_model(name, self.names())
+            raise unknown_model(name, self.names(), NONE_HERE)
         return [number for number in numbers if number not in marks]
 
     def retired(self, name: str) -> dict[int, float]:

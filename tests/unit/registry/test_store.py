@@ -63,7 +63,7 @@ def test_versions_count_from_one_and_never_change(registry: Registry) -> None:
 def test_an_empty_registry_has_no_models(registry: Registry) -> None:
     assert registry.names() == []
     assert registry.infos() == {}
-    with pytest.raises(errors.ModelNotFound, match="registered models: none yet"):
+    with pytest.raises(errors.ModelNotFound, match="registered models: none yet here"):
         registry.versions("reviews")
 
 
