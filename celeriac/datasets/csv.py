@@ -32,6 +32,8 @@ HEAD_ROWS = 1 << 30
 TYPES = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 _BOM = b"\xef\xbb\xbf"
+_EXACT = 1e15
+"""Numbers below have digits to spare."""
 _FIRST_LOOK_BYTES = 1 << 14
 
 
@@ -87,9 +89,8 @@ def look(path: Place, columns: list[str], data: bytes, guesses: dict[str, str]) 
     """
     # Others are compared as texts: parsed, "007" would be a fine number, and "1" a fine true.
     types = {name: kind if kind == "float" else "text" for name, kind in guesses.items()}
-    try:
-        table, _ = _arrow(data, columns, {name: TYPES[kind] for name, kind in types.items()})
-    except pa.ArrowInvalid:
+    table = _with_floats(data, columns, {name: TYPES[kind] for name, kind in types.items()})
+    if table is None:
         data, _, _ = _drop_undecodable(data)
         table, _ = _parse(path, data, columns, dict.fromkeys(guesses, "text"), list(guesses))
     return {
@@ -359,6 +360,17 @@ def _misfits(texts: pa.Array, target: Any, offset: int) -> Iterator[int]:
         half = len(texts) // 2
         yield from _misfits(texts.slice(0, half), target, offset)
         yield from _misfits(texts.slice(half), target, offset + half)
+
+
+def _with_floats(data: bytes, columns: list[str], types: dict[str, Any]) -> pa.Table | None:
+    """None if there is no such table, or a number is so large that it may have been rounded."""
+    try:
+        table, _ = _arrow(data, columns, types)
+    except pa.ArrowInvalid:
+        return None
+    floats = [table[name] for name, kind in types.items() if kind == pa.float64()]
+    largest = (pc.max(pc.abs(values)).as_py() or 0.0 for values in floats)
+    return table if all(one < _EXACT for one in largest) else None
 
 
 def _is_borne_out(values: pa.ChunkedArray, kind: str) -> bool:

@@ -7,8 +7,10 @@ becomes a RowError; the lines around it are read.
 from __future__ import annotations
 
 import io
+import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -31,14 +33,20 @@ _WANTED = {
     "int": "a whole number", "float": "a number", "bool": "true or false", "text": "a text",
 }
 _INT64 = 1 << 63
+_EXACT = 1 << 53
+"""Up to here each whole number is a float, too."""
+_LONG = re.compile(rb"[:\s-]\d{16,}\s*[,}]")
 _BOM = b"\xef\xbb\xbf"
 _ODD = (  # quick: each begins with one fixed byte
     re.compile(rb'}[ \t\r]*(?:{[ \t\r]*(?:"|}[ \t\r]*(?:\n|\Z))|null)'),
     re.compile(rb"\n[ \t\r]*null"),
+    re.compile(rb"-NaN"),
+    re.compile(rb"Inf[ \t\r]*[,}\]]"),
 )
 """Two values on one line, which Arrow takes for two rows (and the count is right again if it passes
 over a line of blanks elsewhere); ``null``, which it takes for a row, or at the very beginning ends
-the process. (Texts hold such braces, as in TeX, but no quote that is not escaped.)"""
+the process; numbers that only Arrow knows. (Texts hold such braces, as in TeX, but no quote that
+is not escaped.)"""
 _NULL_FIRST = re.compile(rb"\s*null")
 _TOO_DEEP = "lists or objects are nested too deep"
 
@@ -96,7 +104,8 @@ def data_start(head: Head) -> int:
 
 def look(data: bytes, guesses: dict[str, str]) -> dict[str, str]:
     """What becomes of guessed types by whole lines: each stays, or is wide enough for them."""
-    if _parse(data, guesses) is not None:
+    is_exact = "float" not in guesses.values() or not _LONG.search(data)
+    if is_exact and _parse(data, guesses) is not None:
         return guesses
     kinds = {name: {kind} for name, kind in guesses.items()}
     for line in _lines(data):
@@ -189,18 +198,21 @@ def _cells(row: dict[str, Any], types: dict[str, str]) -> list[Any] | str:
     for name, dtype in types.items():
         value = row.get(name)
         if dtype == "json":
-            cells.append(None if value is None else msgspec.json.encode(value).decode())
+            is_null = value is None or (isinstance(value, float) and not math.isfinite(value))
+            cells.append(None if is_null else msgspec.json.encode(value).decode())
         elif value is None or _fits(value, dtype):
             cells.append(float(value) if dtype == "float" and value is not None else value)
         else:
-            found = msgspec.json.encode(value).decode()[:80]
+            found = json.dumps(value, ensure_ascii=False)[:80]
             return f"column {name!r}: {found} is not {_WANTED[dtype]}"
     return cells
 
 
 def _fits(value: Any, dtype: str) -> bool:
     kind = _kind(value)
-    return kind == dtype or (kind == "int" and dtype == "float")
+    if dtype == "float":
+        return kind == "float" or (type(value) is int and abs(value) <= sys.float_info.max)
+    return kind == dtype or (kind == "long" and dtype == "int")
 
 
 def _kind(value: Any) -> str:
@@ -209,13 +221,18 @@ def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
-        return "int" if -_INT64 <= value < _INT64 else "json"
+        if -_EXACT <= value <= _EXACT:
+            return "int"
+        return "long" if -_INT64 <= value < _INT64 else "json"
     if isinstance(value, float):
-        return "float" if math.isfinite(value) else "json"
+        return "float"
     return "text" if isinstance(value, str) else "json"
 
 
 def _common(kinds: set[str]) -> str:
+    """``long``, whole numbers that a float would round, stays ``int`` beside no other."""
+    if "long" in kinds:
+        return "int" if kinds <= {"int", "long"} else "json"
     if len(kinds) <= 1:
         return next(iter(kinds), "text")
     return "float" if kinds == {"int", "float"} else "json"
@@ -228,10 +245,32 @@ def _decoded(line: bytes) -> dict[str, Any] | str:
     except UnicodeDecodeError as error:
         return f"not valid UTF-8 ({error.reason})"
     except msgspec.DecodeError as error:
-        return f"not valid JSON ({error})"
+        row = _with_nan(line)
+        if row is None:
+            return f"not valid JSON ({error})"
     except RecursionError:
         return _TOO_DEEP
     return row if isinstance(row, dict) else "not a JSON object"
+
+
+def _with_nan(line: bytes) -> Any:
+    """A line with NaN or Infinity, which is no JSON, but which Python writes and Arrow reads. None
+    if that is not all that is wrong with it."""
+    if b"NaN" not in line and b"Infinity" not in line:
+        return None
+    try:
+        row = json.loads(line.decode(), parse_float=_finite)
+        msgspec.json.encode(row)  # half of a surrogate pair is no text
+    except (ValueError, RecursionError):
+        return None
+    return row
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(text)
+    return number
 
 
 def _is_odd(data: bytes) -> bool:

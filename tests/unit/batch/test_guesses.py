@@ -65,6 +65,16 @@ def test_a_guess_that_a_later_value_refutes_gives_way(
     assert [rows[0]["id"], rows[-2]["id"], rows[-1]["id"]] == ["0", value, "1"]
 
 
+@pytest.mark.parametrize(("written", "kind"), [
+    ("12345678901234567", "text"), ("inf", "text"), ("1e300", "float"), ("NaN", "float"),
+])
+def test_no_number_is_rounded_by_a_guess(tmp_path: Path, written: str, kind: str) -> None:
+    found = planned(tmp_path / "a.csv", f"{HEAD}1,{written},true,5\n1,2,true,5\n")
+    assert types_of(found)["price"] == kind
+    value = rows_of(found)[0][-2]["price"]
+    assert value == (written if kind == "text" else None if written == "NaN" else float(written))
+
+
 def test_other_guesses_stay(tmp_path: Path) -> None:
     odd = b",,,\n5,1e3,TRUE,\n\xff,1,true,2\n1,2\n5,NaN,false,-7\n"
     found = planned(tmp_path / "a.csv", HEAD.encode() + odd)
@@ -108,6 +118,33 @@ def test_a_record_too_long_to_look_at(tmp_path: Path, monkeypatch: pytest.Monkey
     assert set(types_of(found).values()) == {"text"}
     rows, bad = rows_of(found)
     assert (len(rows), bad) == (41, [])
+
+
+@pytest.mark.parametrize("at", [1, 45])
+@pytest.mark.parametrize(("first", "value", "kind", "comes_out"), [
+    ("1.5", "9007199254740993", "json", "9007199254740993"), ("1.5", "NaN", "float", "nan"),
+    ("1", "9007199254740993", "int", "9007199254740993"), ("1.5", "-Infinity", "float", "-inf"),
+    ('"x"', "NaN", "json", "None"),
+])
+def test_odd_numbers_in_json_lines(
+    tmp_path: Path, first: str, value: str, kind: str, comes_out: str, at: int
+) -> None:
+    """Wherever they come up, and whatever else is in their chunk."""
+    lines = [f'{{"id": {n}, "n": {first}}}' for n in range(60)]
+    lines[at] = f'{{"id": {at}, "n": {value}}}'
+    found = planned(tmp_path / "a.jsonl", "\n".join(lines))
+    assert types_of(found)["n"] == kind
+    rows, bad = rows_of(found)
+    assert (str(rows[at]["n"]), bad) == (comes_out, [])
+    odd = planned(tmp_path / "b.jsonl", "\n".join([*lines, "no JSON"]), dtypes={"n": kind})
+    assert [str(row["n"]) for row in rows_of(odd)[0]] == [str(row["n"]) for row in rows]
+
+
+@pytest.mark.parametrize("value", ["-NaN", "Inf", "1e400", "nan"])
+def test_what_neither_json_nor_python_writes_is_a_bad_row(tmp_path: Path, value: str) -> None:
+    lines = '{"n": 1.5}\n' * 60 + f'{{"n": {value}}}\n'
+    rows, bad = rows_of(planned(tmp_path / "a.jsonl", lines))
+    assert (len(rows), len(bad)) == (60, 1)
 
 
 @pytest.mark.parametrize(("value", "kind", "comes_out"), [
