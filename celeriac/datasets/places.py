@@ -200,6 +200,14 @@ def expanded(name: str | Path | S3Path) -> Place:
         ) from None
 
 
+def linked(path: Path) -> Path:
+    """``path`` with its links followed. Those that run in a circle stay as they are, and nothing
+    behind them can be read: ``Path.resolve`` does the same from Python 3.13 on, and raises
+    RuntimeError before.
+    """
+    return Path(os.path.realpath(path))
+
+
 def is_s3(name: object) -> bool:
     """True for what :func:`place` makes an object of."""
     return isinstance(name, S3Path) or str(name).startswith("s3:/")

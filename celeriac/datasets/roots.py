@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from celeriac import errors
-from celeriac.datasets.places import Place, S3Path, is_s3, place
+from celeriac.datasets.places import Place, S3Path, is_s3, linked, place
 
 TENANT = "{tenant}"
 """Stands for the caller's tenant in a root."""
@@ -39,7 +39,7 @@ def find_inside(name: str, roots: Sequence[str]) -> Place | None:
         name = f"{place(roots[0])}/{name}"
     try:
         found = place(name) if is_s3(name) else _resolved(name)
-    except (errors.DatasetError, OSError, RuntimeError):  # no bucket; links that run in a circle
+    except (errors.DatasetError, OSError, RuntimeError):  # no bucket; no such home folder
         return None
     return found if any(is_inside(found, root) for root in roots) else None
 
@@ -51,7 +51,7 @@ def is_inside(path: Place, root: str) -> bool:
         if not isinstance(path, S3Path) or not isinstance(top, S3Path):
             return False
         return f"{path.key}/".startswith(f"{top.key}/")
-    return path.is_relative_to(top.expanduser().resolve())
+    return path.is_relative_to(linked(top.expanduser()))
 
 
 def relative_to(path: str, roots: Sequence[str]) -> str:
@@ -70,17 +70,17 @@ def relative_to(path: str, roots: Sequence[str]) -> str:
 
 @lru_cache(maxsize=256)
 def _top(root: str) -> str:
-    return str(place(root)) if is_s3(root) else str(Path(root).expanduser().resolve())
+    return str(place(root)) if is_s3(root) else str(linked(Path(root).expanduser()))
 
 
 def checking(roots: Sequence[str]) -> Callable[[Place], None]:
     """A check of each file that a folder or pattern leads to. Raises DatasetError."""
-    folders = lru_cache(maxsize=1_024)(Path.resolve)
+    folders = lru_cache(maxsize=1_024)(linked)
 
     def check(path: Place) -> None:
         found = path
         if isinstance(path, Path):  # of many files in one folder, only links must be followed
-            found = path.resolve() if path.is_symlink() else folders(path.parent) / path.name
+            found = linked(path) if path.is_symlink() else folders(path.parent) / path.name
         if not any(is_inside(found, root) for root in roots):
             raise errors.DatasetError(
                 f"{path.name}: leads out of the folders that datasets may come from"
@@ -93,4 +93,4 @@ def _resolved(name: str) -> Path:
     """``name`` with the links of its part before any pattern resolved."""
     parts = Path(name).expanduser().parts
     fixed = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    return Path(*parts[:fixed]).resolve().joinpath(*parts[fixed:])
+    return linked(Path(*parts[:fixed])).joinpath(*parts[fixed:])

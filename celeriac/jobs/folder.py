@@ -19,7 +19,7 @@ from celeriac.datasets.files import (
     sha256_of,
     write_file,
 )
-from celeriac.datasets.places import Place, S3Path, expanded, list_files
+from celeriac.datasets.places import Place, S3Path, expanded, linked, list_files
 from celeriac.datasets.records import Chunk, Format
 from celeriac.errors import JobNotFound  # in the class below `errors` is a file
 from celeriac.jobs.plan import (
@@ -42,7 +42,8 @@ class JobFolder:
     """Paths and records of one output folder."""
 
     def __init__(self, path: str | Place) -> None:
-        self.path = expanded(path).resolve()
+        named = expanded(path)
+        self.path = linked(named) if isinstance(named, Path) else named
         self.job = self.path / "job.json"
         self.plan = self.path / "plan.jsonl"
         self.manifest = self.path / "manifest.json"

@@ -8,6 +8,7 @@ import pytest
 
 from celeriac import errors
 from celeriac.datasets.roots import checking, find_inside, relative_to, roots_of
+from celeriac.jobs.folder import JobFolder
 
 S3 = ("s3://lake/in", "s3://lake/more")
 
@@ -19,6 +20,7 @@ def root(tmp_path: Path) -> Path:
     (root / "a.csv").touch()
     (root / "up").symlink_to(tmp_path)
     (root / "loop").symlink_to(root / "loop")
+    (root / "over").symlink_to("loop/../../x")
     (root / "same").symlink_to(root / "folder")
     (tmp_path / "rooted").mkdir()
     return root
@@ -40,7 +42,7 @@ def test_links_within_the_root_are_resolved(root: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     ["..", "../rooted/x", "up/x", "up/*.csv", "folder/../../x", "a\0b", "a\nb", "s3://lake/in/x",
-     "/etc/passwd", "folder/../a.csv", "up", "loop/x.csv"],
+     "/etc/passwd", "folder/../a.csv", "up", "over"],
 )  # fmt: skip
 def test_outside(root: Path, name: str) -> None:
     assert find_inside(name, [str(root)]) is None
@@ -78,6 +80,13 @@ def test_each_file_of_a_folder_is_checked(root: Path) -> None:
         with pytest.raises(errors.DatasetError, match=r"\.csv: leads out") as caught:
             check(root / name)
         assert "passwd" not in caught.value.message
+
+
+def test_links_in_a_circle_are_followed_no_further(root: Path) -> None:
+    """Nothing can be read behind them, which who reads is told."""
+    assert find_inside("loop/x.csv", [str(root)]) == root / "loop/x.csv"
+    checking([str(root)])(root / "loop")
+    assert JobFolder(root / "loop/out").path == root / "loop/out"
 
 
 def test_paths_are_shown_below_their_roots(root: Path) -> None:

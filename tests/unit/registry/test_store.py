@@ -4,7 +4,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -287,19 +287,23 @@ def test_a_folder_of_another_user_hides_nothing_else(
         "version": registry.root / "reviews" / "2",
         "marks": registry.root / "reviews" / ".retired",
     }[what]
-    listdir, stat = os.listdir, os.stat
+    stat = os.stat
 
-    def no_listdir(path: Any) -> list[str]:
-        if path == forbidden:
-            raise PermissionError(13, "Permission denied", str(path))
-        return listdir(path)
+    def refuse(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def reading(path: Any) -> Any:
+            if Path(path) == forbidden:
+                raise PermissionError(13, "Permission denied", str(path))
+            return read(path)
+
+        return reading
 
     def no_stat(path: Any, **options: Any) -> os.stat_result:
         if Path(path).parent == forbidden and what != "registry":
             raise PermissionError(13, "Permission denied", str(path))
         return stat(path, **options)
 
-    monkeypatch.setattr(os, "listdir", no_listdir)
+    for name in ("listdir", "scandir"):  # pathlib takes the second from Python 3.13 on
+        monkeypatch.setattr(os, name, refuse(getattr(os, name)))
     monkeypatch.setattr(os, "stat", no_stat)
     if what == "registry":
         with pytest.raises(errors.RegistryError, match=r"the registry cannot be read \(Permission"):
