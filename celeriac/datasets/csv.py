@@ -29,7 +29,11 @@ from celeriac.datasets.streams import Head
 
 HEAD_ROWS = 1 << 30
 
-TYPES = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
+TYPES = {
+    "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string(),
+    "own": pa.string(),
+}
+"""``own``: texts that we wrote, of which those without quotes around nothing are null."""
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 _BOM = b"\xef\xbb\xbf"
 _EXACT = 1e15
@@ -65,7 +69,8 @@ def read_header(head: Head) -> tuple[list[str], int]:
 
 
 def infer_types(head: Head, names: list[str], data_start: int) -> dict[str, str]:
-    """A type for each column from the head of the file; ``text`` unless all values agree."""
+    """A type for each column from the head of the file: ``null`` without a value, ``text`` unless
+    all values agree."""
     data, _, _ = _drop_undecodable(_complete(head, data_start))
     found = kinds.Kinds(names)
     size = _FIRST_LOOK_BYTES
@@ -269,20 +274,21 @@ def _parse(
 ) -> tuple[pa.Table, list[Bad]]:
     """Parse with the given types, or, where a value does not fit its type, all as texts."""
     wanted = {name: TYPES[types[name]] for name in names}
+    is_own = "own" in types.values()
     if not data.strip(b"\r\n"):
         return pa.schema(list(wanted.items())).empty_table(), []
     try:
-        return _arrow(data, columns, wanted)
+        return _arrow(data, columns, wanted, is_own=is_own)
     except pa.ArrowInvalid:
         pass
     try:
-        return _arrow(data, columns, dict.fromkeys(names, pa.string()))
+        return _arrow(data, columns, dict.fromkeys(names, pa.string()), is_own=is_own)
     except pa.ArrowInvalid as error:
         raise errors.DatasetError(f"{path}: cannot be read as CSV: {error}") from error
 
 
 def _arrow(
-    data: bytes, columns: list[str], types: dict[str, Any]
+    data: bytes, columns: list[str], types: dict[str, Any], *, is_own: bool = False
 ) -> tuple[pa.Table, list[Bad]]:
     bad: list[Bad] = []
 
@@ -301,7 +307,8 @@ def _arrow(
         ),
         arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
         arrow_csv.ConvertOptions(
-            column_types=types, include_columns=list(types), strings_can_be_null=False
+            column_types=types, include_columns=list(types), strings_can_be_null=is_own,
+            quoted_strings_can_be_null=not is_own, null_values=[""] if is_own else None,
         ),
     )
     return table.combine_chunks(), bad

@@ -54,7 +54,7 @@ _TOO_DEEP = "lists or objects are nested too deep"
 def infer_types(head: Head) -> dict[str, str]:
     """The columns of the head's rows, in the order in which they come up, and their types.
 
-    ``text`` where no row has a value; ``json`` where values differ in kind or hold lists or
+    ``null`` where no row has a value; ``json`` where values differ in kind or hold lists or
     objects. Raises DatasetError if no line of the head is an object, or the file is one array.
     """
     kinds: dict[str, set[str]] = {}
@@ -75,7 +75,7 @@ def infer_types(head: Head) -> dict[str, str]:
     if not kinds:
         problem = first_problem or "it holds no object with a value"
         raise errors.DatasetError(f"{head.path}: cannot be read as JSON lines: {problem}")
-    return {name: _common(found - {"null"}) for name, found in kinds.items()}
+    return {name: _common(found - {"null"} or {"null"}) for name, found in kinds.items()}
 
 
 def _is_array(head: Head, has_rows: bool) -> bool:

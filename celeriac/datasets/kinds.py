@@ -59,9 +59,9 @@ class Kinds:
 
     @property
     def types(self) -> dict[str, str]:
-        """``text`` where there was no value."""
+        """``null`` where there was no value."""
         return {
-            name: left[0] if left and left != _ANY else "text"
+            name: "null" if left == _ANY else left[0] if left else "text"
             for name, left in self._left.items()
         }
 

@@ -264,7 +264,7 @@ def _may_be_read(source: Source, columns: tuple[DatasetColumn, ...]) -> bool:
     if source.format == "csv":
         from celeriac.datasets import csv
 
-        becomes |= {(kind, "text") for kind in csv.TYPES}
+        becomes |= {(kind, text) for kind in csv.TYPES for text in ("text", "own")}
     pairs = [(old.dtype, new.dtype) for old, new in zip(source.columns, columns, strict=True)]
     return all(old == new or (old, new) in becomes for old, new in pairs)
 

@@ -414,9 +414,11 @@ def _check_columns(one: Listed, first: Columns, other: Listed, columns: Columns)
 
 
 def _common_type(types: list[str], other: str = "text") -> str:
-    if len(set(types)) == 1:
-        return types[0]
-    return "float" if set(types) == {"int", "float"} else other
+    """``null`` stands for a file without a value."""
+    known = {*types} - {"null"}
+    if len(known) <= 1:
+        return next(iter(known), "text")
+    return "float" if known == {"int", "float"} else other
 
 
 def _estimated_rows(head: Head, at: Listed) -> int:

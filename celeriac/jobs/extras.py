@@ -43,7 +43,7 @@ def write_aggregates(
     columns = [*wanted.reads, *([ERROR] if scoring.error_column else [])]
     tables = read_tables(
         _parts(folder, records), scoring.output_format, list(dict.fromkeys(columns)),
-        _dtypes(wanted, scoring.output_format),
+        _dtypes(plan, wanted),
     )
     if scoring.error_column:
         tables = (table.filter(pc.equal(pc.fill_null(table[ERROR], ""), "")) for table in tables)
@@ -63,10 +63,18 @@ def _parts(folder: JobFolder, records: Sequence[ChunkRecord]) -> list[Place]:
     return [folder.path / "parts" / record.part for record in records]
 
 
-def _dtypes(wanted: Aggregation, format: str) -> dict[str, str]:
-    """Types for reading parts of text again: groups as they are written, measures as numbers."""
-    groups = {**dict.fromkeys(wanted.by, "text"), **dict.fromkeys(wanted.share, "text")}
-    return {
-        **(groups if format == "csv" else {}), **dict.fromkeys(wanted.measured, "float"),
-        ERROR: "text",
+def _dtypes(plan: JobPlan, wanted: Aggregation) -> dict[str, str]:
+    """Types for reading parts of text again: groups as they are written, measures as numbers, and
+    of what becomes periods numbers as such."""
+    measured = dict.fromkeys(wanted.measured, "float")
+    if plan.scoring.output_format != "csv":
+        return {**measured, ERROR: "text"}
+    was = {column.name: column.dtype for column in plan.columns}
+    groups = {
+        name: "float" if name in wanted.period and was.get(name, "").startswith(_NUMBERS) else "own"
+        for name in (*wanted.by, *wanted.share)
     }
+    return {**groups, **measured, ERROR: "own"}
+
+
+_NUMBERS = ("int", "uint", "float", "double", "halffloat")

@@ -550,6 +550,56 @@ def test_aggregates_are_the_same_in_every_format(tmp_path: Path, output_format: 
 
 
 @pytest.mark.parametrize("output_format", ["parquet", "csv", "jsonl"])
+def test_groups_shares_and_periods_are_the_same_in_every_format(
+    tmp_path: Path, output_format: str
+) -> None:
+    """Whatever is null, and wherever: a whole part may be."""
+    source = pa.table({
+        "text": [None, "", "007", "7", None, None], "at": [1735689600, 0, 86400, None, None, None],
+        "size": [1.5, None, 2.5, None, None, None],
+    })
+    pq.write_table(source, tmp_path / "in.parquet")
+    wanted = [
+        {"by": "text", "share": {"size": "1.5"}},
+        {"by": ["at", "text"], "period": {"at": "month"}, "mean": "size"},
+    ]
+    found = []
+    for number, one in enumerate(wanted):
+        dataset = plan_dataset(open_source(tmp_path / "in.parquet"), chunk_rows=2)
+        scoring = Scoring(
+            model="twice", version=1, device="cpu", needs=("size",), keeps=("text", "at", "size"),
+            output_format=output_format,  # type: ignore[arg-type]
+            error_column=True, aggregate=Aggregation.of(one),
+        )
+        plan = make_plan(dataset, scoring, source="", job_id=new_job_id(NOW), now=NOW)
+        folder = JobFolder(tmp_path / f"out{number}")
+        folder.create(plan, dataset.chunks)
+        for chunk in dataset.chunks:
+            run_chunk(folder, plan, chunk, lambda table: TableAnswers(
+                {"prediction": pc.multiply(table["size"], 2).combine_chunks()}
+            ))
+        manifest = finalize(folder, NOW)
+        found.append(pq.read_table(folder.aggregates("parquet")).to_pylist())
+        rows = read_parts([folder.path / one.file for one in manifest.parts], output_format)  # type: ignore[arg-type]
+        assert rows["text"].to_pylist() == source["text"].to_pylist()
+        assert rows["prediction"].to_pylist() == [3.0, None, 5.0, None, None, None]
+    months = [datetime(1970, 1, 1).date(), datetime(2025, 1, 1).date()]  # noqa: DTZ001
+    assert found[0] == [
+        {"text": "", "count": 1, "size_share_1.5": None},
+        {"text": "007", "count": 1, "size_share_1.5": 0.0},
+        {"text": "7", "count": 1, "size_share_1.5": None},
+        {"text": None, "count": 3, "size_share_1.5": 1.0},
+    ]
+    assert found[1] == [
+        {"at": months[0], "text": "", "count": 1, "size_mean": None},
+        {"at": months[0], "text": "007", "count": 1, "size_mean": 2.5},
+        {"at": months[1], "text": None, "count": 1, "size_mean": 1.5},
+        {"at": None, "text": "7", "count": 1, "size_mean": None},
+        {"at": None, "text": None, "count": 2, "size_mean": None},
+    ]
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "csv", "jsonl"])
 def test_a_job_of_which_every_row_failed_has_aggregates_of_nothing(
     tmp_path: Path, output_format: str
 ) -> None:

@@ -75,7 +75,7 @@ def plain_type(texts: list[str]) -> str:
     for kind, pattern in PATTERNS.items():
         if values and all(re.fullmatch(pattern, value) for value in values):
             return kind
-    return "text"
+    return "text" if values else "null"
 
 
 def check(columns: int, data: bytes, *, is_whole: bool, first: int, is_quick: bool) -> None:
@@ -123,7 +123,7 @@ def test_damaged_records_change_nothing(
 
 WIDE = "".join(",".join([f"{row}", f"{row}.5", "true", "NA", *["0.25"] * 16]) + "\n"
                for row in range(3000))
-AS_WIDE = {"c0": "int", "c1": "float", "c2": "bool", "c3": "text", "c4": "float", "c19": "float"}
+AS_WIDE = {"c0": "int", "c1": "float", "c2": "bool", "c3": "null", "c4": "float", "c19": "float"}
 
 
 def of_wide(data: str) -> tuple[dict[str, str], int]:
