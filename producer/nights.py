@@ -17,7 +17,7 @@ from celeriac.nightly import checks
 from celeriac.nightly.calendar import MAX_ATTEMPTS, dataset_path, find, output_path
 from celeriac.nightly.policy import Run, RunState
 from celeriac.nightly.records import Event, Holder, NightRecords
-from celeriac.schedules import NightlySettings
+from celeriac.settings.nightly import NightlySettings
 from producer.broker import Broker
 from producer.datasets import submit_dataset
 from producer.jobs import JobHandle, open_ledger, redis_errors

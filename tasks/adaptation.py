@@ -37,10 +37,10 @@ from celeriac.messages import (
     ModelRef,
     check_contract,
 )
-from celeriac.policies import AdaptSettings
 from celeriac.registry.aliases import CHALLENGER
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings, get_settings
+from celeriac.settings.adapt import AdaptSettings
 from producer.broker import Broker
 from producer.jobs import redis_errors
 from tasks.alerts import notify, send_pending

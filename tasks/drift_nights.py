@@ -18,7 +18,7 @@ from celeriac.nightly import checks
 from celeriac.nightly.calendar import MAX_ATTEMPTS, dataset_path, find, output_path
 from celeriac.nightly.policy import Run
 from celeriac.registry.store import Registry
-from celeriac.schedules import NightlySettings
+from celeriac.settings.nightly import NightlySettings
 from producer import nights
 from producer.broker import Broker
 from tasks.drift_notices import announce

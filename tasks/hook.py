@@ -11,9 +11,9 @@ from celeriac import errors, release
 from celeriac.drift import adaptation
 from celeriac.drift.adaptation import Adaptation
 from celeriac.keys import result_key
-from celeriac.policies import AdaptSettings
 from celeriac.registry.aliases import CHALLENGER
 from celeriac.registry.store import Registry
+from celeriac.settings.adapt import AdaptSettings
 from producer.broker import Broker
 from producer.jobs import redis_errors
 

@@ -23,8 +23,8 @@ from celeriac.messages import NIGHTLY_RUN, NIGHTLY_WATCH, check_contract
 from celeriac.nightly import calendar
 from celeriac.nightly.policy import Run, RunState, judge
 from celeriac.nightly.records import Holder, Status
-from celeriac.schedules import NightlySettings
 from celeriac.settings import Settings, get_settings
+from celeriac.settings.nightly import NightlySettings
 from producer import nights
 from producer.broker import Broker
 from tasks import drift_nights

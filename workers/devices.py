@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from celeriac import errors
-from celeriac.variables import PINNED_GPU
+from celeriac.settings.variables import PINNED_GPU
 
 VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
 _NONE = "-1"

@@ -11,14 +11,14 @@ from typing import Any
 
 from celery import Celery, signals
 
-from celeriac import errors, logs, variables
+from celeriac import errors, logs
 from celeriac.host import ModelHost, get_host, make_host, set_host
 from celeriac.messages import MAINTENANCE_QUEUE
 from celeriac.niceness import give_way
 from celeriac.refused_writes import is_refused_write
 from celeriac.registry.store import Registry
 from celeriac.release.trying import Trial
-from celeriac.settings import get_settings
+from celeriac.settings import get_settings, variables
 from producer.broker import check_server, connect
 from tasks.models import publish_registry
 from workers import exporter, roles, shared_pages, threads

@@ -23,8 +23,6 @@ from pydantic import BaseModel
 from celeriac import errors
 from celeriac.datasets.places import S3_PREFIX
 from celeriac.keys import worker_key
-from celeriac.policies import AdaptSettings
-from celeriac.schedules import NightlySettings
 from celeriac.settings import (
     GatewaySettings,
     ModerationSettings,
@@ -32,6 +30,8 @@ from celeriac.settings import (
     hide_password,
     scalars,
 )
+from celeriac.settings.adapt import AdaptSettings
+from celeriac.settings.nightly import NightlySettings
 from producer.broker import check_server, connect
 from producer.gateway.binding import check_binding, local_url
 from workers import flower, gpu_workers, valkey

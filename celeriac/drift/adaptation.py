@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from celeriac import errors
 from celeriac.drift.events import DriftEvent
-from celeriac.policies import AdaptSettings
+from celeriac.settings.adapt import AdaptSettings
 
 NOBODY = "celeriac"
 """Who decided, if no person did."""

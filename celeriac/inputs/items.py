@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from celeriac import alike, errors, images
+from celeriac import errors, images
+from celeriac.inputs import alike
 from celeriac.inputs.collated import ARRAYS, Collated
 from celeriac.messages import decode_item
 from celeriac.registry.manifest import Column, InputSchema

@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from celeriac import errors
-from celeriac.schedules import NightlySettings
+from celeriac.settings.nightly import NightlySettings
 
 MAX_ATTEMPTS = 99
 """Attempts of one date, at most."""

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from celeriac.alerts import AlertKind
 from celeriac.nightly.calendar import due_at
-from celeriac.schedules import NightlySettings
+from celeriac.settings.nightly import NightlySettings
 
 
 class RunState(StrEnum):

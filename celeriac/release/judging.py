@@ -19,12 +19,12 @@ from celeriac.drift import features
 from celeriac.drift.adaptation import Compared, Figure
 from celeriac.drift.dataset import newest
 from celeriac.drift.performance import is_known, labels_of, performance
-from celeriac.policies import AdaptSettings
 from celeriac.registry.store import Registry
 from celeriac.release.aside import answer_with, run_aside
 from celeriac.runtimes import LoadOptions
 from celeriac.scoring import Scorer
 from celeriac.settings import Settings
+from celeriac.settings.adapt import AdaptSettings
 
 LEAST_SHARE = 0.5
 """Of the held-out rows must have a label and an answer, or nothing is said."""

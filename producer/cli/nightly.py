@@ -13,7 +13,7 @@ from celeriac import errors
 from celeriac.nightly import calendar
 from celeriac.nightly.policy import Run, RunState
 from celeriac.nightly.records import Event, Status
-from celeriac.schedules import NightlySettings
+from celeriac.settings.nightly import NightlySettings
 from producer import nights
 from producer.broker import Broker
 from producer.cli import terminal

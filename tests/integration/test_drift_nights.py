@@ -25,8 +25,8 @@ from celeriac.nightly.policy import Run, RunState
 from celeriac.nightly.records import Holder
 from celeriac.registry.catalogue import publish
 from celeriac.registry.store import Registry
-from celeriac.schedules import NightlySettings
 from celeriac.settings import Settings
+from celeriac.settings.nightly import NightlySettings
 from producer import nights
 from producer.broker import Broker
 from producer.cli import jobs, nightly as commands

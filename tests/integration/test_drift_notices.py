@@ -14,8 +14,8 @@ from celeriac import errors, metrics
 from celeriac.drift.events import DriftEvent
 from celeriac.keys import ALERTS_PENDING_KEY, drift_asker_key, drift_unasked_key
 from celeriac.messages import ALERT_SEND, DRIFT_NOTICE, MAINTENANCE_QUEUE
-from celeriac.policies import AdaptSettings
 from celeriac.settings import AlertSettings, Settings
+from celeriac.settings.adapt import AdaptSettings
 from producer.broker import Broker
 from tasks import adaptation, alerts, drift_notices
 from tasks.drift_notices import announce, tell

@@ -33,14 +33,14 @@ from celeriac.keys import (
     drift_times_key,
 )
 from celeriac.messages import ModelRef
-from celeriac.policies import AdaptSettings
 from celeriac.registry.catalogue import publish
 from celeriac.registry.manifest import ModelVersion
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
-from celeriac.schedules import NightlySettings
 from celeriac.scoring import Scorer
 from celeriac.settings import ModelsSettings, Settings
+from celeriac.settings.adapt import AdaptSettings
+from celeriac.settings.nightly import NightlySettings
 from producer.broker import Broker
 from tasks import drift, drift_notices
 from tasks.drift_mended import close_breaches

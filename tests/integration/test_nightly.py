@@ -35,8 +35,8 @@ from celeriac.nightly.policy import RunState
 from celeriac.registry.catalogue import publish
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
-from celeriac.schedules import JobOptions, NightlySettings
 from celeriac.settings import AlertSettings, Settings
+from celeriac.settings.nightly import JobOptions, NightlySettings
 from producer import nights
 from producer.broker import Broker
 from producer.cli import jobs, nightly as commands

@@ -43,8 +43,8 @@ from celeriac.outputs import TableAnswers
 from celeriac.registry.catalogue import publish
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema, Pixels
 from celeriac.registry.store import Registry
-from celeriac.schedules import NightlySettings
 from celeriac.settings import Settings
+from celeriac.settings.nightly import NightlySettings
 from producer import nights
 from producer.broker import Broker
 from producer.client import Client

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from celeriac.alike import stacked
 from celeriac.inputs import collate
+from celeriac.inputs.alike import stacked
 from celeriac.messages import encode_item
 from celeriac.registry.manifest import InputSchema
 

@@ -11,9 +11,9 @@ from celery import Celery
 
 import celeryconfig
 from celeriac.messages import BATCH_RECONCILE
-from celeriac.policies import AdaptSettings
-from celeriac.schedules import NightlySettings
 from celeriac.settings import Settings
+from celeriac.settings.adapt import AdaptSettings
+from celeriac.settings.nightly import NightlySettings
 from tasks import batch, beat  # noqa: F401 - registers the reconciler
 from tasks.beat import BeatRequest, BeatTask
 from tasks.schedule import beat_schedule

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from celeriac import errors, variables
-from celeriac.settings import hide_password, load_settings
+from celeriac import errors
+from celeriac.settings import hide_password, load_settings, variables
 
 NIGHT = "[nightly.a]\ndataset = 'd'\n"
 WHOLE = f"{NIGHT}output = 'o-{{date}}'\nmodel = 'm'\n"

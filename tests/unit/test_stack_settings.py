@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 
 from celeriac import errors
-from celeriac.policies import AdaptSettings
-from celeriac.schedules import AggregateSettings, JobOptions, NightlySettings
 from celeriac.settings import (
     AlertSettings,
     BrokerSettings,
@@ -28,6 +26,8 @@ from celeriac.settings import (
     WorkerSettings,
     load_settings,
 )
+from celeriac.settings.adapt import AdaptSettings
+from celeriac.settings.nightly import AggregateSettings, JobOptions, NightlySettings
 from workers import commands, stack
 from workers.lock import StateLock
 

@@ -16,8 +16,8 @@ from celeriac.drift import adaptation, adaptation_log
 from celeriac.drift.adaptation import Adaptation, Compared, Figure, Phase, Step
 from celeriac.drift.adaptation_log import NAME, AdaptationLog, Line
 from celeriac.drift.events import DriftEvent
-from celeriac.policies import AdaptSettings
 from celeriac.settings import Settings
+from celeriac.settings.adapt import AdaptSettings
 from tasks.adaptation import TOLD_WITHIN_S, alert_of, news
 
 RULE = AdaptSettings(

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from celeriac import errors, release
 from celeriac.drift.records import DriftReport, schema
-from celeriac.policies import AdaptSettings
 from celeriac.registry.store import Registry
 from celeriac.settings import DriftSettings, ModelsSettings, Settings
+from celeriac.settings.adapt import AdaptSettings
 from producer.cli.main import build
 from workers.cli import adaptation, drift
 

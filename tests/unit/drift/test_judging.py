@@ -16,10 +16,10 @@ from sklearn.linear_model import LinearRegression
 
 from celeriac import errors, release
 from celeriac.drift.adaptation import Compared
-from celeriac.policies import AdaptSettings
 from celeriac.registry.store import Registry
 from celeriac.release import judging
 from celeriac.runtimes import LoadOptions
+from celeriac.settings.adapt import AdaptSettings
 
 ROWS, NULLS = 200, 40
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from celeriac import errors
-from celeriac.variables import PINNED_GPU
+from celeriac.settings.variables import PINNED_GPU
 from tests.conftest import STAND_INS
 from tests.unit.gpu.conftest import Inject
 from workers import devices

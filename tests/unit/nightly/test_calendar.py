@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from celeriac import errors
 from celeriac.nightly import calendar
-from celeriac.schedules import NightlySettings
+from celeriac.settings.nightly import NightlySettings
 
 TIMES = st.times().map(lambda at: at.strftime("%H:%M"))
 ZONES = st.sampled_from([

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from celeriac.drift.records import DriftReport, FeatureDrift, Quality
 from celeriac.nightly import checks
-from celeriac.schedules import NightlySettings
+from celeriac.settings.nightly import NightlySettings
 from tasks import drift_nights
 
 NIGHT = {"model": "delays", "dataset": "in/{date}.csv", "output": "out/{date}"}

@@ -6,7 +6,7 @@ import inspect
 from typing import get_args
 
 from celeriac.datasets.records import Aggregation, Format, Period
-from celeriac.schedules import AggregateSettings, JobOptions
+from celeriac.settings.nightly import AggregateSettings, JobOptions
 from producer.datasets import submit_dataset
 
 NOT_A_NIGHTS = {"broker", "source", "model", "output", "job_id", "on_progress", "ordered"}

@@ -8,7 +8,7 @@ import pytest
 
 from celeriac.alerts import AlertKind
 from celeriac.nightly.policy import Run, RunState, Verdict, is_late, judge
-from celeriac.schedules import NightlySettings
+from celeriac.settings.nightly import NightlySettings
 
 DAY = date(2026, 11, 21)
 DUE = datetime(2026, 11, 22, 2, tzinfo=UTC)

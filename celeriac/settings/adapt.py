@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from celeriac.messages import DEVICES, MAINTENANCE_QUEUE, batch_queue, predict_queue
-from celeriac.section import Section
+from celeriac.settings.section import Section
 
 _OURS = {MAINTENANCE_QUEUE, *map(predict_queue, DEVICES), *map(batch_queue, DEVICES)}
 

@@ -1,32 +1,17 @@
-"""Settings: typed data from ``celeriac.toml``, with scalars overridden by the environment.
-
-``CELERIAC_CONFIG`` names the file; without it, ``celeriac.toml`` in the current folder is read if
-it is there. ``CELERIAC_<SECTION>_<SETTING>`` overrides one scalar: ``CELERIAC_BROKER_URL`` is
-``url`` in ``[broker]``. Nothing is read when this module is imported: call :func:`load_settings`.
-"""
+"""The tables of ``celeriac.toml``; those of nights and adaptation have modules of their own."""
 
 from __future__ import annotations
 
-import difflib
-import logging
-import os
 import re
-import shlex
-import tomllib
-from collections.abc import Collection, Mapping
-from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from celeriac import errors, variables
-from celeriac.policies import AdaptSettings
-from celeriac.schedules import NightlySettings, checked_model
-from celeriac.section import Section
-
-log = logging.getLogger(__name__)
+from celeriac.settings.adapt import AdaptSettings
+from celeriac.settings.nightly import NightlySettings, checked_model
+from celeriac.settings.section import Section
 
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
@@ -455,163 +440,3 @@ class Settings(Section):
     def broker_url(self) -> str:
         """The broker in use: the configured one, or the embedded server's address."""
         return self.broker.url or f"redis://127.0.0.1:{self.stack.redis_port}/0"
-
-
-def load_settings(
-    path: Path | None = None, environ: Mapping[str, str] | None = None
-) -> Settings:
-    """Read the file, then the environment.
-
-    Raises ConfigError, which names the file, the setting, what is wrong, and a likely spelling.
-    """
-    environ = os.environ if environ is None else environ
-    path = path or _config_path(environ)
-    data = _read_toml(path) if path else {}
-    _override(data, environ)
-    try:
-        settings = Settings.model_validate(data)
-    except ValidationError as error:
-        raise errors.ConfigError(_explain(error, path)) from error
-    check_broker_url(settings.broker_url)
-    if settings.cache.url:
-        check_broker_url(settings.cache.url, "cache")
-    return settings
-
-
-@lru_cache(maxsize=1)
-def get_settings() -> Settings:
-    """The settings of this process, read once at first use."""
-    return load_settings()
-
-
-def check_broker_url(url: str, whose: str = "broker") -> str:
-    """``url`` itself; raises ConfigError if it cannot be the address of a Redis."""
-    try:
-        parts = urlsplit(url)
-        usable = (
-            parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0
-            # redis-py would take database 0 for anything that is no number.
-            and re.fullmatch(r"/?|/[0-9]+", parts.path)
-        )
-    except ValueError:
-        usable = False
-    if not usable:
-        raise errors.ConfigError(
-            f"the {whose} URL {hide_password(url)!r} is not usable; "
-            "it looks like redis://host:6379/0 (or rediss:// for TLS)"
-        )
-    return url
-
-
-def hide_password(url: str) -> str:
-    """``url`` without its password, for messages and logs."""
-    head, at, tail = url.rpartition("@")
-    if not at:
-        return url
-    scheme, slashes, user = head.partition("://")
-    return f"{scheme}{slashes}{user.partition(':')[0]}:***@{tail}"
-
-
-def _config_path(environ: Mapping[str, str]) -> Path | None:
-    named = environ.get(variables.CONFIG)
-    if named:
-        return Path(named)
-    default = Path("celeriac.toml")
-    return default if default.is_file() else None
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except FileNotFoundError as error:
-        raise errors.ConfigError(f"{path}: no such file (CELERIAC_CONFIG names it)") from error
-    except OSError as error:
-        raise errors.ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise errors.ConfigError(f"{path}: is not valid TOML: {error}") from error
-
-
-def _override(data: dict[str, Any], environ: Mapping[str, str]) -> None:
-    """Put the scalars that the environment names into ``data``.
-
-    Raises ConfigError for a variable that looks like a setting misspelt.
-    """
-    known = _variables()
-    _check_names(environ, known)
-    for variable, (section, model, name) in known.items():
-        if variable in environ:
-            table = data.setdefault(section, {})
-            if isinstance(table, dict):
-                table[name] = _env_value(model, name, environ[variable])
-
-
-def _variables() -> dict[str, tuple[str, type[BaseModel], str]]:
-    """Each variable with the section and the setting that it is for."""
-    found = {}
-    for section, field in Settings.model_fields.items():
-        table = field.annotation
-        if isinstance(table, type) and issubclass(table, BaseModel):
-            for name in scalars(table):
-                found[f"{variables.PREFIX}{section}_{name}".upper()] = (section, table, name)
-    return found
-
-
-def _check_names(environ: Mapping[str, str], known: Collection[str]) -> None:
-    for name, meant in variables.unknown(environ, known).items():
-        if meant is not None:
-            raise errors.ConfigError(
-                f"the environment: {name}: no such setting; did you mean {meant}?"
-            )
-        log.warning("the environment: %s: no such setting; it is ignored", name)
-
-
-def scalars(section: type[BaseModel]) -> list[str]:
-    """The settings of a section that have a place in the environment: all but its tables."""
-    return [
-        name for name, field in section.model_fields.items()
-        if get_origin(field.annotation) is not dict
-    ]  # fmt: skip
-
-
-def _env_value(model: type[BaseModel], name: str, text: str) -> Any:
-    annotation = model.model_fields[name].annotation
-    if annotation == tuple[str, ...]:
-        return [part.strip() for part in text.split(",") if part.strip()]
-    if annotation == list[str]:  # a command line, which may hold commas
-        return shlex.split(text)
-    return text if annotation is str else text or None
-
-
-def _explain(error: ValidationError, path: Path | None) -> str:
-    where = str(path) if path else "the environment"
-    lines = [f"{where}: {_explain_one(dict(item))}" for item in error.errors()[:5]]
-    return "\n".join(lines)
-
-
-def _explain_one(item: dict[str, Any]) -> str:
-    location = ".".join(str(part) for part in item["loc"])
-    if item["type"] != "extra_forbidden":
-        problem = item["msg"].removeprefix("Value error, ")
-        return f"{location}: {problem} (found {item['input']!r})"
-    name = str(item["loc"][-1])
-    close = difflib.get_close_matches(name, _names_beside(item["loc"][:-1]), n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{location}: no such setting{hint}"
-
-
-def _names_beside(location: tuple[Any, ...]) -> list[str]:
-    """The settings of the table at ``location``."""
-    table: Any = Settings
-    for name in location:
-        if not _is_table(table):  # a table of tables: ``name`` is a schedule's
-            table = next((one for one in get_args(table) if _is_table(one)), None)
-        else:
-            field = table.model_fields.get(name)
-            table = field.annotation if field else None
-    tables = [table, *get_args(table)]  # ``Table | None``
-    return next((list(one.model_fields) for one in tables if _is_table(one)), [])
-
-
-def _is_table(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)

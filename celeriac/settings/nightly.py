@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from celeriac import errors
 from celeriac.messages import ModelRef
-from celeriac.section import Section
+from celeriac.settings.section import Section
 
 
 def _as_list(value: Any) -> Any:
