@@ -172,7 +172,7 @@ def _table(found: ReviewSummary) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(found.product_column.upper(), overflow="ellipsis", no_wrap=True)
+    table.add_column(found.product_column.upper(), overflow="fold")
     for heading in ("REVIEWS", "MEAN", "95 %", "SPREAD", found.positive.upper()):
         table.add_column(heading, justify="right", no_wrap=True)
     if found.date_column:
