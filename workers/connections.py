@@ -1,7 +1,11 @@
-"""The connections of workers and beat to Redis: how often they look whether it is back."""
+"""The connections of workers and beat to Redis: how often they look whether it is back, and whose
+they are after a fork."""
 
 from __future__ import annotations
 
+import os
+import socket
+from contextlib import suppress
 from typing import Any
 
 from celery.app import amqp
@@ -24,3 +28,27 @@ class AMQP(amqp.AMQP):  # type: ignore[misc]
     """Celery's own, with these connections."""
 
     Connection = Connection
+
+
+def leave_to_parent() -> None:
+    """Close this process's copies of its parent's TCP connections; to be called after a fork.
+
+    While there is a copy of one that the parent closes, the parent's epoll goes on to tell of it,
+    by a number that is another connection's by then, and the parent waits there for ever. A
+    process that takes the place of a killed one has such copies. Their numbers stay taken: some
+    time the objects that hold them close them.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir("/dev/fd")):
+        with suppress(OSError):  # no socket; or the one by which they are listed
+            if _is_tcp(number):
+                os.dup2(nothing, number, inheritable=False)
+    os.close(nothing)
+
+
+def _is_tcp(number: int) -> bool:
+    """Raises OSError for what is no socket."""
+    found = socket.socket(fileno=number)
+    family = found.family
+    found.detach()
+    return family in (socket.AF_INET, socket.AF_INET6)

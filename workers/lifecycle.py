@@ -22,6 +22,7 @@ from celeriac.settings import get_settings, variables
 from producer.broker import check_server, connect
 from tasks.models import publish_registry
 from workers import exporter, roles, shared_pages, threads
+from workers.connections import leave_to_parent
 from workers.device_loss import LOSS
 from workers.exit_limit import ExitLimit
 from workers.gathered_events import GatheredEvents
@@ -151,7 +152,8 @@ def _configure_logging(
 
 
 def _start_child(**_: Any) -> None:
-    """A pool process has its parent's models, unless it must load its own."""
+    """A pool process has its parent's models, unless it must load its own; no connection."""
+    leave_to_parent()
     role = roles.role_for([os.environ[variables.ROLE]])
     if role.warm and _loads_its_own(role):
         LOSS.install()

@@ -182,6 +182,7 @@ class Channel(redis.Channel):
             return super()._receive()  # type: ignore[no-untyped-call]
         except ResponseError as error:  # a server that cannot save refuses even to be pinged
             REFUSALS.note(error)
+            self.subclient.health_check_response_counter = 0  # an answer, too: it is not stale
         raise Empty
 
     def maybe_refresh_binding_expiry(self) -> None:

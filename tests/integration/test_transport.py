@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import Empty
 from types import SimpleNamespace
 from typing import Any
 
@@ -124,6 +127,49 @@ def test_a_task_whose_worker_loses_only_its_connection_runs_once(
     assert len(list(folder.glob("run-*"))) == 1
     assert redis_client.llen(MAINTENANCE_QUEUE) == 0
     assert redis_client.hlen(unacked) == 1
+    first = children_of(worker.process.pid)
+    os.kill(first[-1], signal.SIGKILL)  # another one is forked, while there are connections
+    wait_until(lambda: set(children_of(worker.process.pid)) - set(first))
+    assert tcp_of(worker.process.pid)
+    wait_until(lambda: not tcp_of(children_of(worker.process.pid)[-1]))
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def tcp_of(pid: int) -> set[str]:
+    """The TCP connections that a process holds, by their inodes."""
+    known = {line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]}
+    links = (os.readlink(one) for one in Path(f"/proc/{pid}/fd").iterdir())
+    return known & {link[8:-1] for link in links if link.startswith("socket:[")}
+
+
+def test_a_server_that_refuses_to_be_pinged_is_not_taken_for_a_dead_connection(
+    server: EmbeddedServer, redis_client: redis.Redis
+) -> None:
+    connection = Connection(server.url, transport=Transport)
+    commands = Queue("commands", Exchange("commands", type="fanout"), auto_delete=True)
+    channel: Any = connection.channel()
+    channel.Consumer(commands, on_message=lambda _: None).consume()
+    cycle = connection.transport.cycle
+    cycle.on_poll_start()
+    held = channel.subclient.connection
+    assert not channel._receive()  # it is subscribed
+    socket = held._sock
+    shutil.rmtree(server.folder)
+    redis_client.config_set("save", "3600 1000000")
+    redis_client.bgsave()
+    wait_until(lambda: redis_client.info("persistence")["rdb_last_bgsave_status"] == "err")
+    for _ in range(4):
+        held.next_health_check = 0
+        cycle.maybe_check_subclient_health()
+        wait_until(lambda: held.can_read(timeout=0))
+        with pytest.raises(Empty):
+            channel._receive()
+    assert held._sock is socket
+    redis_client.config_set("save", "")
+    connection.close()
 
 
 def test_what_another_has_taken_meanwhile_is_not_given_back(server: EmbeddedServer) -> None:
