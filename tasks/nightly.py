@@ -17,6 +17,7 @@ from kombu.exceptions import OperationalError
 
 from celeriac import errors, metrics
 from celeriac.alerts import Alert, AlertKind
+from celeriac.jobs.folder import JobFolder
 from celeriac.keys import NIGHTLY_SENT_S
 from celeriac.logs import get_logger
 from celeriac.messages import NIGHTLY_RUN, NIGHTLY_WATCH, check_contract
@@ -307,6 +308,9 @@ def _next(name: str, schedule: NightlySettings, run: Run, kind: AlertKind) -> st
     if kind is AlertKind.ERRORS:
         output = shlex.quote(run.output)
         return f"celeriac batch report {output}; celeriac batch dead list {output}"
-    if run.job_id:
+    folder = JobFolder(run.output)
+    if run.job_id and folder.plan.exists():
         return f"celeriac batch resume {shlex.quote(run.output)}; or anew: {again} --force"
+    if run.job_id:  # deleted, all of it or in part: there is nothing to go on with
+        return f"{again} --force" if folder.holds_job() else again
     return f"mend what the reason names; then {again}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from celery.app import amqp
@@ -39,7 +40,7 @@ def leave_to_parent() -> None:
     time the objects that hold them close them.
     """
     nothing = os.open(os.devnull, os.O_RDWR)
-    for number in map(int, os.listdir("/dev/fd")):
+    for number in [int(one.name) for one in Path("/dev/fd").iterdir()]:
         with suppress(OSError):  # no socket; or the one by which they are listed
             if _is_tcp(number):
                 os.dup2(nothing, number, inheritable=False)

@@ -21,6 +21,7 @@ from celeriac.datasets.files import (
     is_copy,
     move_into,
     sha256_of,
+    unwritten,
 )
 from celeriac.datasets.places import Place, S3Path, list_files, place
 from celeriac.datasets.scan import Span
@@ -57,9 +58,13 @@ class Copies:
 
     @contextmanager
     def making(self, suffix: str) -> Iterator[Copy]:
-        """A temporary file to write; its name, digest and size are known after the block."""
+        """A temporary file to write; its name, digest and size are known after the block.
+
+        What the system raises in the block is StorageError that names the copies' folder.
+        """
         copy = Copy(self._temporary(suffix))
         try:
+            copy.temporary.parent.mkdir(parents=True, exist_ok=True)
             yield copy
             copy.sha256, copy.size = sha256_of(copy.temporary), copy.temporary.stat().st_size
             target = self._folder / f"{copy.sha256[:COPY_DIGITS]}{suffix}"
@@ -67,6 +72,8 @@ class Copies:
                 move_into(copy.temporary, target)
                 self._made.append(target)
             copy.path = str(target)
+        except OSError as error:  # of the source it is a DatasetError already
+            raise unwritten(copy.temporary.parent, error) from error
         finally:
             copy.temporary.unlink(missing_ok=True)
 
@@ -82,7 +89,6 @@ class Copies:
         name = f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}{suffix}"
         if isinstance(self._folder, S3Path):
             return Path(tempfile.gettempdir()) / name
-        self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder / name
 
 
@@ -106,12 +112,15 @@ class Recut:
         self._waiting += block
 
     def take(self, span: Span) -> Span:
-        """Write the next span; where it is now."""
+        """Write the next span; where it is now. Raises StorageError."""
         size = span.end - self._offset
         frame = self._codec.compress(bytes(self._waiting[:size]), asbytes=True)
         del self._waiting[:size]
         self._offset = span.end
-        self._target.write(frame)
+        try:
+            self._target.write(frame)
+        except OSError as error:  # else it would be told of the source
+            raise unwritten(Path(self._target.name).parent, error) from error
         start, self._written = self._written, self._written + len(frame)
         return Span(start, self._written, span.first_row, span.rows)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from celeriac import errors
 from celeriac.datasets.places import Place, S3Path
-from celeriac.disk import sync
+from celeriac.disk import FULL, sync
 
 TEMPORARY_PREFIX = ".tmp-"
 COPY_DIGITS = 16
@@ -67,10 +67,10 @@ def write_file(path: Place, data: bytes, *, durable: bool = True) -> None:
             raise
 
 
-def write_aside(path: Path, data: bytes) -> None:
+def write_aside(path: Path, data: bytes, final: Path) -> None:
     """Write a file under a name that nobody reads yet: its content is on the disk, its name may
-    not be. Raises StorageError."""
-    with _named(path):
+    not be. Raises StorageError that names what it shall be, ``final``."""
+    with _named(final):
         _fill(path, data, durable=True)
 
 
@@ -176,4 +176,7 @@ def _named(path: Place) -> Iterator[None]:
 
 def unwritten(path: Place, error: OSError) -> errors.StorageError:
     """What to raise for it: the system's error does not always say which file it is about."""
-    return errors.StorageError(f"{path}: cannot be written: {error.strerror or error}")
+    why = error.strerror or str(error)
+    if isinstance(path, S3Path) and error.errno in FULL:  # S3 is never full
+        why += f" in {tempfile.gettempdir()}, where it is made first"
+    return errors.StorageError(f"{path}: cannot be written: {why}")

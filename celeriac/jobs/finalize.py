@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 
 import msgspec
@@ -13,6 +14,7 @@ from celeriac import errors
 from celeriac.datasets.files import write_file
 from celeriac.datasets.records import Chunk
 from celeriac.datasets.sharing import named
+from celeriac.disk import is_full
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import DeadChunk
 from celeriac.jobs.manifest import DeadPart, Manifest, PartSummary, read_manifest
@@ -28,8 +30,6 @@ def finalize(folder: JobFolder, now: datetime, dead: Sequence[DeadChunk] = ()) -
     """
     # Late: callers, who only read manifests, need no pyarrow.
     from celeriac.datasets.copies import remove_copies
-    from celeriac.jobs.extras import write_aggregates, write_merged
-    from celeriac.jobs.report import with_report
 
     finished = read_manifest(folder)
     if finished is not None:
@@ -42,6 +42,32 @@ def finalize(folder: JobFolder, now: datetime, dead: Sequence[DeadChunk] = ()) -
             f"{folder.path}: the plan has {plan.rows} rows, the parts {manifest.rows_in} "
             f"({manifest.rows_ok} answered, {manifest.rows_failed} failed)"
         )
+    with _leaving_room(folder):
+        manifest = _written(folder, plan, records, manifest)
+    if not lost:  # else chunks may be tried again
+        remove_copies(folder.copies)
+    return manifest
+
+
+@contextmanager
+def _leaving_room(folder: JobFolder) -> Iterator[None]:
+    """On a full disk nothing stays of what did not come to its end."""
+    try:
+        yield
+    except errors.StorageError as error:
+        if is_full(error):
+            folder.clear_unfinished()
+        raise
+
+
+def _written(
+    folder: JobFolder, plan: JobPlan, records: list[ChunkRecord], manifest: Manifest
+) -> Manifest:
+    """Write all that the parts are made into, the manifest and last of all _SUCCESS."""
+    # Late, as above.
+    from celeriac.jobs.extras import write_aggregates, write_merged
+    from celeriac.jobs.report import with_report
+
     manifest = replace(
         manifest,
         merged=write_merged(folder, plan, records),
@@ -53,8 +79,6 @@ def finalize(folder: JobFolder, now: datetime, dead: Sequence[DeadChunk] = ()) -
         raise folder.gone(plan.job_id)
     write_file(folder.manifest, msgspec.json.format(msgspec.json.encode(manifest)))
     write_file(folder.success, b"")
-    if not lost:  # else chunks may be tried again
-        remove_copies(folder.copies)
     return manifest
 
 

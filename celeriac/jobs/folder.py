@@ -134,7 +134,8 @@ class JobFolder:
         """Make this folder the home of ``plan``, or go on with the same job that lives here.
 
         Returns the plan that holds: of two callers at once, the first one's.
-        Raises OutputConflict if the folder holds something else.
+        Raises OutputConflict if the folder holds something else, and StorageError; then there is
+        no new job.
         """
         self.check_free()
         try:
@@ -143,11 +144,19 @@ class JobFolder:
             held = self.load()
             if held.fingerprint != plan.fingerprint:
                 raise errors.OutputConflict(self._conflict(held, plan)) from None
-            plan = held
+            return self._with_chunks(held, chunks)
         except OSError as error:
             raise errors.OutputConflict(
                 f"{self.path}: cannot be written to: {error.strerror or error}"
             ) from error
+        try:
+            return self._with_chunks(plan, chunks)
+        except errors.StorageError:
+            if not self.plan.exists():  # else another caller goes on with the job
+                remove_file(self.job)
+            raise
+
+    def _with_chunks(self, plan: JobPlan, chunks: tuple[Chunk, ...]) -> JobPlan:
         write_file(self.plan, encode_chunks(chunks))
         return plan
 
@@ -306,6 +315,12 @@ class JobFolder:
             return False
         self._clear(self._ends())
         return True
+
+    def clear_unfinished(self) -> None:
+        """Delete what a finaliser wrote that did not come to its end: another one writes it anew,
+        and has no room for both."""
+        if not self.success.exists():
+            self._clear(self._ends())
 
     def _clear(self, files: Iterable[Place]) -> None:
         for file in files:

@@ -99,7 +99,7 @@ class StagedFiles(StagedChunk):
         from celeriac.datasets import parts
 
         data = parts.encode_table(table, self._format)
-        write_aside(self._part, data)
+        write_aside(self._part, data, self._final_part)
         return parts.written(data)
 
     def write_errors(self, rows: Sequence[tuple[str, RowError]]) -> Written | None:
@@ -108,7 +108,7 @@ class StagedFiles(StagedChunk):
         if not rows:
             return None
         data = parts.encode_errors(rows)
-        write_aside(self._errors, data)
+        write_aside(self._errors, data, self._final_errors)
         return parts.written(data)
 
     def settle(self, record: ChunkRecord) -> None:

@@ -71,6 +71,7 @@ def run(
         bool,
         typer.Option("--force", help="Also a date that has run (into a new folder) or is to come."),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Queue the run of one date; a date that has run is not run again unless forced."""
     with open_broker() as broker:
@@ -83,14 +84,25 @@ def run(
         if last.state is RunState.UNREADABLE:
             raise errors.JobNotFound(f"{name} for {day}: {last.reason}")
         attempt = last.attempt if last.state.can_begin else last.attempt + 1
-        if not force and not last.state.can_begin:
-            typer.echo(
+        has_run = not force and not last.state.can_begin
+        if has_run:
+            text = (
                 f"{name} for {day} has a run already ({last.state}, attempt {last.attempt}, "
                 f"{last.output}); --force runs it again, into a new folder"
             )
+        else:
+            _check_over(name, last)
+            text = _queue(broker, name, schedule, day, attempt)
+        if as_json:
+            attempt = last.attempt if has_run else attempt
+            terminal.print_json({
+                "name": name, "day": day, "attempt": attempt, "has_run": has_run,
+                "output": calendar.output_path(schedule, day, attempt), "text": text,
+            })
+        else:
+            typer.echo(text)
+        if has_run:
             return
-        _check_over(name, last)
-        typer.echo(_queue(broker, name, schedule, day, attempt))
         if schedule.enabled and _is_silent(_status(broker, name), now):
             _tell_silent([name])
 

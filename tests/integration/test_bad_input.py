@@ -5,8 +5,10 @@ Real workers, shared by all tests of this file.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -481,8 +483,7 @@ def test_a_disk_that_takes_only_some_parts_fails_the_job_and_resume_finishes_it(
     source = random_rows(tmp_path, 3_000)
     handle, status = desk.run(source, output, chunk_rows=1_000, keep_columns=["n"])
     assert (status.state, status.chunks_dead) == ("failed", 0)
-    assert f"{output}/parts/" in status.error
-    assert "No space left on device" in status.error
+    assert re.search(rf"{output}/parts/part-\d+\.parquet: .* No space left", status.error)
     assert not is_finished(output)
     filler.unlink()
     handle.resume()
@@ -494,7 +495,10 @@ def test_a_disk_that_takes_only_some_parts_fails_the_job_and_resume_finishes_it(
 def test_a_disk_that_fills_up_in_the_middle_keeps_what_is_whole(
     desk: Desk, tmp_path: Path, small_disk: Path
 ) -> None:
-    """The finaliser fails as well: the merged file has no room. Space, then resume: it is done."""
+    """The finaliser fails as well: there is room for the merged file, and none for the manifest.
+
+    The merged file takes no room from the next finaliser, which writes it anew.
+    """
     filler = small_disk / "filler"
     filler.write_bytes(bytes(200_000))
     output = small_disk / "out"
@@ -502,14 +506,26 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_what_is_whole(
         random_rows(tmp_path, 2_000), output, chunk_rows=1_000, merge=True, keep_columns=["n"]
     )
     assert status.state == "failed"
-    assert f"{output}/predictions.parquet: cannot be written" in status.error
-    assert "No space left on device" in status.error
+    assert f"{output}/manifest.json: cannot be written: No space left on device" in status.error
+    assert not (output / "predictions.parquet").exists()
     assert not is_finished(output)
     assert not debris(output)
     filler.unlink()
     handle.resume()
     assert handle.wait(60).state == "completed"
     assert (handle.results().num_rows, is_finished(output)) == (2_000, True)
+
+
+def test_a_disk_without_room_for_a_copy_of_the_source_takes_no_job(
+    desk: Desk, tmp_path: Path, small_disk: Path
+) -> None:
+    source = tmp_path / "in.csv.gz"
+    x = np.random.default_rng(1).random(60_000)
+    source.write_bytes(gzip.compress(b"x,n\n" + b"".join(b"%.17f,1\n" % one for one in x), 1))
+    with pytest.raises(errors.StorageError, match="No space left on device") as caught:
+        desk.submit(source, small_disk / "out", chunk_rows=1_000)
+    assert caught.value.message.startswith(f"{small_disk}/out/input: cannot be written")
+    assert list((small_disk / "out").iterdir()) == []
 
 
 def test_a_disk_without_room_for_a_plan_takes_no_job(
@@ -521,5 +537,5 @@ def test_a_disk_without_room_for_a_plan_takes_no_job(
     with pytest.raises(errors.CeleriacError, match="No space left on device") as caught:
         desk.submit(random_rows(tmp_path, 10), small_disk / "out")
     assert str(small_disk / "out") in caught.value.message
-    assert not is_finished(small_disk / "out")
+    assert not (small_disk / "out" / "job.json").exists()
     assert desk.broker.redis.zcard(JOBS_KEY) == known

@@ -341,6 +341,23 @@ def test_failed_and_expired_jobs_are_told(
     assert event.text == "the disk is full"
 
 
+def test_what_to_do_about_a_failed_run_follows_from_what_is_left(
+    broker: Broker, tmp_path: Path
+) -> None:
+    begin(broker)
+    run = nights.newest(broker, "sales", DAY)
+    schedule = broker.settings.nightly["sales"]
+
+    def told() -> str:
+        return tasks.nightly._next("sales", schedule, run, AlertKind.FAILED)
+
+    assert told().startswith(f"celeriac batch resume {run.output};")
+    JobFolder(run.output).plan.unlink()
+    assert told() == f"celeriac nightly run sales --date {DAY} --force"
+    JobFolder(run.output).job.unlink()
+    assert told() == f"celeriac nightly run sales --date {DAY}"
+
+
 def test_a_run_with_failed_rows_is_told(
     make_broker: Callable[..., Broker], redis_client: redis.Redis
 ) -> None:
@@ -620,6 +637,11 @@ def test_json_for_programs(
     found = {one["day"]: one for one in map(json.loads, shown)}
     assert len(found) == days
     assert found[str(DAY)]["state"] == "completed"
+    again = json.loads(invoke("run", "sales", "--date", str(DAY), "--json").stdout)
+    assert (again["day"], again["attempt"], again["has_run"]) == (str(DAY), 1, True)
+    forced = json.loads(invoke("run", "sales", "--date", str(DAY), "--force", "--json").stdout)
+    assert (forced["attempt"], forced["has_run"]) == (2, False)
+    assert forced["output"].endswith(f"{DAY}.attempt-2")
 
 
 def test_history_shows_attempts_and_events(

@@ -141,7 +141,7 @@ def children_of(pid: int) -> list[int]:
 def tcp_of(pid: int) -> set[str]:
     """The TCP connections that a process holds, by their inodes."""
     known = {line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]}
-    links = (os.readlink(one) for one in Path(f"/proc/{pid}/fd").iterdir())
+    links = (str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir())
     return known & {link[8:-1] for link in links if link.startswith("socket:[")}
 
 
