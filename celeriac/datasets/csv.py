@@ -69,8 +69,8 @@ def read_header(head: Head) -> tuple[list[str], int]:
 
 
 def infer_types(head: Head, names: list[str], data_start: int) -> dict[str, str]:
-    """A type for each column from the head of the file: ``null`` without a value, ``text`` unless
-    all values agree."""
+    """A type for each column from the head of the file: ``null`` without a value, ``long`` for
+    whole numbers that a float would round, ``text`` unless all values agree."""
     data, _, _ = _drop_undecodable(_complete(head, data_start))
     found = kinds.Kinds(names)
     size = _FIRST_LOOK_BYTES

@@ -54,8 +54,9 @@ _TOO_DEEP = "lists or objects are nested too deep"
 def infer_types(head: Head) -> dict[str, str]:
     """The columns of the head's rows, in the order in which they come up, and their types.
 
-    ``null`` where no row has a value; ``json`` where values differ in kind or hold lists or
-    objects. Raises DatasetError if no line of the head is an object, or the file is one array.
+    ``null`` where no row has a value, ``long`` for whole numbers that a float would round; ``json``
+    where values differ in kind or hold lists or objects. Raises DatasetError if no line of the head
+    is an object, or the file is one array.
     """
     kinds: dict[str, set[str]] = {}
     first_problem = ""
@@ -113,7 +114,8 @@ def look(data: bytes, guesses: dict[str, str]) -> dict[str, str]:
         if isinstance(row, dict):
             for name in kinds.keys() & row.keys():
                 kinds[name].add(_kind(row[name]))
-    return {name: _common(found - {"null"}) for name, found in kinds.items()}
+    types = {name: _common(found - {"null"}) for name, found in kinds.items()}
+    return {name: "int" if kind == "long" else kind for name, kind in types.items()}
 
 
 def find_rows(
@@ -230,9 +232,9 @@ def _kind(value: Any) -> str:
 
 
 def _common(kinds: set[str]) -> str:
-    """``long``, whole numbers that a float would round, stays ``int`` beside no other."""
+    """``long``: whole numbers that a float would round."""
     if "long" in kinds:
-        return "int" if kinds <= {"int", "long"} else "json"
+        return "long" if kinds <= {"int", "long"} else "json"
     if len(kinds) <= 1:
         return next(iter(kinds), "text")
     return "float" if kinds == {"int", "float"} else "json"

@@ -59,11 +59,9 @@ class Kinds:
 
     @property
     def types(self) -> dict[str, str]:
-        """``null`` where there was no value."""
-        return {
-            name: "null" if left == _ANY else left[0] if left else "text"
-            for name, left in self._left.items()
-        }
+        """``null`` where there was no value, ``long`` for integers that a float would round."""
+        odd = {_ANY: "null", ("int",): "long", (): "text"}
+        return {name: odd.get(left) or left[0] for name, left in self._left.items()}
 
     def narrow(self, table: pa.Table) -> None:
         """Look at columns that were parsed as texts, each in one chunk; at many in one call."""

@@ -134,7 +134,7 @@ def _open(files: list[Listed]) -> Source:
 
 def _open_frame(frame: Any) -> Source:
     try:
-        table = pa.table(frame)
+        table = _as_table(frame)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise errors.DatasetError(
             f"{type(frame).__name__}: a dataset is a path, an Arrow table or a frame; this one "
@@ -145,6 +145,15 @@ def _open_frame(frame: Any) -> Source:
     if table.num_rows == 0:
         raise errors.DatasetError("the frame has no rows")
     return Source("parquet", (), _named(columns), table)
+
+
+def _as_table(frame: Any) -> pa.Table:
+    """Of pandas with the index, but for a nameless range: Arrow would leave out every range,
+    and of several levels those that are one."""
+    names = getattr(getattr(frame, "index", None), "names", None) or [None]
+    if len(names) == 1 and names[0] is None:
+        return pa.table(frame)
+    return pa.Table.from_pandas(frame, preserve_index=True)
 
 
 def _periods_as_text(table: pa.Table) -> pa.Table:
@@ -414,8 +423,10 @@ def _check_columns(one: Listed, first: Columns, other: Listed, columns: Columns)
 
 
 def _common_type(types: list[str], other: str = "text") -> str:
-    """``null`` stands for a file without a value."""
+    """``null`` stands for a file without a value, ``long`` for numbers that a float would round."""
     known = {*types} - {"null"}
+    if "long" in known:
+        return "int" if known <= {"int", "long"} else other
     if len(known) <= 1:
         return next(iter(known), "text")
     return "float" if known == {"int", "float"} else other

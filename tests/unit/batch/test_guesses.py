@@ -193,3 +193,26 @@ def test_no_row_is_lost_and_texts_come_out_as_they_went_in(
         elif kinds[name] == "int":
             whole = [str(one) for one in came_out if one is not None]
             assert whole == [was for was in went_in if was not in ("", "NA")]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.parametrize(("values", "wide"), [
+    ([["12345678901234567", "1"], ["1.5"]], True), ([["5"], ["1.5"]], False),
+    ([["", ""], ["12345678901234567"]], False),
+])
+def test_numbers_of_one_file_are_not_rounded_by_another(
+    tmp_path: Path, kind: str, values: list[list[str]], wide: bool
+) -> None:
+    for number, some in enumerate(values):
+        lines = ["id,n", *(f"1,{one}" for one in some)] if kind == "csv" else [
+            f'{{"id": 1, "n": {one or "null"}}}' for one in some
+        ]
+        (tmp_path / f"{number}.{kind}").write_text("\n".join(lines))
+    found = plan(open_source(tmp_path))
+    is_wide = types_of(found)["n"] in ("text", "json")
+    rows, bad = rows_of(found)
+    every = [one for some in values for one in some]
+    as_numbers = [float(one) if "1.5" in str(every) else int(one) for one in every if one]
+    kept = [row["n"] for row in rows if row["n"] is not None]
+    assert (is_wide, bad) == (wide, [])
+    assert kept == ([one for one in every if one] if wide else as_numbers)

@@ -74,7 +74,8 @@ def plain_type(texts: list[str]) -> str:
     values = [text for text in texts if text not in kinds.NULLS.to_pylist()]
     for kind, pattern in PATTERNS.items():
         if values and all(re.fullmatch(pattern, value) for value in values):
-            return kind
+            rounded = (value for value in values if not re.fullmatch(PATTERNS["float"], value))
+            return "long" if kind == "int" and any(rounded) else kind
     return "text" if values else "null"
 
 

@@ -270,6 +270,20 @@ def test_a_frame_becomes_a_parquet_file_of_the_job(
     assert bad == []
 
 
+@pytest.mark.parametrize(("index", "columns"), [
+    (pd.RangeIndex(3), {}), (pd.RangeIndex(3, name="id"), {"id": [0, 1, 2]}),
+    (pd.Index([7, 8, 5]), {"__index_level_0__": [7, 8, 5]}),
+    (pd.MultiIndex.from_product([["a"], range(3)], names=["p", None]),
+     {"p": ["a", "a", "a"], "__index_level_1__": [0, 1, 2]}),
+])
+def test_the_index_of_a_frame_is_kept_where_it_says_something(
+    tmp_path: Path, index: Any, columns: dict[str, list[Any]]
+) -> None:
+    rows, _, _ = read_all(planned(pd.DataFrame({"n": [1, 2, 3]}, index=index), tmp_path))
+    found = pd.DataFrame(rows).to_dict("list")
+    assert found == {"n": [1, 2, 3], **columns}
+
+
 def test_periods_of_a_frame_are_text(tmp_path: Path) -> None:
     quarters = pd.PeriodIndex(["2026Q1", "NaT", "2026Q3"], freq="Q", name="quarter")
     hours = pd.period_range("2026-01-31 23:00", periods=3, freq="h")
