@@ -170,8 +170,9 @@ class JobFolder:
             raise errors.JobNotFound(f"{self.job}: is damaged: {error}") from error
         if plan.contract not in (CONTRACT, SHARING_CONTRACT):
             raise errors.JobNotFound(
-                f"{self.job}: has contract {plan.contract}, this release reads {CONTRACT} and "
-                f"{SHARING_CONTRACT}"
+                f"{self.job}: has contract {plan.contract}, and the release on "
+                f"{socket.gethostname()} reads {CONTRACT} and {SHARING_CONTRACT}: upgrade it, then "
+                f"`celeriac batch resume {plan.job_id}` goes on"
             )
         return plan
 

@@ -18,9 +18,13 @@ local state = redis.call('HGET', JOB, 'state')
 
 local function number(name) return tonumber(redis.call('HGET', JOB, name) or '0') end
 
+local function keep()
+  for index = 1, 7 do redis.call('EXPIRE', KEYS[index], ttl) end
+end
+
 local function touch()
   redis.call('HSET', JOB, 'updated_ms', now)
-  for index = 1, 7 do redis.call('EXPIRE', KEYS[index], ttl) end
+  keep()
 end
 
 local function enter(to)
@@ -180,7 +184,10 @@ return {'granted', state}
 # ARGV: lease in ms. Only a job that has ended meanwhile stops its planner.
 RENEW_PLAN = _PRELUDE + """
 if not state then return 'unknown' end
-if state == 'validating' then redis.call('HSET', JOB, 'plan_lease_ms', now + ARGV[3]) end
+if state == 'validating' then
+  redis.call('HSET', JOB, 'plan_lease_ms', now + ARGV[3])
+  keep()
+end
 if state == 'cancelled' or state == 'failed' or state == 'expired' then return 'cancelled' end
 return 'kept'
 """
@@ -263,6 +270,7 @@ if redis.call('HGET', CLAIMS, 'epoch:' .. chunk) ~= ARGV[4]
    or redis.call('SISMEMBER', DONE, chunk) == 1 then return 'lost' end
 if state == 'in_progress' or state == 'cancelling' then
   place(chunk, RUNNING, now + ARGV[5])
+  keep()
 end
 return state == 'in_progress' and 'kept' or 'cancelled'
 """

@@ -522,6 +522,23 @@ def test_every_key_expires_or_is_trimmed(ledger: Ledger, redis_client: redis.Red
     assert ledger.active() == []
 
 
+def test_a_job_is_remembered_as_long_as_it_is_at_work(
+    ledger: Ledger, redis_client: redis.Redis
+) -> None:
+    """A chunk, or its planning, may take longer than the time since the last change is kept."""
+    def outlives(renew: Any) -> bool:
+        redis_client.expire(job_key("j1"), 5)
+        assert renew() is Answer.KEPT
+        return redis_client.ttl(job_key("j1")) > 5
+
+    order(ledger)
+    claim_plan(ledger)
+    assert outlives(lambda: ledger.renew_plan("j1", 60))
+    enter(ledger)
+    run = claim(ledger, 0)
+    assert outlives(lambda: ledger.renew("j1", 0, run.epoch, 60))
+
+
 def test_jobs_are_listed_newest_first(ledger: Ledger, redis_client: redis.Redis) -> None:
     for number in range(3):
         enter(ledger, plan=msgspec.structs.replace(job(), job_id=f"j{number}"))
