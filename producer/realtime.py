@@ -188,7 +188,7 @@ def answer(outcome: Outcome) -> Prediction:
 def late(model: str, timeout_s: float) -> errors.DeadlineExceeded:
     """The error of a call that got no answer in time."""
     return errors.DeadlineExceeded(
-        f"no answer from model {model!r} within {timeout_s:g} s; "
+        f"no answer from model {model!r} within {round(timeout_s, 3):g} s; "
         "`celeriac status` shows its queue and whether a worker serves it"
     )
 
