@@ -55,11 +55,33 @@ def encode_table(table: pa.Table, format: Format) -> Any:
         arrow_csv.write_csv(_without_bytes(table), sink)
     elif format == "jsonl":
         encoder = msgspec.json.Encoder(enc_hook=str)
-        for batch in table.to_batches(_LINES_AT_ONCE):
+        for batch in _with_plain_times(table).to_batches(_LINES_AT_ONCE):
             sink.write(encoder.encode_lines(batch.to_pylist()))
     else:
         pq.write_table(table, sink, use_dictionary=repeating(table))
     return sink.getvalue()
+
+
+def _with_plain_times(table: pa.Table) -> pa.Table:
+    """Nanoseconds in microseconds, as Python has times, or, where that is not exact, as texts.
+    (Python would cut off those of a time of day, and needs pandas for the others.)"""
+    for at, field in enumerate(table.schema):
+        wanted = _in_microseconds(field.type)
+        if wanted is None:
+            continue
+        try:
+            column = table[at].cast(wanted)
+        except pa.ArrowInvalid:
+            column = pc.replace_substring(table[at].cast(pa.string()), " ", "T")
+        table = table.set_column(at, field.name, column)
+    return table
+
+
+def _in_microseconds(dtype: Any) -> Any:
+    """None of what has no times in nanoseconds."""
+    if pa.types.is_timestamp(dtype) and dtype.unit == "ns":
+        return pa.timestamp("us", dtype.tz)
+    return pa.time64("us") if pa.types.is_time64(dtype) and dtype.unit == "ns" else None
 
 
 def _without_bytes(table: pa.Table) -> pa.Table:

@@ -332,6 +332,26 @@ def test_bytes_come_out_of_csv_as_of_json_lines(dtype: Any) -> None:
     assert json.loads(first) == {"id": 1, "key": "/wA="}
 
 
+def test_json_lines_keep_nanoseconds() -> None:
+    at, zone = 1735689600123456000, "Europe/Berlin"
+    table = pa.table({
+        "whole": pa.array([at, None], pa.timestamp("ns")),
+        "odd": pa.array([at + 7, None], pa.timestamp("ns")),
+        "zone": pa.array([at, None], pa.timestamp("ns", zone)),
+        "odd_zone": pa.array([at + 7, None], pa.timestamp("ns", zone)),
+        "time": pa.array([1_000, None], pa.time64("ns")),
+        "odd_time": pa.array([1, None], pa.time64("ns")),
+    })
+    first, second = encode_table(table, "jsonl").to_pybytes().splitlines()
+    assert json.loads(first) == {
+        "whole": "2025-01-01T00:00:00.123456", "odd": "2025-01-01T00:00:00.123456007",
+        "zone": "2025-01-01T01:00:00.123456+01:00",
+        "odd_zone": "2025-01-01T01:00:00.123456007+0100",
+        "time": "00:00:00.000001", "odd_time": "00:00:00.000000001",
+    }
+    assert set(json.loads(second).values()) == {None}
+
+
 def test_what_is_before_a_chunk_in_its_row_group_is_not_held(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     rows, text = 50_000, "t" * 400
