@@ -85,7 +85,8 @@ def give_back(consumer: Any, lost: list[Any], ours_until_s: float) -> None:
             if score is not None and score <= ours_until_s:
                 now.restore_by_tag(tag)
                 log.info("message given back", tag=tag)
-            qos._delivered.pop(tag)
+            qos._delivered.pop(tag, None)
+        qos.asked = ""
 
 
 def renew(consumer: Any, lost: list[Any]) -> bool:
@@ -110,8 +111,9 @@ def renew(consumer: Any, lost: list[Any]) -> bool:
 
 
 def held(qos: Any) -> set[str]:
-    """The tags of the messages that were delivered and, as far as Redis knows, not acked."""
-    return (set(qos._delivered) - set(qos._dirty)) | set(qos.owed)
+    """The tags of the messages that were delivered, or may be on their way, and, as far as Redis
+    knows, not acked."""
+    return (set(qos._delivered) - set(qos._dirty)) | set(qos.owed) | {qos.asked} - {""}
 
 
 def _qos(consumer: Any) -> Any:

@@ -10,39 +10,47 @@ When Redis is there and only the connection is gone, kombu puts back all that th
 hand, also what runs on: it would run twice. Here those stay, and ``workers/lease.py`` refreshes
 them.
 
-When Redis refuses writes, kombu raises whatever was refused, and the worker ends; a message that
-was popped and could not be entered in the books is lost. Here such a worker pops nothing, puts back
-what it has popped, keeps what it has to acknowledge, and asks twice a second whether it is over.
+kombu pops a message and writes it down as not acknowledged in a second exchange; a message whose
+worker, or connection, ends in between is lost. Here the server does both in one step (``TAKE``).
+Who waits has the server move the next message of the queue onto its own place (``BLMOVE``), which
+changes nothing, and take as soon as that is done. That waits for one queue only: a worker of
+several models' queues without the lane pops as kombu does, and who sends to those sends again.
+
+When Redis refuses writes, kombu raises whatever was refused, and the worker ends. Here such a
+worker takes nothing, keeps what it has to acknowledge, and asks twice a second whether it is over.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from queue import Empty
 from typing import Any, ClassVar
 
 from celery.worker import state
-from kombu.transport import TRANSPORT_ALIASES, redis
-from kombu.utils.json import dumps
+from kombu.transport import TRANSPORT_ALIASES, redis, virtual
+from kombu.utils.json import dumps, loads
 from redis import exceptions
 from redis.exceptions import ResponseError
 
 from celeriac.logs import get_logger
 from producer.broker import DRIVER
+from producer.wire import new_id
 from workers.refusals import REFUSALS
 
 log = get_logger(__name__)
 
 PROBE = "celeriac:probe"
 """A key that is never there: LPUSHX on it changes nothing, and is a write all the same."""
-PUT_BACK = "#!lua flags=allow-oom\nreturn redis.call('RPUSH', KEYS[1], ARGV[1])"
-"""A full Redis, too, takes back what was popped: it had room for it a moment ago."""
-_popped: list[tuple[str, str]] = []
-"""Queue and message: popped by this process when Redis refused already that it be written down."""
-
-
-class NotWrittenDown(Exception):
-    """Redis has refused to keep a message as one that is not acknowledged."""
+TAKE = """#!lua
+local message = redis.call('RPOP', KEYS[1])
+if not message then return false end
+redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
+redis.call('HSET', KEYS[2], ARGV[1], '[' .. message .. ARGV[3])
+return message
+"""
+"""Queue, hash and index of what is not acknowledged; tag, time, and where to put it back.
+A Redis that refuses writes refuses it as a whole."""
 
 
 def running_tags() -> set[str]:
@@ -56,14 +64,25 @@ class QoS(redis.QoS):
     owed: ClassVar[dict[str, Callable[[], object]]] = {}
     """Acknowledged by this process, by tag, with the write that Redis has refused. Of all its
     connections: what a lost one owes, the next one pays."""
+    asked = ""
+    """The tag under which the server is to write down the next message, or has done so unheard."""
+    arrives = False
+    """That message has come, and is being delivered."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Write down that a message was delivered. Raises NotWrittenDown, RedisError."""
+        """Write down that a message was delivered, unless the server has done so.
+
+        If Redis refuses it, the message is delivered without. Raises RedisError.
+        """
+        if self.arrives:
+            message.delivery_tag, self.asked, self.arrives = self.asked, "", False
+            virtual.QoS.append(self, message, message.delivery_tag)  # type: ignore[no-untyped-call]
+            return
         try:
             super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
         except ResponseError as error:
             REFUSALS.note(error)
-            raise NotWrittenDown from error
+            self._quick_append(delivery_tag, message)
 
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge; later if Redis refuses it now. Raises RedisError."""
@@ -72,7 +91,7 @@ class QoS(redis.QoS):
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Drop or put back; later if Redis refuses it now. Raises RedisError."""
         if requeue:
-            self._settle(delivery_tag, lambda: self.restore_by_tag(delivery_tag, leftmost=True))  # type: ignore[no-untyped-call]
+            self._settle(delivery_tag, lambda: self.restore_by_tag(delivery_tag, leftmost=True))
         else:
             self.ack(delivery_tag)
 
@@ -84,11 +103,35 @@ class QoS(redis.QoS):
             self.owed[tag] = write
         self._quick_ack(tag)
 
+    def give_back_asked(self) -> None:
+        """Put back what may have been written down for a connection that was lost.
+
+        Raises RedisError.
+        """
+        if self.asked:
+            self.restore_by_tag(self.asked)
+            self.asked = ""
+
+    def drop_arriving(self) -> None:
+        """Forget the message that arrives if nobody has taken it. Raises RedisError."""
+        if self.arrives:
+            tag, self.asked, self.arrives = self.asked, "", False
+            self._quick_append(tag, None)
+            self.ack(tag)
+
     def pay(self) -> None:
         """Write what Redis has refused. Raises RedisError."""
         for tag in list(self.owed):
             self.owed[tag]()
             del self.owed[tag]
+
+    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
+        """Put back a message; drop it if nobody can ever read it. Raises RedisError."""
+        try:
+            super().restore_by_tag(tag, client, leftmost)  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            log.error("message dropped: it is not JSON", reason=str(error))  # noqa: TRY400
+            self._remove_from_indices(tag).execute()  # type: ignore[no-untyped-call]
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
         """Put back what others have held too long, but not what nobody could refresh.
@@ -113,15 +156,12 @@ class QoS(redis.QoS):
             self._restore(kept, client)
         except ResponseError as error:
             REFUSALS.note(error)
-            if ends and _popped:
-                log.critical("messages lost, which redis does not take back", messages=len(_popped))
 
     def _restore(self, kept: set[str], client: Any) -> None:
         with self.channel.conn_or_acquire(client) as connected:
-            give_back_popped(connected)
             self.pay()
             for tag in [one for one in self._delivered if one not in kept]:
-                self.restore_by_tag(tag, client=connected)  # type: ignore[no-untyped-call]
+                self.restore_by_tag(tag, client=connected)
                 self._delivered.pop(tag, None)
 
 
@@ -130,9 +170,15 @@ class Channel(redis.Channel):
     a worker that begins waits for it as for one that is away."""
 
     QoS = QoS
+    _in_poll: Any
+    _brpop_sent_at: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._known: dict[bool, dict[str, Any]] = {}
+        self._without_ack: set[str] = set()
+        """Queues whose messages nobody acknowledges."""
+        self._awaited = ""
+        """The queue from which the next message was asked; empty where kombu asks."""
         try:
             super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
             self._probe()
@@ -157,25 +203,92 @@ class Channel(redis.Channel):
             self._known[asynchronous] = found
         return dict(self._known[asynchronous])
 
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> None:
+        """As kombu's."""
+        if no_ack:
+            self._without_ack.add(queue)
+        super().basic_consume(queue, no_ack, *args, **kwargs)  # type: ignore[no-untyped-call]
+
     def _brpop_start(self, timeout: float | None = None) -> None:
-        if not (REFUSALS.now or _popped) or self._is_accepted():
+        if REFUSALS.now and not self._is_accepted():
+            return
+        try:
+            self.qos.give_back_asked()
+        except ResponseError as error:
+            REFUSALS.note(error)
+            return
+        if self._takes():
+            self._take(self.brpop_timeout if timeout is None else timeout)
+        else:
+            self._awaited = ""
             super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
 
+    def _takes(self) -> bool:
+        """True if there is one list to take from, as only for one can be waited this way."""
+        return (
+            len(self.active_queues) == len(self.priority_steps) == 1
+            and self.active_queues[0] not in self._without_ack
+        )
+
+    def _take(self, timeout_s: float) -> None:
+        """Ask for the next message: two commands, one exchange."""
+        (self._awaited,), (step,) = self.active_queues, self.priority_steps
+        key = self._q_for_pri(self._awaited, step)  # type: ignore[no-untyped-call]
+        back = f', "", {dumps(self._awaited)}]'  # type: ignore[no-untyped-call]
+        self.qos.asked = new_id()
+        wait = "BLMOVE", key, key, "RIGHT", "RIGHT", timeout_s
+        take = (
+            "EVAL", TAKE, 3, key, self.unacked_key, self.unacked_index_key,
+            self.qos.asked, time.time(), back,
+        )  # fmt: skip
+        connection = self._in_poll = self.client.connection
+        self._brpop_sent_at = time.monotonic()
+        connection.send_packed_command(connection.pack_commands([wait, take]))
+
     def _brpop_read(self, **options: Any) -> Any:
+        if self._awaited:
+            return self._deliver_taken()
         try:
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
         except ResponseError as error:
             REFUSALS.note(error)
-        except NotWrittenDown:
-            self._give_back()
         raise Empty
 
-    def _give_back(self) -> None:
+    def _deliver_taken(self) -> bool:
+        qos, queue = self.qos, self._awaited
+        message = self._taken()
+        if message is None or not qos.asked:  # given back as that of a lost connection
+            qos.asked = ""
+            raise Empty
+        qos.arrives = True
         try:
-            with self.conn_or_acquire() as client:
-                give_back_popped(client)
-        except ResponseError as error:
-            REFUSALS.note(error)
+            self.connection._deliver(loads(message), queue)  # type: ignore[no-untyped-call]
+        except Exception as error:
+            if not qos.arrives:
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            log.error("message dropped: it is not Celery's", queue=queue, reason=reason)  # noqa: TRY400
+        qos.drop_arriving()
+        return True
+
+    def _taken(self) -> bytes | None:
+        """The message of which the answer tells; None if there was none. Raises ConnectionError."""
+        connection = self.client.connection
+        try:
+            answers = [_answer(connection) for _ in ("wait", "take")]
+        except self.connection_errors:
+            connection.disconnect()
+            raise
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()  # type: ignore[no-untyped-call]
+        if isinstance(answers[1], bytes):
+            return answers[1]
+        for answer in answers:
+            if isinstance(answer, ResponseError):
+                self.qos.asked = ""
+                REFUSALS.note(answer)
+        return None
 
     def _receive(self) -> Any:
         try:
@@ -203,8 +316,6 @@ class Channel(redis.Channel):
         try:
             self.qos.pay()
             self._probe()
-            with self.conn_or_acquire() as client:
-                give_back_popped(client)
         except ResponseError as error:
             REFUSALS.note(error)
             if isinstance(error, exceptions.ReadOnlyError):
@@ -219,22 +330,12 @@ class Transport(redis.Transport):
 
     Channel = Channel
 
-    def _deliver(self, message: Any, queue: str) -> None:
-        try:
-            super()._deliver(message, queue)  # type: ignore[no-untyped-call]
-        except NotWrittenDown:
-            _popped.append((queue, dumps(message)))  # type: ignore[no-untyped-call]
-            raise
 
-
-def give_back_popped(client: Any) -> None:
-    """Put back what was popped while Redis refused writes, as the next to be popped.
-
-    Raises RedisError.
-    """
-    while _popped:
-        client.eval(PUT_BACK, 1, *_popped[-1])
-        _popped.pop()
+def _answer(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
 
 
 def install() -> None:

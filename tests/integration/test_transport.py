@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -203,23 +202,148 @@ def test_what_another_has_taken_meanwhile_is_not_given_back(server: EmbeddedServ
     client.close()
 
 
-def test_what_a_full_redis_does_not_write_down_is_put_back_at_once(
+def test_a_full_redis_keeps_its_messages_in_their_queue(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusals = refused_anew(monkeypatch)
     client = redis.Redis.from_url(server.url)
     for name in ("second", "first"):
         client.rpush(QUEUE, wire.task_message(name, wire.new_id(), QUEUE, {}, shown={}))
-    waiting = [json.loads(one) for one in client.lrange(QUEUE, 0, -1)]
+    waiting = client.lrange(QUEUE, 0, -1)
     connection, taken = consuming(server)
     client.config_set("maxmemory", 1)
     drain_until(connection, lambda: refusals.now)
-    # So a kill that comes now loses nothing.
-    assert [json.loads(one) for one in client.lrange(QUEUE, 0, -1)] == waiting
+    assert client.lrange(QUEUE, 0, -1) == waiting
     assert (taken, client.hlen("unacked")) == ([], 0)
     client.config_set("maxmemory", 0)
     drain_until(connection, lambda: len(taken) == 2)
     assert [one.headers["task"] for one in taken] == ["first", "second"]
+    connection.close()
+    client.close()
+
+
+def test_what_a_full_redis_does_not_write_down_is_delivered(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two queues, as kombu pops from them: the message has left its queue already."""
+    refusals = refused_anew(monkeypatch)
+    client = redis.Redis.from_url(server.url)
+    for name in ("second", "first"):
+        client.rpush(QUEUE, wire.task_message(name, wire.new_id(), QUEUE, {}, shown={}))
+    connection, taken = consuming(server, QUEUE, "another")
+    client.config_set("maxmemory", 1)
+    drain_until(connection, lambda: refusals.now)
+    assert [one.headers["task"] for one in taken] == ["first"]
+    taken[0].ack()
+    client.config_set("maxmemory", 0)
+    drain_until(connection, lambda: len(taken) == 2)
+    taken[1].ack()
+    assert (client.hlen("unacked"), client.llen(QUEUE)) == (0, 0)
+    connection.close()
+    client.close()
+
+
+def test_a_connection_that_is_cut_before_the_message_arrives(server: EmbeddedServer) -> None:
+    client = redis.Redis.from_url(server.url)
+    away, _ = asked_unheard(server, client)
+    qos = away.default_channel.qos
+    client.client_kill_filter(_type="normal", skipme=True)
+    again, taken = consuming(server)
+    consumer = SimpleNamespace(task_consumer=SimpleNamespace(channel=again.default_channel))
+    assert lease.renew(consumer, [qos])
+    lease.give_back(consumer, [qos], time.time())
+    assert not lease.held(qos)
+    drain_until(again, lambda: len(taken) == 1)
+    taken[0].ack()
+    assert (client.hlen("unacked"), client.llen(QUEUE)) == (0, 0)
+    for one in (again, away, client):
+        one.close()
+
+
+def test_a_stale_connection_that_is_replaced_gives_back_what_it_may_have_asked(
+    server: EmbeddedServer,
+) -> None:
+    client = redis.Redis.from_url(server.url)
+    connection, taken = asked_unheard(server, client)
+    before = client.hkeys("unacked")
+    connection.default_channel.client.connection.disconnect()  # as kombu's look at its health
+    drain_until(connection, lambda: len(taken) == 1)
+    assert taken[0].headers["redelivered"]
+    assert [taken[0].delivery_tag.encode()] == client.hkeys("unacked") != before
+    taken[0].ack()
+    assert (client.hlen("unacked"), client.llen(QUEUE)) == (0, 0)
+    connection.close()
+    client.close()
+
+
+def test_a_process_that_is_killed_before_the_message_arrives(server: EmbeddedServer) -> None:
+    client = redis.Redis.from_url(server.url)
+    program = (
+        "import time\n"
+        "from kombu import Queue\n"
+        "from workers.connections import Connection\n"
+        "from workers.transport import Transport\n"
+        f"connection = Connection({server.url!r}, transport=Transport,\n"
+        "                        transport_options={'priority_steps': [0]})\n"
+        f"connection.Consumer(Queue({QUEUE!r}), on_message=print).consume()\n"
+        "connection.transport.cycle.on_poll_start()\n"
+        "time.sleep(60)\n"
+    )
+    client.lpush(QUEUE, wire.task_message("t", wire.new_id(), QUEUE, {}, shown={}))
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    try:
+        wait_until(lambda: client.hlen("unacked") == 1)
+    finally:
+        process.kill()
+    process.wait(10)
+    again, taken = consuming(server, visibility_timeout=1, unacked_restore_throttle=1)
+    drain_until(again, lambda: len(taken) == 1)
+    assert taken[0].headers["redelivered"]
+    taken[0].ack()
+    assert (client.hlen("unacked"), client.llen(QUEUE)) == (0, 0)
+    again.close()
+    client.close()
+
+
+def test_one_of_those_who_wait_gets_the_message(server: EmbeddedServer) -> None:
+    client = redis.Redis.from_url(server.url)
+    waiting = [consuming(server) for _ in range(3)]
+    for connection, _ in waiting:
+        connection.transport.cycle.on_poll_start()
+    wait_until(lambda: client.info("clients")["blocked_clients"] == 3)
+    client.lpush(QUEUE, wire.task_message("t", wire.new_id(), QUEUE, {}, shown={}))
+    for connection, _ in waiting:
+        with contextlib.suppress(TimeoutError):
+            connection.drain_events(timeout=0.2)
+    assert sorted(len(taken) for _, taken in waiting) == [0, 0, 1]
+    assert client.hlen("unacked") == 1
+    for connection, _ in waiting:
+        connection.close()
+    assert (client.hlen("unacked"), client.llen(QUEUE)) == (0, 1)
+    client.close()
+
+
+def test_what_is_no_message_is_dropped_and_ends_nothing(server: EmbeddedServer) -> None:
+    client = redis.Redis.from_url(server.url)
+    connection, taken = consuming(server, visibility_timeout=1, unacked_restore_throttle=1)
+    client.hset("unacked", "unread", "[nonsense, \"\", \"q\"]")  # taken by one that was killed
+    client.zadd("unacked_index", {"unread": 1})
+    message = wire.task_message("t", wire.new_id(), QUEUE, {}, shown={})
+    client.lpush(QUEUE, b"nonsense", b"\xff", b"{}", b"[]", message)
+    drain_until(connection, lambda: len(taken) == 1)
+    taken[0].ack()
+    drain_until(connection, lambda: not client.hlen("unacked"))
+    assert (client.zcard("unacked_index"), client.llen(QUEUE)) == (0, 0)
+    connection.close()
+    client.close()
+
+
+def test_what_nobody_acknowledges_is_not_written_down(server: EmbeddedServer) -> None:
+    client = redis.Redis.from_url(server.url)
+    connection, taken = consuming(server, no_ack=True)
+    client.lpush(QUEUE, wire.task_message("t", wire.new_id(), QUEUE, {}, shown={}))
+    drain_until(connection, lambda: len(taken) == 1)
+    assert (client.hlen("unacked"), client.llen(QUEUE)) == (0, 0)
     connection.close()
     client.close()
 
@@ -304,13 +428,28 @@ def refused_anew(monkeypatch: pytest.MonkeyPatch) -> Refusals:
     return refusals
 
 
-def consuming(server: EmbeddedServer) -> tuple[Connection, list[Any]]:
+def consuming(
+    server: EmbeddedServer, *queues: str, no_ack: bool = False, **options: Any
+) -> tuple[Connection, list[Any]]:
     """A connection as a worker's, and what it has taken."""
     taken: list[Any] = []
-    connection = Connection(server.url, transport=Transport)
+    connection = Connection(
+        server.url, transport=Transport, transport_options={"priority_steps": [0], **options}
+    )
     connection.Consumer(
-        Queue(QUEUE, exchange="", routing_key=QUEUE), on_message=taken.append
-    ).consume()
+        [Queue(queue, exchange="", routing_key=queue) for queue in queues or (QUEUE,)],
+        on_message=taken.append, no_ack=no_ack, channel=connection.default_channel,
+    ).consume()  # fmt: skip
+    return connection, taken
+
+
+def asked_unheard(server: EmbeddedServer, client: redis.Redis) -> tuple[Connection, list[Any]]:
+    """A connection for which the server has taken a message that it has not read yet."""
+    client.lpush(QUEUE, wire.task_message("t", wire.new_id(), QUEUE, {}, shown={}))
+    connection, taken = consuming(server)
+    connection.transport.cycle.on_poll_start()
+    wait_until(lambda: client.hlen("unacked") == 1)
+    assert client.llen(QUEUE) == 0
     return connection, taken
 
 
