@@ -39,6 +39,7 @@ task_routes = {
     SENSORS_ANALYSE: {"queue": batch_queue("cpu")},
 }
 beat_schedule = _beat_schedule(_settings)
+beat_scheduler = "workers.beat_scheduler:Scheduler"  # goes on when the clock is set back
 beat_sync_every = 1  # what has been sent is on disk before the next is due
 
 # A task that was under way when its worker died runs again: all of ours can be repeated.

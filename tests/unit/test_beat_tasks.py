@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from celery import Celery
+from celery.schedules import BaseSchedule
 
 import celeryconfig
 from celeriac.messages import BATCH_RECONCILE
@@ -18,6 +22,7 @@ from tasks import batch, beat  # noqa: F401 - registers the reconciler
 from tasks.beat import BeatRequest, BeatTask
 from tasks.schedule import beat_schedule
 from tests.unit.eventer import Eventer
+from workers.beat_scheduler import Scheduler
 
 
 class Loop:
@@ -115,3 +120,46 @@ def test_all_that_beat_sends_is_quiet_when_there_is_nothing_to_do() -> None:
     names = {entry["task"] for entry in beat_schedule(settings).values()}
     assert len(names) == 10
     assert [name for name in names if not isinstance(app.tasks[name], BeatTask)] == []
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["running", "started again"])
+def test_a_clock_that_is_set_back_does_not_silence_beat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, restarts: bool
+) -> None:
+    clock = [datetime(2026, 6, 10, 0, 40, tzinfo=UTC)]
+    monkeypatch.setattr(BaseSchedule, "now", lambda _: clock[0])
+    sent: list[datetime] = []
+
+    class Noted(Scheduler):
+        def apply_entry(self, entry: Any, producer: Any = None) -> None:
+            sent.append(clock[0])
+
+        @property
+        def producer(self) -> None:
+            return None
+
+    def started() -> Scheduler:
+        app = Celery(set_as_current=False, broker="memory://")
+        app.conf.beat_schedule = {"look": {"task": "look", "schedule": 15.0}}
+        app.conf.result_expires = None  # else Celery adds an entry of its own
+        return Noted(app, schedule_filename=str(tmp_path / "schedule"))
+
+    def turn(scheduler: Scheduler, seconds: int) -> int:
+        """For so long; how often it has sent."""
+        before = len(sent)
+        for _ in range(seconds):
+            clock[0] += timedelta(seconds=1)
+            while scheduler.tick() == 0:
+                pass
+        return len(sent) - before
+
+    scheduler = started()
+    assert turn(scheduler, 40) == 2
+    clock[0] -= timedelta(hours=2)
+    if restarts:
+        scheduler.close()
+        scheduler = started()
+    assert turn(scheduler, 40) == 2
+    clock[0] += timedelta(days=1)
+    assert turn(scheduler, 1) == 1, "what was missed is one look, not thousands"
+    scheduler.close()
