@@ -27,7 +27,7 @@ from celeriac.settings import (
     get_settings,
 )
 from producer.cli.main import main
-from workers.stack import environment
+from workers.child_settings import environment
 from workers.valkey import EmbeddedServer, free_port
 
 ROOT = Path(__file__).parents[1]

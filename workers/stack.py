@@ -5,36 +5,29 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import socket
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import redis
-from pydantic import BaseModel
 
 from celeriac import errors
-from celeriac.datasets.places import S3_PREFIX
 from celeriac.keys import worker_key
 from celeriac.settings import (
-    GatewaySettings,
-    ModerationSettings,
     Settings,
     hide_password,
-    scalars,
 )
-from celeriac.settings.adapt import AdaptSettings
-from celeriac.settings.nightly import NightlySettings
 from producer.broker import check_server, connect
 from producer.gateway.binding import check_binding, local_url
 from workers import flower, gpu_workers, valkey
+from workers.child_settings import absolute, environment, tables_toml
 from workers.commands import CELERY, ROOT, drain_s, worker_command
 from workers.devices import Gpu
 from workers.lock import StateLock
@@ -348,80 +341,6 @@ def _beat_command(folder: Path) -> list[str]:
     return [*CELERY, BEAT, "-s", str(folder / "schedule"), "--pidfile="]
 
 
-def absolute(settings: Settings) -> Settings:
-    """``settings`` with absolute paths: children run in another folder."""
-    stack = settings.stack.model_copy(update={"state_dir": settings.stack.state_dir.absolute()})
-    models = settings.models.model_copy(update={"root": settings.models.root.absolute()})
-    nights = {name: _absolute_night(night) for name, night in settings.nightly.items()}
-    adapt = {name: _absolute_policy(one) for name, one in settings.drift.adapt.items()}
-    drift = settings.drift.model_copy(update={"adapt": adapt})
-    return settings.model_copy(update={
-        "stack": stack, "models": models, "nightly": nights, "drift": drift,
-        "gateway": _absolute_gateway(settings.gateway),
-        "moderation": _absolute_moderation(settings.moderation),
-    })
-
-
-def _absolute_night(night: NightlySettings) -> NightlySettings:
-    return night.model_copy(update={
-        "dataset": _absolute_dataset(night.dataset), "output": _absolute_dataset(night.output)
-    })
-
-
-def _absolute_policy(policy: AdaptSettings) -> AdaptSettings:
-    return policy.model_copy(update={"labelled": _absolute_dataset(policy.labelled)})
-
-
-def _absolute_gateway(gateway: GatewaySettings) -> GatewaySettings:
-    return gateway.model_copy(update={
-        "dataset_roots": tuple(map(_absolute_dataset, gateway.dataset_roots)),
-        "output_roots": tuple(map(_absolute_dataset, gateway.output_roots)),
-    })
-
-
-def _absolute_moderation(moderation: ModerationSettings) -> ModerationSettings:
-    policy = moderation.policy
-    return moderation.model_copy(update={
-        "folder": moderation.folder.absolute(),
-        "policy": policy and str(Path(policy).absolute()),
-    })
-
-
-def _absolute_dataset(path: str) -> str:
-    return path if path.startswith(S3_PREFIX) else str(Path(path).expanduser().absolute())
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """Every scalar setting as an environment variable, for a process that shall have the same.
-
-    Tables (``[nightly.NAME]``, ``[drift.adapt.MODEL]``, ``[gateway.keys.NAME]``) are not among
-    them.
-    """
-    settings = absolute(settings)
-    variables = {}
-    for section in type(settings).model_fields:
-        table = getattr(settings, section)
-        if isinstance(table, BaseModel):
-            for name in scalars(type(table)):
-                variables[f"CELERIAC_{section}_{name}".upper()] = _text(getattr(table, name))
-    return variables | {"CELERIAC_BROKER_URL": settings.broker_url}
-
-
-def tables_toml(settings: Settings) -> str:
-    """Nights, policies and keys of the gateway as tables of a ``celeriac.toml``."""
-    lines = []
-    tables_by_path: tuple[tuple[str, Mapping[str, BaseModel]], ...] = (
-        ("nightly", settings.nightly), ("gateway.keys", settings.gateway.keys),
-        ("drift.adapt", settings.drift.adapt),
-    )
-    for path, tables in tables_by_path:
-        for name, table in tables.items():
-            lines.append(f"[{path}.{_quote(name)}]")
-            values = table.model_dump(mode="json", exclude_none=True)
-            lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
-    return "\n".join([*lines, ""])
-
-
 def is_up(client: redis.Redis, name: str, pid: int | None) -> bool:
     """True if the worker ``name`` of this machine says that it is ready, and is ``pid``."""
     try:
@@ -448,26 +367,6 @@ def tail(log: Path, lines: int = 15) -> str:
 
 def _say_nothing(line: str) -> None:
     del line
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, list):  # a command line
-        return shlex.join(value)
-    return ",".join(value) if isinstance(value, tuple) else str(value)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_quote(key)} = {_toml(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return _quote(value)
-
-
-def _quote(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)  # of these types JSON and TOML agree
 
 
 def _check_port(port: int, whose: str, setting: str) -> None:

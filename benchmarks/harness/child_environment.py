@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from celeriac.settings import Settings
-from workers.stack import environment
+from workers.child_settings import environment
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 

@@ -39,7 +39,7 @@ from celeriac.settings import (
 )
 from producer import Client
 from producer.serving import Spread, wait_served
-from workers.stack import environment
+from workers.child_settings import environment
 from workers.valkey import EmbeddedServer, free_port
 
 NAME = "large"

@@ -28,7 +28,7 @@ from celeriac.registry.store import Registry
 from celeriac.settings import AlertSettings, Settings, load_settings
 from producer import nights
 from producer.broker import Broker
-from workers.stack import environment
+from workers.child_settings import environment
 
 pytestmark = pytest.mark.uncounted
 

@@ -26,7 +26,7 @@ from celeriac.settings import DriftSettings, Settings
 from producer import Client
 from tests.conftest import Ran
 from tests.waiting import wait_until
-from workers.stack import environment
+from workers.child_settings import environment
 
 pytestmark = pytest.mark.uncounted
 

@@ -37,7 +37,7 @@ from producer.broker import Broker
 from producer.client import who
 from tasks.drift_notices import announce
 from tests.conftest import ROOT, Ran, Worker
-from workers.stack import environment
+from workers.child_settings import environment
 from workers.valkey import EmbeddedServer
 
 pytestmark = pytest.mark.uncounted

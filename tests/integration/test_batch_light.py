@@ -18,7 +18,7 @@ from celeriac.registry.catalogue import publish
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings
 from producer.broker import Broker
-from workers.stack import environment
+from workers.child_settings import environment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
 WAITS = "it waits: no worker serves batch.cpu"

@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from celeriac.settings import Settings
+from workers.child_settings import environment
 from workers.commands import ROOT
-from workers.stack import environment
 
 pytestmark = pytest.mark.uncounted
 

@@ -24,7 +24,7 @@ from celeriac.settings import NightlySettings, Settings
 from tasks.schedule import beat_schedule
 from tests.conftest import Ran
 from tests.waiting import wait_until
-from workers.stack import environment
+from workers.child_settings import environment
 
 HOUR_S = collecting.GRACE_S
 

@@ -22,7 +22,7 @@ from celeriac.settings import Settings
 from producer.broker import Broker
 from producer.client import Client
 from tasks.drift_labels import look
-from workers.stack import environment
+from workers.child_settings import environment
 
 
 @pytest.fixture

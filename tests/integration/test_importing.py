@@ -25,7 +25,7 @@ from celeriac.release.suspects import look
 from celeriac.runtimes.architectures import MLP
 from celeriac.settings import Settings
 from tests.conftest import Ran
-from workers.stack import environment
+from workers.child_settings import environment
 
 pytestmark = pytest.mark.usefixtures("uncounted_processes")
 

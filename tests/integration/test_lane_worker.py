@@ -36,7 +36,7 @@ from producer import AsyncClient, Client
 from producer.wire import envelope_message, new_id, now_ms
 from tests.frozen import freeze_group
 from tests.integration.own_modules import own_module
-from workers.stack import environment
+from workers.child_settings import environment
 from workers.supervisor import Backoff, ChildSpec, Supervisor
 from workers.valkey import EmbeddedServer
 from workers.watchdog import EXIT_CODE

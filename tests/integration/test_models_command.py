@@ -22,7 +22,7 @@ from celeriac.registry.store import Registry
 from celeriac.settings import Settings
 from producer.broker import Broker
 from tests.conftest import Ran
-from workers.stack import environment
+from workers.child_settings import environment
 
 Run = Callable[..., Ran]
 

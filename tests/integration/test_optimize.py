@@ -39,8 +39,8 @@ from celeriac.runtimes.torch_recipe import compiler
 from celeriac.scoring import Scorer
 from celeriac.settings import ModelsSettings, Settings, StackSettings, get_settings
 from workers import devices
+from workers.child_settings import environment
 from workers.lane.limits import AllLimits
-from workers.stack import environment
 from workers.valkey import EmbeddedServer
 
 pytestmark = pytest.mark.uncounted

@@ -24,8 +24,9 @@ from celeriac.settings import (
 )
 from tests.conftest import Ran
 from tests.waiting import wait_until
+from workers.child_settings import environment
 from workers.commands import ROOT
-from workers.stack import Stack, environment
+from workers.stack import Stack
 from workers.valkey import free_port
 
 pytestmark = pytest.mark.uncounted
@@ -276,4 +277,4 @@ def test_a_program_can_use_a_stack(settings: Settings) -> None:
         with pytest.raises(errors.WorkerError, match=r"was not ready .*ready_timeout_s"):
             stack.wait_ready(timeout_s=0.01)
         assert "maintenance was killed by SIGKILL; it starts again in 1 s" in said[0]
-    assert not session_members({second or 0})
+    wait_until(lambda: not session_members({second or 0}))

@@ -28,7 +28,7 @@ from celeriac.settings import (
 )
 from celeriac.settings.adapt import AdaptSettings
 from celeriac.settings.nightly import AggregateSettings, JobOptions, NightlySettings
-from workers import commands, stack
+from workers import child_settings, commands, stack
 from workers.lock import StateLock
 
 
@@ -67,12 +67,13 @@ def test_children_get_the_same_settings(tmp_path: Path) -> None:
         moderation=ModerationSettings(folder=tmp_path / "records", digest_key="k=1"),
     )
     config = tmp_path / "tables.toml"
-    config.write_text(stack.tables_toml(settings), encoding="utf-8")
-    assert load_settings(config, stack.environment(settings)) == settings
+    config.write_text(child_settings.tables_toml(settings), encoding="utf-8")
+    assert load_settings(config, child_settings.environment(settings)) == settings
 
 
 def test_children_of_the_embedded_server_get_its_address_and_absolute_paths() -> None:
-    child = load_settings(None, stack.environment(Settings(stack=StackSettings(redis_port=7001))))
+    settings = Settings(stack=StackSettings(redis_port=7001))
+    child = load_settings(None, child_settings.environment(settings))
     assert child.broker.url == "redis://127.0.0.1:7001/0"
     assert child.stack.state_dir == Path(".celeriac").absolute()
     assert child.models.root == Path("models").absolute()
@@ -80,13 +81,13 @@ def test_children_of_the_embedded_server_get_its_address_and_absolute_paths() ->
 
 def test_paths_of_a_night_are_where_the_stack_was_started(tmp_path: Path) -> None:
     night = NightlySettings(dataset="in/{date}.csv", model="m", output="s3://bucket/{date}")
-    found = stack.absolute(Settings(nightly={"a": night})).nightly["a"]
+    found = child_settings.absolute(Settings(nightly={"a": night})).nightly["a"]
     assert found.dataset == str(Path("in/{date}.csv").absolute())
     assert found.output == "s3://bucket/{date}"
 
 
 def test_folders_of_the_gateway_are_where_the_stack_was_started() -> None:
-    child = load_settings(None, stack.environment(Settings(
+    child = load_settings(None, child_settings.environment(Settings(
         gateway=GatewaySettings(
             dataset_roots=("in/{tenant}", "s3://lake/in"), output_roots=("out",)
         ),
@@ -96,7 +97,7 @@ def test_folders_of_the_gateway_are_where_the_stack_was_started() -> None:
     assert child.gateway.output_roots == (str(Path("out").absolute()),)
     assert child.moderation.folder == Path(".celeriac/moderation").absolute()
     assert child.moderation.policy == str(Path("policy.toml").absolute())
-    assert load_settings(None, stack.environment(Settings())).moderation.policy == ""
+    assert load_settings(None, child_settings.environment(Settings())).moderation.policy == ""
 
 
 def test_the_command_of_a_worker() -> None:

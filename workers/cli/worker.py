@@ -11,9 +11,9 @@ from rich.console import Console
 from celeriac import errors
 from celeriac.settings import Settings, load_settings
 from workers import devices, gpu_workers
+from workers.child_settings import environment
 from workers.commands import ROOT, worker_command
 from workers.roles import ROLES
-from workers.stack import environment
 
 NAMES = [role.name for role in ROLES]
 

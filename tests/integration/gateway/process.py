@@ -12,7 +12,7 @@ from pathlib import Path
 from celeriac.settings import Settings
 from tests.conftest import ROOT
 from tests.integration.gateway.conftest import Http
-from workers.stack import environment, tables_toml
+from workers.child_settings import environment, tables_toml
 
 CELERIAC = str(Path(sys.executable).with_name("celeriac"))
 

@@ -38,7 +38,7 @@ from tests.integration.gateway.jobs_stack import (
     settings_of,
 )
 from tests.waiting import wait_until
-from workers.stack import environment
+from workers.child_settings import environment
 from workers.valkey import free_port
 
 

@@ -35,7 +35,7 @@ from producer import Client
 from producer.gateway.keys import digest_of, new_key
 from tests.conftest import ROOT, Worker
 from tests.integration.gateway.conftest import TEXTS, Http, RunningGateway
-from workers.stack import environment
+from workers.child_settings import environment
 from workers.valkey import free_port
 
 EVERY_WAY = pytest.mark.parametrize("binary", [False, True], ids=["json", "binary"])

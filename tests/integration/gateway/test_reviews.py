@@ -21,7 +21,7 @@ from producer.applications.reviews import Reviews
 from producer.gateway import predict
 from tests.conftest import Ran, Worker
 from tests.integration.gateway.jobs_stack import JobsStack, jobs_stack
-from workers.stack import environment
+from workers.child_settings import environment
 
 pytestmark = pytest.mark.uncounted
 

@@ -21,7 +21,7 @@ from celeriac.registry.store import Registry
 from celeriac.settings import Settings
 from tests.conftest import ROOT, STAND_INS
 from tests.waiting import wait_until
-from workers.stack import environment
+from workers.child_settings import environment
 
 GPUS = ("GPU-1111", "GPU-2222")
 

@@ -25,7 +25,7 @@ from tasks.models import publish_registry
 from tests.conftest import Ran
 from tests.integration.gpu.conftest import Launcher, add_echo, publish
 from tests.waiting import wait_until
-from workers.stack import environment
+from workers.child_settings import environment
 
 pytestmark = pytest.mark.uncounted
 

@@ -34,9 +34,9 @@ from producer import Client
 from tests.conftest import ROOT
 from tests.integration.gpu.conftest import add_echo, publish
 from tests.waiting import wait_until
+from workers.child_settings import environment
 from workers.commands import worker_command
 from workers.device_loss import EXIT_CODE
-from workers.stack import environment
 from workers.supervisor import Backoff, ChildSpec, Supervisor
 from workers.valkey import EmbeddedServer
 

@@ -13,8 +13,8 @@ import pytest
 from celeriac.settings import Settings
 from tests.conftest import ROOT, STAND_INS, Ran
 from workers import devices
+from workers.child_settings import environment
 from workers.gpu_check import PLAYED
-from workers.stack import environment
 
 pytestmark = pytest.mark.uncounted
 

@@ -21,7 +21,7 @@ from producer import Client
 from tests.conftest import Ran
 from tests.integration.gpu.conftest import GPUS, Launcher, add_echo, publish
 from tests.waiting import wait_until
-from workers.stack import environment
+from workers.child_settings import environment
 
 pytestmark = pytest.mark.uncounted
 

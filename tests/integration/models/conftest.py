@@ -27,7 +27,7 @@ from celeriac.settings import (
 )
 from producer import Client
 from tests.conftest import Worker
-from workers.stack import environment
+from workers.child_settings import environment
 from workers.valkey import EmbeddedServer, free_port
 
 CHECK_S = 20.0
