@@ -393,6 +393,7 @@ if state == 'validating' then
     redis.call('HSET', JOB, 'planner_ms', now)
     plans = 1
   end
+  keep()
   return {state, 0, {}, {}, plans}
 end
 local expires = number('expires_ms')
@@ -425,6 +426,8 @@ if state == 'finalizing' and number('finalizer_ms') <= now - ARGV[5] then
 end
 if state ~= 'in_progress' and state ~= 'finalizing' and state ~= 'cancelling' then
   redis.call('SREM', ACTIVE, job_id)
+else
+  keep()
 end
 return {state, completes, publish, suspects, 0}
 """

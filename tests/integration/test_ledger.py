@@ -522,21 +522,26 @@ def test_every_key_expires_or_is_trimmed(ledger: Ledger, redis_client: redis.Red
     assert ledger.active() == []
 
 
-def test_a_job_is_remembered_as_long_as_it_is_at_work(
+def test_a_job_is_remembered_as_long_as_it_is_open(
     ledger: Ledger, redis_client: redis.Redis
 ) -> None:
-    """A chunk, or its planning, may take longer than the time since the last change is kept."""
-    def outlives(renew: Any) -> bool:
+    """Nothing of it may change for long: while a chunk runs, it is planned, or no worker is there.
+    """
+    def outlives(work: Any) -> bool:
         redis_client.expire(job_key("j1"), 5)
-        assert renew() is Answer.KEPT
+        work()
         return redis_client.ttl(job_key("j1")) > 5
 
     order(ledger)
+    assert outlives(lambda: sweep(ledger))
     claim_plan(ledger)
     assert outlives(lambda: ledger.renew_plan("j1", 60))
     enter(ledger)
+    assert outlives(lambda: sweep(ledger))
     run = claim(ledger, 0)
     assert outlives(lambda: ledger.renew("j1", 0, run.epoch, 60))
+    ledger.fail("j1", "x")
+    assert not outlives(lambda: sweep(ledger))
 
 
 def test_jobs_are_listed_newest_first(ledger: Ledger, redis_client: redis.Redis) -> None:
