@@ -27,6 +27,7 @@ from celeriac.samples import Samples, as_items, as_samples
 from celeriac.scoring import Scorer, essence, limits_of, same_answer
 from celeriac.settings import get_settings
 
+PICKLED = (".joblib", ".pickle", ".pkl", ".pt", ".pth")
 MOST_DESCRIBED = 10_000
 """Characters of a description."""
 
@@ -124,6 +125,11 @@ def _check_options(description: str, device: str, serving: Serving | None) -> No
 def _opened(model: Any) -> Any:
     """An ONNX model may be given as the path of its file, or as its bytes."""
     if isinstance(model, Path):
+        if model.suffix in PICKLED:
+            raise errors.RegistryError(
+                f"{model} cannot be registered: it is loaded by running it. `celeriac models "
+                "import` converts such a file, once"
+            )
         return runtimes.runtime("onnx").read(model)
     if isinstance(model, (bytes, bytearray)):
         return runtimes.runtime("onnx").OnnxFile(data=bytes(model))
@@ -137,7 +143,8 @@ def format_of(model: Any) -> str:
             return form
     raise errors.RegistryError(
         f"a {type(model).__name__} cannot be registered; "
-        "give a scikit-learn estimator, a torch Module, the path of an .onnx file, or 'echo'"
+        "give a scikit-learn estimator, a torch Module, the pathlib.Path of an .onnx file, or "
+        "'echo'"
     )
 
 
