@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -145,8 +144,9 @@ def tcp_of(pid: int) -> set[str]:
 
 
 def test_a_server_that_refuses_to_be_pinged_is_not_taken_for_a_dead_connection(
-    server: EmbeddedServer, redis_client: redis.Redis
+    server: EmbeddedServer, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("workers.transport.REFUSALS", Refusals())
     connection = Connection(server.url, transport=Transport)
     commands = Queue("commands", Exchange("commands", type="fanout"), auto_delete=True)
     channel: Any = connection.channel()
@@ -156,7 +156,8 @@ def test_a_server_that_refuses_to_be_pinged_is_not_taken_for_a_dead_connection(
     held = channel.subclient.connection
     assert not channel._receive()  # it is subscribed
     socket = held._sock
-    shutil.rmtree(server.folder)
+    in_the_way = server.folder / "dump.rdb"
+    in_the_way.mkdir()
     redis_client.config_set("save", "3600 1000000")
     redis_client.bgsave()
     wait_until(lambda: redis_client.info("persistence")["rdb_last_bgsave_status"] == "err")
@@ -168,6 +169,7 @@ def test_a_server_that_refuses_to_be_pinged_is_not_taken_for_a_dead_connection(
             channel._receive()
     assert held._sock is socket
     redis_client.config_set("save", "")
+    in_the_way.rmdir()
     connection.close()
 
 
