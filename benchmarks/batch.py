@@ -140,7 +140,7 @@ class Bench:
             self._memory(source)
         if not {"numeric", "long", "chunks", "files"} & {*self._only}:
             return
-        datasets.numeric_models(root, effort.trees if "long" in self._only else 0)
+        datasets.numeric_models(root, trees=effort.trees if "long" in self._only else 0)
         with Site(root, ("batch.cpu", "maintenance")) as site:
             if "numeric" in self._only:
                 for model in ("lr", "rf"):
@@ -155,10 +155,10 @@ class Bench:
 
     def _memory(self, source: Path) -> None:
         """Sampling slows a run down, so these runs are not timed. Workers hold the champions of
-        their registry, so these have one without the long job's forest."""
+        their registry, so theirs has the one model that the bare loop holds, too."""
         many, root = HOME / "data" / "many", HOME / "memory-models"
         datasets.linked(many, source, self.effort.large)
-        datasets.numeric_models(root)
+        datasets.numeric_models(root, ["lr"])
         with (
             Site(root, ("batch.cpu", "maintenance")) as site,
             site.peer("bare_loop", "lr") as bare,

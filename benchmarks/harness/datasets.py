@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,11 @@ NAMES = [f"x{number}" for number in range(COLUMNS)]
 LEARNT_ROWS = 20_000
 
 
-def numeric_models(root: Path, trees: int = 0) -> None:
-    """``lr`` (scaler and logistic regression), ``rf`` (30 trees); ``slow``, if it has ``trees``."""
+def numeric_models(
+    root: Path, names: Sequence[str] = ("lr", "rf", "slow"), *, trees: int = 0
+) -> None:
+    """Those ``names`` of ``lr`` (scaler and logistic regression), ``rf`` (30 trees) and ``slow``,
+    if it has ``trees``."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -44,8 +47,9 @@ def numeric_models(root: Path, trees: int = 0) -> None:
     }
     if trees:
         models["slow"] = RandomForestClassifier(trees, max_depth=8, random_state=SEED, n_jobs=-1)
-    for name, model in models.items():
-        _register(root, name, model.fit(rows, labels), rows[:50])
+    for name in names:
+        if name in models:
+            _register(root, name, models[name].fit(rows, labels), rows[:50])
 
 
 def numeric_parquet(path: Path, rows: int) -> None:
