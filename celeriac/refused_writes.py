@@ -7,6 +7,8 @@ import redis
 _KINDS = (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError)
 _WORDS = ("MISCONF ", "NOREPLICAS ", "UNBLOCKED ")
 """redis-py has no classes for these; the last ends a wait in a server that becomes a replica."""
+PROBE = "celeriac:probe"
+"""A key that is never there: LPUSHX on it changes nothing, and is a write all the same."""
 
 
 def is_refused_write(error: BaseException) -> bool:

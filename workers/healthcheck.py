@@ -1,7 +1,8 @@
-"""``python -m workers.healthcheck``: exit code 0 if this container's worker beats.
+"""``python -m workers.healthcheck``: exit code 0 if a worker beats here, or cannot say so.
 
 Reads the heartbeat instead of sending ``celery inspect ping``: a worker that is busy with a long
-task does not answer pings, and a check every 15 s must not cost an import of the whole app.
+task does not answer pings, and a check every 15 s must not cost an import of the whole app. While
+Redis refuses writes nobody's heartbeat is there, and a worker that is replaced gains nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import redis
 
 from celeriac import errors
 from celeriac.keys import worker_key
+from celeriac.refused_writes import PROBE, is_refused_write
 from celeriac.settings import Settings, load_settings
 from producer.broker import connect
 
@@ -30,12 +32,29 @@ def beating(settings: Settings, host: str) -> list[str]:
         return sorted(key.decode().removeprefix(prefix) for key in keys)
 
 
+def refusal(settings: Settings) -> str:
+    """Why Redis refuses writes now; empty if it accepts them. Raises redis.RedisError."""
+    with contextlib.closing(connect(settings)) as client:
+        try:
+            client.lpushx(PROBE, "")
+        except redis.RedisError as error:
+            if is_refused_write(error):
+                return str(error)
+            raise
+    return ""
+
+
 def main() -> None:
-    """Print what beats here; leave with exit code 1 if nothing does."""
+    """Print what beats here; leave with exit code 1 if nothing does, though it could."""
     try:
-        workers = beating(load_settings(), socket.gethostname())
+        settings = load_settings()
+        workers = beating(settings, socket.gethostname())
+        reason = "" if workers else refusal(settings)
     except (redis.RedisError, errors.CeleriacError) as error:
         sys.exit(f"no answer: {error}")
+    if reason:
+        sys.stdout.write(f"redis refuses writes, so no worker can say that it lives: {reason}\n")
+        return
     if not workers:
         sys.exit("no worker of this host has a heartbeat")
     sys.stdout.write(f"beating: {', '.join(workers)}\n")

@@ -132,7 +132,8 @@ class Stack:
         """
         try:
             with contextlib.closing(connect(self.settings)) as client:
-                self._await(self._missing(client), timeout_s or self._ready_s)
+                limit_s = self._ready_s if timeout_s is None else timeout_s
+                self._await(self._missing(client), limit_s)
             self._ready = True
         except BaseException:
             self.stop()

@@ -34,14 +34,13 @@ from redis import exceptions
 from redis.exceptions import ResponseError
 
 from celeriac.logs import get_logger
+from celeriac.refused_writes import PROBE
 from producer.broker import DRIVER
 from producer.wire import new_id
 from workers.refusals import REFUSALS
 
 log = get_logger(__name__)
 
-PROBE = "celeriac:probe"
-"""A key that is never there: LPUSHX on it changes nothing, and is a write all the same."""
 TAKE = """#!lua
 local message = redis.call('RPOP', KEYS[1])
 if not message then return false end
@@ -182,9 +181,11 @@ class Channel(redis.Channel):
         try:
             super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
             self._probe()
-        except ResponseError as error:
-            REFUSALS.note(error)
+        except Exception as error:
             self._forget()
+            if not isinstance(error, ResponseError):
+                raise
+            REFUSALS.note(error)
             raise exceptions.ConnectionError(f"it refuses writes ({error})") from None
         self._connparams()
 
@@ -193,6 +194,10 @@ class Channel(redis.Channel):
             client.lpushx(PROBE, "")
 
     def _forget(self) -> None:
+        """kombu would keep its connections, and its number, of which there are 65,535."""
+        used = self.connection._used_channel_ids
+        if (number := getattr(self, "channel_id", None)) in used:
+            used.remove(number)
         self.connection.cycle.discard(self)
         self._disconnect_pools()  # type: ignore[no-untyped-call]
 

@@ -15,10 +15,11 @@ from celeriac.keys import gateway_key, worker_key
 from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo, publish
 from celeriac.registry.manifest import InputSchema, OutputSchema
 from celeriac.settings import BrokerSettings, Settings
+from workers import healthcheck
 from workers.cli.status import duration, render
-from workers.healthcheck import beating
+from workers.healthcheck import beating, refusal
 from workers.status import oldest_s, queue_names, snapshot
-from workers.valkey import free_port
+from workers.valkey import EmbeddedServer, free_port
 
 NOW_S = 1_800_000_000.0
 
@@ -135,6 +136,24 @@ def test_the_health_check_sees_the_workers_of_its_own_host(
     redis_client.set(worker_key("batch.cpu@other"), "{}")
     assert beating(settings, "box") == ["batch.cpu@box"]
     assert beating(settings, "nowhere") == []
+    assert refusal(settings) == ""
+
+
+def test_nobody_is_replaced_because_redis_refuses_writes(
+    own_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CELERIAC_BROKER_URL", own_server.url)
+    with pytest.raises(SystemExit, match="no worker of this host"):
+        healthcheck.main()
+    client = redis.Redis.from_url(own_server.url)
+    client.config_set("maxmemory", 1)
+    healthcheck.main()
+    assert "redis refuses writes" in capsys.readouterr().out
+    client.config_set("maxmemory", 0)
+    client.replicaof("127.0.0.1", free_port())
+    healthcheck.main()
+    assert "read only replica" in capsys.readouterr().out
+    client.close()
 
 
 @pytest.mark.parametrize(

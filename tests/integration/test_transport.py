@@ -468,7 +468,27 @@ def test_a_redis_that_was_away_for_long_is_found_within_seconds(
 ) -> None:
     monkeypatch.setattr("kombu.utils.functional.sleep", lambda seconds: None)
     pauses_s: list[float] = []
-    lost = Connection(f"redis://127.0.0.1:{free_port()}/0")
+    lost = Connection(f"redis://127.0.0.1:{free_port()}/0", transport=Transport)
     with pytest.raises(OperationalError):
         lost.ensure_connection(lambda error, pause_s: pauses_s.append(pause_s), 6)
     assert pauses_s == [2, 4, 5, 5, 5, 5]
+    assert not lost.transport._used_channel_ids, "each attempt would use one up, of 65,535"
+
+
+def test_attempts_that_redis_refuses_leave_nothing(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kombu.utils.functional.sleep", lambda seconds: None)
+    refusals = refused_anew(monkeypatch)
+    client = redis.Redis.from_url(server.url)
+    client.config_set("maxmemory", 1)
+    refused = Connection(server.url, transport=Transport)
+    with pytest.raises(OperationalError, match="refuses writes"):
+        refused.ensure_connection(max_retries=3)
+    assert refusals.now
+    assert not refused.transport._used_channel_ids
+    client.config_set("maxmemory", 0)
+    refused.ensure_connection(max_retries=1)
+    assert refused.default_channel.channel_id == 1
+    refused.close()
+    client.close()
