@@ -117,6 +117,7 @@ class ModelHost:
             name: champion for name, model in catalogue.models.items()
             if (champion := self._champion_of(model)) is not None
         }
+        self._forget_replaced(catalogue)
         for name, champion in ours.items():
             self._take_over(name, champion)
         self._catalogue = catalogue
@@ -223,19 +224,56 @@ class ModelHost:
         return self._load(key)
 
     @contextmanager
-    def held(self, name: str, version: int) -> Iterator[Scorer]:
-        """As :meth:`scorer`, for a long use: the version is not idle before its end."""
+    def held(self, name: str, version: int, created_at: str = "") -> Iterator[Scorer]:
+        """As :meth:`scorer`, for a long use: the version is not idle before its end.
+
+        ``created_at``: when the version that is meant was registered. Raises VersionNotFound if
+        another one has its number now.
+        """
         key = (name, version)
         with self._lock:
             self._held[key] += 1
         try:
-            yield self.scorer(name, version)
+            yield self._made_at(key, created_at)
         finally:
             with self._lock:
                 self._held[key] -= 1
                 if key in self._loaded:
                     self._used_s[key] = self._clock()
             self.tidy()
+
+    def _made_at(self, key: Key, created_at: str) -> Scorer:
+        scorer = self.scorer(*key)
+        if not created_at or scorer.manifest.created_at == created_at:
+            return scorer
+        self._forget(key)  # what is in memory may be of a registry that was deleted
+        scorer = self.scorer(*key)
+        if scorer.manifest.created_at != created_at:
+            raise errors.VersionNotFound(
+                f"{scorer.ref} was registered at {scorer.manifest.created_at}, and the one of "
+                f"{created_at} is meant, which is gone; submit the dataset again, with another "
+                "output folder"
+            )
+        return scorer
+
+    def _forget_replaced(self, catalogue: Catalogue) -> None:
+        """Let go of versions whose number others have now: the registry was deleted and filled
+        anew."""
+        with self._lock:
+            loaded = {key: scorer.manifest.created_at for key, scorer in self._loaded.items()}
+        for (name, number), created_at in loaded.items():
+            model = catalogue.models.get(name)
+            version = model.versions.get(number) if model else None
+            if version is not None and version.created_at != created_at:
+                log.warning("version replaced", model=name, version=number)
+                self._forget((name, number))
+
+    def _forget(self, key: Key) -> None:
+        with self._lock:
+            self._loaded.pop(key, None)
+            self._used_s.pop(key, None)
+            if self._serving.get(key[0]) == key[1]:
+                del self._serving[key[0]]
 
     def note_champions(self) -> None:
         """See which of the loaded versions are champions now, and load none: one that no longer is

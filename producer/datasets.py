@@ -107,6 +107,7 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
         output_format=output_format, model_column=model_column, error_column=error_column,
         dedupe=dedupe, merge=merge,
         aggregate=None if aggregate is None else Aggregation.of(aggregate),
+        model_created_at=version.created_at,
     )
     _check_output(found, version.output, scoring)
     now = datetime.now(UTC)

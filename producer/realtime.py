@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from celeriac import errors
-from celeriac.cache import cache_key
+from celeriac.cache import Answerer, cache_key
 from celeriac.messages import Prediction, json_value
 from producer import forks, wire
 from producer.broker import Broker
@@ -119,7 +119,8 @@ class Realtime:
             return failed
         if route.cached and self._desk.lookups.is_on:
             with contextlib.suppress(ValueError):
-                call.key = cache_key(route.name, route.version, json_value(item))
+                who = Answerer(route.name, route.version, route.created_at)
+                call.key = cache_key(who, json_value(item))
         return call
 
     def _send(self, route: Route, calls: list[Call], on_loop: bool) -> None:

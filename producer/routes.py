@@ -35,7 +35,9 @@ class Route(NamedTuple):
     ordinary: str
     name: str = ""
     version: int = 0
-    """What ``model`` means by the catalogue ..."""
+    """What ``model`` means by the catalogue, ..."""
+    created_at: str = ""
+    """... when that version was registered, ..."""
     cached: bool = False
     """... and whether that version's answers are in the result cache."""
 
@@ -152,5 +154,5 @@ def _route(catalogue: Catalogue, model: str) -> Route:
     found = catalogue.resolve(ref)
     return Route(
         model, realtime_queue(found.device, ref.name), predict_queue(found.device),
-        ref.name, found.version, found.serving.cache,
+        ref.name, found.version, found.created_at, found.serving.cache,
     )

@@ -17,6 +17,7 @@ from billiard.exceptions import WorkerLostError
 from celery import Task, shared_task
 
 from celeriac import errors, metrics
+from celeriac.cache import Answerer
 from celeriac.cache.worker import get_worker_cache
 from celeriac.datasets.records import Chunk
 from celeriac.drift.profile import read_profile
@@ -312,14 +313,14 @@ def _score(job_id: str, output: str, claim: Claim, lease: ChunkLease) -> ChunkRe
     if not 0 <= claim.chunk < len(chunks):
         raise errors.JobFailed(f"job {job_id} has no chunk {claim.chunk}")
     scoring = plan.scoring
-    with get_host().held(scoring.model, scoring.version) as scorer:
+    with get_host().held(scoring.model, scoring.version, scoring.model_created_at) as scorer:
         started = time.perf_counter()
         record = run_chunk(
             folder, plan, chunks[claim.chunk],
             _predict_batch(scorer, scoring.text_column),
             is_stopped=lease.is_stopped, holds_lease=lease.is_held,
             attempt=claim.attempt, epoch=claim.epoch,
-            short=_short(claim), reference=_reference(scoring.model, scoring.version),
+            short=_short(claim), reference=_reference(*Answerer.of(scorer.manifest)),
             spares=claim.attempt >= get_settings().batch.max_attempts,
         )
     seconds = time.perf_counter() - started
@@ -362,7 +363,9 @@ def _plan(
 
 
 @lru_cache(maxsize=16)
-def _reference(model: str, version: int) -> Reference | None:
+def _reference(
+    model: str, version: int, created_at: str  # noqa: ARG001 - a part of the key
+) -> Reference | None:
     """What the rows are compared with; None without a profile, or with one that is damaged."""
     registry = Registry(get_settings().models.root)
     try:

@@ -11,6 +11,7 @@ from celery import Task, shared_task
 from celery.exceptions import Reject
 
 from celeriac import errors, metrics
+from celeriac.cache import Answerer
 from celeriac.cache.worker import get_worker_cache
 from celeriac.drift.counter import get_counter
 from celeriac.host import get_host
@@ -118,11 +119,11 @@ def score(model: str, items: list[Any]) -> list[dict[str, Any]]:
     scorer = host.scorer(name, version)
     if not scorer.manifest.serving.cache:
         return _compute(scorer, items)
-    cache = get_worker_cache()
-    recalled = cache.recall(name, version, items)
+    cache, who = get_worker_cache(), Answerer.of(scorer.manifest)
+    recalled = cache.recall(who, items)
     new = [item for item, answer in zip(items, recalled, strict=True) if answer is None]
     computed = _compute(scorer, new) if new else []
-    cache.keep(name, version, new, computed)
+    cache.keep(who, new, computed)
     rest = iter(computed)
     return [next(rest) if answer is None else answer for answer in recalled]
 

@@ -1,13 +1,14 @@
 """The result cache: the answer of a version to an item, kept for a while, given again at once.
 
 Workers write it, clients and workers read it, where a version's entry says ``serving.cache``. The
-key names the version, so a promotion needs no purge. Whatever goes wrong with it is a miss.
+key names the version and when it was registered, so neither a promotion nor a deleted registry
+needs a purge. Whatever goes wrong with it is a miss.
 """
 
 from __future__ import annotations
 
 from celeriac.cache.cache import Cache
-from celeriac.cache.keys import cache_key
+from celeriac.cache.keys import Answerer, cache_key
 from celeriac.cache.memory import MemoryStore
 from celeriac.cache.store import RedisStore, Store
 from celeriac.settings import Settings
@@ -22,4 +23,4 @@ def open_cache(settings: Settings) -> Cache:
     return Cache(store, ttl_s=chosen.ttl_s, max_value_bytes=chosen.max_value_bytes)
 
 
-__all__ = ["Cache", "MemoryStore", "RedisStore", "Store", "cache_key", "open_cache"]
+__all__ = ["Answerer", "Cache", "MemoryStore", "RedisStore", "Store", "cache_key", "open_cache"]

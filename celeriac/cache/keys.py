@@ -1,24 +1,41 @@
-"""The key of an answer: model, version, and a digest of the item."""
+"""The key of an answer: who answers, and a digest of the item."""
 
 from __future__ import annotations
 
 import json
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import msgspec
+
+from celeriac.registry.manifest import ModelVersion
 
 PREFIX = "celeriac:cache:"
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
-def cache_key(name: str, version: int, item: Any) -> str:
-    """The key of the answer of ``name@version`` to ``item``, as that travels on the wire.
+class Answerer(NamedTuple):
+    """A version of a model, told from one that has got its name and number later: where a registry
+    was deleted, numbers begin anew."""
+
+    name: str
+    version: int
+    created_at: str
+    """When it was registered."""
+
+    @classmethod
+    def of(cls, manifest: ModelVersion) -> Self:
+        return cls(manifest.name, manifest.version, manifest.created_at)
+
+
+def cache_key(who: Answerer, item: Any) -> str:
+    """The key of the answer of ``who`` to ``item``, as that travels on the wire.
 
     Clients and workers find the same one. Raises ValueError for what JSON cannot hold.
     """
-    return f"{PREFIX}{name}:{version}:{blake2b(canonical(item), digest_size=16).hexdigest()}"
+    digest = blake2b(canonical(item), digest_size=16, key=who.created_at.encode()[:64])
+    return f"{PREFIX}{who.name}:{who.version}:{digest.hexdigest()}"
 
 
 def canonical(item: Any) -> bytes:

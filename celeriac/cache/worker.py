@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from celeriac import metrics
-from celeriac.cache import Cache, cache_key, open_cache
+from celeriac.cache import Answerer, Cache, cache_key, open_cache
 from celeriac.cache.allowance import Allowance
 from celeriac.cache.writer import CacheWriter
 from celeriac.logs import get_logger
@@ -38,9 +38,7 @@ class WorkerCache:
         chosen = settings.cache
         return cls(open_cache(settings), chosen.max_entries, chosen.ttl_s)
 
-    def recall(
-        self, name: str, version: int, items: Sequence[Any]
-    ) -> list[dict[str, Any] | None]:
+    def recall(self, who: Answerer, items: Sequence[Any]) -> list[dict[str, Any] | None]:
         """What was answered to ``items``, as they are on the wire; None where nothing is known."""
         answers: list[dict[str, Any] | None] = [None] * len(items)
         if not self._cache.is_on:
@@ -48,7 +46,7 @@ class WorkerCache:
         keys = {}
         for position, item in enumerate(items):
             try:
-                keys[position] = cache_key(name, version, item)
+                keys[position] = cache_key(who, item)
             except ValueError:
                 continue
         positions = list(keys)
@@ -61,11 +59,11 @@ class WorkerCache:
         return answers
 
     def keep(
-        self, name: str, version: int, items: Sequence[Any], answers: Sequence[dict[str, Any]]
+        self, who: Answerer, items: Sequence[Any], answers: Sequence[dict[str, Any]]
     ) -> None:
         """Have ``answers`` kept, soon; those with an error are not."""
         if self._cache.is_on and items:
-            self._writer.write(name, version, items, answers)
+            self._writer.write(who, items, answers)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that is to be kept is kept; False if it takes longer."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from celeriac.cache.allowance import Allowance
 from celeriac.cache.cache import Cache
-from celeriac.cache.keys import cache_key
+from celeriac.cache.keys import Answerer, cache_key
 
 GATHER_S = 0.05
 """What comes in this time is written together: fewer exchanges, and fewer turns of this thread
@@ -26,8 +26,7 @@ Count = Callable[[str, int], None]
 
 
 class _Batch(NamedTuple):
-    name: str
-    version: int
+    who: Answerer
     items: Sequence[Any]
     answers: Sequence[dict[str, Any]]
     weight: int
@@ -56,10 +55,10 @@ class CacheWriter:
         self._changed = threading.Condition()
 
     def write(
-        self, name: str, version: int, items: Sequence[Any], answers: Sequence[dict[str, Any]]
+        self, who: Answerer, items: Sequence[Any], answers: Sequence[dict[str, Any]]
     ) -> bool:
         """Have the answers to ``items`` kept, soon. Never waits; False if they were dropped."""
-        batch = _Batch(name, version, items, answers, sum(map(weight, items)))
+        batch = _Batch(who, items, answers, sum(map(weight, items)))
         with self._changed:
             is_full = (
                 self._items + len(items) > MAX_WAITING_ITEMS
@@ -119,7 +118,7 @@ def _keyed(batch: _Batch) -> Iterator[tuple[str, dict[str, Any]]]:
         if "error" in answer:
             continue
         try:
-            yield cache_key(batch.name, batch.version, item), answer
+            yield cache_key(batch.who, item), answer
         except ValueError:
             continue
 

@@ -54,6 +54,8 @@ class Scoring(msgspec.Struct, frozen=True, kw_only=True):
     merge: bool = False
     """All parts are put together in one file, too."""
     aggregate: Aggregation | None = None
+    model_created_at: str = ""
+    """When the version was registered; another one may get its number. Empty: an older plan."""
 
     @property
     def ref(self) -> str:

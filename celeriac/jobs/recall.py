@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from celeriac.cache import Answerer
 from celeriac.inputs import columns_needed
 from celeriac.outputs import TableAnswers
 from celeriac.registry.manifest import ModelVersion
@@ -17,14 +18,12 @@ from celeriac.scoring import Scorer
 class AnswerCache(Protocol):
     """What a job needs of the result cache. Never raises."""
 
-    def recall(
-        self, name: str, version: int, items: Sequence[Any]
-    ) -> Sequence[dict[str, Any] | None]:
+    def recall(self, who: Answerer, items: Sequence[Any]) -> Sequence[dict[str, Any] | None]:
         """Answers by position; None where nothing is known."""
         ...
 
     def keep(
-        self, name: str, version: int, items: Sequence[Any], answers: Sequence[dict[str, Any]]
+        self, who: Answerer, items: Sequence[Any], answers: Sequence[dict[str, Any]]
     ) -> None:
         """Have answers kept."""
         ...
@@ -48,15 +47,15 @@ class RecallingScorer:
     def __init__(self, scorer: Scorer, cache: AnswerCache) -> None:
         self._scorer = scorer
         self._cache = cache
+        self._who = Answerer.of(scorer.manifest)
         self._kind = scorer.manifest.output.kind
 
     def score_table(self, table: pa.Table, text_column: str | None = None) -> TableAnswers:
         """As the scorer's own, with the same result. Raises DatasetError as it does."""
-        name, version = self._scorer.name, self._scorer.version
         needed = columns_needed(self._scorer.manifest.input, table.column_names, text_column)[0]
         texts = table.column(needed).to_pylist()
         rows = [row for row, text in enumerate(texts) if isinstance(text, str)]
-        recalled = self._cache.recall(name, version, [texts[row] for row in rows])
+        recalled = self._cache.recall(self._who, [texts[row] for row in rows])
         known = {
             row: answer for row, answer in zip(rows, recalled, strict=True)
             if answer is not None and self._fits(answer)
@@ -83,10 +82,7 @@ class RecallingScorer:
             for row, (text, values) in enumerate(zip(texts, cells, strict=True))
             if row not in scored.errors
         ]
-        self._cache.keep(
-            self._scorer.name, self._scorer.version,
-            [text for text, _ in good], [answer for _, answer in good],
-        )
+        self._cache.keep(self._who, [text for text, _ in good], [answer for _, answer in good])
 
 
 def _key(column: str, kind: str) -> str:

@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from celeriac import errors, release
-from celeriac.cache import Cache, cache_key, open_cache
+from celeriac.cache import Answerer, Cache, cache_key, open_cache
 from celeriac.registry.catalogue import publish
 from celeriac.registry.manifest import InputSchema, Pixels, Serving
 from celeriac.registry.store import Registry
@@ -62,9 +62,10 @@ def counted(worker: Any, name: str) -> dict[str, float]:
     return {labels: float(value) for labels, value in found}
 
 
-def wait_for(cache: Cache, texts: list[str]) -> list[Any]:
+def wait_for(cache: Cache, registry: Registry, texts: list[str]) -> list[Any]:
     """What is kept of ``texts``, once all is."""
-    keys = [cache_key("kept", 1, text) for text in texts]
+    who = Answerer.of(registry.get("kept", 1))
+    keys = [cache_key(who, text) for text in texts]
     deadline = time.monotonic() + 15
     while None in (found := cache.get_many(keys)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -76,7 +77,7 @@ def test_the_lane_tasks_and_jobs_share_answers(
 ) -> None:
     register_texts(settings, redis_client)
     realtime = start_worker("realtime.cpu")
-    cache = open_cache(settings)
+    cache, registry = open_cache(settings), Registry(settings.models.root)
     app = Celery(broker=settings.broker_url, backend=settings.broker_url, set_as_current=False)
 
     def ask(model: str, items: list[Any]) -> Any:
@@ -88,11 +89,11 @@ def test_the_lane_tasks_and_jobs_share_answers(
     with Client(settings=settings) as client:
         by_lane = [answer.to_wire() for answer in client.predict_many("kept", TEXTS[:4])]
         client.predict_many("new", TEXTS)
-    assert wait_for(cache, TEXTS[:4]) == by_lane
+    assert wait_for(cache, registry, TEXTS[:4]) == by_lane
     by_task = ask("kept", [7, *TEXTS[:8]])
     assert by_task[1:5] == by_lane
     assert by_task[0]["error"]["code"] == "item_invalid"
-    assert wait_for(cache, TEXTS[4:8]) == by_task[5:]
+    assert wait_for(cache, registry, TEXTS[4:8]) == by_task[5:]
     assert counted(realtime, "celeriac_cache_requests_total") == {
         'outcome="hit"': 4, 'outcome="miss"': 5,
     }
@@ -116,7 +117,7 @@ def test_the_lane_tasks_and_jobs_share_answers(
     assert outputs["kept"] == outputs["new"]
     requests = counted(batch, "celeriac_cache_requests_total")
     assert requests == {'outcome="hit"': 40, 'outcome="miss"': 20}
-    assert [answer["label"] for answer in wait_for(cache, TEXTS)] == LABELS
+    assert [answer["label"] for answer in wait_for(cache, registry, TEXTS)] == LABELS
 
 
 def test_without_its_cache_a_worker_computes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from typing import Any
@@ -97,6 +98,44 @@ def test_a_promotion_is_followed_and_the_old_version_goes(
     loaded = host.loaded()["echo"]
     assert loaded[-1] == newest
     assert len(loaded) <= MAX_UNALIASED + 1
+
+
+def replace(registry: Registry, at: str, name: str = "echo") -> None:
+    """Delete a model by hand, and register another one under its name, at that time."""
+    shutil.rmtree(registry.root / name)
+    promote(registry, add(registry, name), name)
+    path = registry.folder(name, 1) / "model.json"
+    path.chmod(0o644)
+    path.write_text(registry.get(name, 1).model_copy(update={"created_at": at}).model_dump_json())
+
+
+def test_a_version_that_took_the_number_of_a_deleted_one_is_loaded(
+    host: ModelHost, registry: Registry
+) -> None:
+    old = host.scorer("echo", 1)
+    host.refresh()
+    assert host.scorer("echo", 1) is old
+    replace(registry, "2030-01-01T00:00:00+00:00")
+    host.refresh()
+    new = host.scorer("echo", 1)
+    assert new.manifest.created_at == "2030-01-01T00:00:00+00:00"
+    assert host.serving() == {"echo": 1}
+
+
+def test_a_job_has_the_version_that_it_was_planned_with_or_none(
+    host: ModelHost, registry: Registry
+) -> None:
+    created_at = host.scorer("echo", 1).manifest.created_at
+    replace(registry, "2030-01-01T00:00:00+00:00")
+    with host.held("echo", 1, "2030-01-01T00:00:00+00:00") as scorer:  # without a refresh
+        assert scorer.manifest.created_at == "2030-01-01T00:00:00+00:00"
+    with (
+        pytest.raises(errors.VersionNotFound, match=r"echo@1 was registered at 2030.*is gone"),
+        host.held("echo", 1, created_at),
+    ):
+        pass
+    with host.held("echo", 1) as scorer:  # a plan of an older release
+        assert scorer.version == 1
 
 
 def test_what_serves_goes_on_while_its_model_cannot_be_read(

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
 from celeriac import release
-from celeriac.cache import Cache, MemoryStore
+from celeriac.cache import Answerer, Cache, MemoryStore
 from celeriac.cache.worker import WorkerCache
 from celeriac.datasets.copies import Copies
 from celeriac.datasets.planner import plan
@@ -59,10 +59,8 @@ class Recorded(WorkerCache):
         super().__init__(Cache(MemoryStore()), max_entries=100_000, ttl_s=60)
         self.found = 0
 
-    def recall(
-        self, name: str, version: int, items: Sequence[Any]
-    ) -> list[dict[str, Any] | None]:
-        answers = super().recall(name, version, items)
+    def recall(self, who: Answerer, items: Sequence[Any]) -> list[dict[str, Any] | None]:
+        answers = super().recall(who, items)
         self.found += len(answers) - answers.count(None)
         return answers
 
@@ -124,12 +122,12 @@ def test_what_a_job_kept_is_the_answer_to_a_single_item(scorer: Scorer) -> None:
     cache = Recorded()
     RecallingScorer(scorer, cache).score_table(pa.table({"text": TEXTS}))
     assert cache.flush(30)
-    assert cache.recall("m", 1, TEXTS) == scorer.score(TEXTS)
+    assert cache.recall(Answerer.of(scorer.manifest), TEXTS) == scorer.score(TEXTS)
 
 
 def test_and_the_other_way_round(scorer: Scorer) -> None:
     cache = Recorded()
-    cache.keep("m", 1, TEXTS, scorer.score(TEXTS))
+    cache.keep(Answerer.of(scorer.manifest), TEXTS, scorer.score(TEXTS))
     assert cache.flush(30)
     found = RecallingScorer(scorer, cache).score_table(pa.table({"text": TEXTS}))
     assert cache.found == len(TEXTS)
@@ -139,7 +137,8 @@ def test_and_the_other_way_round(scorer: Scorer) -> None:
 
 def test_an_answer_of_another_kind_is_computed_anew(scorer: Scorer) -> None:
     cache = Recorded()
-    cache.keep("m", 1, TEXTS, [{"model": "m", "version": 1, "label": "?", "value": "?"}] * 600)
+    other = {"model": "m", "version": 1, "label": "?", "value": "?"}
+    cache.keep(Answerer.of(scorer.manifest), TEXTS, [other] * 600)
     assert cache.flush(30)
     found = RecallingScorer(scorer, cache).score_table(pa.table({"text": TEXTS}))
     assert cache.found == len(TEXTS)

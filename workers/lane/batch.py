@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from celeriac import errors, metrics
+from celeriac.cache import Answerer
 from celeriac.cache.worker import get_worker_cache
 from celeriac.drift.counter import get_counter
 from celeriac.host import ModelHost
@@ -169,7 +170,8 @@ class Batch(msgspec.Struct):
         if self.manifest is None:
             return
         if self.manifest.serving.cache:
-            get_worker_cache().keep(*self.target, self.scored_items, self.answers)
+            who = Answerer.of(self.manifest)
+            get_worker_cache().keep(who, self.scored_items, self.answers)
         get_counter().offer(self.manifest, self.scored_items, self.answers)
 
     def _reply(self, one: Received, answers: list[dict[str, Any]]) -> Reply:

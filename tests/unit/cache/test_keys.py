@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from celeriac.cache import cache_key
+from celeriac.cache import Answerer, cache_key
 from celeriac.messages import encode_item
 
+WHO = Answerer("m", 1, "2026-11-26T00:00:00+00:00")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | TEXT
@@ -28,14 +29,14 @@ JSON = st.recursive(
 @given(JSON)
 def test_a_worker_finds_the_clients_key_whichever_json_library_it_reads_with(item: Any) -> None:
     sent = encode_item(item)
-    key = cache_key("m", 1, sent)
-    assert cache_key("m", 1, msgspec.json.decode(msgspec.json.encode(sent))) == key
-    assert cache_key("m", 1, json.loads(json.dumps(sent))) == key
+    key = cache_key(WHO, sent)
+    assert cache_key(WHO, msgspec.json.decode(msgspec.json.encode(sent))) == key
+    assert cache_key(WHO, json.loads(json.dumps(sent))) == key
 
 
 def test_the_order_of_columns_does_not_matter() -> None:
-    assert cache_key("m", 1, {"a": 1, "b": {"c": 2, "d": 3}}) == cache_key(
-        "m", 1, {"b": {"d": 3, "c": 2}, "a": 1}
+    assert cache_key(WHO, {"a": 1, "b": {"c": 2, "d": 3}}) == cache_key(
+        WHO, {"b": {"d": 3, "c": 2}, "a": 1}
     )
 
 
@@ -46,8 +47,8 @@ def test_different_questions_have_different_keys() -> None:
         encode_item(b"a"), encode_item(array), encode_item(array.astype("<f8")),
         encode_item(array.reshape(2, 2)),
     ]
-    questions = [("m", 1), ("m", 2), ("m2", 1)]
-    keys = [cache_key(*question, item) for question, item in itertools.product(questions, items)]
+    questions = [WHO, WHO._replace(version=2), WHO._replace(name="m2"), WHO._replace(created_at="")]
+    keys = [cache_key(question, item) for question, item in itertools.product(questions, items)]
     assert len(set(keys)) == len(keys)
     assert all(key.startswith("celeriac:cache:m") and len(key) < 64 for key in keys)
 
@@ -57,4 +58,4 @@ def test_different_questions_have_different_keys() -> None:
 )
 def test_what_json_cannot_hold_has_no_key(item: Any) -> None:
     with pytest.raises(ValueError):
-        cache_key("m", 1, item)
+        cache_key(WHO, item)

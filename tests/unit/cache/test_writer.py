@@ -11,10 +11,12 @@ from typing import Any
 
 from hypothesis import given, strategies as st
 
-from celeriac.cache import Cache, MemoryStore, cache_key, writer as writing
+from celeriac.cache import Answerer, Cache, MemoryStore, cache_key, writer as writing
 from celeriac.cache.allowance import Allowance
 from celeriac.cache.worker import WorkerCache
 from celeriac.cache.writer import CacheWriter
+
+WHO = Answerer("m", 1, "2026-11-26T00:00:00+00:00")
 
 
 def answers(count: int) -> list[dict[str, Any]]:
@@ -39,10 +41,10 @@ def test_what_was_written_is_found_but_no_errors() -> None:
     items = [f"text {number}" for number in range(700)]
     given = answers(700)
     given[3] = {"error": {"code": "model_failed", "message": "no"}}
-    assert writer.write("m", 1, items, given)
-    assert writer.write("m", 1, [math.nan], answers(1))  # has no key
+    assert writer.write(WHO, items, given)
+    assert writer.write(WHO, [math.nan], answers(1))  # has no key
     assert writer.flush(30)
-    found = cache.get_many([cache_key("m", 1, item) for item in items])
+    found = cache.get_many([cache_key(WHO, item) for item in items])
     assert found == [*given[:3], None, *given[4:]]
     assert counted == {"kept": 699}
 
@@ -54,7 +56,7 @@ def test_a_full_writer_drops_and_never_waits() -> None:
     )
     started = time.monotonic()
     accepted = sum(
-        writer.write("m", 1, [f"{batch} {n}" for n in range(1_000)], answers(1_000))
+        writer.write(WHO, [f"{batch} {n}" for n in range(1_000)], answers(1_000))
         for batch in range(50)
     )
     assert time.monotonic() - started < 5
@@ -70,7 +72,7 @@ def test_large_items_fill_it_sooner() -> None:
     store = StuckStore()
     writer = CacheWriter(Cache(store), Allowance(100, 60))
     large = "x" * (writing.MAX_WAITING_BYTES // 2 + 1)
-    accepted = [writer.write("m", 1, [large], answers(1)) for _ in range(6)]
+    accepted = [writer.write(WHO, [large], answers(1)) for _ in range(6)]
     assert 1 <= accepted.count(True) <= 2  # one is written, one waits
     store.go_on.set()
     assert writer.flush(30)
@@ -111,10 +113,11 @@ def test_a_worker_recalls_what_it_kept_and_survives_a_broken_store() -> None:
     store = Broken()
     cache = WorkerCache(Cache(store), max_entries=10_000, ttl_s=60)
     items = [f"text {number}" for number in range(1_200)]
-    cache.keep("m", 1, items[:1_000], answers(1_000))
+    cache.keep(WHO, items[:1_000], answers(1_000))
     assert cache.flush(30)
-    found = cache.recall("m", 1, [math.nan, *items])
+    found = cache.recall(WHO, [math.nan, *items])
     assert found == [None, *answers(1_000), *[None] * 200]
-    assert cache.recall("m", 2, items[:1]) == [None]
+    assert cache.recall(WHO._replace(version=2), items[:1]) == [None]
+    assert cache.recall(WHO._replace(created_at=""), items[:1]) == [None]
     store.is_broken = True
-    assert cache.recall("m", 1, items) == [None] * 1_200
+    assert cache.recall(WHO, items) == [None] * 1_200

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from celeriac import errors
-from celeriac.cache import cache_key
+from celeriac.cache import Answerer, cache_key
 from celeriac.messages import JsonItem, json_value
 from producer.gateway.predict import unwrap_all
 from producer.realtime import encode
@@ -23,7 +23,8 @@ ITEMS: list[Any] = [
 def test_json_travels_as_any_other_item(item: Any) -> None:
     (found,) = unwrap_all([item], json.dumps(item).encode())
     assert encode(found, 1_000) == encode(item, 1_000)
-    assert cache_key("m", 1, json_value(found)) == cache_key("m", 1, json_value(item))
+    who = Answerer("m", 1, "")
+    assert cache_key(who, json_value(found)) == cache_key(who, json_value(item))
 
 
 def test_lists_and_dicts_are_not_looked_through() -> None:
