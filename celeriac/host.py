@@ -98,6 +98,14 @@ class ModelHost:
         with self._lock:
             return dict(self._serving)
 
+    def registered(self) -> dict[str, str]:
+        """When the champion that each model serves with was registered."""
+        with self._lock:
+            return {
+                name: self._loaded[name, number].manifest.created_at
+                for name, number in self._serving.items() if (name, number) in self._loaded
+            }
+
     def kept_back(self) -> dict[str, tuple[int, str]]:
         """Champions that could not be loaded, by model, each with the reason."""
         with self._lock:
@@ -225,7 +233,8 @@ class ModelHost:
 
     @contextmanager
     def held(self, name: str, version: int, created_at: str = "") -> Iterator[Scorer]:
-        """As :meth:`scorer`, for a long use: the version is not idle before its end.
+        """As :meth:`scorer`, for a long use: the version is not idle before its end, and is tried
+        again however short ago it could not be loaded.
 
         ``created_at``: when the version that is meant was registered. Raises VersionNotFound if
         another one has its number now.
@@ -233,6 +242,7 @@ class ModelHost:
         key = (name, version)
         with self._lock:
             self._held[key] += 1
+            self._failed.pop(key, None)  # who holds one counts attempts, and waits between them
         try:
             yield self._made_at(key, created_at)
         finally:
@@ -283,7 +293,7 @@ class ModelHost:
         for name in names:
             try:
                 champion = self.registry.aliases(name).read().get(CHAMPION)
-            except errors.RegistryError:
+            except (errors.RegistryError, errors.ModelNotFound):
                 continue  # nobody knows; who promotes the next version is told
             with self._lock:
                 old = self._serving.pop(name, None)
@@ -390,10 +400,7 @@ class ModelHost:
         if under_way is not None:
             return _result(under_way, key)
         try:
-            if self._trial is not None:
-                self._trial(*key)
-            with turn or nullcontext():
-                scorer = Scorer.load(self.registry, *key, self._options)
+            scorer = self._read(key, turn)
         except BaseException as error:
             self._end_load(key, mine, error)
             raise
@@ -405,6 +412,18 @@ class ModelHost:
         log.info("model loaded", model=key[0], version=key[1], form=scorer.form)
         self.tidy()
         return scorer
+
+    def _read(self, key: Key, turn: AbstractContextManager[Any] | None) -> Scorer:
+        """As its trial and its files have it. Raises RegistryError where no registry is, whatever
+        of the version was missed there."""
+        try:
+            if self._trial is not None:
+                self._trial(*key)
+            with turn or nullcontext():
+                return Scorer.load(self.registry, *key, self._options)
+        except errors.CeleriacError:
+            self.registry.check_there()
+            raise
 
     def _end_load(self, key: Key, future: Future[Scorer], error: BaseException) -> None:
         metrics.LOAD_FAILURES.labels(key[0]).inc()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,14 @@ class Serving:
     """Why a newer champion could not be loaded."""
     kept: int = 0
     """Which one; 0: none."""
+    created_at: str = ""
+    """When the version that answers was registered; empty: not said."""
+
+    def serves(self, version: int, created_at: str = "") -> bool:
+        """True if that version answers. ``created_at``: when it was registered, where another may
+        have had its number before."""
+        is_other = self.created_at and created_at and self.created_at != created_at
+        return self.version == version and not is_other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +44,12 @@ class Spread:
     workers: list[Serving]
     version: int
     seconds: float
+    created_at: str = ""
 
     @property
     def serve(self) -> list[Serving]:
         """Those that serve it."""
-        return [worker for worker in self.workers if worker.version == self.version]
+        return [one for one in self.workers if one.serves(self.version, self.created_at)]
 
     @property
     def is_complete(self) -> bool:
@@ -54,7 +63,7 @@ class Spread:
         done = f"served by {len(self.serve)} of {len(self.workers)} workers"
         late = [
             f"{worker.hostname} {_still(worker, self.version)}" for worker in self.workers
-            if worker.version != self.version
+            if not worker.serves(self.version, self.created_at)
         ]
         return f"{done} after {self.seconds:.1f} s" + "".join(f"; {one}" for one in late)
 
@@ -80,20 +89,27 @@ def read_serving(client: Any, name: str, device: str) -> list[Serving]:
 
 def wait_served(  # noqa: PLR0913 - what is waited for, and two clocks
     client: Any, name: str, version: int, device: str, timeout_s: float, *,
+    created_at: str = "",
     clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
 ) -> Spread:
-    """Wait until every worker serves ``version``, or says why it does not; or ``timeout_s``."""
+    """Wait until every worker serves ``version``, or says why it does not; or ``timeout_s``.
+
+    ``created_at``: as of :meth:`Serving.serves`.
+    """
     began_s = clock()
     while True:
         workers = read_serving(client, name, device)
-        spread = Spread(workers=workers, version=version, seconds=clock() - began_s)
-        if _is_settled(workers, version) or spread.seconds >= timeout_s:
+        spread = Spread(
+            workers=workers, version=version, seconds=clock() - began_s, created_at=created_at
+        )
+        if _is_settled(spread) or spread.seconds >= timeout_s:
             return spread
         sleep(LOOK_S)
 
 
-def _is_settled(workers: Sequence[Serving], version: int) -> bool:
-    return all(version in (worker.version, worker.kept) for worker in workers)
+def _is_settled(spread: Spread) -> bool:
+    served = spread.serve
+    return all(worker in served or worker.kept == spread.version for worker in spread.workers)
 
 
 def _serving(said: dict[str, Any], name: str) -> Serving:
@@ -101,9 +117,12 @@ def _serving(said: dict[str, Any], name: str) -> Serving:
     return Serving(
         hostname=said["hostname"], role=said["role"], kept_back=reason, kept=kept,
         version=(said.get("serving") or {}).get(name),
+        created_at=(said.get("registered") or {}).get(name) or "",
     )
 
 
 def _still(worker: Serving, wanted: int) -> str:
     serves = f"serves {worker.version}" if worker.version else "serves none yet"
+    if worker.version == wanted:
+        serves = f"serves the {wanted} that was registered before"
     return f"{serves}: {worker.kept_back}" if worker.kept == wanted else serves

@@ -320,7 +320,7 @@ def _score(job_id: str, output: str, claim: Claim, lease: ChunkLease) -> ChunkRe
             _predict_batch(scorer, scoring.text_column),
             is_stopped=lease.is_stopped, holds_lease=lease.is_held,
             attempt=claim.attempt, epoch=claim.epoch,
-            short=_short(claim), reference=_reference(*Answerer.of(scorer.manifest)),
+            short=_short(claim), reference=_reference_of(scorer),
             spares=claim.attempt >= get_settings().batch.max_attempts,
         )
     seconds = time.perf_counter() - started
@@ -362,20 +362,22 @@ def _plan(
     return plan, folder.chunks(plan)
 
 
+def _reference_of(scorer: Scorer) -> Reference | None:
+    """What the rows are compared with; None without a profile, or with one that cannot be read."""
+    try:
+        return _reference(*Answerer.of(scorer.manifest))
+    except errors.CeleriacError as error:  # its registry is away, say: the rows have their answers
+        log.warning("no profile of the version", reason=error.message)
+        return None
+
+
 @lru_cache(maxsize=16)
 def _reference(
     model: str, version: int, created_at: str  # noqa: ARG001 - a part of the key
 ) -> Reference | None:
-    """What the rows are compared with; None without a profile, or with one that is damaged."""
     registry = Registry(get_settings().models.root)
-    try:
-        profile = read_profile(registry.folder(model, version))
-        if profile is None:
-            return None
-        return Reference(profile, registry.get(model, version).input)
-    except errors.RegistryError as error:
-        log.warning("no profile of the version", reason=error.message)
-        return None
+    profile = read_profile(registry.folder(model, version))
+    return None if profile is None else Reference(profile, registry.get(model, version).input)
 
 
 def _predict_batch(scorer: Scorer, text_column: str | None) -> PredictBatch:

@@ -105,6 +105,7 @@ class Heartbeat:
             "started_at": self._started_at,
             "metrics_port": getattr(self._worker, "celeriac_metrics_port", None),
             "serving": self._host.serving() if self._host else {},
+            "registered": self._host.registered() if self._host else {},
             "loaded": self._host.loaded() if self._host else {},
             "kept_back": self._host.kept_back() if self._host else {},
             "device": self.role.device if self._host else None,

@@ -6,9 +6,11 @@ from celeriac import errors
 from celeriac.jobs.slices import MOST_ALONE
 
 _LASTING = (
-    errors.DatasetError, errors.RegistryError, errors.RequestError, errors.ConfigError,
-    errors.JobFailed, errors.JobNotFound,
+    errors.DatasetError, errors.ModelCorrupt, errors.UntrustedModel, errors.RuntimeMissing,
+    errors.RequestError, errors.ConfigError, errors.JobFailed, errors.JobNotFound,
 )
+_OF_ALL_CHUNKS = (errors.StorageError, errors.RegistryError)
+"""What may pass, and spares no chunk while it lasts."""
 
 SLICE_BYTES = 4_000_000
 SLICE_ROWS = (1_024, 32_768)
@@ -20,12 +22,13 @@ LEAST_SLICE_ROWS = 2 * MOST_ALONE
 def ends_job(error: Exception, attempt: int, max_attempts: int) -> bool:
     """True for what no other chunk would be spared: a changed file, a damaged model.
 
-    An output that cannot be written (a full disk, say) may heal, so it ends the job at the last
-    attempt only. A file that cannot be read costs its own chunks: it is one of many, or comes back.
+    An output that cannot be written (a full disk, say) or a registry that is away may heal, so it
+    ends the job at the last attempt only. A file that cannot be read costs its own chunks: it is
+    one of many, or comes back.
     """
-    if isinstance(error, errors.StorageError):
-        return attempt >= max_attempts
-    return isinstance(error, _LASTING) and not isinstance(error, errors.UnreadableFile)
+    if isinstance(error, _LASTING):
+        return not isinstance(error, errors.UnreadableFile)
+    return isinstance(error, _OF_ALL_CHUNKS) and attempt >= max_attempts
 
 
 def slice_rows(short: int, row_bytes: int, rows: int = 0) -> int:

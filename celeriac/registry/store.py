@@ -212,6 +212,15 @@ class Registry:
                             is_known=name in known)
         return infos
 
+    def check_there(self) -> None:
+        """Raises RegistryError if the registry cannot be read, or has no folder of any model: a
+        disk that is not mounted looks like that."""
+        if not self._folders():
+            raise errors.RegistryError(
+                "the registry is gone or holds no model any more; is its disk mounted? [models] "
+                "root, or CELERIAC_MODELS_ROOT, names its folder"
+            )
+
     def info(self, name: str, known: ModelInfo | None = None) -> ModelInfo:
         """One model as the catalogue publishes it. A version that cannot be read is logged, and is
         what it was in ``known``, or left out.
@@ -233,9 +242,9 @@ class Registry:
 
     def _folders(self) -> list[str]:
         """Names of what may be models."""
-        if not self.root.is_dir():
-            return []
         try:
+            if not self.root.is_dir():
+                return []
             found = sorted(path.name for path in self.root.iterdir() if path.is_dir())
         except OSError as error:
             raise files.unreadable(f"{self.root}: the registry", error) from error

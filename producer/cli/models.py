@@ -157,7 +157,8 @@ def _tell_spread(result: dict[str, Any], wait_s: float) -> None:
     with open_broker() as broker:
         try:
             info = fetch(broker.redis).models[name].versions[version]
-            spread = wait_served(broker.redis, name, version, info.device, wait_s)
+            spread = wait_served(broker.redis, name, version, info.device, wait_s,
+                                 created_at=info.created_at)
         except (redis.RedisError, KeyError) as error:
             typer.echo(f"not known which workers serve it: {error}")
         else:

@@ -410,6 +410,25 @@ def test_a_chunk_is_tried_three_times(
     )
 
 
+def test_a_registry_that_is_away_is_tried_again_and_resume_goes_on_at_once(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("celeriac.jobs.policy.retry_delay_s", lambda attempt: 0)
+    handle = submit(chunk_rows=1_000)
+    root = settings.models.root
+    away = root.rename(root.with_name("away"))
+    work(redis_client)
+    status = handle.status()
+    assert status.state == "failed"
+    assert status.error.startswith("chunk 0 failed at attempt 3 of 3: the registry is gone or")
+    assert status.chunks_dead == 0
+    away.rename(root)
+    handle.resume()
+    work(redis_client)
+    assert handle.status().state == "completed_with_errors"
+
+
 def test_a_chunk_that_kills_its_process_ends_the_job(
     submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker
 ) -> None:

@@ -120,6 +120,7 @@ def test_a_version_that_took_the_number_of_a_deleted_one_is_loaded(
     new = host.scorer("echo", 1)
     assert new.manifest.created_at == "2030-01-01T00:00:00+00:00"
     assert host.serving() == {"echo": 1}
+    assert host.registered() == {"echo": "2030-01-01T00:00:00+00:00"}
 
 
 def test_a_job_has_the_version_that_it_was_planned_with_or_none(
@@ -327,6 +328,28 @@ def test_a_version_that_fails_is_ready_to_say_why_and_is_tried_again_later(
     assert host.scorer("echo", version).version == version
 
 
+def test_a_registry_that_is_away_is_told_from_a_version_that_is_deleted(
+    registry: Registry
+) -> None:
+    host = ModelHost(registry, LoadOptions(), clock=lambda: 100.0)
+    away = registry.root.rename(registry.root.with_name("away"))
+    for is_mount_point in (False, True):
+        if is_mount_point:
+            registry.root.mkdir()
+        with pytest.raises(errors.RegistryError, match="registry is gone"), host.held("echo", 1):
+            pass
+    registry.root.rmdir()
+    away.rename(registry.root)
+    with pytest.raises(errors.RegistryError, match="registry is gone"):
+        host.scorer("echo", 1)  # for those who ask at once, and again
+    with host.held("echo", 1) as scorer:
+        assert scorer.version == 1
+    with pytest.raises(errors.VersionNotFound), host.held("echo", 2):
+        pass
+    with pytest.raises(errors.ModelNotFound), host.held("other", 1):
+        pass
+
+
 def test_a_long_use_keeps_its_version_and_what_was_idle_goes(registry: Registry) -> None:
     clock = [100.0]
     host = ModelHost(registry, LoadOptions(), clock=lambda: clock[0])
@@ -364,6 +387,9 @@ def test_a_pool_process_lets_an_old_champion_go_and_loads_none(
 
 def test_what_champion_a_model_has_may_be_unknown(host: ModelHost, registry: Registry) -> None:
     (registry.root / "echo" / "aliases.json").write_bytes(b"{")
+    host.note_champions()
+    assert host.serving() == {"echo": 1}
+    shutil.rmtree(registry.root / "echo")
     host.note_champions()
     assert host.serving() == {"echo": 1}
 

@@ -445,9 +445,12 @@ def test_a_damaged_plan_is_noticed(tmp_path: Path) -> None:
         JobFolder(tmp_path / "nowhere").load()
 
 
-def test_a_full_disk_costs_no_chunk_of_its_own_but_ends_the_job() -> None:
+def test_a_full_disk_or_a_registry_that_is_away_costs_no_chunk_but_ends_the_job() -> None:
     full = errors.StorageError("out/parts/part-00000.parquet: No space left on device")
-    assert [policy.ends_job(full, attempt, 3) for attempt in (1, 2, 3)] == [False, False, True]
+    away = errors.RegistryError("the registry is gone; is its disk mounted?")
+    for error in (full, away):
+        ends = [policy.ends_job(error, attempt, 3) for attempt in (1, 2, 3)]
+        assert ends == [False, False, True]
 
 
 def test_a_record_that_cannot_be_written_is_named(
@@ -472,6 +475,7 @@ def test_what_can_heal_is_tried_again() -> None:
     assert not policy.ends_job(errors.UnreadableFile("damaged, or the server is away"), 3, 3)
     assert policy.ends_job(errors.DatasetError("changed"), 1, 3)
     assert policy.ends_job(errors.ModelCorrupt("x"), 1, 3)
+    assert policy.ends_job(errors.VersionNotFound("deleted"), 1, 3)
     assert "attempt 3 of 3: OSError('disk')" in policy.reason(OSError("disk"), 7, 3, 3)
 
 

@@ -48,6 +48,17 @@ def test_the_wait_ends_when_all_serve_it(workers: redis.Redis) -> None:
     assert spread.told() == "served by 2 of 2 workers after 1.2 s"
 
 
+def test_another_version_that_had_the_number_before_is_not_the_one(workers: redis.Redis) -> None:
+    old, new = "2026-11-01T00:00:00+00:00", "2026-11-26T00:00:00+00:00"
+    says(workers, "a@one", serving={"m": 2}, registered={"m": old})
+    says(workers, "b@one", serving={"m": 2}, registered={"m": new})
+    spread = wait_served(workers, "m", 2, "cpu", 0, created_at=new)
+    assert spread.told().startswith("served by 1 of 2 workers after")
+    assert spread.told().endswith("; a@one serves the 2 that was registered before")
+    says(workers, "a@one", serving={"m": 2})  # a worker of an older release does not say it
+    assert wait_served(workers, "m", 2, "cpu", 0, created_at=new).is_complete
+
+
 def test_the_wait_is_bounded_and_names_who_is_late(workers: redis.Redis) -> None:
     now = [0.0]
 
