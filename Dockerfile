@@ -20,7 +20,9 @@ COPY celeriac celeriac
 COPY producer producer
 COPY tasks tasks
 COPY workers workers
+# Compiled once here: a process writes no bytecode, and would compile all of it whenever it starts.
 RUN pip install --no-deps -e . \
+    && python -m compileall -q celeriac producer tasks workers celeryconfig.py flowerconfig.py \
     && useradd --uid 10001 --create-home celeriac \
     && install -d -o celeriac -g celeriac /models /data /state /moderation
 USER celeriac

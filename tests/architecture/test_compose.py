@@ -188,6 +188,14 @@ def test_the_image_gets_all_that_it_copies() -> None:
             assert f"!{source}" in allowed or f"!{source}/" in allowed, source
 
 
+def test_our_modules_are_compiled_in_the_image() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    copied = " ".join(re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE)).split()
+    modules = {name for name in copied if (ROOT / name).is_dir() or name.endswith(".py")}
+    (compiled,) = re.findall(r"python -m compileall -q (.+) \\$", text, re.MULTILINE)
+    assert set(compiled.split()) == modules
+
+
 def test_every_check_of_a_worker_reads_its_heartbeat() -> None:
     for service in WORKERS.values():
         assert service["healthcheck"]["test"] == ["CMD", "python", "-m", "workers.healthcheck"]
