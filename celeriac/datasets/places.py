@@ -254,7 +254,7 @@ def list_below(folder: Place, check: _Check | None = None) -> list[Listed]:
     if isinstance(folder, S3Path):
         before = len(str(folder)) + 1
         inside = ((at, at.name[before:].split("/")[:-1]) for at in folder.files(below=True))
-        return [at for at, folders in inside if folders and not any(map(_is_hidden, folders))]
+        return [at for at, folders in inside if folders and not any(map(is_hidden, folders))]
     waiting = _folders_in(str(folder))
     files: list[Listed] = []
     while waiting:
@@ -268,7 +268,8 @@ def list_below(folder: Place, check: _Check | None = None) -> list[Listed]:
     return files
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """True for a file or folder that is not looked at, as ``_SUCCESS`` or ``.tmp-1``."""
     return name.startswith((".", "_"))
 
 
@@ -278,7 +279,7 @@ def _folders_in(folder: str) -> list[str]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False) and not _is_hidden(entry.name)
+    return entry.is_dir(follow_symlinks=False) and not is_hidden(entry.name)
 
 
 def _files_in(folder: str, check: _Check | None, folders: list[str]) -> Iterator[Listed]:

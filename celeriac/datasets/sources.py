@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import hashlib
 import os
@@ -23,6 +24,7 @@ from celeriac.datasets.places import (
     Place,
     S3Path,
     expanded,
+    is_hidden,
     is_s3,
     list_below,
     list_files,
@@ -183,10 +185,11 @@ def _find(source: str | Path | S3Path, check: Check | None) -> list[Listed]:
         check(path)
     if path.is_dir():
         files = _in_folder(list_files(path.resolve(), check))
-        if all(_format_of(at) == "images" for at in files):  # these are often sorted into folders
-            below = list_below(path.resolve(), check)
-            files += [at for at in _in_folder(below) if _format_of(at) == "images"]
         problem = f"the folder holds no {_KINDS}"
+        if all(_format_of(at) == "images" for at in files):  # these are often sorted into folders
+            below = _in_folder(list_below(path.resolve(), check))
+            files += [at for at in below if _format_of(at) == "images"]
+            problem += _hint(path, below) if not files else ""
     elif path.exists():
         files, problem = [listed(path.resolve())], ""
     elif glob.has_magic(str(source)):
@@ -208,6 +211,16 @@ def _find(source: str | Path | S3Path, check: Check | None) -> list[Listed]:
     return sorted(files, key=attrgetter("name"))
 
 
+def _hint(folder: Place, below: list[Listed]) -> str:
+    """The pattern that takes the files in the folders of a folder, if there are any."""
+    if not below:
+        return ""
+    *_, ending, last = min(below, key=attrgetter("name")).own_name.split(".")
+    ending = f"{ending}.{last}" if compression_of(Path(f"x.{last}")) else last
+    pattern = f"{glob.escape(str(folder))}/**/*.{ending}"
+    return f"; its folders do: name the pattern {pattern} (in quotes)"
+
+
 def _is_utf8(name: str) -> bool:
     """False of a name whose bytes are no text: it could not be written into any output."""
     try:
@@ -221,19 +234,34 @@ def _matches(
     source: str | Path | S3Path, pattern: str, check: Check | None
 ) -> list[Listed]:
     if is_s3(source):
-        return match_s3(str(source))
-    found = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207 - any pattern
-    files = [path for path in found if not path.is_dir()]
+        return [at for at in match_s3(pattern) if _is_looked_at(at.name, pattern)]
+    found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - any pattern
+    files = [Path(name) for name in found if _is_looked_at(name, pattern)]
+    files = [path for path in files if not path.is_dir()]
     if check:
         for path in files:
             check(path)
-    return [listed(path.resolve() if path.exists() else path) for path in files]
+    once = dict.fromkeys(path.resolve() if path.exists() else path for path in files)
+    return [listed(path) for path in once]  # links may lead to one file by several ways
+
+
+def _is_looked_at(name: str, pattern: str) -> bool:
+    """False in a folder that begins with ``.`` or ``_``, unless the pattern names it.
+
+    >>> _is_looked_at("/data/_new/a.csv", "/data/**/*.csv")
+    False
+    >>> _is_looked_at("/data/_new/b/a.csv", "/data/_n*/**/*.csv")
+    True
+    """
+    named = [part for part in pattern.split("/") if is_hidden(part)]
+    hidden = filter(is_hidden, name.split("/")[:-1])
+    return all(any(fnmatch.fnmatchcase(part, one) for one in named) for part in hidden)
 
 
 def _in_folder(files: Sequence[Listed], *, known: bool = True) -> list[Listed]:
     return [
         at for at in files
-        if not at.own_name.startswith((".", "_")) and (not known or _format_of(at))
+        if not is_hidden(at.own_name) and (not known or _format_of(at))
     ]
 
 

@@ -331,6 +331,19 @@ def test_what_is_not_there_is_named(bucket: S3Path, name: str, says: str) -> Non
         open_source(name)
 
 
+def test_files_in_folders_of_a_prefix_are_taken_by_the_pattern_that_is_named(
+    bucket: S3Path,
+) -> None:
+    for name in ("b/c/d.csv.gz", "b/e.csv.gz", "_f/g.csv.gz"):
+        put(bucket / "deep" / name, gzip.compress(b"a\n1\n"))
+    pattern = "s3://data/deep/**/*.csv.gz"
+    with pytest.raises(errors.DatasetError) as found:
+        open_source("s3://data/deep")
+    assert f"its folders do: name the pattern {pattern} (in quotes)" in found.value.message
+    names = [file.at.name for file in open_source(pattern).files]
+    assert names == ["s3://data/deep/b/c/d.csv.gz", "s3://data/deep/b/e.csv.gz"]
+
+
 def test_an_output_that_cannot_be_written_is_named(endpoint: str) -> None:
     with pytest.raises(errors.StorageError, match="s3://nowhere/out: cannot be written"):
         write_file(S3Path("nowhere/out"), b"x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -344,6 +345,23 @@ def test_images_beside_folders_of_images_and_in_them_are_all_rows(tmp_path: Path
         open_source(folder)
     (folder / "a.png").unlink()
     assert len(open_source(folder).files) == 1  # files of data are not looked for deep down
+
+
+def test_files_in_folders_of_a_folder_are_taken_by_the_pattern_that_is_named(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "[2026]"
+    for name in ("b/c/d.csv", "b/e.csv", ".f/g.csv", "_h/i.csv", "b/_j/k.csv"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("a\n1\n")
+    (folder / "b" / "again").symlink_to(folder)
+    with pytest.raises(errors.DatasetError, match=r"holds no \.csv.*; its folders do") as found:
+        open_source(folder)
+    (pattern,) = re.findall(r"the pattern (\S+) \(in quotes\)$", found.value.message)
+    names = [file.at.name for file in open_source(pattern).files]
+    assert names == [str(folder / "b" / name) for name in ("c/d.csv", "e.csv")]
+    hidden = open_source(folder.parent / "*" / "_h*" / "*.csv")
+    assert [file.at.own_name for file in hidden.files] == ["i.csv"]
 
 
 def test_a_folder_of_images_that_cannot_be_read_is_named(
