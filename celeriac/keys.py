@@ -100,7 +100,8 @@ left alone. Expires some minutes after that."""
 
 
 def job_key(job_id: str) -> str:
-    """Hash of one batch job. Expires ``batch.job_ttl_s`` after its last change."""
+    """Hash of one batch job. Expires ``[batch] job_ttl_s`` after its end, or the last look of the
+    reconciler at one that is open."""
     return f"celeriac:job:{job_id}"
 
 
@@ -120,7 +121,7 @@ JOBS_KEY = "celeriac:jobs"
 
 
 def tenant_jobs_key(tenant: str) -> str:
-    """The same of one tenant's jobs; expires ``batch.job_ttl_s`` after the last one was added."""
+    """The same of one tenant's jobs; expires ``[batch] job_ttl_s`` after the last one was added."""
     return f"celeriac:jobs:tenant:{tenant}"
 
 
