@@ -1,8 +1,9 @@
-"""``python -m workers.healthcheck``: exit code 0 if a worker beats here, or cannot say so.
+"""``python -m workers.healthcheck``: exit code 0 if a worker beats here, or Redis lets none say so.
 
 Reads the heartbeat instead of sending ``celery inspect ping``: a worker that is busy with a long
 task does not answer pings, and a check every 15 s must not cost an import of the whole app. While
-Redis refuses writes nobody's heartbeat is there, and a worker that is replaced gains nothing.
+Redis refuses writes nobody's heartbeat is there, and a worker that is replaced gains nothing. One
+that does not answer says nothing of any worker: exit code 1.
 """
 
 from __future__ import annotations
