@@ -14,6 +14,8 @@ from kombu import connection
 
 LONGEST_PAUSE_S = 5.0
 """Between two looks. kombu's is 30 s, and has no setting."""
+_FIRST = os.getpid()
+"""The process that has imported this, and not one that was forked from it."""
 
 
 class Connection(connection.Connection):
@@ -37,8 +39,11 @@ def leave_to_parent() -> None:
     While there is a copy of one that the parent closes, the parent's epoll goes on to tell of it,
     by a number that is another connection's by then, and the parent waits there for ever. A
     process that takes the place of a killed one has such copies. Their numbers stay taken: some
-    time the objects that hold them close them.
+    time the objects that hold them close them. Celery's solo pool calls what is for new processes
+    in the worker's own, whose connections stay.
     """
+    if os.getpid() == _FIRST:
+        return
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in [int(one.name) for one in Path("/dev/fd").iterdir()]:
         with suppress(OSError):  # no socket; or the one by which they are listed
@@ -50,6 +55,6 @@ def leave_to_parent() -> None:
 def _is_tcp(number: int) -> bool:
     """Raises OSError for what is no socket."""
     found = socket.socket(fileno=number)
-    family = found.family
+    family, kind = found.family, found.type
     found.detach()
-    return family in (socket.AF_INET, socket.AF_INET6)
+    return family in (socket.AF_INET, socket.AF_INET6) and kind == socket.SOCK_STREAM

@@ -103,7 +103,7 @@ class QoS(redis.QoS):
         self._quick_ack(tag)
 
     def give_back_asked(self) -> None:
-        """Put back what may have been written down for a connection that was lost.
+        """Put back what may have been written down, and was delivered to nobody.
 
         Raises RedisError.
         """
@@ -217,16 +217,22 @@ class Channel(redis.Channel):
     def _brpop_start(self, timeout: float | None = None) -> None:
         if REFUSALS.now and not self._is_accepted():
             return
-        try:
-            self.qos.give_back_asked()
-        except ResponseError as error:
-            REFUSALS.note(error)
+        if not self._gives_back_asked():
             return
         if self._takes():
             self._take(self.brpop_timeout if timeout is None else timeout)
         else:
             self._awaited = ""
             super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
+
+    def _gives_back_asked(self) -> bool:
+        """False if Redis refuses it; the message is found when its lease has ended."""
+        try:
+            self.qos.give_back_asked()
+        except ResponseError as error:
+            REFUSALS.note(error)
+            return False
+        return True
 
     def _takes(self) -> bool:
         """True if there is one list to take from, as only for one can be waited this way."""
@@ -264,6 +270,9 @@ class Channel(redis.Channel):
         message = self._taken()
         if message is None or not qos.asked:  # given back as that of a lost connection
             qos.asked = ""
+            raise Empty
+        if self._closing or queue not in self.connection._callbacks:  # nobody consumes it any more
+            self._gives_back_asked()
             raise Empty
         qos.arrives = True
         try:

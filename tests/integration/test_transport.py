@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from producer import wire
 from producer.broker import connect
 from producer.channel import Channel
 from tests.waiting import wait_until
-from workers import lease
+from workers import connections, lease
 from workers.connections import Connection
 from workers.refusals import Refusals
 from workers.transport import Transport
@@ -132,6 +133,22 @@ def test_a_task_whose_worker_loses_only_its_connection_runs_once(
     wait_until(lambda: not tcp_of(children_of(worker.process.pid)[-1]))
 
 
+def test_a_process_that_was_not_forked_keeps_its_connections(server: EmbeddedServer) -> None:
+    """Celery's solo pool tells the worker itself that a process of the pool has begun."""
+    client = redis.Redis.from_url(server.url)
+    connected = client.client_id()
+    connections.leave_to_parent()
+    assert client.client_id() == connected
+    client.close()
+
+
+def test_what_a_forked_process_lets_go_of() -> None:
+    for kind, counts in ((socket.SOCK_STREAM, True), (socket.SOCK_DGRAM, False)):
+        with socket.socket(socket.AF_INET, kind) as one:
+            assert connections._is_tcp(one.fileno()) is counts
+            one.getsockname()  # a look closes nothing
+
+
 def children_of(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -155,7 +172,7 @@ def test_a_server_that_refuses_to_be_pinged_is_not_taken_for_a_dead_connection(
     cycle.on_poll_start()
     held = channel.subclient.connection
     assert not channel._receive()  # it is subscribed
-    socket = held._sock
+    before = held._sock
     in_the_way = server.folder / "dump.rdb"
     in_the_way.mkdir()
     redis_client.config_set("save", "3600 1000000")
@@ -167,7 +184,7 @@ def test_a_server_that_refuses_to_be_pinged_is_not_taken_for_a_dead_connection(
         wait_until(lambda: held.can_read(timeout=0))
         with pytest.raises(Empty):
             channel._receive()
-    assert held._sock is socket
+    assert held._sock is before
     redis_client.config_set("save", "")
     in_the_way.rmdir()
     connection.close()
@@ -278,6 +295,29 @@ def test_a_stale_connection_that_is_replaced_gives_back_what_it_may_have_asked(
     client.close()
 
 
+@pytest.mark.parametrize(
+    ("cancels", "ended"), [(False, False), (True, False), (True, True)],
+    ids=["connection closed", "cancelled", "cancelled, and read after its lease"],
+)
+def test_what_comes_when_nobody_consumes_any_more_goes_back_once(
+    server: EmbeddedServer, *, cancels: bool, ended: bool
+) -> None:
+    """A worker that stops cancels first, and reads when its tasks have ended."""
+    client = redis.Redis.from_url(server.url)
+    connection, taken = asked_unheard(server, client)
+    connection.channel()
+    connection.transport.channels.reverse()  # a channel for something else may be the first
+    consumed = connection.default_channel
+    for tag in list(consumed._consumers) if cancels else ():
+        consumed.basic_cancel(tag)
+    if ended:
+        consumed.qos.restore_by_tag(consumed.qos.asked)  # as another worker does
+    connection.close()
+    assert (client.hlen("unacked"), client.llen(QUEUE)) == (0, 1)
+    assert not taken
+    client.close()
+
+
 def test_a_process_that_is_killed_before_the_message_arrives(server: EmbeddedServer) -> None:
     client = redis.Redis.from_url(server.url)
     program = (
@@ -314,9 +354,15 @@ def test_one_of_those_who_wait_gets_the_message(server: EmbeddedServer) -> None:
         connection.transport.cycle.on_poll_start()
     wait_until(lambda: client.info("clients")["blocked_clients"] == 3)
     client.lpush(QUEUE, wire.task_message("t", wire.new_id(), QUEUE, {}, shown={}))
-    for connection, _ in waiting:
-        with contextlib.suppress(TimeoutError):
-            connection.drain_events(timeout=0.2)
+
+    def drained() -> int:
+        for connection, _ in waiting:
+            with contextlib.suppress(TimeoutError):
+                connection.drain_events(timeout=0.1)
+        return sum(len(taken) for _, taken in waiting)
+
+    wait_until(lambda: drained() > 0)
+    drained()
     assert sorted(len(taken) for _, taken in waiting) == [0, 0, 1]
     assert client.hlen("unacked") == 1
     for connection, _ in waiting:
