@@ -121,7 +121,7 @@ JOBS_KEY = "celeriac:jobs"
 
 
 def tenant_jobs_key(tenant: str) -> str:
-    """The same of one tenant's jobs; expires ``[batch] job_ttl_s`` after the last one was added."""
+    """The same of one tenant's jobs; expires 30 days after the last one was added."""
     return f"celeriac:jobs:tenant:{tenant}"
 
 

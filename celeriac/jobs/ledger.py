@@ -23,6 +23,8 @@ JUDGED_ROWS = 1_000
 """A job is not stopped for its share of failed rows before so many rows are done."""
 VALIDATING_TTL_S = 3_600
 """How long Redis remembers a job whose submitter ended while it planned."""
+IDLE_S = 30 * 86_400
+"""A job of which nothing has changed for so long expires: there is no worker for it, and no end."""
 _PARTS = ("done", "waiting", "queued", "running", "dead", "claims")
 
 
@@ -40,7 +42,8 @@ class JobState(StrEnum):
     CANCELLING = "cancelling"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
-    """Its time was over, or Redis has forgotten it; its output folder goes on with ``resume``."""
+    """Its time was over, nobody worked on it for a month, or Redis has forgotten it; its output
+    folder goes on with ``resume``."""
 
     @property
     def is_final(self) -> bool:
@@ -493,15 +496,17 @@ class Ledger:
         return sorted(_text(job_id) for job_id in self._client.smembers(ACTIVE_JOBS_KEY))
 
     def sweep(
-        self, job_id: str, *, most: int, queued_s: float, finalizer_s: float
+        self, job_id: str, *, most: int, queued_s: float, finalizer_s: float,
+        idle_s: float = IDLE_S,
     ) -> Sweep:
         """Put lapsed leases, expiry and lost finalisers right; ``most`` chunks at a time.
 
         Suspects have been queued for ``queued_s``; a finaliser not heard of for ``finalizer_s``
-        is replaced.
+        is replaced. A job of which nothing has changed for ``idle_s`` expires.
         """
+        times = [round(seconds * 1_000) for seconds in (queued_s, finalizer_s, idle_s)]
         state, completes, wave, suspects, plans = self._run(
-            scripts.SWEEP, job_id, most, round(queued_s * 1_000), round(finalizer_s * 1_000)
+            scripts.SWEEP, job_id, most, *times
         )
         return Sweep(
             _state(state), bool(completes), _numbers(wave), _numbers(suspects), bool(plans)
@@ -542,7 +547,7 @@ class Ledger:
         key = tenant_jobs_key(tenant)
         pipe.zadd(key, {job_id: now_ms}, nx=True)  # pages must not move
         pipe.zremrangebyrank(key, 0, -JOBS_KEPT - 1)
-        pipe.expire(key, self._ttl_s)
+        pipe.expire(key, max(self._ttl_s, IDLE_S))  # it lists those that are open, too
 
     def _now_ms(self) -> int:
         seconds, micros = self._client.time()

@@ -380,11 +380,20 @@ touch()
 return {outcome, state, completes, wave}
 """
 
-# ARGV: most chunks at once, age in ms of a message that is looked for, age of a finaliser.
+# ARGV: most chunks at once, age in ms of a message that is looked for, age of a finaliser, time in
+# ms after which a job expires of which nothing has changed.
 SWEEP = _PRELUDE + """
 if not state then
   redis.call('SREM', ACTIVE, job_id)
   return {'', 0, {}, {}, 0}
+end
+local is_open = state == 'validating' or state == 'in_progress' or state == 'finalizing'
+if is_open and number('updated_ms') <= now - ARGV[6] then
+  unqueue()
+  enter('expired')
+  redis.call('HSET', JOB, 'error', 'nothing of the job has changed for '
+             .. math.floor(ARGV[6] / 86400000) .. ' days: no worker takes it; a resume goes on')
+  touch()
 end
 if state == 'validating' then
   local lease, plans = number('plan_lease_ms'), 0

@@ -544,6 +544,26 @@ def test_a_job_is_remembered_as_long_as_it_is_open(
     assert not outlives(lambda: sweep(ledger))
 
 
+@pytest.mark.parametrize(
+    "state", [JobState.VALIDATING, JobState.IN_PROGRESS, JobState.FINALIZING]
+)
+def test_a_job_that_nobody_works_on_has_an_end(
+    ledger: Ledger, redis_client: redis.Redis, state: JobState
+) -> None:
+    if state is JobState.VALIDATING:
+        order(ledger)
+    else:
+        enter(ledger, [record(n) for n in range(3)] if state is JobState.FINALIZING else ())
+    assert sweep(ledger).state is state
+    idle = ledger.sweep("j1", most=9, queued_s=60, finalizer_s=60, idle_s=0)
+    assert (idle.state, idle.wave, idle.completes) == (JobState.EXPIRED, (), False)
+    assert (ledger.active(), "no worker" in entry(ledger).error) == ([], True)
+    redis_client.expire(job_key("j1"), 5)
+    assert sweep(ledger).state is JobState.EXPIRED
+    assert redis_client.ttl(job_key("j1")) <= 5
+    assert ledger.reopen("j1", "") == (JobState.VALIDATING, True)
+
+
 def test_jobs_are_listed_newest_first(ledger: Ledger, redis_client: redis.Redis) -> None:
     for number in range(3):
         enter(ledger, plan=msgspec.structs.replace(job(), job_id=f"j{number}"))
