@@ -72,9 +72,20 @@ def _with_plain_times(table: pa.Table) -> pa.Table:
         try:
             column = table[at].cast(wanted)
         except pa.ArrowInvalid:
-            column = pc.replace_substring(table[at].cast(pa.string()), " ", "T")
+            column = _exact_times(table[at].cast(pa.string()))
         table = table.set_column(at, field.name, column)
     return table
+
+
+def _exact_times(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Arrow's texts of nanoseconds as ISO 8601. Those that need none look as in microseconds, so
+    that no value hangs on what else is in its chunk."""
+    for found, wanted in (
+        (" ", "T"), (r"\.0{9}", ""), (r"(\.\d{6})000", r"\1"),
+        (r"([+-]\d\d)(\d\d)$", r"\1:\2"),
+    ):
+        texts = pc.replace_substring_regex(texts, found, wanted)
+    return texts
 
 
 def _in_microseconds(dtype: Any) -> Any:

@@ -346,10 +346,18 @@ def test_json_lines_keep_nanoseconds() -> None:
     assert json.loads(first) == {
         "whole": "2025-01-01T00:00:00.123456", "odd": "2025-01-01T00:00:00.123456007",
         "zone": "2025-01-01T01:00:00.123456+01:00",
-        "odd_zone": "2025-01-01T01:00:00.123456007+0100",
+        "odd_zone": "2025-01-01T01:00:00.123456007+01:00",
         "time": "00:00:00.000001", "odd_time": "00:00:00.000000001",
     }
     assert set(json.loads(second).values()) == {None}
+
+
+@pytest.mark.parametrize("zone", [None, "UTC", "America/New_York"])
+def test_a_time_in_json_lines_does_not_hang_on_the_others_of_its_chunk(zone: str | None) -> None:
+    for kind in (pa.timestamp("ns", zone), pa.time64("ns")):
+        times = pa.table({"at": pa.array([0, 1_000, 10**9, 10**9 + 5_000, 7], kind)})
+        alone = encode_table(times.slice(0, 4), "jsonl").to_pybytes()
+        assert encode_table(times, "jsonl").to_pybytes().startswith(alone)
 
 
 def test_what_is_before_a_chunk_in_its_row_group_is_not_held(tmp_path: Path) -> None:
