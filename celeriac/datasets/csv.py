@@ -94,12 +94,13 @@ def look(path: Place, columns: list[str], data: bytes, guesses: dict[str, str]) 
     """
     # Others are compared as texts: parsed, "007" would be a fine number, and "1" a fine true.
     types = {name: kind if kind == "float" else "text" for name, kind in guesses.items()}
-    table = _with_floats(data, columns, {name: TYPES[kind] for name, kind in types.items()})
-    if table is None:
+    found = _with_floats(data, columns, {name: TYPES[kind] for name, kind in types.items()})
+    if found is None:
         data, _, _ = _drop_undecodable(data)
         table, _ = _parse(path, data, columns, dict.fromkeys(guesses, "text"), list(guesses))
+        found = {name: table[name] for name in guesses}
     return {
-        name: kind if _is_borne_out(table[name], kind) else "text"
+        name: kind if _is_borne_out(found[name], kind) else "text"
         for name, kind in guesses.items()
     }
 
@@ -369,15 +370,26 @@ def _misfits(texts: pa.Array, target: Any, offset: int) -> Iterator[int]:
         yield from _misfits(texts.slice(half), target, offset + half)
 
 
-def _with_floats(data: bytes, columns: list[str], types: dict[str, Any]) -> pa.Table | None:
-    """None if there is no such table, or a number is so large that it may have been rounded."""
+def _with_floats(
+    data: bytes, columns: list[str], types: dict[str, Any]
+) -> dict[str, pa.ChunkedArray] | None:
+    """Columns of these types, but texts of those with a number so large that it may have been
+    rounded; None if a value does not have its type."""
     try:
         table, _ = _arrow(data, columns, types)
     except pa.ArrowInvalid:
         return None
-    floats = [table[name] for name, kind in types.items() if kind == pa.float64()]
-    largest = (pc.max(pc.abs(values)).as_py() or 0.0 for values in floats)
-    return table if all(one < _EXACT for one in largest) else None
+    found = {name: table[name] for name in types}
+    large = [name for name in types if types[name] == pa.float64() and _is_large(found[name])]
+    if large:
+        texts, _ = _arrow(data, columns, dict.fromkeys(large, pa.string()))
+        found |= {name: texts[name] for name in large}
+    return found
+
+
+def _is_large(floats: pa.ChunkedArray) -> bool:
+    ends = pc.min_max(floats).as_py()
+    return any(end is not None and not abs(end) < _EXACT for end in ends.values())
 
 
 def _is_borne_out(values: pa.ChunkedArray, kind: str) -> bool:

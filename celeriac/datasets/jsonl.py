@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json as arrow_json
 
 from celeriac import errors
@@ -32,10 +33,12 @@ TYPES = {
 _WANTED = {
     "int": "a whole number", "float": "a number", "bool": "true or false", "text": "a text",
 }
+_NUMBERS = ("int", "float")
 _INT64 = 1 << 63
 _EXACT = 1 << 53
 """Up to here each whole number is a float, too."""
 _LONG = re.compile(rb"[:\s-]\d{16,}\s*[,}]")
+"""Slow: for records that are known to hold large numbers."""
 _BOM = b"\xef\xbb\xbf"
 _ODD = (  # quick: each begins with one fixed byte
     re.compile(rb'}[ \t\r]*(?:{[ \t\r]*(?:"|}[ \t\r]*(?:\n|\Z))|null)'),
@@ -104,18 +107,30 @@ def data_start(head: Head) -> int:
 
 
 def look(data: bytes, guesses: dict[str, str]) -> dict[str, str]:
-    """What becomes of guessed types by whole lines: each stays, or is wide enough for them."""
-    is_exact = "float" not in guesses.values() or not _LONG.search(data)
-    if is_exact and _parse(data, guesses) is not None:
-        return guesses
+    """What becomes of guessed types by whole lines: each stays, or is wide enough for them.
+
+    ``long`` among them is ``int`` that must not become ``float`` any more.
+    """
+    types = {name: "int" if kind == "long" else kind for name, kind in guesses.items()}
+    table = _parse(data, types)
+    if table is not None:
+        large = {name for name in guesses if types[name] in _NUMBERS and _is_large(table[name])}
+        if all(types[name] == "int" for name in large) or not _LONG.search(data):
+            return {n: "long" if n in large and types[n] == "int" else guesses[n] for n in guesses}
     kinds = {name: {kind} for name, kind in guesses.items()}
     for line in _lines(data):
         row = _decoded(line)
         if isinstance(row, dict):
             for name in kinds.keys() & row.keys():
                 kinds[name].add(_kind(row[name]))
-    types = {name: _common(found - {"null"}) for name, found in kinds.items()}
-    return {name: "int" if kind == "long" else kind for name, kind in types.items()}
+    return {name: _common(found - {"null"}) for name, found in kinds.items()}
+
+
+def _is_large(numbers: pa.ChunkedArray) -> bool:
+    """True if there is one that may be no float, or, as a float, may have been rounded."""
+    least = _EXACT + pa.types.is_integer(numbers.type)
+    ends = pc.min_max(numbers).as_py()
+    return any(end is not None and not abs(end) < least for end in ends.values())
 
 
 def find_rows(

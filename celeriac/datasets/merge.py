@@ -67,7 +67,7 @@ def read_tables(
     fixed = {
         name: dtype for name, dtype in dtypes.items() if dtype != "float" or name not in others
     }
-    whole = plan(source, dtypes=fixed)
+    whole = plan(source, dtypes=fixed, reads=columns)
     for chunk in whole.chunks:
         rows = read_chunk(whole.format, whole.files, chunk, whole.columns, columns)
         for path, bad in located(whole.files, chunk, rows.errors[:1]):

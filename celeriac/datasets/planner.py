@@ -24,7 +24,7 @@ from celeriac.datasets.places import Listed, place
 from celeriac.datasets.records import Chunk, DatasetColumn, DatasetPlan, SourceFile
 from celeriac.datasets.scan import Span
 from celeriac.datasets.sharing import Cut, share
-from celeriac.datasets.sources import Found, Source, check_state, etag_of
+from celeriac.datasets.sources import Found, Source, check_state, etag_of, in_plan
 from celeriac.datasets.streams import Head, compression_of, open_stream, read_head
 
 WANTED_CHUNKS = 10
@@ -89,7 +89,7 @@ def plan(  # noqa: PLR0913 - one source and its options
     else:
         guesses = _guesses(source, columns, {*source.names}.difference(dtypes or ()), reads)
         files, chunks = _plan_files(source, columns, guesses, options)
-        columns = _typed(columns, guesses.types)
+        columns = _typed(columns, {name: in_plan(one) for name, one in guesses.types.items()})
     if not chunks:
         raise errors.DatasetError(f"{source.files[0].at.path}: the dataset has columns but no rows")
     return DatasetPlan(
@@ -347,7 +347,8 @@ def _guesses(
     if source.format == "csv":
         path = source.files[0].at.path
         return Guesses(types, partial(csv.look, path, source.names), "text")
-    return Guesses(types, jsonl.look, "json")
+    long = {name: "long" for name in types if name in source.long}
+    return Guesses({**types, **long}, jsonl.look, "json")
 
 
 def _chunk_rows(source: Source, default: int, wanted: int) -> int:

@@ -81,6 +81,8 @@ class Source:
     columns: tuple[DatasetColumn, ...]
     frame: pa.Table | None = None
     """A table of this process, which has no file yet."""
+    long: frozenset[str] = frozenset()
+    """Columns of ``int`` whose numbers a float would round."""
 
     @property
     def names(self) -> list[str]:
@@ -131,13 +133,14 @@ def _open(files: list[Listed]) -> Source:
         "csv": _open_csv, "jsonl": _open_jsonl, "parquet": _open_parquet,
     }
     opened, columns = openers[kind](files)
-    return Source(kind, tuple(opened), _named(columns))
+    long = frozenset(name for name, dtype in columns if dtype == "long")
+    return Source(kind, tuple(opened), _named(columns), long=long)
 
 
 def _open_frame(frame: Any) -> Source:
     try:
         table = _as_table(frame)
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except (pa.ArrowException, AttributeError, TypeError, ValueError) as error:
         raise errors.DatasetError(
             f"{type(frame).__name__}: a dataset is a path, an Arrow table or a frame; this one "
             f"does not become a table: {errors.told(error)}"
@@ -171,7 +174,12 @@ def _periods_as_text(table: pa.Table) -> pa.Table:
 
 
 def _named(columns: Columns) -> tuple[DatasetColumn, ...]:
-    return tuple(DatasetColumn(name=name, dtype=dtype) for name, dtype in columns)
+    return tuple(DatasetColumn(name=name, dtype=in_plan(dtype)) for name, dtype in columns)
+
+
+def in_plan(guess: str) -> str:
+    """A guessed type as a plan has it: there are no ``long`` ones."""
+    return "int" if guess == "long" else guess
 
 
 # --- finding -------------------------------------------------------------------------------------
@@ -454,7 +462,7 @@ def _common_type(types: list[str], other: str = "text") -> str:
     """``null`` stands for a file without a value, ``long`` for numbers that a float would round."""
     known = {*types} - {"null"}
     if "long" in known:
-        return "int" if known <= {"int", "long"} else other
+        return "long" if known <= {"int", "long"} else other
     if len(known) <= 1:
         return next(iter(known), "text")
     return "float" if known == {"int", "float"} else other

@@ -67,6 +67,7 @@ def test_a_guess_that_a_later_value_refutes_gives_way(
 
 @pytest.mark.parametrize(("written", "kind"), [
     ("12345678901234567", "text"), ("inf", "text"), ("1e300", "float"), ("NaN", "float"),
+    ("-12345678901234567", "text"), ("-1e300", "float"),
 ])
 def test_no_number_is_rounded_by_a_guess(tmp_path: Path, written: str, kind: str) -> None:
     found = planned(tmp_path / "a.csv", f"{HEAD}1,{written},true,5\n1,2,true,5\n")
@@ -138,6 +139,25 @@ def test_odd_numbers_in_json_lines(
     assert (str(rows[at]["n"]), bad) == (comes_out, [])
     odd = planned(tmp_path / "b.jsonl", "\n".join([*lines, "no JSON"]), dtypes={"n": kind})
     assert [str(row["n"]) for row in rows_of(odd)[0]] == [str(row["n"]) for row in rows]
+
+
+@pytest.mark.parametrize("in_two_files", [False, True])
+@pytest.mark.parametrize("at", [0, 30])
+@pytest.mark.parametrize(("number", "kind"), [
+    (2**53 + 1, "json"), (-(2**53) - 1, "json"), (2**53, "float"),
+])
+def test_whole_numbers_stay_exact_when_a_fraction_comes_later(
+    tmp_path: Path, number: int, kind: str, at: int, in_two_files: bool
+) -> None:
+    lines = [f'{{"n": {number if n == at else 1}}}\n' for n in range(60)]
+    more = ['{"n": 1}\n' * 60, '{"n": 1.5}\n']
+    texts = ["".join(lines), "".join(more)] if in_two_files else ["".join(lines + more)]
+    for name, text in enumerate(texts):
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    found = plan(open_source(tmp_path), chunk_rows=7)
+    assert types_of(found) == {"n": kind}
+    rows, bad = rows_of(found)
+    assert (rows[at]["n"], bad) == (str(number) if kind == "json" else float(number), [])
 
 
 @pytest.mark.parametrize("value", ["-NaN", "Inf", "1e400", "nan"])

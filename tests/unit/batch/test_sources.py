@@ -285,6 +285,11 @@ def test_the_index_of_a_frame_is_kept_where_it_says_something(
     assert found == {"n": [1, 2, 3], **columns}
 
 
+def test_a_series_with_a_named_index_is_no_frame() -> None:
+    with pytest.raises(errors.DatasetError, match=r"^Series: a dataset is a path"):
+        open_source(pd.Series([1], index=pd.Index([7], name="id")))
+
+
 def test_periods_of_a_frame_are_text(tmp_path: Path) -> None:
     quarters = pd.PeriodIndex(["2026Q1", "NaT", "2026Q3"], freq="Q", name="quarter")
     hours = pd.period_range("2026-01-31 23:00", periods=3, freq="h")
