@@ -60,6 +60,7 @@ def test_a_task_that_a_process_has_and_has_not_begun_runs_once(
     wait_until(lambda: stopped.log.read_text().count("succeeded") == 2)
     processes = children(stopped)
     with held_up(processes):
+        wait_until(lambda: filled_pipes(processes[0]) == 0)  # what they have said is read
         send(redis_client, folders[2])
         send(redis_client, folders[3], ballast="-" * MORE_THAN_A_PIPE)
         wait_until(lambda: filled_pipes(processes[0]) == 2)
