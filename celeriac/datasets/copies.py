@@ -73,7 +73,7 @@ class Copies:
                 self._made.append(target)
             copy.path = str(target)
         except OSError as error:  # of the source it is a DatasetError already
-            raise unwritten(copy.temporary.parent, error) from error
+            raise unwritten(self._folder, error) from error
         finally:
             copy.temporary.unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -20,7 +21,7 @@ from hypothesis import given, settings, strategies as st
 from celeriac import errors
 from celeriac.datasets import images, planner, scan as scanning
 from celeriac.datasets.copies import Copies, Recut, remove_copies
-from celeriac.datasets.places import Listed
+from celeriac.datasets.places import Listed, S3Path
 from celeriac.datasets.planner import plan
 from celeriac.datasets.reader import read_chunk
 from celeriac.datasets.records import DatasetPlan, RowError
@@ -283,6 +284,20 @@ def test_the_index_of_a_frame_is_kept_where_it_says_something(
     rows, _, _ = read_all(planned(pd.DataFrame({"n": [1, 2, 3]}, index=index), tmp_path))
     found = pd.DataFrame(rows).to_dict("list")
     assert found == {"n": [1, 2, 3], **columns}
+
+
+@pytest.mark.parametrize(("number", "told"), [
+    (errno.ENOSPC, r"cannot be written: full in .*, where it is made first$"),
+    (errno.EIO, r"cannot be written: full$"),
+])
+def test_a_copy_that_fails_on_its_way_to_s3_is_told_of_its_place_there(
+    number: int, told: str
+) -> None:
+    with (
+        pytest.raises(errors.StorageError, match=rf"^s3://lake/out/input: {told}"),
+        Copies(S3Path("lake/out/input")).making(".parquet"),
+    ):
+        raise OSError(number, "full")
 
 
 def test_a_series_with_a_named_index_is_no_frame() -> None:
