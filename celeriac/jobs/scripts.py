@@ -22,6 +22,11 @@ local function keep()
   for index = 1, 7 do redis.call('EXPIRE', KEYS[index], ttl) end
 end
 
+-- The reconciler looks every few seconds, and mostly changes nothing.
+local function keep_in_time()
+  if redis.call('TTL', JOB) * 2 < tonumber(ttl) then keep() end
+end
+
 local function touch()
   redis.call('HSET', JOB, 'updated_ms', now)
   keep()
@@ -402,7 +407,7 @@ if state == 'validating' then
     redis.call('HSET', JOB, 'planner_ms', now)
     plans = 1
   end
-  keep()
+  keep_in_time()
   return {state, 0, {}, {}, plans}
 end
 local expires = number('expires_ms')
@@ -414,7 +419,8 @@ if state == 'in_progress' and expires > 0 and now >= expires then
 end
 local most = tonumber(ARGV[3])
 local publish = {}
-for _, chunk in ipairs(redis.call('ZRANGEBYSCORE', RUNNING, '-inf', now, 'LIMIT', 0, most)) do
+local lapsed = redis.call('ZRANGEBYSCORE', RUNNING, '-inf', now, 'LIMIT', 0, most)
+for _, chunk in ipairs(lapsed) do
   if state == 'in_progress' then
     place(chunk, QUEUED, now)
     publish[#publish + 1] = chunk
@@ -423,6 +429,7 @@ for _, chunk in ipairs(redis.call('ZRANGEBYSCORE', RUNNING, '-inf', now, 'LIMIT'
   end
 end
 for _, chunk in ipairs(top_up()) do publish[#publish + 1] = chunk end
+if #lapsed + #publish > 0 then keep() end  -- where they are now may be a new key
 local suspects = {}
 if state == 'in_progress' then
   suspects = redis.call(
@@ -436,7 +443,7 @@ end
 if state ~= 'in_progress' and state ~= 'finalizing' and state ~= 'cancelling' then
   redis.call('SREM', ACTIVE, job_id)
 else
-  keep()
+  keep_in_time()
 end
 return {state, completes, publish, suspects, 0}
 """

@@ -368,12 +368,25 @@ def test_a_chunk_may_still_commit_while_its_job_is_cancelled(ledger: Ledger) -> 
     assert (entry(ledger).state, entry(ledger).chunks_done) == (JobState.CANCELLED, 1)
 
 
-def test_the_reconciler_ends_a_cancellation_whose_process_was_killed(ledger: Ledger) -> None:
-    enter(ledger)
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_the_reconciler_ends_a_cancellation_whose_process_was_killed(
+    ledger: Ledger, redis_client: redis.Redis, chunks: int
+) -> None:
+    enter(ledger, plan=job(chunks))
     claim(ledger, 0, lease_s=0)
     assert ledger.cancel("j1") is JobState.CANCELLING
     assert sweep(ledger).state is JobState.CANCELLED
-    assert places(ledger) == (3, 0, 0, 0, 0)
+    assert places(ledger) == (chunks, 0, 0, 0, 0)
+    assert all(redis_client.ttl(key) > 0 for key in redis_client.keys(job_key("j1*")))
+
+
+def test_a_chunk_whose_process_was_killed_is_queued_where_it_expires(
+    ledger: Ledger, redis_client: redis.Redis
+) -> None:
+    enter(ledger, plan=job(1))
+    claim(ledger, 0, lease_s=0)
+    assert sweep(ledger).wave == (0,)
+    assert redis_client.ttl(job_part_key("j1", "queued")) > 0
 
 
 def test_a_failed_job_keeps_its_first_reason(ledger: Ledger) -> None:
