@@ -14,8 +14,6 @@ from kombu import connection
 
 LONGEST_PAUSE_S = 5.0
 """Between two looks. kombu's is 30 s, and has no setting."""
-_FIRST = os.getpid()
-"""The process that has imported this, and not one that was forked from it."""
 
 
 class Connection(connection.Connection):
@@ -39,11 +37,8 @@ def leave_to_parent() -> None:
     While there is a copy of one that the parent closes, the parent's epoll goes on to tell of it,
     by a number that is another connection's by then, and the parent waits there for ever. A
     process that takes the place of a killed one has such copies. Their numbers stay taken: some
-    time the objects that hold them close them. Celery's solo pool calls what is for new processes
-    in the worker's own, whose connections stay.
+    time the objects that hold them close them.
     """
-    if os.getpid() == _FIRST:
-        return
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in [int(one.name) for one in Path("/dev/fd").iterdir()]:
         with suppress(OSError):  # no socket; or the one by which they are listed

@@ -9,6 +9,7 @@ import threading
 import time
 from typing import Any
 
+from billiard.process import current_process
 from celery import Celery, signals
 
 from celeriac import errors, logs
@@ -152,7 +153,12 @@ def _configure_logging(
 
 
 def _start_child(**_: Any) -> None:
-    """A pool process has its parent's models, unless it must load its own; no connection."""
+    """A pool process has its parent's models, unless it must load its own; no connection.
+
+    Celery's solo pool calls this, too, in the worker itself: that has all it needs.
+    """
+    if current_process().name == "MainProcess":
+        return
     leave_to_parent()
     role = roles.role_for([os.environ[variables.ROLE]])
     if role.warm and _loads_its_own(role):

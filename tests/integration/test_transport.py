@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +23,12 @@ from kombu.exceptions import OperationalError
 
 from celeriac.messages import MAINTENANCE_QUEUE
 from celeriac.settings import BrokerSettings, Settings
+from celeriac.settings.variables import ROLE
 from producer import wire
 from producer.broker import connect
 from producer.channel import Channel
 from tests.waiting import wait_until
-from workers import connections, lease
+from workers import connections, lease, lifecycle
 from workers.connections import Connection
 from workers.refusals import Refusals
 from workers.transport import Transport
@@ -121,7 +123,9 @@ def test_a_task_whose_worker_loses_only_its_connection_runs_once(
     wait_until(lambda: "Connection to broker lost" in worker.log.read_text())
     assert not (folder / "ended").exists()
     wait_until((folder / "ended").exists)
-    wait_until(lambda: redis_client.hlen(unacked) == 1)  # the one that waits was taken again
+    wait_until(  # the one that waits was taken again
+        lambda: (redis_client.llen(MAINTENANCE_QUEUE), redis_client.hlen(unacked)) == (0, 1)
+    )
     time.sleep(1)
     assert len(list(folder.glob("run-*"))) == 1
     assert redis_client.llen(MAINTENANCE_QUEUE) == 0
@@ -133,12 +137,16 @@ def test_a_task_whose_worker_loses_only_its_connection_runs_once(
     wait_until(lambda: not tcp_of(children_of(worker.process.pid)[-1]))
 
 
-def test_a_process_that_was_not_forked_keeps_its_connections(server: EmbeddedServer) -> None:
+def test_a_worker_without_processes_keeps_its_connections_and_its_champions(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Celery's solo pool tells the worker itself that a process of the pool has begun."""
+    monkeypatch.setenv(ROLE, "realtime.cpu")
     client = redis.Redis.from_url(server.url)
     connected = client.client_id()
-    connections.leave_to_parent()
+    lifecycle._start_child()
     assert client.client_id() == connected
+    assert "tidy" not in [one.name for one in threading.enumerate()]
     client.close()
 
 
