@@ -19,7 +19,7 @@ from celeriac.datasets.files import write_file
 from celeriac.datasets.places import Place
 from celeriac.datasets.planner import plan
 from celeriac.datasets.reader import read_chunk
-from celeriac.datasets.records import Format, RowError, clip
+from celeriac.datasets.records import DatasetColumn, Format, RowError, clip
 from celeriac.datasets.sources import Source, open_files
 from celeriac.datasets.streams import read_head
 
@@ -159,18 +159,20 @@ def _read_parquet(path: Place) -> pa.Table:
 
 
 def _read_all(source: Source) -> pa.Table:
-    whole = plan(source, dtypes=own_texts(source))
+    whole = plan(source)
+    columns = _own_texts(whole.columns) if source.format == "csv" else whole.columns
     return pa.concat_tables(
-        read_chunk(whole.format, whole.files, chunk, whole.columns, source.names).table
+        read_chunk(whole.format, whole.files, chunk, columns, source.names).table
         for chunk in whole.chunks
     )
 
 
-def own_texts(source: Source) -> dict[str, str]:
-    """Types of the texts of parts that we wrote: of CSV, what is null can be told from "" there."""
-    if source.format != "csv":
-        return {}
-    return {column.name: "own" for column in source.columns if column.dtype == "text"}
+def _own_texts(columns: Iterable[DatasetColumn]) -> tuple[DatasetColumn, ...]:
+    """Of CSV that we wrote, what is null can be told from ""."""
+    return tuple(
+        DatasetColumn(name=one.name, dtype="own" if one.dtype == "text" else one.dtype)
+        for one in columns
+    )
 
 
 def has_rows(path: Place, format: Format) -> bool:

@@ -9,11 +9,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from celeriac.datasets import guesses, scan as scanning, streams
 from celeriac.datasets.copies import Copies
+from celeriac.datasets.parts import read_parts, write_part
 from celeriac.datasets.planner import plan
 from celeriac.datasets.reader import read_chunk
 from celeriac.datasets.records import DatasetPlan
@@ -236,3 +238,10 @@ def test_numbers_of_one_file_are_not_rounded_by_another(
     kept = [row["n"] for row in rows if row["n"] is not None]
     assert (is_wide, bad) == (wide, [])
     assert kept == ([one for one in every if one] if wide else as_numbers)
+
+
+def test_null_and_an_empty_text_are_told_apart_after_a_guess_gave_way(tmp_path: Path) -> None:
+    texts = [*map(str, range(60)), None, "", "x"]
+    path = tmp_path / "part-00000.csv"
+    write_part(path, pa.table({"k": texts, "v": [1.5] * len(texts)}), "csv")
+    assert read_parts([path], "csv")["k"].to_pylist() == texts
