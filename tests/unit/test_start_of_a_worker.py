@@ -35,8 +35,26 @@ lifecycle._load_models(SimpleNamespace(celeriac_role=role_for(["batch.cpu"])))
 print([thread.name for thread in threading.enumerate()][1:], lifecycle.get_host().serving())
 """
 
+SOLO = """
+import os, threading
+from types import SimpleNamespace
+from celery.concurrency.solo import TaskPool
+from celeriac.settings import variables
+from workers import lifecycle
+from workers.roles import role_for
 
-def run(root: Path, how: str, load_timeout_s: str) -> subprocess.CompletedProcess[str]:
+lifecycle.connect_signals()
+os.environ[variables.ROLE] = "realtime.cpu"
+lifecycle._load_models(SimpleNamespace(celeriac_role=role_for(["realtime.cpu"])))
+host = lifecycle.get_host()
+TaskPool()
+print([thread.name for thread in threading.enumerate()][1:], lifecycle.get_host() is host)
+"""
+
+
+def run(
+    root: Path, how: str, load_timeout_s: str, program: str = PROGRAM, **environment: str
+) -> subprocess.CompletedProcess[str]:
     registry = Registry(root)
     draft = ModelDraft(
         format="echo", input=InputSchema(kind="any"), output=OutputSchema(kind="any")
@@ -45,8 +63,8 @@ def run(root: Path, how: str, load_timeout_s: str) -> subprocess.CompletedProces
     registry.aliases("echo").promote(1, expected=None, who="test", why="")
     limits = {"CELERIAC_MODELS_ROOT": str(root), "CELERIAC_MODELS_LOAD_TIMEOUT_S": load_timeout_s}
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=False,
-        timeout=120, env={**os.environ, **limits},
+        [sys.executable, "-c", program, how], capture_output=True, text=True, check=False,
+        timeout=120, env={**os.environ, **limits, **environment},
     )
 
 
@@ -61,3 +79,10 @@ def test_the_watch_over_the_start_ends_before_a_pool_forks(tmp_path: Path) -> No
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()
     assert (lines[0], lines[-1]) == ("['watchdog']", "[] {'echo': 1}")
+
+
+def test_a_solo_pool_is_no_process_that_must_load_and_let_go_of_models(tmp_path: Path) -> None:
+    """The worker follows its models itself; a second one who does leaves the gauge behind."""
+    ran = run(tmp_path, "loads", "100", SOLO, OMP_NUM_THREADS="2")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1] == "[] True"
