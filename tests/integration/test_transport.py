@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Empty
 from types import SimpleNamespace
@@ -44,6 +44,18 @@ def server(own_server: EmbeddedServer) -> EmbeddedServer:
     return own_server
 
 
+@pytest.fixture
+def client(server: EmbeddedServer) -> Iterator[redis.Redis]:
+    with contextlib.closing(redis.Redis.from_url(server.url)) as connected:
+        yield connected
+
+
+def put_two(client: redis.Redis) -> None:
+    """The last one of a list is the first that is taken."""
+    for name in ("second", "first"):
+        client.rpush(QUEUE, wire.task_message(name, wire.new_id(), QUEUE, {}, shown={}))
+
+
 def test_every_connection_of_a_worker_is_one_of_these() -> None:
     program = (
         "from workers.app import app\n"
@@ -75,8 +87,9 @@ def test_no_connection_reads_the_metadata_of_a_package(
     client.close()
 
 
-def test_a_connection_that_is_lost_with_a_message_in_hand(server: EmbeddedServer) -> None:
-    client = redis.Redis.from_url(server.url)
+def test_a_connection_that_is_lost_with_a_message_in_hand(
+    server: EmbeddedServer, client: redis.Redis
+) -> None:
     client.lpush(QUEUE, wire.task_message("t", wire.new_id(), QUEUE, {}, shown={}))
     taken: list[Any] = []
     connection = Connection(server.url, transport=Transport)
@@ -96,7 +109,6 @@ def test_a_connection_that_is_lost_with_a_message_in_hand(server: EmbeddedServer
     server.start()
     taken[0].ack()  # its task has ended meanwhile
     assert (client.hlen("unacked"), client.llen(QUEUE)) == (0, 0)
-    client.close()
 
 
 def test_a_task_whose_worker_loses_only_its_connection_runs_once(
@@ -138,16 +150,14 @@ def test_a_task_whose_worker_loses_only_its_connection_runs_once(
 
 
 def test_a_worker_without_processes_keeps_its_connections_and_its_champions(
-    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+    server: EmbeddedServer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Celery's solo pool tells the worker itself that a process of the pool has begun."""
     monkeypatch.setenv(ROLE, "realtime.cpu")
-    client = redis.Redis.from_url(server.url)
     connected = client.client_id()
     lifecycle._start_child()
     assert client.client_id() == connected
     assert "tidy" not in [one.name for one in threading.enumerate()]
-    client.close()
 
 
 def test_what_a_forked_process_lets_go_of() -> None:
@@ -198,8 +208,9 @@ def test_a_server_that_refuses_to_be_pinged_is_not_taken_for_a_dead_connection(
     connection.close()
 
 
-def test_what_another_has_taken_meanwhile_is_not_given_back(server: EmbeddedServer) -> None:
-    client = redis.Redis.from_url(server.url)
+def test_what_another_has_taken_meanwhile_is_not_given_back(
+    server: EmbeddedServer, client: redis.Redis
+) -> None:
     for _ in range(3):
         client.lpush(QUEUE, wire.task_message("t", wire.new_id(), QUEUE, {}, shown={}))
     away, other, again = (Connection(server.url, transport=Transport) for _ in range(3))
@@ -226,16 +237,13 @@ def test_what_another_has_taken_meanwhile_is_not_given_back(server: EmbeddedServ
     for connection in (away, other, again):
         connection.close()
     assert client.llen(QUEUE) == 2
-    client.close()
 
 
 def test_a_full_redis_keeps_its_messages_in_their_queue(
-    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+    server: EmbeddedServer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusals = refused_anew(monkeypatch)
-    client = redis.Redis.from_url(server.url)
-    for name in ("second", "first"):
-        client.rpush(QUEUE, wire.task_message(name, wire.new_id(), QUEUE, {}, shown={}))
+    put_two(client)
     waiting = client.lrange(QUEUE, 0, -1)
     connection, taken = consuming(server)
     client.config_set("maxmemory", 1)
@@ -246,17 +254,14 @@ def test_a_full_redis_keeps_its_messages_in_their_queue(
     drain_until(connection, lambda: len(taken) == 2)
     assert [one.headers["task"] for one in taken] == ["first", "second"]
     connection.close()
-    client.close()
 
 
 def test_what_a_full_redis_does_not_write_down_is_delivered(
-    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+    server: EmbeddedServer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two queues, as kombu pops from them: the message has left its queue already."""
     refusals = refused_anew(monkeypatch)
-    client = redis.Redis.from_url(server.url)
-    for name in ("second", "first"):
-        client.rpush(QUEUE, wire.task_message(name, wire.new_id(), QUEUE, {}, shown={}))
+    put_two(client)
     connection, taken = consuming(server, QUEUE, "another")
     client.config_set("maxmemory", 1)
     drain_until(connection, lambda: refusals.now)
@@ -267,11 +272,11 @@ def test_what_a_full_redis_does_not_write_down_is_delivered(
     taken[1].ack()
     assert (client.hlen("unacked"), client.llen(QUEUE)) == (0, 0)
     connection.close()
-    client.close()
 
 
-def test_a_connection_that_is_cut_before_the_message_arrives(server: EmbeddedServer) -> None:
-    client = redis.Redis.from_url(server.url)
+def test_a_connection_that_is_cut_before_the_message_arrives(
+    server: EmbeddedServer, client: redis.Redis
+) -> None:
     away, _ = asked_unheard(server, client)
     qos = away.default_channel.qos
     client.client_kill_filter(_type="normal", skipme=True)
@@ -288,9 +293,8 @@ def test_a_connection_that_is_cut_before_the_message_arrives(server: EmbeddedSer
 
 
 def test_a_stale_connection_that_is_replaced_gives_back_what_it_may_have_asked(
-    server: EmbeddedServer,
+    server: EmbeddedServer, client: redis.Redis,
 ) -> None:
-    client = redis.Redis.from_url(server.url)
     connection, taken = asked_unheard(server, client)
     before = client.hkeys("unacked")
     connection.default_channel.client.connection.disconnect()  # as kombu's look at its health
@@ -300,7 +304,6 @@ def test_a_stale_connection_that_is_replaced_gives_back_what_it_may_have_asked(
     taken[0].ack()
     assert (client.hlen("unacked"), client.llen(QUEUE)) == (0, 0)
     connection.close()
-    client.close()
 
 
 @pytest.mark.parametrize(
@@ -308,10 +311,9 @@ def test_a_stale_connection_that_is_replaced_gives_back_what_it_may_have_asked(
     ids=["connection closed", "cancelled", "cancelled, and read after its lease"],
 )
 def test_what_comes_when_nobody_consumes_any_more_goes_back_once(
-    server: EmbeddedServer, *, cancels: bool, ended: bool
+    server: EmbeddedServer, client: redis.Redis, *, cancels: bool, ended: bool
 ) -> None:
     """A worker that stops cancels first, and reads when its tasks have ended."""
-    client = redis.Redis.from_url(server.url)
     connection, taken = asked_unheard(server, client)
     connection.channel()
     connection.transport.channels.reverse()  # a channel for something else may be the first
@@ -323,11 +325,11 @@ def test_what_comes_when_nobody_consumes_any_more_goes_back_once(
     connection.close()
     assert (client.hlen("unacked"), client.llen(QUEUE)) == (0, 1)
     assert not taken
-    client.close()
 
 
-def test_a_process_that_is_killed_before_the_message_arrives(server: EmbeddedServer) -> None:
-    client = redis.Redis.from_url(server.url)
+def test_a_process_that_is_killed_before_the_message_arrives(
+    server: EmbeddedServer, client: redis.Redis
+) -> None:
     program = (
         "import time\n"
         "from kombu import Queue\n"
@@ -352,11 +354,11 @@ def test_a_process_that_is_killed_before_the_message_arrives(server: EmbeddedSer
     taken[0].ack()
     assert (client.hlen("unacked"), client.llen(QUEUE)) == (0, 0)
     again.close()
-    client.close()
 
 
-def test_one_of_those_who_wait_gets_the_message(server: EmbeddedServer) -> None:
-    client = redis.Redis.from_url(server.url)
+def test_one_of_those_who_wait_gets_the_message(
+    server: EmbeddedServer, client: redis.Redis
+) -> None:
     waiting = [consuming(server) for _ in range(3)]
     for connection, _ in waiting:
         connection.transport.cycle.on_poll_start()
@@ -376,11 +378,11 @@ def test_one_of_those_who_wait_gets_the_message(server: EmbeddedServer) -> None:
     for connection, _ in waiting:
         connection.close()
     assert (client.hlen("unacked"), client.llen(QUEUE)) == (0, 1)
-    client.close()
 
 
-def test_what_is_no_message_is_dropped_and_ends_nothing(server: EmbeddedServer) -> None:
-    client = redis.Redis.from_url(server.url)
+def test_what_is_no_message_is_dropped_and_ends_nothing(
+    server: EmbeddedServer, client: redis.Redis
+) -> None:
     connection, taken = consuming(server, visibility_timeout=1, unacked_restore_throttle=1)
     client.hset("unacked", "unread", "[nonsense, \"\", \"q\"]")  # taken by one that was killed
     client.zadd("unacked_index", {"unread": 1})
@@ -391,24 +393,22 @@ def test_what_is_no_message_is_dropped_and_ends_nothing(server: EmbeddedServer) 
     drain_until(connection, lambda: not client.hlen("unacked"))
     assert (client.zcard("unacked_index"), client.llen(QUEUE)) == (0, 0)
     connection.close()
-    client.close()
 
 
-def test_what_nobody_acknowledges_is_not_written_down(server: EmbeddedServer) -> None:
-    client = redis.Redis.from_url(server.url)
+def test_what_nobody_acknowledges_is_not_written_down(
+    server: EmbeddedServer, client: redis.Redis
+) -> None:
     connection, taken = consuming(server, no_ack=True)
     client.lpush(QUEUE, wire.task_message("t", wire.new_id(), QUEUE, {}, shown={}))
     drain_until(connection, lambda: len(taken) == 1)
     assert (client.hlen("unacked"), client.llen(QUEUE)) == (0, 0)
     connection.close()
-    client.close()
 
 
 def test_what_a_lost_connection_could_not_acknowledge_the_next_one_does(
-    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+    server: EmbeddedServer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused_anew(monkeypatch)
-    client = redis.Redis.from_url(server.url)
     client.lpush(QUEUE, wire.task_message("t", wire.new_id(), QUEUE, {}, shown={}))
     away, taken = consuming(server)
     drain_until(away, lambda: bool(taken))
@@ -422,14 +422,12 @@ def test_what_a_lost_connection_could_not_acknowledge_the_next_one_does(
     drain_until(again, lambda: client.hlen("unacked") == 0)
     assert client.llen(QUEUE) == 0
     again.close()
-    client.close()
 
 
 def test_what_redis_does_not_take_back_is_given_back_with_the_next_connection(
-    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+    server: EmbeddedServer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.lease.REFUSALS", refused_anew(monkeypatch))
-    client = redis.Redis.from_url(server.url)
     client.lpush(QUEUE, wire.task_message("t", wire.new_id(), QUEUE, {}, shown={}))
     away, taken = consuming(server)
     drain_until(away, lambda: bool(taken))
@@ -530,11 +528,10 @@ def test_a_redis_that_was_away_for_long_is_found_within_seconds(
 
 
 def test_attempts_that_redis_refuses_leave_nothing(
-    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+    server: EmbeddedServer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kombu.utils.functional.sleep", lambda seconds: None)
     refusals = refused_anew(monkeypatch)
-    client = redis.Redis.from_url(server.url)
     client.config_set("maxmemory", 1)
     refused = Connection(server.url, transport=Transport)
     with pytest.raises(OperationalError, match="refuses writes"):
@@ -545,4 +542,3 @@ def test_attempts_that_redis_refuses_leave_nothing(
     refused.ensure_connection(max_retries=1)
     assert refused.default_channel.channel_id == 1
     refused.close()
-    client.close()
