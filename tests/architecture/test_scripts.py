@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,8 +59,29 @@ def test_without_a_new_enough_python_the_debian_packages_are_named(checkout: Pat
         program(checkout / "bin" / name, "exit 1")
     done = run(checkout, "scripts/setup")
     assert done.returncode == 1
-    assert "Python 3.11 or newer is needed" in done.stderr
+    assert "Python 3.11, 3.12 or 3.13 is needed, and there is none here" in done.stderr
     assert "apt install python3 python3-venv" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+NEWER = f"""
+if [ "$1" = -c ]; then
+    exec {sys.executable} -c 'import platform, sys
+sys.version_info = (3, 14, 0, "final", 0)
+platform.python_version = lambda: "3.14.0"
+exec(sys.argv[1])' "$2"
+fi
+exit 1
+"""
+
+
+def test_a_python_that_is_newer_than_the_packages_is_refused(checkout: Path) -> None:
+    program(checkout / "bin" / "python3", NEWER)
+    for name in ("python3.11", "python3.12", "python3.13"):
+        program(checkout / "bin" / name, "exit 1")
+    done = run(checkout, "scripts/setup")
+    assert done.returncode == 1
+    assert "3.12 or 3.13 is needed, and python3 is 3.14.0 here" in done.stderr
     assert not (checkout / ".venv").exists()
 
 
