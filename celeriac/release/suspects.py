@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import lzma
 import pickletools
@@ -20,6 +21,9 @@ Kind = Literal["pickle", "torch", "torchscript", "skops", "other"]
 _MOST_BYTES = 64_000_000
 """So much of a file is looked through, and of what it unpacks to."""
 _SAFE = (".skops", ".safetensors", ".onnx")
+_SOURCES = (".py", ".ipynb")
+"""Texts that may begin as a pickle does."""
+_HEAD_BYTES = 4_096
 _MODELS = ("sklearn", "numpy", "scipy", "pandas", "joblib", "torch", "collections", "_codecs")
 """Packages that pickles of models name; what else a file names is shown first."""
 _WRITTEN_BY = re.compile(rb"_sklearn_version.{1,8}?(\d+\.\d+[\w.]*)", re.DOTALL)
@@ -45,7 +49,7 @@ class Suspect:
 
 
 def look(path: Path) -> Suspect:
-    """Read a file as bytes. Raises RequestError if it is none, or of a safe format already."""
+    """Read a file as bytes. Raises RequestError if it is none, a text, or of a safe format."""
     if not path.is_file():
         raise errors.RequestError(f"{path}: no such file")
     if path.suffix in _SAFE:
@@ -58,6 +62,11 @@ def look(path: Path) -> Suspect:
         file.seek(0)
         data = file.read(_MOST_BYTES)
     kind, program = _opened(path, data)
+    if path.suffix in _SOURCES or (kind == "other" and _is_text(data[:_HEAD_BYTES])):
+        raise errors.RequestError(
+            f"{path}: is a text, not a pickled model; have the code that trains the model write "
+            "it, joblib.dump(model, FILE), and import that file"
+        )
     found = _WRITTEN_BY.search(program)
     return Suspect(
         kind=kind, sha256=digest, size=path.stat().st_size, names=_names(program),
@@ -88,6 +97,15 @@ def _opened(path: Path, data: bytes) -> tuple[Kind, bytes]:
     if path.suffix in (".pt", ".pth"):
         return "torch", data
     return ("pickle" if data[:1] in (b"\x80", b"(", b"c", b"]", b"}") else "other"), data
+
+
+def _is_text(head: bytes) -> bool:
+    """True for UTF-8; its last character may be cut."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in head
 
 
 def _names(program: bytes) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
-"""Files that unpack to far more than they are cost no memory to look at."""
+"""Files that are no models, and those that unpack to far more than they are."""
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
+import pickle
 import tracemalloc
 import zipfile
 import zlib
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from celeriac import errors
 from celeriac.release import suspects
 
 MOST_BYTES, BOMB_BYTES = 1_000_000, 64_000_000
@@ -35,6 +38,27 @@ def test_a_torch_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("net/data.pkl", PROGRAM + bytes(BOMB_BYTES))
     assert _looked_at(path, monkeypatch).names == ("posix.system",)
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("train.py", "import sklearn\n"), ("net.py", "class Net:\n    pass\n"),
+    ("README.md", "# Ein schönes Modell\n"), ("model.json", '{"learner": 1}'),
+])
+def test_a_text_is_no_model(name: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(errors.RequestError, match=f"{name}: is a text.*joblib.dump"):
+        suspects.look(path)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("pack", [bytes, bz2.compress], ids=["plain", "bz2"])
+def test_a_pickle_is_no_text(
+    pack: Callable[[bytes], bytes], protocol: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.joblib"
+    path.write_bytes(pack(pickle.dumps(Path("model"), protocol)))
+    assert suspects.look(path).size > 0
 
 
 def _looked_at(path: Path, monkeypatch: pytest.MonkeyPatch) -> suspects.Suspect:
