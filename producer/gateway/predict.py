@@ -48,10 +48,14 @@ _predict_request = msgspec.json.Decoder(PredictRequest)
 
 async def classify(gateway: Gateway, context: RequestContext, _: str) -> Answer:
     """The tutorial's endpoint: a text in, its category and the confidence out."""
-    gateway.pressure.check(gateway.limits.classify_model, time.monotonic())
+    model = gateway.limits.classify_model
+    gateway.pressure.check(model, time.monotonic())
     data = await body.read(gateway, context)
     request = body.decode(gateway, data, _classify_request)
-    prediction = await predict_one(gateway, context, gateway.limits.classify_model, request.text)
+    try:
+        prediction = await predict_one(gateway, context, model, request.text)
+    except (errors.ModelNotFound, errors.VersionNotFound) as error:  # which no caller has named
+        raise type(error)(f"{error.message} ([gateway] classify_model is {model!r})") from error
     confidence = prediction.probability
     answer: dict[str, Any] = {"category": prediction.label, "confidence": confidence}
     if _wants_ids(context):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.integration.gateway.conftest import Http
+from tests.integration.gateway.conftest import Http, RunningGateway
 
 
 def test_classify_is_the_tutorials_endpoint(http_client: Http) -> None:
@@ -20,6 +20,19 @@ def test_classify_is_the_tutorials_endpoint(http_client: Http) -> None:
     assert 0.5 < answer.json["confidence"] <= 1
     assert answer.headers["content-type"] == "application/json"
     assert len(answer.headers["x-request-id"]) == 16
+
+
+@pytest.mark.parametrize(("model", "code"), [
+    ("nobody", "model_not_found"), ("reviews@7", "version_not_found"),
+])
+def test_classify_without_its_model_names_the_setting(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch, model: str, code: str
+) -> None:
+    limits = gateway.gateway.limits.model_copy(update={"classify_model": model})
+    monkeypatch.setattr(gateway.gateway, "limits", limits)
+    answer = gateway.http.post("/classify", {"text": "great coffee"})
+    assert (answer.status, answer.json["error"]["code"]) == (404, code)
+    assert f"([gateway] classify_model is '{model}')" in answer.json["error"]["message"]
 
 
 def test_one_item(http_client: Http) -> None:
