@@ -155,7 +155,10 @@ def _queue(
 ) -> str:
     """Queue an attempt, or let it wait; what to say of it."""
     output = calendar.output_path(schedule, day, attempt)
-    follow = f"`celeriac batch status {shlex.quote(output)}` follows it"
+    follow = (
+        f"`celeriac nightly history {name}` shows whether it begins, and "
+        f"`celeriac batch status {shlex.quote(output)}` follows it"
+    )  # a run that cannot begin, as its dataset is missing, has no folder
     if schedule.kind == "drift":
         follow = f"`celeriac nightly history {name}` shows what it finds"
     busy = nights.under_way(broker, name)

@@ -613,6 +613,18 @@ def test_run_queues_a_date_and_says_what_it_does(
         assert isinstance(invoke(*words).exception, errors.CeleriacError)
 
 
+def test_a_run_without_its_dataset_is_told_where_run_says(
+    broker: Broker, invoke: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "in" / f"{DAY}.csv").unlink()
+    assert "`celeriac nightly history sales`" in invoke("run", "sales", "--date", str(DAY)).output
+    with pytest.raises(errors.DatasetError):
+        begin(broker)
+    shown = invoke("history", "sales").output
+    assert "could not begin" in shown
+    assert "no such file" in shown
+
+
 def test_a_date_to_come_is_run_only_by_force(
     broker: Broker, invoke: Callable[..., Any], redis_client: redis.Redis
 ) -> None:
