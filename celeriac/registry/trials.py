@@ -40,6 +40,10 @@ class Trials:
         self._folder = folder / ".trials"
         self._clock = clock
 
+    def is_there(self, version: int) -> bool:
+        """True if the version can be read: what failed without it says nothing of it."""
+        return bool(self._digest(version))
+
     def has_passed(self, version: int) -> bool:
         """True of a version that passed as it is now, with the releases that are here."""
         return self._releases(version) in self._passed_with(version)

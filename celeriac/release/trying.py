@@ -111,6 +111,9 @@ class Trial:
             else:
                 trials.add_failed(version, failure)
         except OSError as error:
+            if failure is not None and not trials.is_there(version):
+                log.warning("trial not counted: the registry is away", model=name, version=version)
+                return
             self._found[name, version] = (self._clock(), failure)
             log.warning("trial not recorded: each process tries for itself", model=name,
                         version=version, reason=error.strerror)

@@ -259,6 +259,25 @@ def test_a_registry_that_nobody_can_write_costs_each_process_its_own_trial(
     assert tries.tried == [1, 1]
 
 
+def test_a_registry_that_vanishes_during_a_trial_says_nothing_of_the_version(
+    registry: Registry, clock: list[float]
+) -> None:
+    elsewhere, tried = registry.root.with_name("elsewhere"), []
+
+    def vanish(registry: Registry, name: str, version: int, settings: Settings) -> None:
+        tried.append(version)
+        if len(tried) == 1:
+            registry.root.rename(elsewhere)
+            raise errors.ModelNotFound("no model named 'm'")
+
+    trial = Trial(registry, Settings(), run=vanish, clock=lambda: clock[0])
+    with pytest.raises(errors.ModelNotFound):
+        trial("m", 1)
+    elsewhere.rename(registry.root)
+    trial("m", 1)
+    assert tried == [1, 1]
+
+
 def test_where_no_process_can_be_started_it_is_refused_with_the_way_out(
     registry: Registry, worker: Callable[[], Trial], tries: Tries
 ) -> None:
