@@ -12,7 +12,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from celeriac import errors
-from celeriac.registry.manifest import ModelVersion
+from celeriac.registry.files import unreadable
+from celeriac.registry.manifest import MANIFEST_NAME, ModelVersion
 
 PROFILE_NAME = "profile.json"
 
@@ -193,16 +194,18 @@ class ReferenceProfile(_Record):
 
 
 def read_profile(folder: Path) -> ReferenceProfile | None:
-    """The profile in a version's folder; None if it was registered without. Raises RegistryError.
+    """The profile in a version's folder; None if it was registered without.
+
+    Raises RegistryError if it is damaged or cannot be read, or no version is there.
 
     Its digest is checked with the version's other files (``Registry.verify``).
     """
     try:
         return ReferenceProfile.load((folder / PROFILE_NAME).read_bytes())
-    except FileNotFoundError:
-        return None
     except OSError as error:
-        raise errors.RegistryError(f"{folder / PROFILE_NAME}: {error.strerror}") from error
+        if isinstance(error, FileNotFoundError) and (folder / MANIFEST_NAME).exists():
+            return None  # the version is there, and has none
+        raise unreadable(f"{folder / PROFILE_NAME}", error) from error
 
 
 def profile_digest(manifest: ModelVersion) -> str:

@@ -268,6 +268,11 @@ def test_an_input_with_the_name_of_an_answer_keeps_apart() -> None:
     assert set(features.merged({"prediction": one}, {}, ["prediction"])) == {"input.prediction"}
 
 
+def test_a_version_that_is_away_is_none_without_a_profile(tmp_path: Path) -> None:
+    with pytest.raises(errors.RegistryError, match=r"profile.json cannot be read \(No such file"):
+        read_profile(tmp_path / "m" / "1")
+
+
 def test_a_damaged_profile_says_so(tmp_path: Path) -> None:
     (tmp_path / PROFILE_NAME).write_bytes(b'{"contract": 2}')
     with pytest.raises(errors.RegistryError, match="damaged or of another release"):
