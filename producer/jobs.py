@@ -264,10 +264,9 @@ class JobHandle:
         A job that has ended is opened again: its manifest goes until it ends anew. Raises
         RequestError while the job is finalizing or if it was cancelled.
         """
-        wanted = set(chunks)
+        wanted, dead = set(chunks), self.dead()
         found = [
-            one.chunk for one in self.dead()
-            if (one.chunk in wanted if wanted else not one.dropped)
+            one.chunk for one in dead if (one.chunk in wanted if wanted else not one.dropped)
         ]
         unread = [chunk for chunk in self.unread() if not wanted or chunk in wanted]
         if not found and not unread:
@@ -282,7 +281,10 @@ class JobHandle:
         self._folder.forget(unread)  # not before the manifest, which vouches for them
         count = self._requeue_dead(plan, found) if found else 0
         if unread or not count:  # or Redis has forgotten the job
-            publish_missing(self._broker, self._folder, plan, self._folder.chunks(plan))
+            publish_missing(
+                self._broker, self._folder, plan, self._folder.chunks(plan),
+                given_up=[one for one in dead if one.chunk not in found],
+            )
         return len(found) + len(unread)
 
     def _requeue_dead(self, plan: JobPlan, chunks: Sequence[int]) -> int:
@@ -391,23 +393,28 @@ def list_jobs(broker: Broker, limit: int = 100) -> list[JobStatus]:
 def publish_missing(  # noqa: PLR0913 - a job, and how it goes on
     broker: Broker, folder: JobFolder, plan: JobPlan, chunks: list[Chunk], *, expires_ms: int = 0,
     max_error_share: float | None = None, validated: bool = False,
+    given_up: Sequence[DeadChunk] = (),
 ) -> int:
     """Enter the job in the ledger and publish the chunks without a valid part; how many.
 
-    ``validated``: as :meth:`Ledger.enter`.
+    ``given_up``: chunks that stay so, beside those that were dropped. ``validated``: as
+    :meth:`Ledger.enter`.
     """
     records = {chunk.number: folder.valid_record(plan, chunk) for chunk in chunks}
     done = [record for record in records.values() if record is not None]
-    marks = folder.dropped()
-    dropped = {chunk: why for chunk, why in marks.items() if records.get(chunk) is None}
+    dropped = [
+        DeadChunk(chunk, 0, why, "", 0, dropped=True) for chunk, why in folder.dropped().items()
+    ]
+    dead = {one.chunk: one for one in (*dropped, *given_up)}
+    left_out = [one for chunk, one in dead.items() if records.get(chunk) is None]
     with redis_errors(broker):
         change = open_ledger(broker).enter(
             plan, str(folder.path), done, window=broker.settings.batch.wave_chunks,
-            sizes=[chunk.rows for chunk in chunks], dropped=dropped, expires_ms=expires_ms,
+            sizes=[chunk.rows for chunk in chunks], given_up=left_out, expires_ms=expires_ms,
             max_error_share=max_error_share, validated=validated,
         )
         waves.publish(broker, Job.of_plan(plan, str(folder.path)), change)
-    return len(chunks) - len(done) - len(dropped)
+    return len(chunks) - len(done) - len(left_out)
 
 
 def check_share(share: float | None) -> float | None:

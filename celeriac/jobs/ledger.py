@@ -8,8 +8,8 @@ other one, and only the newest run of a chunk can commit it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -296,7 +296,7 @@ class Ledger:
         *,
         window: int,
         sizes: Sequence[int],
-        dropped: Mapping[int, str] | None = None,
+        given_up: Sequence[DeadChunk] = (),
         expires_ms: int = 0,
         max_error_share: float | None = None,
         judged_rows: int = JUDGED_ROWS,
@@ -304,16 +304,15 @@ class Ledger:
     ) -> Change:
         """Enter a job, or rebuild its entry from what is on storage.
 
-        ``records``: the chunks that are done; ``dropped``: those that nobody wants, with the
-        reason. All others run, at most ``window`` at a time; one that runs already goes on.
-        ``sizes``: rows of each chunk. When more than ``max_error_share`` of the rows so far (at
-        least ``judged_rows``, or all) have failed, the job fails; None keeps what the job had, or
-        else what its plan says. ``validated``: the job was shown while it was planned; if it has
-        ended meanwhile (it was cancelled), it stays so.
+        ``records``: the chunks that are done; ``given_up``: those that stay so. All others run, at
+        most ``window`` at a time; one that runs already goes on. ``sizes``: rows of each chunk.
+        When more than ``max_error_share`` of the rows so far (at least ``judged_rows``, or all)
+        have failed, the job fails; None keeps what the job had, or else what its plan says.
+        ``validated``: the job was shown while it was planned; if it has ended meanwhile (it was
+        cancelled), it stays so.
         """
         done = list(records)
-        given_up = dropped or {}
-        settled = {*(record.chunk for record in done), *given_up}
+        settled = {*(record.chunk for record in done), *(one.chunk for one in given_up)}
         rows = sum(record.rows_in for record in done)
         fields = {
             "model": plan.scoring.model, "version": plan.scoring.version,
@@ -327,7 +326,7 @@ class Ledger:
         state, completes, wave = self._run(
             scripts.ENTER, plan.job_id, json.dumps(fields),
             json.dumps([record.chunk for record in done]),
-            json.dumps({chunk: _dropped(reason) for chunk, reason in given_up.items()}),
+            json.dumps({one.chunk: _dead_entry(one) for one in given_up}),
             json.dumps([chunk for chunk in range(plan.chunks) if chunk not in settled]),
             "" if max_error_share is None else max_error_share, plan.max_error_share,
             int(validated),
@@ -589,10 +588,10 @@ def _granted(found: Sequence[Any]) -> Claim | None:
     )
 
 
-def _dropped(reason: str) -> str:
-    return json.dumps(
-        {"attempts": 0, "reason": reason, "worker": "", "at_ms": 0, "dropped": True}
-    )
+def _dead_entry(dead: DeadChunk) -> str:
+    fields = asdict(dead)
+    del fields["chunk"]  # by which it is kept
+    return json.dumps(fields)
 
 
 def _state(value: Any) -> JobState | None:

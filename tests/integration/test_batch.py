@@ -739,10 +739,11 @@ def test_chunks_that_were_given_up(
     redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The job ends without them; they are listed, tried again, or dropped."""
-    score = tasks.batch._score
+    score, tried = tasks.batch._score, []
 
     def fail(job_id: str, output: str, claim: Claim, *rest: Any) -> Any:
         if claim.chunk in (2, 5):
+            tried.append(claim.chunk)
             raise OSError("the disk is away")
         return score(job_id, output, claim, *rest)
 
@@ -769,6 +770,13 @@ def test_chunks_that_were_given_up(
     shown = cli("dead", "show", handle.id, "5")[1]
     assert "10 from row 51 of" in shown
     assert "chunk 4 of job" in cli("dead", "requeue", handle.id, "4")[1]
+    redis_client.flushall()  # the folder knows them, too
+    tried.clear()
+    assert "1 chunk is tried again" in cli("dead", "requeue", str(handle.output), "2")[1]
+    assert handle.status().rows_dead == 10
+    work(redis_client)
+    assert tried == [2] * 3
+    assert [one.chunk for one in handle.dead()] == [2, 5]
     assert "1 chunks dropped" in cli("dead", "drop", handle.id, "5")[1]
     redis_client.flushall()  # what was dropped is known to the folder
 

@@ -17,6 +17,7 @@ from celeriac.jobs.ledger import (
     Answer,
     Change,
     Claim,
+    DeadChunk,
     JobEntry,
     JobState,
     Ledger,
@@ -445,15 +446,16 @@ def test_an_entry_is_rebuilt_from_storage_and_what_runs_goes_on(
     redis_client.flushall()
     assert ledger.renew("j1", 1, lost.epoch, lease_s=60) is Answer.UNKNOWN
     assert ledger.commit("j1", record(1), lost.epoch).answer is Answer.UNKNOWN
-    done = [record(0, failed=1), record(2)]
-    assert enter(ledger, done, plan=job(chunks=4), dropped={3: "bad disk"}).wave == (1,)
+    done, dead = [record(0, failed=1), record(2)], DeadChunk(3, 2, "bad disk", "w", 7, dropped=True)
+    assert enter(ledger, done, plan=job(chunks=4), given_up=[dead]).wave == (1,)
+    assert ledger.dead("j1") == [dead]
     one = entry(ledger)
     assert (one.rows_done, one.rows_failed, one.rows_before) == (20, 1, 20)
     assert claim(ledger, 2).answer is Answer.DONE
     assert claim(ledger, 3).answer is Answer.DEAD
     running = claim(ledger, 1)
     assert ledger.commit("j1", record(1), lost.epoch).answer is Answer.FENCED
-    assert enter(ledger, done, plan=job(chunks=4), dropped={3: "bad disk"}).wave == ()
+    assert enter(ledger, done, plan=job(chunks=4), given_up=[dead]).wave == ()
     assert ledger.commit("j1", record(1), running.epoch).completes
     whole = enter(ledger, [record(n) for n in range(3)])
     assert (whole.state, whole.completes) == (JobState.FINALIZING, True)
