@@ -22,7 +22,7 @@ from celeriac.release.trying import Trial
 from celeriac.settings import get_settings, variables
 from producer.broker import check_server, connect
 from tasks.models import publish_registry
-from workers import exporter, roles, shared_pages, threads
+from workers import exporter, roles, shared_pages, threads, waker
 from workers.connections import leave_to_parent
 from workers.device_loss import LOSS
 from workers.exit_limit import ExitLimit
@@ -43,6 +43,7 @@ def install(app: Celery) -> None:
     """Connect the worker's life to Celery's signals and steps."""
     connect_signals()
     app.steps["worker"].add(ExitLimit)
+    app.steps["worker"].add(waker.Waker)
     app.steps["worker"].add(WatchdogStep)
     app.steps["worker"].add(LaneStep)
     app.steps["worker"].add(exporter.ExporterStep)
@@ -160,6 +161,7 @@ def _start_child(**_: Any) -> None:
     if current_process().name == "MainProcess":
         return
     leave_to_parent()
+    waker.leave_to_parent()
     role = roles.role_for([os.environ[variables.ROLE]])
     if role.warm and _loads_its_own(role):
         LOSS.install()

@@ -12,11 +12,13 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 import time
 from typing import Any
 
-from billiard.pool import CLOSE
+from billiard.pool import CLOSE, RUN
 from celery.concurrency import asynpool, prefork
+from kombu.asynchronous import get_event_loop
 
 from celeriac.logs import get_logger
 from celeriac.settings import get_settings
@@ -24,6 +26,8 @@ from celeriac.settings import get_settings
 log = get_logger(__name__)
 
 _TICK_S = 0.05
+_TIMERS_EVERY_S = 0.5
+_TIMERS_LIMIT_S = 1.0
 
 
 class _Results(asynpool.ResultHandler):  # type: ignore[misc]
@@ -87,6 +91,38 @@ class TaskPool(prefork.TaskPool):  # type: ignore[misc]
     """Celery's prefork pool, with these processes."""
 
     Pool = _Processes
+    _pool: Any
+
+    def on_stop(self) -> None:
+        """As Celery's, whose thread of timers sleeps on for up to half a second at the end."""
+        hub = get_event_loop()
+        if hub is None or self._pool is None or self._pool._state not in (RUN, CLOSE):
+            super().on_stop()
+            return
+        ended = threading.Event()
+        timers = threading.Thread(target=_fire_timers, args=(hub, ended), daemon=True)
+        self._pool.close()
+        timers.start()
+        try:
+            self._pool.join()
+        finally:
+            ended.set()
+            timers.join(_TIMERS_LIMIT_S)
+        if not timers.is_alive():
+            prefork._run_ready_callbacks(hub)  # acknowledgements since their last turn
+        self._pool = None
+
+
+def _fire_timers(hub: Any, ended: threading.Event) -> None:
+    """What falls due while the last tasks run, and the acknowledgements of those that end."""
+    while True:
+        try:
+            hub.fire_timers()
+            prefork._run_ready_callbacks(hub)
+        except Exception:
+            log.exception("a timer failed as the worker stopped")
+        if ended.wait(_TIMERS_EVERY_S):
+            return
 
 
 def _finish(write: Any, process: Any, until_s: float) -> bool:

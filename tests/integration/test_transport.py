@@ -306,6 +306,22 @@ def test_a_stale_connection_that_is_replaced_gives_back_what_it_may_have_asked(
     connection.close()
 
 
+@pytest.mark.parametrize("queues", [(QUEUE,), (QUEUE, "another")], ids=["one queue", "two"])
+def test_a_channel_that_is_closed_does_not_wait_for_a_message(
+    server: EmbeddedServer, client: redis.Redis, queues: tuple[str, ...]
+) -> None:
+    connection, taken = consuming(server, *queues, socket_timeout=20)
+    connection.default_channel.brpop_timeout = 10
+    connection.transport.cycle.on_poll_start()
+    wait_until(lambda: int(client.info("clients")["blocked_clients"]) == 1)
+    began = time.monotonic()
+    connection.close()
+    assert time.monotonic() - began < 5
+    assert not taken
+    put_two(client)
+    assert client.llen(QUEUE) == 2, "nobody waits any more"
+
+
 @pytest.mark.parametrize(
     ("cancels", "ended"), [(False, False), (True, False), (True, True)],
     ids=["connection closed", "cancelled", "cancelled, and read after its lease"],
