@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from celeriac import errors
+from celeriac.datasets.periods import frequency_of, periods_as_text
 from celeriac.datasets.places import Listed, Place, S3Path, place
 from celeriac.datasets.records import Chunk, RowError, SourceFile, clip
 
@@ -74,7 +75,10 @@ def columns_of(schema: pa.Schema, where: Place | str) -> list[tuple[str, str]]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise errors.DatasetError(f"{where}: names a column twice: {', '.join(twice)}")
-    return [(field.name, str(_plain(field.type))) for field in schema]
+    return [
+        (field.name, "string" if frequency_of(field) else str(_plain(field.type)))
+        for field in schema
+    ]
 
 
 def cut_groups(groups: list[Group], chunk_rows: int, chunk_bytes: int) -> Iterator[GroupSpan]:
@@ -169,7 +173,7 @@ def _tables(
             continue
         with _open(path, source.metadata, buffer_bytes=_BUFFER_BYTES) as streamed:
             for batch in streamed.iter_batches(at_once, some, names, use_threads=False):
-                yield _all_decoded(pa.Table.from_batches([batch]), names)
+                yield pa.table(_all_decoded(pa.Table.from_batches([batch]), names))
                 del batch
 
 
@@ -189,7 +193,7 @@ def _columns_in_turn(
     for start in range(0, len(names), count):
         some = names[start : start + count]
         table = source.read_row_groups(groups, some, use_threads=False)
-        found |= {name: _decoded(table[name]) for name in some}
+        found |= _all_decoded(table, some)
     return pa.table(found)
 
 
@@ -312,11 +316,13 @@ def _plain(dtype: Any) -> Any:
     return _WHOLE.get(dtype, dtype)
 
 
-def _all_decoded(table: pa.Table, names: list[str]) -> pa.Table:
-    return pa.table({name: _decoded(table[name]) for name in names})
+def _all_decoded(table: pa.Table, names: list[str]) -> dict[str, Any]:
+    return {name: _decoded(table[name], table.schema.field(name)) for name in names}
 
 
-def _decoded(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+def _decoded(column: pa.ChunkedArray, field: pa.Field) -> pa.Array | pa.ChunkedArray:
+    if frequency := frequency_of(field):
+        return periods_as_text(column, frequency)
     plain = _plain(column.type)
     if plain == column.type:
         return column

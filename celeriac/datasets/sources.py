@@ -19,6 +19,7 @@ import pyarrow as pa
 from celeriac import errors
 from celeriac.datasets import images, parquet
 from celeriac.datasets.ahead import in_order
+from celeriac.datasets.periods import frequency_of, periods_as_text
 from celeriac.datasets.places import (
     Listed,
     Place,
@@ -145,7 +146,7 @@ def _open_frame(frame: Any) -> Source:
             f"{type(frame).__name__}: a dataset is a path, an Arrow table or a frame; this one "
             f"does not become a table: {errors.told(error)}"
         ) from error
-    table = _periods_as_text(table.replace_schema_metadata(None))
+    table = _without_periods(table.replace_schema_metadata(None))
     columns = parquet.columns_of(table.schema, "the frame")
     if table.num_rows == 0:
         raise errors.DatasetError("the frame has no rows")
@@ -161,15 +162,10 @@ def _as_table(frame: Any) -> pa.Table:
     return pa.Table.from_pandas(frame, preserve_index=True)
 
 
-def _periods_as_text(table: pa.Table) -> pa.Table:
-    """pandas' periods as pandas prints them (``2026Q1``): the numbers that they are kept as say
-    nothing without their frequency."""
+def _without_periods(table: pa.Table) -> pa.Table:
     for at, field in enumerate(table.schema):
-        if getattr(field.type, "extension_name", "") == "pandas.period":
-            periods = table[at].to_pandas()
-            texts = periods.astype(str).to_numpy(dtype=object)
-            column = pa.array(texts, pa.string(), mask=periods.isna().to_numpy())
-            table = table.set_column(at, field.name, column)
+        if frequency := frequency_of(field):
+            table = table.set_column(at, field.name, periods_as_text(table[at], frequency))
     return table
 
 

@@ -21,6 +21,7 @@ from hypothesis import given, settings, strategies as st
 from celeriac import errors
 from celeriac.datasets import images, planner, scan as scanning
 from celeriac.datasets.copies import Copies, Recut, remove_copies
+from celeriac.datasets.periods import periods_as_text
 from celeriac.datasets.places import Listed, S3Path
 from celeriac.datasets.planner import plan
 from celeriac.datasets.reader import read_chunk
@@ -305,13 +306,35 @@ def test_a_series_with_a_named_index_is_no_frame() -> None:
         open_source(pd.Series([1], index=pd.Index([7], name="id")))
 
 
-def test_periods_of_a_frame_are_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_known", [None, True, False], ids=["frame", "file", "unknown type"])
+def test_periods_of_pandas_are_text(tmp_path: Path, is_known: bool | None) -> None:
+    """Where pandas is not loaded, the file says what its numbers are."""
     quarters = pd.PeriodIndex(["2026Q1", "NaT", "2026Q3"], freq="Q", name="quarter")
     hours = pd.period_range("2026-01-31 23:00", periods=3, freq="h")
-    result = planned(pd.DataFrame({"hour": hours}, index=quarters), tmp_path)
-    rows, _, _ = read_all(result)
+    frame = pd.DataFrame({"hour": hours}, index=quarters)
+    path = tmp_path / "a.parquet"
+    frame.to_parquet(path)
+    if is_known is False:
+        pa.unregister_extension_type("pandas.period")
+    try:
+        result = planned(frame if is_known is None else path, tmp_path)
+        rows, _, _ = read_all(result)
+    finally:
+        if is_known is False:
+            pa.register_extension_type(pa.array(hours).type)
+    assert {column.dtype for column in result.columns} == {"string"}
     assert [row["quarter"] for row in rows] == ["2026Q1", None, "2026Q3"]
     assert [row["hour"] for row in rows] == [str(hour) for hour in hours]
+
+
+@pytest.mark.parametrize(("frequency", "text"), [
+    ("A-DEC", "1990"), ("2H", "1970-01-01 20:00"), ("W-SUN", "1970-05-11/1970-05-17"),
+])
+def test_periods_of_an_older_pandas_are_read(frequency: str, text: str) -> None:
+    column = pa.chunked_array([pa.array([20, None])])
+    assert periods_as_text(column, frequency).to_pylist() == [text, None]
+    with pytest.raises(errors.DatasetError, match="the frequency 'FULL MOON' cannot be read"):
+        periods_as_text(column, "FULL MOON")
 
 
 def test_what_is_no_frame_is_refused(tmp_path: Path) -> None:
