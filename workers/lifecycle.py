@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from billiard.process import current_process
@@ -70,6 +71,7 @@ def _take_role(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> N
         asked = roles.pool_in(sys.argv)
         if asked:
             roles.check_pool(role, asked)
+        _check_options(conf.broker_transport_options)
         _check_server()
     except errors.CeleriacError as error:
         _leave(error)
@@ -91,6 +93,15 @@ def _take_role(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> N
         # A chunk that hangs is ended with its process; Celery's own retry counts it.
         conf.task_time_limit = get_settings().batch.chunk_timeout_s
     give_way(role.niceness)
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a prefix: clients, which put messages into queues, know of none."""
+    if prefix := options.get("global_keyprefix"):
+        raise errors.ConfigError(
+            f"broker_transport_options has global_keyprefix = {prefix!r}: queues have no prefix "
+            "here; leave it out, and give Celeriac a Redis database of its own where names clash"
+        )
 
 
 def _check_server() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from celeriac import errors
-from workers import roles
+from workers import lifecycle, roles
 
 
 @pytest.mark.parametrize("role", roles.ROLES, ids=lambda role: role.name)
@@ -73,3 +75,13 @@ def test_a_pool_that_the_role_cannot_use() -> None:
 def test_the_command_line_is_read(line: str, queues: list[str], pool: str | None) -> None:
     assert roles.queues_in(line.split()) == queues
     assert roles.pool_in(line.split()) == pool
+
+
+def test_a_prefix_of_queues_is_refused_when_a_worker_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lifecycle, "_configure_logging", lambda _: None)
+    conf = SimpleNamespace(broker_transport_options={"global_keyprefix": "ours:"})
+    with pytest.raises(SystemExit):
+        lifecycle._take_role(SimpleNamespace(), conf, {"queues": "maintenance"})
+    assert "global_keyprefix = 'ours:': queues have no prefix" in capsys.readouterr().err
