@@ -156,18 +156,18 @@ def chunk(self: Task, job_id: str, chunk_no: int, output: str, v: int = 1) -> No
     autoretry_for=(redis.RedisError, OSError, errors.StorageError),
     retry_backoff=1, retry_backoff_max=30,
 )
-def finalize(self: Task, job_id: str, output: str, v: int = 1) -> None:  # noqa: ARG001
+def finalize(self: Task, job_id: str, output: str, v: int = 1) -> None:
     """Check every part, write manifest.json and _SUCCESS."""
     check_contract(v)
-    ledger = _ledger()
-    state = patiently(lambda: ledger.finalizing(job_id))
-    if state not in (JobState.FINALIZING, None):  # it goes on, or has ended
-        log.info("job needs no finaliser", state=state)
+    ledger, owner = _ledger(), str(self.request.id)
+    answer, state = patiently(lambda: ledger.finalizing(job_id, owner))
+    if answer in (Answer.BUSY, Answer.DONE):
+        log.info("job needs no finaliser", answer=answer, state=state)
         return
     folder = JobFolder(output)
     folder.load_of(job_id)
     with ChunkLease(  # as long as it is at work, nobody sends another
-        lambda: _still_finalizing(job_id), lease_s=reconciler.FINALIZER_S,
+        lambda: _still_finalizing(job_id, owner), lease_s=reconciler.FINALIZER_S,
         timeout_s=FINALIZER_TIMEOUT_S,
     ):
         given_up = patiently(lambda: ledger.dead(job_id))
@@ -455,8 +455,8 @@ def _publish_chunk(job_id: str, chunk_no: int, output: str, delay_s: float) -> N
         log.warning("chunk not published", output=output, reason=str(error))
 
 
-def _still_finalizing(job_id: str) -> Answer:
-    _ledger().finalizing(job_id)
+def _still_finalizing(job_id: str, owner: str) -> Answer:
+    _ledger().finalizing(job_id, owner)
     return Answer.KEPT
 
 

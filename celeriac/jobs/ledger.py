@@ -355,9 +355,14 @@ class Ledger:
         """Ask that no chunk starts and that running ones stop; returns the state now."""
         return _state(self._run(scripts.CANCEL, job_id))
 
-    def finalizing(self, job_id: str) -> JobState | None:
-        """A finaliser is at work: no other one is sent for a while. Returns the state."""
-        return _state(self._run(scripts.FINALIZING, job_id))
+    def finalizing(self, job_id: str, owner: str) -> tuple[Answer, JobState | None]:
+        """A finaliser is at work: if it is GRANTED, no other one is, and none is sent for a while.
+
+        BUSY: another one has been heard of lately. DONE: the job goes on, or has ended. ``owner``
+        names the message: who is killed goes on as it comes again.
+        """
+        answer, state = self._run(scripts.FINALIZING, job_id, owner)
+        return _answer(answer), _state(state)
 
     def entry(self, job_id: str) -> JobEntry | None:
         """What the ledger knows; None if it knows nothing (any more)."""

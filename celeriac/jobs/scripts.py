@@ -128,6 +128,7 @@ local function settle()
   if state == 'in_progress' and in_flight() + redis.call('ZCARD', WAITING) == 0 then
     enter('finalizing')
     redis.call('HSET', JOB, 'finalizer_ms', now)
+    redis.call('HDEL', JOB, 'finalizer')
     return 1
   end
   if state == 'cancelling' and redis.call('ZCARD', RUNNING) == 0 then enter('cancelled') end
@@ -438,6 +439,7 @@ end
 local completes = settle()
 if state == 'finalizing' and number('finalizer_ms') <= now - ARGV[5] then
   redis.call('HSET', JOB, 'finalizer_ms', now)
+  redis.call('HDEL', JOB, 'finalizer')
   completes = 1
 end
 if state ~= 'in_progress' and state ~= 'finalizing' and state ~= 'cancelling' then
@@ -539,11 +541,14 @@ end
 return state or ''
 """
 
-# A finaliser is at work; nobody else need be sent for a while.
+# ARGV: owner. This finaliser is at work, and no other one: on a full disk each would delete what
+# the other has written. The sweep lets go of one that is silent.
 FINALIZING = _PRELUDE + """
-if state == 'finalizing' then
-  redis.call('HSET', JOB, 'finalizer_ms', now)
-  touch()
-end
-return state or ''
+if not state then return {'unknown', ''} end
+if state ~= 'finalizing' then return {'done', state} end
+local owner = redis.call('HGET', JOB, 'finalizer') or ARGV[3]
+if owner ~= ARGV[3] then return {'busy', state} end
+redis.call('HSET', JOB, 'finalizer', ARGV[3], 'finalizer_ms', now)
+touch()
+return {'granted', state}
 """

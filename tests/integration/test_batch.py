@@ -543,6 +543,10 @@ def test_a_kill_between_commit_and_finaliser_is_made_good(
     assert handle.status().state == "finalizing"
     tasks.batch.reconcile.apply()
     assert redis_client.llen(MAINTENANCE_QUEUE) == 0  # it may be under way
+    Ledger(redis_client, 600).finalizing(handle.id, "another, which dies")
+    kwargs = {"job_id": handle.id, "output": str(handle.output)}
+    tasks.batch.finalize.apply(kwargs=kwargs)  # no second one meanwhile
+    assert handle.status().state == "finalizing"
     monkeypatch.setattr("producer.reconciler.FINALIZER_S", 0.0)
     tasks.batch.reconcile.apply()
     work(redis_client)

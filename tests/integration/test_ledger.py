@@ -475,9 +475,13 @@ def test_the_reconciler_sends_again_what_was_lost(ledger: Ledger) -> None:
         last = commit(ledger, chunk)
     assert last.completes
     assert sweep(ledger).completes is False
+    assert ledger.finalizing("j1", "first") == (Answer.GRANTED, JobState.FINALIZING)
+    assert ledger.finalizing("j1", "second") == (Answer.BUSY, JobState.FINALIZING)
+    assert ledger.finalizing("j1", "first")[0] is Answer.GRANTED  # killed, and come again
     assert sweep(ledger, finalizer_s=0).completes is True
-    assert ledger.finalizing("j1") is JobState.FINALIZING
+    assert ledger.finalizing("j1", "second")[0] is Answer.GRANTED
     finish(ledger, JobState.COMPLETED)
+    assert ledger.finalizing("j1", "second") == (Answer.DONE, JobState.COMPLETED)
     assert sweep(ledger, finalizer_s=0).completes is False
     assert ledger.active() == []
 

@@ -232,7 +232,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def finalize(self) -> None:
-        if self.ledger.finalizing("j1") is JobState.FINALIZING:
+        if self.ledger.finalizing("j1", "o")[0] is Answer.GRANTED:
             dead = {one.chunk for one in self.ledger.dead("j1")}
             assert self.counted | dead == set(range(CHUNKS))
             done = 10 * len(self.counted)
