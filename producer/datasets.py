@@ -182,7 +182,8 @@ def _plan(  # noqa: PLR0913, PLR0917 - one source, its model and its options
         default_chunk_rows=batch.chunk_rows,
         wanted_chunks=_DEAR_CHUNKS if schema.kind in _DEAR else planner.WANTED_CHUNKS,
         chunk_bytes=batch.chunk_bytes,
-        dtypes={**_measured(source, scoring), **_dtypes(schema, scoring.needs)},
+        dtypes=_dtypes(schema, scoring.needs),
+        numbers=scoring.aggregate.measured if scoring.aggregate else (),
         reads=scoring.reads,
         copies=copies,
         on_progress=_adding_up(on_progress, source.bytes) if on_progress else None,
@@ -262,12 +263,6 @@ def _dtypes(schema: InputSchema, needs: Sequence[str]) -> dict[str, str]:
     if schema.kind in ("array", "image"):
         return dict.fromkeys(needs, "float")
     return {column.name: column.dtype for column in schema.columns}
-
-
-def _measured(source: Source, scoring: Scoring) -> dict[str, str]:
-    """Columns that stay numbers, whatever is in them: what is none cannot be averaged."""
-    wanted = scoring.aggregate.measured if scoring.aggregate else ()
-    return {column.name: column.dtype for column in source.columns if column.name in wanted}
 
 
 _NUMBERS = ("int", "uint", "float", "double", "halffloat", "decimal", "null")

@@ -61,6 +61,7 @@ def plan(  # noqa: PLR0913 - one source and its options
     wanted_chunks: int = WANTED_CHUNKS,
     chunk_bytes: int = 64_000_000,
     dtypes: Mapping[str, str] | None = None,
+    numbers: Collection[str] = (),
     reads: Collection[str] | None = None,
     copies: Copies | None = None,
     on_progress: Callable[[int], None] | None = None,
@@ -70,10 +71,10 @@ def plan(  # noqa: PLR0913 - one source and its options
     Without ``chunk_rows``, a chunk has ``default_chunk_rows``; fewer, where that makes less than
     ``wanted_chunks``. ``dtypes`` fixes types of columns of CSV and JSON lines (``int``, ``float``,
     ``bool``, ``text``); those of other columns are guessed from the head of each file, and a guess
-    that the file does not bear out gives way. ``reads``: columns that are wanted at all (default:
-    all). ``copies`` takes what chunks are read from where the source has no place to cut: a
-    compressed file, a frame, the listing of a folder of images.
-    ``on_progress`` is told the bytes that each step has read.
+    that the file does not bear out gives way: of ``numbers`` only ``int`` does, to ``float``.
+    ``reads``: columns that are wanted at all (default: all). ``copies`` takes what chunks are read
+    from where the source has no place to cut: a compressed file, a frame, the listing of a folder
+    of images. ``on_progress`` is told the bytes that each step has read.
     Raises DatasetError if a file cannot be read, the dataset has no row, or no row of its
     beginning has the types.
     """
@@ -87,9 +88,15 @@ def plan(  # noqa: PLR0913 - one source and its options
     elif source.format == "images":
         files, chunks = _plan_images(source, options)
     else:
-        guesses = _guesses(source, columns, {*source.names}.difference(dtypes or ()), reads)
+        fixed = {one.name for one in columns if one.name in numbers and one.dtype != "int"}
+        guessed = {*source.names}.difference(fixed, dtypes or ())
+        guesses = _guesses(source, columns, guessed, reads)
         files, chunks = _plan_files(source, columns, guesses, options)
-        columns = _typed(columns, {name: in_plan(one) for name, one in guesses.types.items()})
+        types = {
+            name: "float" if name in numbers and kind not in ("int", "long") else in_plan(kind)
+            for name, kind in guesses.types.items()
+        }
+        columns = _typed(columns, types)
     if not chunks:
         raise errors.DatasetError(f"{source.files[0].at.path}: the dataset has columns but no rows")
     return DatasetPlan(

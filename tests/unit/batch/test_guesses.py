@@ -106,6 +106,32 @@ def test_what_the_model_reads_keeps_its_type_and_what_nobody_reads_is_not_looked
     assert bad == ["column 'id': 'n/k' is not a whole number"]
 
 
+@pytest.mark.parametrize(("written", "kind"), [
+    ("1.5", "float"), ("12345678901234567", "int"), ("n/k", "float"),
+])
+def test_whole_numbers_that_are_measured_become_numbers(
+    tmp_path: Path, written: str, kind: str
+) -> None:
+    lines = [json.dumps({"id": n}) for n in range(40)]
+    last = json.dumps({"id": written if written == "n/k" else json.loads(written)})
+    for name, text in (
+        ("a.csv", f"{HEAD}{written},2,true,5\n"), ("a.jsonl", "\n".join([*lines, last])),
+    ):
+        found = planned(tmp_path / name, text, numbers=["id"])
+        assert types_of(found)["id"] == kind
+        rows, bad = rows_of(found)
+        assert [row["id"] for row in rows[:40]] == list(range(40))
+        if written == "n/k":
+            assert len(bad) == 1
+        else:
+            assert rows[40]["id"] == json.loads(written)
+
+
+def test_other_types_that_are_measured_stay(tmp_path: Path) -> None:
+    found = planned(tmp_path / "a.csv", HEAD + "1,x,7,5\n", numbers=["price", "flag"])
+    assert types_of(found) == {"id": "int", "price": "float", "flag": "bool", "zip": "int"}
+
+
 def test_a_later_file_and_a_compressed_one(tmp_path: Path) -> None:
     for name, last in (("a.csv", "1,2,true,5\n"), ("b.csv", "n/k,2,true,5\n")):
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress((HEAD + last).encode()))
