@@ -346,6 +346,11 @@ SEEN_S = 60
 """A role is absent when none of its workers was heard for so long: a restart is no absence."""
 
 
+def beat_key(beat_id: str) -> str:
+    """What a live beat says of itself (JSON). Expires 15 s after its last heartbeat."""
+    return f"celeriac:beat:{beat_id}"
+
+
 def gateway_key(gateway_id: str) -> str:
     """What a live gateway says of itself (JSON). Expires 15 s after its last heartbeat."""
     return f"celeriac:gateway:{gateway_id}"

@@ -12,6 +12,7 @@ from typing import Any
 from celery.beat import PersistentScheduler
 
 from celeriac.logs import get_logger
+from workers.beat_presence import BeatPresence
 
 log = get_logger(__name__)
 
@@ -20,7 +21,12 @@ _TOLD_S = 1.0
 
 
 class Scheduler(PersistentScheduler):  # type: ignore[misc]
-    """Counts from now what was sent at a time that has not come yet."""
+    """Counts from now what was sent at a time that has not come yet.
+
+    ``presence`` says that beat is there; None where nobody has given one.
+    """
+
+    presence: BeatPresence | None = None
 
     def tick(self, *args: Any, **options: Any) -> Any:
         """Send what is due; returns the seconds to the next look."""
@@ -34,4 +40,12 @@ class Scheduler(PersistentScheduler):  # type: ignore[misc]
             self._heap = None  # its times are those of the other clock
         if ahead_s > _TOLD_S:
             log.warning("the clock was set back; beat goes on", by_s=round(ahead_s, 1))
+        if self.presence is not None:
+            self.presence.say()
         return super().tick(*args, **options)
+
+    def close(self) -> None:
+        """Leave; what was sent when is kept."""
+        if self.presence is not None:
+            self.presence.leave()
+        super().close()

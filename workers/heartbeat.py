@@ -39,6 +39,8 @@ RETRY_S = 30.0
 """A champion that could not be loaded is tried again so often."""
 LINGER_S = 60.0
 """A worker that answered for absent GPUs goes on so long when they are there again."""
+CLOCK_S = 1.0
+"""A clock that is off by less is as good as that of another machine can be."""
 
 
 class Heartbeat:
@@ -66,6 +68,9 @@ class Heartbeat:
         self._started_at = time.time()
         gpu = pinned(os.environ)
         self._gpu = None if gpu is None else asdict(gpu)
+        self._clock_ahead_s = 0.0
+        self._namesake: int | None = None
+        self._has_beaten = False
         self._has_left = False
         self._lock = threading.Lock()
 
@@ -85,10 +90,15 @@ class Heartbeat:
                 raise
 
     def _beat(self) -> None:
+        key, text = worker_key(self.hostname), json.dumps(self.describe())
+        before_s = time.time()
         with self._client.pipeline(transaction=False) as pipe:
-            pipe.set(worker_key(self.hostname), json.dumps(self.describe()), ex=WORKER_TTL_S)
+            pipe.set(key, text, ex=WORKER_TTL_S, get=True)
             pipe.set(seen_key(self.role.name), self.hostname, ex=SEEN_S)
-            pipe.execute()
+            pipe.time()
+            last, _, (seconds, micros) = pipe.execute()
+        self._note_clock(clock_ahead_s(before_s, seconds + micros / 1e6, time.time()))
+        self._note_namesake(last)
         lane = getattr(self._worker, "celeriac_lane", None)
         if lane is not None:
             lane.workers = self._count_lanes()
@@ -103,6 +113,8 @@ class Heartbeat:
             "gpu": self._gpu,
             "concurrency": self._worker.concurrency,
             "started_at": self._started_at,
+            "clock_ahead_s": self._clock_ahead_s,
+            "namesake": self._namesake,
             "metrics_port": getattr(self._worker, "celeriac_metrics_port", None),
             "serving": self._host.serving() if self._host else {},
             "registered": self._host.registered() if self._host else {},
@@ -110,6 +122,29 @@ class Heartbeat:
             "kept_back": self._host.kept_back() if self._host else {},
             "device": self.role.device if self._host else None,
         }
+
+    def _note_clock(self, ahead_s: float) -> None:
+        was_off, self._clock_ahead_s = bool(self._clock_ahead_s), ahead_s
+        if ahead_s and not was_off:
+            log.warning(
+                "the clocks of this worker and of Redis differ: mend the wrong one. A worker that "
+                "is ahead takes what is sent to it for too late",
+                ahead_s=round(ahead_s, 1),
+            )
+
+    def _note_namesake(self, last: bytes | str | None) -> None:
+        """``last``: what was said before under this worker's name; at first by one before it."""
+        said = json.loads(last) if last and self._has_beaten else {}
+        ours = os.getpid(), self._started_at
+        is_other = bool(said) and (said["pid"], said["started_at"]) != ours
+        if is_other and self._namesake is None:
+            log.warning(
+                "another worker has this name: give one of them another by -n NAME@%h, or what is "
+                "told of them and sent to them is mixed up",
+                name=self.hostname, pid=said["pid"],
+            )
+        self._namesake = said["pid"] if is_other else None
+        self._has_beaten = True
 
     def _count_lanes(self) -> int:
         """Lanes that share the queues with this worker's own, which is among them."""
@@ -160,6 +195,20 @@ class Heartbeat:
                 self._client.zrem(lanes_key(self.role.device), self.hostname)
             except redis.RedisError as error:
                 log.debug("no farewell", reason=str(error))
+
+
+def clock_ahead_s(before_s: float, server_s: float, after_s: float) -> float:
+    """Seconds, at least, by which the clock that was read before and after asking a server for its
+    time is ahead of the server's; negative if it is behind, 0 if less than :data:`CLOCK_S`.
+
+    >>> clock_ahead_s(103.0, 100.0, 103.5), clock_ahead_s(97.0, 100.0, 97.5)
+    (3.0, -2.5)
+    >>> clock_ahead_s(99.0, 100.0, 105.0), clock_ahead_s(100.3, 100.0, 100.4)
+    (0.0, 0.0)
+    """
+    if server_s < before_s - CLOCK_S:
+        return before_s - server_s
+    return after_s - server_s if server_s > after_s + CLOCK_S else 0.0
 
 
 class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]

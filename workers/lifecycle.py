@@ -24,6 +24,7 @@ from celeriac.settings import get_settings, variables
 from producer.broker import check_server, connect
 from tasks.models import publish_registry
 from workers import exporter, roles, shared_pages, threads, waker
+from workers.beat_presence import BeatPresence
 from workers.connections import leave_to_parent
 from workers.device_loss import LOSS
 from workers.exit_limit import ExitLimit
@@ -61,6 +62,7 @@ def connect_signals() -> None:
     signals.setup_logging.connect(_configure_logging, weak=False)
     signals.worker_process_init.connect(_start_child, weak=False)
     signals.worker_process_shutdown.connect(_end_child, weak=False)
+    signals.beat_init.connect(_announce_beat, weak=False)
 
 
 def _take_role(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> None:
@@ -76,6 +78,7 @@ def _take_role(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> N
     except errors.CeleriacError as error:
         _leave(error)
     instance.celeriac_role = role
+    instance.hostname = roles.own_name(instance.hostname, role.name)
     os.environ[variables.ROLE] = role.name  # a spawned child has no other way to know
     conf.worker_concurrency = role.concurrency
     conf.worker_pool_start_method = role.start_method
@@ -102,6 +105,10 @@ def _check_options(options: Mapping[str, Any]) -> None:
             f"broker_transport_options has global_keyprefix = {prefix!r}: queues have no prefix "
             "here; leave it out, and give Celeriac a Redis database of its own where names clash"
         )
+
+
+def _announce_beat(sender: Any, **_: Any) -> None:
+    sender.scheduler.presence = BeatPresence(connect(get_settings()))
 
 
 def _check_server() -> None:

@@ -103,6 +103,17 @@ def role_name(node: str) -> str:
     return next(fitting, name)
 
 
+def own_name(node: str, role: str) -> str:
+    """A worker's name: its role's in place of Celery's default, which workers of all roles on a
+    machine would share, and hide each other by.
+
+    >>> own_name("celery@host", "batch.cpu"), own_name("batch.cpu-2@host", "batch.cpu")
+    ('batch.cpu@host', 'batch.cpu-2@host')
+    """
+    name, _, host = node.partition("@")
+    return f"{role}@{host}" if name == "celery" else node
+
+
 def check_pool(role: Role, pool: str) -> None:
     """Raises ConfigError if ``role`` cannot use a pool that was asked for."""
     if pool not in role.pools:

@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 
-from celeriac.keys import gateway_key, worker_key
+from celeriac.keys import beat_key, gateway_key, worker_key
 from celeriac.messages import MAINTENANCE_QUEUE, batch_queue, predict_queue, realtime_queue
 from celeriac.registry.catalogue import Catalogue, fetch
 from celeriac.settings import Settings
@@ -32,6 +32,10 @@ class WorkerLine:
     metrics_port: int | None
     device: str = "CPU"
     """``GPU 0, NVIDIA A100-SXM4-40GB`` of a worker that has one."""
+    clock_ahead_s: float = 0.0
+    """Of Redis's clock; negative: behind. 0 where they differ by less than a second."""
+    namesake: int | None = None
+    """The pid of another worker that has the same name, which hides one of them here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,15 @@ class GatewayLine:
     """One live gateway."""
 
     url: str
+    pid: int
+    up_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeatLine:
+    """One live beat."""
+
+    host: str
     pid: int
     up_s: float
 
@@ -60,6 +73,7 @@ class Snapshot:
     """What ``celeriac status`` shows."""
 
     workers: list[WorkerLine]
+    beats: list[BeatLine]
     gateways: list[GatewayLine]
     queues: list[QueueLine]
     catalogue: Catalogue
@@ -75,6 +89,7 @@ def snapshot(settings: Settings, now_s: float) -> Snapshot:
         workers = _workers(client, now_s)
         return Snapshot(
             workers=workers,
+            beats=_beats(client, now_s),
             gateways=_gateways(client, now_s),
             queues=_queues(client, queue_names(catalogue), now_s, workers),
             catalogue=catalogue,
@@ -108,12 +123,13 @@ def owner_of(queue: str) -> str:
 def worker_line(text: bytes | str, now_s: float) -> WorkerLine:
     """A worker from what it says of itself; a newer one may say more."""
     said: dict[str, Any] = json.loads(text)
-    gpu = said.get("gpu")
+    gpu, ahead_s = said.get("gpu"), float(said.get("clock_ahead_s") or 0.0)
     return WorkerLine(
         device=f"GPU {gpu['label']}, {gpu['name']}" if gpu else "CPU",
         hostname=said["hostname"], role=said["role"], pid=said["pid"],
-        up_s=max(0.0, now_s - float(said["started_at"])),
+        up_s=max(0.0, now_s + ahead_s - float(said["started_at"])),
         serving=dict(said.get("serving") or {}), metrics_port=said.get("metrics_port"),
+        clock_ahead_s=ahead_s, namesake=said.get("namesake"),
     )
 
 
@@ -129,6 +145,15 @@ def oldest_s(message: bytes | str | None, now_s: float) -> float | None:
 def _workers(client: redis.Redis, now_s: float) -> list[WorkerLine]:
     lines = [worker_line(text, now_s) for text in _said(client, worker_key("*"))]
     return sorted(lines, key=lambda line: line.hostname)
+
+
+def _beats(client: redis.Redis, now_s: float) -> list[BeatLine]:
+    lines = []
+    for text in _said(client, beat_key("*")):
+        said: dict[str, Any] = json.loads(text)
+        up_s = max(0.0, now_s - float(said["started_at"]))
+        lines.append(BeatLine(host=said["host"], pid=said["pid"], up_s=up_s))
+    return sorted(lines, key=lambda line: (line.host, line.pid))
 
 
 def _gateways(client: redis.Redis, now_s: float) -> list[GatewayLine]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from celeriac.host import ModelHost
 from celeriac.keys import worker_key
@@ -58,3 +61,50 @@ def test_a_long_load_neither_stops_the_beats_nor_revives_a_worker_that_has_left(
     host.may_end.set()
     assert host.has_ended.wait(20)  # after what follows the load
     assert not redis_client.exists(worker_key("slow@host"))
+
+
+def beating(hostname: str, client: redis.Redis) -> heartbeat.Heartbeat:
+    worker: Any = SimpleNamespace(celeriac_role=ROLES[0], hostname=hostname, concurrency=1)
+    return heartbeat.Heartbeat(worker, client, None)
+
+
+def said(hostname: str, client: redis.Redis) -> dict[str, Any]:
+    text: Any = client.get(worker_key(hostname))
+    return dict(json.loads(text))
+
+
+def test_a_worker_says_that_its_clock_is_not_that_of_redis(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead_s = [0.0]
+    clock = SimpleNamespace(time=lambda: time.time() + ahead_s[0], monotonic=time.monotonic)
+    monkeypatch.setattr(heartbeat, "time", clock)
+    one = beating("ahead@host", redis_client)
+    with capture_logs() as lines:
+        for ahead_s[0] in (0.0, 3_600.0, -3_600.0, 0.0):
+            one.beat()  # measures
+            one.beat()  # says it
+            told_s = said("ahead@host", redis_client)["clock_ahead_s"]
+            assert told_s == pytest.approx(ahead_s[0], abs=30)
+    assert len(lines) == 1
+    assert "clocks of this worker and of Redis differ" in lines[0]["event"]
+
+
+def test_a_second_worker_of_a_name_is_noticed_and_one_that_was_killed_before_is_not(
+    redis_client: redis.Redis
+) -> None:
+    killed = beating("twin@host", redis_client)
+    killed.beat()
+    one = beating("twin@host", redis_client)  # of the same pid here: told by when it was started
+    for _ in range(3):
+        one.beat()
+    assert said("twin@host", redis_client)["namesake"] is None
+    other = beating("twin@host", redis_client)
+    for _ in range(2):
+        other.beat()
+        one.beat()
+    one.beat()
+    assert said("twin@host", redis_client)["namesake"] is not None
+    for _ in range(2):
+        one.beat()
+    assert said("twin@host", redis_client)["namesake"] is None

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ import redis
 from celery import Celery
 
 from celeriac import errors, release
-from celeriac.keys import lanes_key, reply_key
+from celeriac.keys import lanes_key, reply_key, worker_key
 from celeriac.messages import CONTRACT, Envelope, Reply, realtime_queue
 from celeriac.registry import catalogue
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
@@ -36,6 +37,7 @@ from producer import AsyncClient, Client
 from producer.wire import envelope_message, new_id, now_ms
 from tests.frozen import freeze_group
 from tests.integration.own_modules import own_module
+from tests.waiting import wait_until
 from workers.child_settings import environment
 from workers.supervisor import Backoff, ChildSpec, Supervisor
 from workers.valkey import EmbeddedServer
@@ -343,6 +345,8 @@ def test_a_pass_that_hangs_ends_the_worker_and_what_waits_is_answered(
         asker = Asker(redis_client)
         asker.send("acting", [[ANSWER, 1]])
         assert len(asker.replies(1)) == 1, log.read_text()
+        name = f"realtime.cpu@{socket.gethostname()}"  # that of its role, where none is given
+        wait_until(lambda: bool(redis_client.exists(worker_key(name))))
         for kind, code in ((HANG, EXIT_CODE), (HOLD, 1)):
             seen = len(log.read_text())
             _a_pass_that_hangs(asker, supervisor, kind, code, log)

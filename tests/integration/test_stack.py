@@ -151,6 +151,7 @@ def test_status_shows_its_workers(up: Up, celeriac: Callable[..., Ran]) -> None:
     assert shown.returncode == 0, shown.stderr
     assert f"realtime.cpu@{socket.gethostname()}"[:20] in shown.stdout
     assert "predict.cpu" in shown.stdout
+    assert "No beat" not in shown.stdout
     assert f"http://127.0.0.1:{up.settings.gateway.port}" in shown.stdout
 
 

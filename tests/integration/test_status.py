@@ -11,7 +11,7 @@ import redis
 from rich.console import Console
 
 from celeriac import errors
-from celeriac.keys import gateway_key, worker_key
+from celeriac.keys import beat_key, gateway_key, worker_key
 from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo, publish
 from celeriac.registry.manifest import InputSchema, OutputSchema
 from celeriac.settings import BrokerSettings, Settings
@@ -47,6 +47,27 @@ def test_an_idle_system_says_what_to_do_next(
     assert "`celeriac models register` yours" in text
     assert "No jobs." in text
     assert "No gateway is up. `celeriac gateway` starts one" in text
+    assert "No beat is up: no night begins" in text
+
+
+def test_what_is_wrong_with_a_worker_or_with_beat_is_told(
+    settings: Settings, redis_client: redis.Redis
+) -> None:
+    said = {
+        "hostname": "batch.cpu@box", "role": "batch.cpu", "pid": 42, "metrics_port": None,
+        "started_at": NOW_S + 3_600 - 75, "clock_ahead_s": 3_600.0, "namesake": 77,
+    }
+    redis_client.set(worker_key("batch.cpu@box"), json.dumps(said))
+    beat = {"host": "box", "pid": 43, "started_at": NOW_S - 75}
+    redis_client.set(beat_key("box:43"), json.dumps(beat))
+    text = page(settings)
+    assert "its clock is 1 h 0 min ahead of Redis's" in text
+    assert "two workers have this name, pids 42 and 77" in text
+    assert snapshot(settings, NOW_S).workers[0].up_s == pytest.approx(75)
+    assert "No beat is up" not in text
+    assert "one is enough" not in text
+    redis_client.set(beat_key("box:44"), json.dumps(beat | {"pid": 44}))
+    assert "Beats: one is enough" in page(settings)
 
 
 def test_workers_queues_and_models_are_shown(

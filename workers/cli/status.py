@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import typer
 from rich.console import Console, Group
@@ -51,8 +52,8 @@ def _look_again(settings: Settings) -> Group | str:
 def render(shot: Snapshot, url: str) -> Group:
     """The whole page."""
     return Group(
-        f"Broker {hide_password(url)}", _workers(shot), _gateways(shot), _queues(shot),
-        _models(shot), _jobs(shot),
+        f"Broker {hide_password(url)}", _workers(shot), *_doubts(shot), _beat(shot),
+        _gateways(shot), _queues(shot), _models(shot), _jobs(shot),
     )
 
 
@@ -68,6 +69,33 @@ def _workers(shot: Snapshot) -> Table | str:
             line.hostname, line.role, line.device, str(line.pid), duration(line.up_s),
             serving or "-", port,
         )
+    return table
+
+
+def _doubts(shot: Snapshot) -> Iterator[str]:
+    for line in shot.workers:
+        if line.clock_ahead_s:
+            way = "ahead of" if line.clock_ahead_s > 0 else "behind"
+            yield (
+                f"{line.hostname}: its clock is {duration(abs(line.clock_ahead_s))} {way} Redis's; "
+                "clocks have to be within a second"
+            )
+        if line.namesake is not None:
+            yield (
+                f"{line.hostname}: two workers have this name, pids {line.pid} and "
+                f"{line.namesake}; give one another by -n NAME@%h"
+            )
+
+
+def _beat(shot: Snapshot) -> Table | str:
+    if not shot.beats:
+        return (
+            "\nNo beat is up: no night begins, and what was lost is not sent again. "
+            "`celery -A workers.app beat` starts one."
+        )
+    table = _table("Beat" if len(shot.beats) == 1 else "Beats: one is enough", "host", "pid", "up")
+    for line in shot.beats:
+        table.add_row(line.host, str(line.pid), duration(line.up_s))
     return table
 
 
