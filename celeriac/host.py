@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -125,7 +125,7 @@ class ModelHost:
             name: champion for name, model in catalogue.models.items()
             if (champion := self._champion_of(model)) is not None
         }
-        self._forget_replaced(catalogue)
+        self._let_go_replaced(catalogue, ours)
         for name, champion in ours.items():
             self._take_over(name, champion)
         self._catalogue = catalogue
@@ -266,9 +266,9 @@ class ModelHost:
             )
         return scorer
 
-    def _forget_replaced(self, catalogue: Catalogue) -> None:
+    def _let_go_replaced(self, catalogue: Catalogue, champions: Mapping[str, int]) -> None:
         """Let go of versions whose number others have now: the registry was deleted and filled
-        anew."""
+        anew. A champion answers until the other one is loaded."""
         with self._lock:
             loaded = {key: scorer.manifest.created_at for key, scorer in self._loaded.items()}
         for (name, number), created_at in loaded.items():
@@ -276,7 +276,20 @@ class ModelHost:
             version = model.versions.get(number) if model else None
             if version is not None and version.created_at != created_at:
                 log.warning("version replaced", model=name, version=number)
-                self._forget((name, number))
+                if champions.get(name) == number:
+                    self._replace((name, number))
+                else:
+                    self._forget((name, number))
+
+    def _replace(self, key: Key) -> None:
+        try:
+            scorer = self._read(key, None)
+        except Exception:  # noqa: BLE001 - who asks for it next is told why
+            self._forget(key)
+            return
+        with self._lock:
+            self._loaded[key] = scorer
+            self._used_s[key] = self._clock()
 
     def _forget(self, key: Key) -> None:
         with self._lock:

@@ -110,17 +110,39 @@ def replace(registry: Registry, at: str, name: str = "echo") -> None:
 
 
 def test_a_version_that_took_the_number_of_a_deleted_one_is_loaded(
-    host: ModelHost, registry: Registry
+    host: ModelHost, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = host.scorer("echo", 1)
     host.refresh()
     assert host.scorer("echo", 1) is old
     replace(registry, "2030-01-01T00:00:00+00:00")
+    load, meanwhile = Scorer.load, []
+
+    def watched(*args: Any) -> Scorer:
+        meanwhile.append(host.scorer(*host.resolve("echo")))  # a request asks
+        return load(*args)
+
+    monkeypatch.setattr(Scorer, "load", watched)
     host.refresh()
+    assert meanwhile == [old]
     new = host.scorer("echo", 1)
     assert new.manifest.created_at == "2030-01-01T00:00:00+00:00"
     assert host.serving() == {"echo": 1}
     assert host.registered() == {"echo": "2030-01-01T00:00:00+00:00"}
+
+
+def test_one_that_replaces_a_champion_and_cannot_be_loaded_is_kept_back(
+    host: ModelHost, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace(registry, "2030-01-01T00:00:00+00:00")
+
+    def fails(*_: Any) -> Scorer:
+        raise MemoryError
+
+    monkeypatch.setattr(Scorer, "load", fails)
+    host.refresh()
+    assert (host.loaded(), host.serving()) == ({}, {})
+    assert host.kept_back() == {"echo": (1, "MemoryError")}
 
 
 def test_a_job_has_the_version_that_it_was_planned_with_or_none(
