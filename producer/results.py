@@ -112,7 +112,10 @@ def task_error(status: str, result: Any) -> errors.CeleriacError:
     text = _text(record.get("exc_message"))
     if status == "REVOKED" or kind == "TaskRevokedError":
         if text == "expired":
-            return errors.DeadlineExceeded("the task expired before a worker took it")
+            return errors.DeadlineExceeded(
+                "the task expired before a worker took it; `celeriac status` shows whether workers "
+                "are there, and whose clock is wrong"
+            )
         return errors.Cancelled("the task was revoked")
     ours = errors.by_class_name(kind)
     if ours is not None:

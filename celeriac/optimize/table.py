@@ -27,7 +27,7 @@ def show(found: Found, console: Console | None = None) -> None:
 
     console = console or Console(highlight=False)
     sizes = sorted({size for line in found.lines for size in line.predict_ms})
-    count = "the version's golden examples" if found.golden_only else "samples"
+    count = "golden examples" if found.golden_only else "samples"
     console.print(f"\n{found.model} on {found.machine}, {found.device}, "
                   f"{_threads(found.threads)}; compared on {found.samples} {count}")
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")

@@ -370,7 +370,7 @@ def _print_status(found: JobStatus) -> None:
         console.print(f"  {found.error}", soft_wrap=True)
     if found.waits_for:
         console.print(f"  {_waits(found.waits_for)}", soft_wrap=True)
-    console.print(f"  output in {found.output}", soft_wrap=True)
+    console.print(f"  by {found.model}@{found.version}, output in {found.output}", soft_wrap=True)
     if found.state in EXIT_CODES:
         console.print(f"  {_where_report(found)}", soft_wrap=True)
     if found.rows_failed > found.rows_dead:
@@ -383,7 +383,8 @@ def _print_status(found: JobStatus) -> None:
     is_open = found.state in (JobState.CANCELLED, JobState.FAILED, JobState.EXPIRED)
     if is_open and not _is_deleted(found):
         again = f"celeriac batch resume {shlex.quote(found.output)}"
-        console.print(f"  `{again}` goes on", soft_wrap=True)
+        once = ", once its cause is gone" if found.state is JobState.FAILED else ""
+        console.print(f"  `{again}` goes on{once}", soft_wrap=True)
 
 
 def _is_deleted(found: JobStatus) -> bool:

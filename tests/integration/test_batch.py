@@ -717,7 +717,7 @@ def test_paths_with_brackets_and_a_narrow_terminal(
     code, text = cli("submit", source, "-m", "echo", "-o", out)
     assert (code, out in text) == (0, True)
     work(redis_client)
-    assert f"output in {out}" in cli("status", out)[1]
+    assert f"by echo@1, output in {out}" in cli("status", out)[1]
     monkeypatch.setenv("COLUMNS", "80")
     listed = cli("list")[1]
     assert list_jobs(broker)[0].id in listed

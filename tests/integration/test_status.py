@@ -61,7 +61,7 @@ def test_what_is_wrong_with_a_worker_or_with_beat_is_told(
     beat = {"host": "box", "pid": 43, "started_at": NOW_S - 75}
     redis_client.set(beat_key("box:43"), json.dumps(beat))
     text = page(settings)
-    assert "its clock is 1 h 0 min ahead of Redis's" in text
+    assert "its clock is 3,600 s ahead of Redis's" in text
     assert "two workers have this name, pids 42 and 77" in text
     assert snapshot(settings, NOW_S).workers[0].up_s == pytest.approx(75)
     assert "No beat is up" not in text

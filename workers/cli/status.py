@@ -77,7 +77,7 @@ def _doubts(shot: Snapshot) -> Iterator[str]:
         if line.clock_ahead_s:
             way = "ahead of" if line.clock_ahead_s > 0 else "behind"
             yield (
-                f"{line.hostname}: its clock is {duration(abs(line.clock_ahead_s))} {way} Redis's; "
+                f"{line.hostname}: its clock is {abs(line.clock_ahead_s):,.0f} s {way} Redis's; "
                 "clocks have to be within a second"
             )
         if line.namesake is not None:

@@ -26,7 +26,8 @@ from producer.results import check_timeout, parse_outcome, read_answer, schedule
         ("REVOKED", {"exc_type": "TaskRevokedError", "exc_message": ["revoked"]},
          errors.Cancelled, "the task was revoked"),
         ("REVOKED", {"exc_type": "TaskRevokedError", "exc_message": ["expired"]},
-         errors.DeadlineExceeded, "the task expired before a worker took it"),
+         errors.DeadlineExceeded, ("the task expired before a worker took it; `celeriac status` "
+         "shows whether workers are there, and whose clock is wrong")),
         ("FAILURE", None, errors.WorkerError, "an error failed"),
         ("FAILURE", "text", errors.WorkerError, "an error failed"),
     ],
