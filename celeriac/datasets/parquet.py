@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from celeriac import errors
-from celeriac.datasets.periods import frequency_of, periods_as_text
+from celeriac.datasets.pandas_periods import frequency_of, periods_as_text
 from celeriac.datasets.places import Listed, Place, S3Path, place
 from celeriac.datasets.records import Chunk, RowError, SourceFile, clip
 

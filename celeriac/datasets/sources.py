@@ -19,7 +19,7 @@ import pyarrow as pa
 from celeriac import errors
 from celeriac.datasets import images, parquet
 from celeriac.datasets.ahead import in_order
-from celeriac.datasets.periods import frequency_of, periods_as_text
+from celeriac.datasets.pandas_periods import frequency_of, periods_as_text
 from celeriac.datasets.places import (
     Listed,
     Place,
