@@ -139,8 +139,8 @@ class Heartbeat:
         is_other = bool(said) and (said["pid"], said["started_at"]) != ours
         if is_other and self._namesake is None:
             log.warning(
-                "another worker has this name: give one of them another by -n NAME@%h, or what is "
-                "told of them and sent to them is mixed up",
+                "another worker has this name: give one of them another by -n, or what is told of "
+                "them and sent to them is mixed up",
                 name=self.hostname, pid=said["pid"],
             )
         self._namesake = said["pid"] if is_other else None

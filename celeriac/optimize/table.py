@@ -27,9 +27,10 @@ def show(found: Found, console: Console | None = None) -> None:
 
     console = console or Console(highlight=False)
     sizes = sorted({size for line in found.lines for size in line.predict_ms})
-    count = "golden examples" if found.golden_only else "samples"
+    count = "golden example" if found.golden_only else "sample"
     console.print(f"\n{found.model} on {found.machine}, {found.device}, "
-                  f"{_threads(found.threads)}; compared on {found.samples} {count}")
+                  f"{_threads(found.threads)}; compared on {found.samples} "
+                  f"{count}{'' if found.samples == 1 else 's'}")
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("\nform", overflow="fold")
     metrics = {line.parity.metric_name for line in found.lines
@@ -68,8 +69,7 @@ def _notes(found: Found) -> Iterator[str]:
         if line.verdict == "threads" and line.why:
             yield f"More threads pay: {line.name}: {line.why}: [realtime] threads = {line.threads}"
     if found.golden_only:
-        yield (f"Compared on {found.samples} golden examples only; --samples FILE with real items "
-               "says more.")
+        yield "Golden examples are few: --samples FILE with real items says more."
     yield from _end(found)
 
 

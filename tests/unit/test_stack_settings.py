@@ -29,6 +29,7 @@ from celeriac.settings import (
 from celeriac.settings.adapt import AdaptSettings
 from celeriac.settings.nightly import AggregateSettings, JobOptions, NightlySettings
 from workers import child_settings, commands, stack
+from workers.cli.worker import worker
 from workers.lock import StateLock
 
 
@@ -107,6 +108,20 @@ def test_the_command_of_a_worker() -> None:
         "-n", "batch.cpu@%h", "--without-mingle", "--without-gossip",
     ]  # fmt: skip
     assert commands.worker_command("batch.cpu", 2)[-2:] == ["-c", "2"]
+
+
+def test_a_second_worker_of_a_role_can_have_a_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr("workers.cli.worker.environment", lambda settings: {})
+    monkeypatch.setattr(os, "execv", lambda path, argv: ran.append(argv))
+    monkeypatch.chdir(tmp_path)
+    worker("batch.cpu", concurrency=0, name="batch.cpu-2")
+    assert ran[0][ran[0].index("-n") + 1] == "batch.cpu-2@%h"
+    for role, name in (("batch.cpu", "a@b"), ("realtime.gpu", "second")):
+        with pytest.raises(errors.ConfigError, match="--name"):
+            worker(role, concurrency=0, name=name)
 
 
 def test_a_worker_gets_the_time_that_its_own_bounds_need() -> None:

@@ -83,7 +83,7 @@ def _doubts(shot: Snapshot) -> Iterator[str]:
         if line.namesake is not None:
             yield (
                 f"{line.hostname}: two workers have this name, pids {line.pid} and "
-                f"{line.namesake}; give one another by -n NAME@%h"
+                f"{line.namesake}; give one another by -n"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 
 import typer
@@ -15,6 +16,7 @@ from workers.child_settings import environment
 from workers.commands import ROOT, worker_command
 from workers.roles import ROLES
 
+_NAME = re.compile(r"[\w.-]+", re.ASCII)
 NAMES = [role.name for role in ROLES]
 
 
@@ -27,6 +29,9 @@ def worker(
     concurrency: int = typer.Option(
         0, "--concurrency", "-c", min=0, max=256, help="Processes; 0: what the role has."
     ),
+    name: str = typer.Option(
+        "", "--name", "-n", help="Of a second worker of a role on a machine; default: the role."
+    ),
 ) -> None:
     """Run one worker, as `celery -A workers.app worker -Q ROLE` would.
 
@@ -34,14 +39,20 @@ def worker(
     """
     if role not in NAMES:
         raise errors.ConfigError(f"no role is named {role!r}; roles are: {', '.join(NAMES)}")
+    if name and not _NAME.fullmatch(name):
+        raise errors.ConfigError(f"--name {name!r}: want letters, digits, '.', '_' and '-'")
     settings = load_settings()
     os.environ.update(environment(settings))
     if "CELERIAC_CONFIG" in os.environ:
         os.environ["CELERIAC_CONFIG"] = os.path.abspath(os.environ["CELERIAC_CONFIG"])  # noqa: PTH100
     if role in gpu_workers.GPU_ROLES:
+        if name:
+            raise errors.ConfigError(
+                f"workers of the role {role} are named by their GPUs; leave --name out"
+            )
         _on_each_gpu(role, concurrency, settings)
         return
-    argv = worker_command(role, concurrency)
+    argv = worker_command(role, concurrency, name)
     os.chdir(ROOT)  # the app, its configuration and its tasks are found from here
     os.execv(argv[0], argv)  # noqa: S606 - becomes the worker
 

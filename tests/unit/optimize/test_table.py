@@ -23,10 +23,10 @@ def parity(metric: float | None, metric_name: str = "accuracy") -> Parity:
                   metric_name=metric_name)
 
 
-def shown(*lines: Line, default: str = "original") -> list[str]:
-    found = Found(model="m@1", machine="a machine", device="cpu", threads=1, samples=1000,
-                  golden_only=False, measured_at="", lines=list(lines),
-                  default=default)
+def shown(*lines: Line, default: str = "original", golden: int = 0) -> list[str]:
+    found = Found(model="m@1", machine="a machine", device="cpu", threads=1,
+                  samples=golden or 1000, golden_only=bool(golden), measured_at="",
+                  lines=list(lines), default=default)
     file = io.StringIO()
     show(found, Console(file=file, width=80, highlight=False))
     return file.getvalue().splitlines()
@@ -68,3 +68,10 @@ def test_what_is_run_unasked_and_differs_is_told() -> None:
     rows = shown(line("original", "original", parity(None), 1, 2, 3, 4),
                  line("direct", "differs", parity(None), 1, 2, 3, 4), default="direct")
     assert "m@1 is run as direct now, and should not be" in "\n".join(rows)
+
+
+def test_how_many_examples_there_were_reads_well() -> None:
+    only = line("original", "original", parity(None), 1, 2, 3, 4)
+    for golden, words in ((0, "1000 samples"), (1, "1 golden example"), (8, "8 golden examples")):
+        rows = shown(only, golden=golden)
+        assert " ".join(rows[1:3]).partition("ms of")[0].strip().endswith(f"compared on {words}")
