@@ -225,8 +225,11 @@ def test_nothing_is_registered_where_nothing_is_faster(
 )
 def test_what_is_asked_wrongly(
     words: tuple[str, ...], said: str, celeriac: Callable[..., Any], env: dict[str, str],
-    home: Path, tmp_path: Path,
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """What needs no process to be seen is told before one has tried the version."""
+    tried: list[object] = []
+    monkeypatch.setattr(release, "check", lambda *_, **__: tried.append(words))
     (tmp_path / "torn.csv").write_bytes(b"\x90\xff\n")
     header = (home / "forest.csv").read_text().partition("\n")[0]
     (tmp_path / "bare.csv").write_text(f"{header}\n")
@@ -236,6 +239,7 @@ def test_what_is_asked_wrongly(
     ran = celeriac("optimize", *words, env=env)
     assert ran.returncode == 1
     assert said in ran.stderr
+    assert bool(tried) == ("--only" in words)
 
 
 def test_a_version_for_the_gpu_is_measured_on_one(env: dict[str, str], tmp_path: Path) -> None:

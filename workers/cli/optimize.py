@@ -11,6 +11,7 @@ import typer
 
 from celeriac import errors
 from celeriac.messages import ModelRef
+from celeriac.registry.manifest import ModelVersion
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings, get_settings
 
@@ -73,8 +74,7 @@ def optimize(
 
     settings = get_settings()
     registry = Registry(settings.models.root)
-    _use_device(registry, ModelRef.parse(model), device, settings)
-    version = release.check(registry, ModelRef.parse(model), settings, slower=True).manifest
+    version = _use_device(registry, ModelRef.parse(model), device, settings)
     items, labels = _read(samples, version, text_column, label_column)
     wanted = Wanted(
         batch_sizes=_sizes(batch_sizes), size_s=seconds, limit_s=limit_s,
@@ -82,6 +82,7 @@ def optimize(
         allowed=Allowed(agreement=agreement, error=max_error),
         only=tuple(word.strip() for word in only.split(",") if word.strip()),
     )
+    release.check(registry, version.ref, settings, slower=True)
     found = Optimiser(
         registry, version.name, version.version, options=LoadOptions.of(settings), wanted=wanted,
         items=items, labels=labels, golden_only=samples is None,
@@ -93,9 +94,9 @@ def optimize(
 
 def _use_device(
     registry: Registry, ref: ModelRef, wanted: str | None, settings: Settings
-) -> None:
-    """Let this process, and those that it starts, see what a worker of the version would: one GPU,
-    or none."""
+) -> ModelVersion:
+    """The version; this process, and those that it starts, see from now on what its worker would:
+    one GPU, or none."""
     from workers import devices
 
     version = registry.get(ref.name, registry.resolve(ref))
@@ -108,6 +109,7 @@ def _use_device(
         devices.pin(os.environ, settings.gpu.devices)
     else:
         devices.hide(os.environ)
+    return version
 
 
 def _write(found: Any, plot: Path, json: Path | None) -> None:
