@@ -28,6 +28,7 @@ from celeriac.settings import (
 )
 from producer.cli.main import main
 from workers.child_settings import environment
+from workers.commands import CELERY
 from workers.valkey import EmbeddedServer, free_port
 
 ROOT = Path(__file__).parents[1]
@@ -45,9 +46,18 @@ LONG = (
 """Uncounted files that take half a minute and more on an idle machine."""
 
 
+COUNTED: dict[str, str] = {}
+"""What a process finds in its environment if it is counted for coverage."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is not counted for coverage runs last; of both parts the long files run first, so that
-    several processes end at about the same time. Otherwise the order stays random."""
+    several processes end at about the same time. Otherwise the order stays random.
+
+    Called in each process that runs tests. What it starts is counted where it is given COUNTED.
+    """
+    if value := os.environ.pop(_COVERAGE_OF_CHILDREN, ""):
+        COUNTED[_COVERAGE_OF_CHILDREN] = value
     items.sort(key=lambda item: (_is_uncounted(item), _shortness(item)))
 
 
@@ -70,17 +80,11 @@ def _end_coverage() -> None:
     current = coverage.Coverage.current()
     if current is not None:
         current.stop()
-    os.environ.pop(_COVERAGE_OF_CHILDREN, None)
+    COUNTED.clear()
 
 
 _COVERAGE_OF_CHILDREN = "COVERAGE_PROCESS_CONFIG"
 """How coverage reaches into new processes."""
-
-
-@pytest.fixture
-def uncounted_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test starts is not traced, which would cost a third of its time; this process is."""
-    monkeypatch.delenv(_COVERAGE_OF_CHILDREN, raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -126,19 +130,24 @@ def settings(server: EmbeddedServer, tmp_path: Path) -> Iterator[Settings]:
 class Worker:
     """A real worker process of one role, in a process group of its own."""
 
-    def __init__(self, settings: Settings, role: str, log: Path, *options: str) -> None:
+    def __init__(
+        self, settings: Settings, role: str, log: Path, *options: str, counted: bool = False
+    ) -> None:
+        """``counted`` for coverage: it and what it starts, which makes them a third slower."""
         self.role = role
         self.log = log
         self.hostname = f"{role}-{os.urandom(3).hex()}@test"
         command = [
-            sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-Q", role,
-            "-n", self.hostname, "--without-mingle", "--without-gossip", *options,
+            *CELERY, "worker", "-Q", role, "-n", self.hostname,
+            "--without-mingle", "--without-gossip", *options,
         ]  # fmt: skip
         self._client = redis.Redis.from_url(settings.broker_url)
         with log.open("ab") as file:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=os.environ | environment(settings), stdin=subprocess.DEVNULL,
-                stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+                command, cwd=ROOT,
+                env=os.environ | environment(settings) | (COUNTED if counted else {}),
+                stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                start_new_session=True,
             )  # fmt: skip
 
     def wait_ready(self, timeout_s: float = 40.0) -> Worker:

@@ -32,8 +32,6 @@ from producer.broker import Broker
 from producer.cli import jobs, nightly as commands
 from tasks import drift_nights
 
-pytestmark = pytest.mark.usefixtures("uncounted_processes")
-
 DAY = date(2026, 11, 21)
 DUE = datetime(2026, 11, 22, 2, tzinfo=UTC)
 ONE_DAY = timedelta(days=1)

@@ -27,8 +27,6 @@ from celeriac.settings import Settings
 from tests.conftest import Ran
 from workers.child_settings import environment
 
-pytestmark = pytest.mark.usefixtures("uncounted_processes")
-
 X = np.random.default_rng(1).normal(size=(60, 3))
 FRAME = pd.DataFrame(X, columns=["a", "b", "c"])
 Y = np.where(X[:, 0] > 0, "yes", "no")

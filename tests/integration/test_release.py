@@ -33,8 +33,6 @@ from celeriac.runtimes.architectures import MLP, DigitCNN
 from celeriac.runtimes.torch import TorchModel
 from celeriac.settings import ModelsSettings, Settings
 
-pytestmark = pytest.mark.usefixtures("uncounted_processes")
-
 X = np.random.default_rng(1).normal(size=(30, 3))
 Y = (X[:, 0] > 0).astype(int)
 

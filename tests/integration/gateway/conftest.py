@@ -141,7 +141,7 @@ def gateway_worker(
     client.set(seen_key("realtime.gpu"), 1)  # or what waits for ``idle`` would be refused
     client.close()
     log = tmp_path_factory.mktemp("gateway-worker") / "realtime.log"
-    worker = Worker(gateway_settings, "realtime.cpu", log).wait_ready()
+    worker = Worker(gateway_settings, "realtime.cpu", log, counted=True).wait_ready()
     yield worker
     worker.stop()
 

@@ -143,7 +143,7 @@ class Events:
 def jobs_stack(settings: Settings, folder: Path, **changes: Any) -> Iterator[JobsStack]:
     """A gateway of :func:`settings_of`, and workers for its jobs that log into ``folder``."""
     workers = [
-        Worker(settings, role, folder / f"{role}.log", "-c", "1")
+        Worker(settings, role, folder / f"{role}.log", "-c", "1", counted=True)
         for role in ("batch.cpu", "maintenance")
     ]
     gateway = RunningGateway(settings_of(settings, folder, **changes)).start()

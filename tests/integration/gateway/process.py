@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from celeriac.settings import Settings
-from tests.conftest import ROOT
+from tests.conftest import COUNTED, ROOT
 from tests.integration.gateway.conftest import Http
 from workers.child_settings import environment, tables_toml
 
@@ -28,7 +28,7 @@ class GatewayProcess:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [CELERIAC, "gateway"], cwd=ROOT,
-                env=os.environ | variables, stdout=log, stderr=subprocess.STDOUT,
+                env=os.environ | variables | COUNTED, stdout=log, stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
             )  # fmt: skip
 
