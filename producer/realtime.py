@@ -88,7 +88,7 @@ class Realtime:
 
     def late(self, call: Call, timeout_s: float) -> Outcome:
         """The outcome of a call whose time is over: an answer may come at the last moment."""
-        if call.settle(late(call.model, timeout_s)):
+        if call.settle(late(call.model, timeout_s, self.routes.clock_ahead_s)):
             self._desk.counts.add("expired")
         outcome = call.outcome
         assert outcome is not None  # noqa: S101 - a settled call has one
@@ -186,11 +186,19 @@ def answer(outcome: Outcome) -> Prediction:
     raise outcome
 
 
-def late(model: str, timeout_s: float) -> errors.DeadlineExceeded:
-    """The error of a call that got no answer in time."""
+def late(model: str, timeout_s: float, clock_ahead_s: float) -> errors.DeadlineExceeded:
+    """The error of a call that got no answer in time.
+
+    With a clock that is behind, each call ends so: workers take for late what is sent.
+    """
+    what = f"no answer from model {model!r} within {round(timeout_s, 3):g} s"
+    if clock_ahead_s < 0:
+        return errors.DeadlineExceeded(
+            f"{what}; the clock of this machine is {-clock_ahead_s:,.0f} s behind that of Redis: "
+            "if it is the wrong one, workers take for too late what it sends"
+        )
     return errors.DeadlineExceeded(
-        f"no answer from model {model!r} within {round(timeout_s, 3):g} s; "
-        "`celeriac status` shows its queue and whether a worker serves it"
+        f"{what}; `celeriac status` shows its queue and whether a worker serves it"
     )
 
 

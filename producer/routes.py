@@ -10,6 +10,7 @@ from typing import NamedTuple
 import redis
 
 from celeriac import errors
+from celeriac.clocks import clock_ahead_s
 from celeriac.messages import ModelRef, predict_queue, realtime_queue
 from celeriac.registry.catalogue import (
     Catalogue,
@@ -56,6 +57,8 @@ class Routes:
         self._broker = broker
         self._held: Held | None = None
         self._checked = 0.0
+        self.clock_ahead_s = 0.0
+        """Of Redis's clock, when the catalogue was last looked at; see :mod:`celeriac.clocks`."""
         self.after_fork()
         forks.watch(self)
 
@@ -140,13 +143,19 @@ class Routes:
         try:
             if held is None:
                 check_server(client, self._broker.url)
-            elif fetch_generation(client) == held.catalogue.generation:
+            self._compare_clocks(client)
+            if held is not None and fetch_generation(client) == held.catalogue.generation:
                 return held.catalogue
             catalogue = fetch(client)
         except redis.RedisError as error:
             raise broker_error(error, self._broker.url) from error
         self._held = Held(catalogue, {})
         return catalogue
+
+    def _compare_clocks(self, client: redis.Redis) -> None:
+        before_s = time.time()
+        seconds, micros = client.time()
+        self.clock_ahead_s = clock_ahead_s(before_s, seconds + micros / 1e6, time.time())
 
 
 def _route(catalogue: Catalogue, model: str) -> Route:

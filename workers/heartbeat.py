@@ -19,6 +19,7 @@ from typing import Any
 import redis
 from celery import bootsteps
 
+from celeriac.clocks import clock_ahead_s
 from celeriac.host import ModelHost, get_host
 from celeriac.keys import SEEN_S, WORKER_TTL_S, lanes_key, seen_key, worker_key
 from celeriac.logs import get_logger
@@ -39,8 +40,6 @@ RETRY_S = 30.0
 """A champion that could not be loaded is tried again so often."""
 LINGER_S = 60.0
 """A worker that answered for absent GPUs goes on so long when they are there again."""
-CLOCK_S = 1.0
-"""A clock that is off by less is as good as that of another machine can be."""
 
 
 class Heartbeat:
@@ -195,20 +194,6 @@ class Heartbeat:
                 self._client.zrem(lanes_key(self.role.device), self.hostname)
             except redis.RedisError as error:
                 log.debug("no farewell", reason=str(error))
-
-
-def clock_ahead_s(before_s: float, server_s: float, after_s: float) -> float:
-    """Seconds, at least, by which the clock that was read before and after asking a server for its
-    time is ahead of the server's; negative if it is behind, 0 if less than :data:`CLOCK_S`.
-
-    >>> clock_ahead_s(103.0, 100.0, 103.5), clock_ahead_s(97.0, 100.0, 97.5)
-    (3.0, -2.5)
-    >>> clock_ahead_s(99.0, 100.0, 105.0), clock_ahead_s(100.3, 100.0, 100.4)
-    (0.0, 0.0)
-    """
-    if server_s < before_s - CLOCK_S:
-        return before_s - server_s
-    return after_s - server_s if server_s > after_s + CLOCK_S else 0.0
 
 
 class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from celeriac.messages import realtime_queue
 from celeriac.registry import catalogue
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings
+from producer import routes
 from producer.bulk import BLOCK_ITEMS, WINDOW_ITEMS
 from producer.client import Client
 from workers.lane.lane import Lane
@@ -239,3 +241,15 @@ def test_timeouts_that_make_no_sense(client: Client, settings: Settings) -> None
         Client(settings=settings, timeout_s=-1)
     with pytest.raises(errors.RequestError, match="expires_s"):
         client.submit("echo", 1, expires_s=10**9)
+
+
+def test_who_gets_no_answer_hears_of_a_clock_that_is_behind(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(errors.DeadlineExceeded, match="`celeriac status` shows its queue"):
+        client.predict("echo", 1, timeout_s=0.1)
+    clock = SimpleNamespace(time=lambda: time.time() - 3_600, monotonic=time.monotonic)
+    monkeypatch.setattr(routes, "time", clock)
+    client.models()  # asks Redis
+    with pytest.raises(errors.DeadlineExceeded, match=r"is 3,[56]\d\d s behind that of Redis"):
+        client.predict("echo", 1, timeout_s=0.1)
