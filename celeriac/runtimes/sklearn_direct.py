@@ -9,21 +9,21 @@ it does not, or where an input is unusual, there is no such way, and the estimat
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, cycle, islice, repeat
 from typing import Any
 
 import numpy as np
 
 from celeriac import errors
+from celeriac.runtimes.sklearn_terms import Counts, counter
 
 Direct = Callable[[Any], Any]
 """From inputs to probabilities ``(n, labels)`` or values ``(n,)``; None: ask the estimator."""
 
-MOST_TEXTS = 64
-"""Of one batch: more of them are faster by scikit-learn's whole arrays."""
+AT_ONCE = 256
+"""Texts whose words are looked up together: more of them leave a core's caches."""
 SAME = 1e-9
 """So little may a probability, or a forest's number, be off from scikit-learn's own."""
 UNKNOWN = "for forests, and TF-IDF with logistic regression"
@@ -34,6 +34,8 @@ _FORESTS = ("RandomForestClassifier", "ExtraTreesClassifier", "RandomForestRegre
 _TEXTS = ("Pipeline", "TfidfVectorizer", "LogisticRegression")
 _FUNCTIONS = ("analyzer", "tokenizer", "preprocessor", "strip_accents")
 _WORDS = 40
+_BETWEEN = "_-'.7\n\0\x1f\x7f\x85\xa0\xad\u00b2\u0130\u0301\u200d\u2028\u212a\u3042\U0001f600"
+"""Between two words: characters of words, of none, and some that only Unicode knows."""
 _ROWS = 16
 
 
@@ -157,61 +159,66 @@ def _around_thresholds(forest: Any) -> Any:
 def _texts(vectorizer: Any, classifier: Any) -> Direct:
     """Sums run over a text's words in the order of the vocabulary, one after the other, as in
     scikit-learn: the last bits are the same, so that a text's answer depends on no other."""
-    analyze, get = vectorizer.build_analyzer(), vectorizer.vocabulary_.get
-    weights, constant, weighted = classifier.coef_.T, classifier.intercept_, _weighted(vectorizer)
+    count, weighted = counter(vectorizer), _weighted(vectorizer)
+    weights, constant = classifier.coef_, classifier.intercept_
     chances = _sigmoid if len(classifier.coef_) == 1 else _softmax
 
-    def scores(text: str) -> Any:
-        counts = Counter(map(get, analyze(text)))
-        counts.pop(None, None)
-        if not counts:
-            return constant
-        places = np.fromiter(counts, np.intp, len(counts))
-        times = np.fromiter(counts.values(), np.float64, len(counts))
-        order = places.argsort()
-        places = places[order]
-        return _total(weighted(places, times[order])[:, None] * weights[places]) + constant
+    def scores(texts: Sequence[str]) -> Any:
+        counts = count(texts)
+        return _sums(counts, weighted(counts, len(texts)), weights, len(texts)) + constant
 
     def answer(texts: Any) -> Any:
-        if len(texts) > MOST_TEXTS:
-            return None
-        found = chances(np.array([scores(text) for text in texts]))
+        parts = [scores(texts[at : at + AT_ONCE]) for at in range(0, len(texts), AT_ONCE)]
+        found = chances(np.concatenate(parts))
         return found if _is_clear(found) else None
 
     return answer
 
 
-def _weighted(vectorizer: Any) -> Callable[[Any, Any], Any]:
-    """From how often each word occurs to its weight in the text."""
+def _weighted(vectorizer: Any) -> Callable[[Counts, int], Any]:
+    """From how often each word occurs to its weight in its text."""
     sublinear, binary, norm = vectorizer.sublinear_tf, vectorizer.binary, vectorizer.norm
     idf = vectorizer.idf_ if vectorizer.use_idf else None
 
-    def weighted(places: Any, times: Any) -> Any:
+    def weighted(counts: Counts, texts: int) -> Any:
+        times = counts.times
         if binary:
             times = np.ones_like(times)
         if sublinear:
             times = np.log(times) + 1.0
         if idf is not None:
-            times = times * idf[places]
+            times = times * idf[counts.place]
         if norm == "l2":
-            times = times / np.sqrt(_total(times * times))
+            times = times / np.sqrt(np.bincount(counts.text, times * times, texts))[counts.text]
         elif norm == "l1":
-            times = times / _total(np.abs(times))
+            times = times / np.bincount(counts.text, np.abs(times), texts)[counts.text]
         return times
 
     return weighted
 
 
-def _total(values: Any) -> Any:
-    """The sum, term by term; ``np.sum`` adds in pairs."""
-    return np.add.accumulate(values, axis=0)[-1]
+def _sums(counts: Counts, times: Any, weights: Any, texts: int) -> Any:
+    """Scores ``(texts, rows of weights)``, added up term by term; ``np.sum`` adds in pairs."""
+    found = np.zeros((texts, len(weights)))
+    if len(weights) <= texts:
+        for score, row in enumerate(weights):
+            found[:, score] = np.bincount(counts.text, times * row[counts.place], texts)
+        return found
+    ends = np.searchsorted(counts.text, np.arange(texts), side="right").tolist()
+    for text, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        if start < end:
+            rows = times[start:end, None] * weights.T[counts.place[start:end]]
+            found[text] = np.add.accumulate(rows, axis=0)[-1]
+    return found
 
 
 def _sigmoid(scores: Any) -> Any:
     from scipy.special import expit
 
-    chances = expit(scores[:, 0])
-    return np.stack([1 - chances, chances], axis=1)
+    chances = np.empty((len(scores), 2))
+    expit(scores[:, 0], out=chances[:, 1])
+    np.subtract(1, chances[:, 1], out=chances[:, 0])
+    return chances
 
 
 def _softmax(scores: Any) -> Any:
@@ -235,16 +242,16 @@ def _texts_differ(
     told = [number for number, one in enumerate(alone) if one is not None]
     if not told or np.ptp(own[told], axis=0).max() < SAME:
         return "its own words make no difference to it, so there is nothing to compare"
-    some = told[-MOST_TEXTS:]
-    together = way([texts[number] for number in some])
-    classes = classifier.classes_
-    return _differs(np.concatenate([alone[number] for number in told]), own[told], classes,
-                    labels[told]) or _differs(together, own[some], classes, labels[some])
+    together = way([texts[number] for number in told])
+    return next(filter(None, (
+        _differs(found, own[told], classifier.classes_, labels[told])
+        for found in (np.concatenate([alone[number] for number in told]), together)
+    )), "")
 
 
 def _of_own_words(vectorizer: Any, classifier: Any) -> Iterator[str]:
-    """Texts of words from all over the vocabulary and of those that count most; nothing; and what
-    the model has never seen."""
+    """Texts of words from all over the vocabulary and of those that count most, with all kinds of
+    characters between them; nothing; and what the model has never seen."""
     vocabulary = vectorizer.vocabulary_
     some = list(islice(vocabulary, 0, None, max(1, len(vocabulary) // _WORDS)))
     strength = np.zeros(len(vocabulary))
@@ -253,6 +260,8 @@ def _of_own_words(vectorizer: Any, classifier: Any) -> Iterator[str]:
     most = set(strength.argsort()[-_WORDS:].tolist())
     strong = sorted(word for word, place in vocabulary.items() if place in most)
     yield from ("", "\u00fc \u4e16\u754c 7", f"{some[0]}!", strong[0], strong[-1].upper())
+    between = chain.from_iterable(zip(strong, cycle(_BETWEEN), strong, repeat(" ")))
+    yield "".join(between)
     uneven = [word for place, word in enumerate(strong) for _ in range(1 + place % 3)]
     for words in (some, some[::3] * 3, strong, strong[::2] + some[::2], uneven):
         yield " ".join(words)
