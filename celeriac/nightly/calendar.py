@@ -37,8 +37,9 @@ def owed_date(schedule: NightlySettings, now: datetime) -> date:
 
 
 def next_due(schedule: NightlySettings, now: datetime) -> datetime:
-    """When the next run is due, after ``now``."""
-    return due_at(schedule, owed_date(schedule, now) + _DAY)
+    """When the next run is due, after ``now``; before ``first_date`` none is."""
+    day = owed_date(schedule, now) + _DAY
+    return due_at(schedule, max(day, schedule.first_date or day))
 
 
 def owed_dates(schedule: NightlySettings, now: datetime) -> list[date]:

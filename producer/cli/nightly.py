@@ -193,7 +193,10 @@ def _shown(
     day = calendar.owed_date(schedule, now)
     at = calendar.next_due(schedule, now).astimezone(ZoneInfo(schedule.time_zone))
     next_run = f"next run {at:%Y-%m-%d %H:%M %Z}" if schedule.enabled else "disabled"
-    last = _head(nights.newest(broker, name, day), day)
+    run = nights.newest(broker, name, day)
+    last, first = _head(run, day), schedule.first_date
+    if first is not None and day < first and run.state is RunState.ABSENT:
+        last = f"none yet; the first one is {first}"
     return [
         f"{name}  {schedule.model}  {next_run}", f"    last date {last}",
         *(f"    {text}" for text in _trouble(status)),

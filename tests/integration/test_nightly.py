@@ -585,6 +585,18 @@ def test_list_shows_how_things_stand(
     assert "nobody watches" not in invoke("list").stderr
 
 
+def test_a_date_before_the_first_one_is_no_run_that_lacks(
+    make_broker: Callable[..., Broker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = datetime.now(UTC).date() + timedelta(days=7)
+    broker = make_broker(first_date=first)
+    monkeypatch.setattr(jobs, "get_settings", lambda: broker.settings)
+    listed = CliRunner().invoke(commands.app, ["list"], env={"COLUMNS": "300"}).output
+    assert f"last date none yet; the first one is {first}" in listed
+    assert "no run" not in listed
+    assert f"next run {first + timedelta(days=1)}" in listed
+
+
 def test_run_queues_a_date_and_says_what_it_does(
     broker: Broker, invoke: Callable[..., Any], redis_client: redis.Redis
 ) -> None:
