@@ -73,7 +73,7 @@ def webhook() -> Iterator[Webhook]:
 def settings(settings: Settings, webhook: Webhook, tmp_path: Path) -> Settings:
     """The webhook is told, and a command that hangs."""
     alerts = AlertSettings(
-        webhook=f"http://127.0.0.1:{webhook.server_address[1]}", timeout_s=5,
+        webhook=f"http://127.0.0.1:{webhook.server_address[1]}", timeout_s=2,
         command=["sh", "-c", f"cat >> {tmp_path}/told; sleep 60"],
     )
     return settings.model_copy(update={"alerts": alerts})
