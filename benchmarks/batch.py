@@ -35,6 +35,7 @@ HOME = Path(".celeriac/bench/batch").absolute()
 PYTHON = Path(sys.executable)
 CELERIAC, BARE, POOL = "Celeriac", "bare loop", "Pool.map"
 STATISTICS = "Celeriac with statistics"
+PROGRAM = "Celeriac, submitted by a program"
 """The million rows of numbers are scored with and without the sample that the report's statistics
 need; everything else with it."""
 PROCESSES = 2
@@ -155,7 +156,8 @@ class Bench:
 
     def _memory(self, source: Path) -> None:
         """Sampling slows a run down, so these runs are not timed. Workers hold the champions of
-        their registry, so theirs has the one model that the bare loop holds, too."""
+        their registry, so theirs has the one model that the bare loop holds, too. Who submits is
+        the command, and then a program that has submitted before."""
         many, root = HOME / "data" / "many", HOME / "memory-models"
         datasets.linked(many, source, self.effort.large)
         datasets.numeric_models(root, ["lr"])
@@ -166,8 +168,9 @@ class Bench:
             for _ in range(3):
                 self._note("memory", BARE, site.bare(bare, "numeric", source, memory=True))
                 for name, data in (("", source), (f" x {self.effort.large}", many)):
+                    self._note("memory", f"{CELERIAC}{name}", site.command(data, "lr", "id"))
                     run = site.job(data, "lr", ["id"], memory=True)
-                    self._note("memory", f"{CELERIAC}{name}", run)
+                    self._note("memory", f"{PROGRAM}{name}", run)
 
     def _chunks(self, site: Site) -> None:
         source = HOME / "data" / "small.csv"
@@ -366,6 +369,19 @@ class Site:
             self.client.ask(action="forget", output=str(output))
         return run
 
+    def command(self, source: Path, model: str, keep: str) -> Run:
+        """The memory of one whole job that ``celeriac batch submit --wait`` submits."""
+        output = HOME / "out-of-command"
+        argv = [PYTHON, "-m", "producer.cli.main", "batch", "submit", str(source),
+                "--model", model, "--output", str(output), "--keep", keep, "--wait", "--json"]
+        with Child(argv, HOME / "logs" / "command.log", self.env) as child:
+            with _watched([child.process.pid, self._pids()["batch.cpu"]]) as peak:
+                code = child.process.wait(600)
+            if code:
+                raise RuntimeError(f"the command ended with {code}:\n{child.end_of_log()}")
+        shutil.rmtree(output)
+        return Run(0.0, peak_bytes=peak.bytes)
+
     def _pids(self) -> dict[str, int]:
         return {name: child.pid for name, child in self._stack.status().items() if child.pid}
 
@@ -468,10 +484,11 @@ def _chunk(jobs: Sequence[Run], loops: Sequence[Run], chunks: int) -> Iterator[R
 
 def _memory(found: Results, effort: Effort) -> Iterator[Row]:
     base = middle(found["memory", BARE], "peak_bytes") / 1e6
-    for suffix, times, bound in (("", 1, None), (f" x {effort.large}", effort.large, 1.1)):
-        own = middle(found["memory", f"{CELERIAC}{suffix}"], "peak_bytes") / 1e6
-        yield compared(f"memory, {effort.rows * times:,} rows", own, "MB",
-                       f"{BARE}, {effort.rows:,}", base, at_most=bound)
+    for who, by in ((CELERIAC, ""), (PROGRAM, ", submitted by a program")):
+        for suffix, times, bound in (("", 1, None), (f" x {effort.large}", effort.large, 1.1)):
+            own = middle(found["memory", f"{who}{suffix}"], "peak_bytes") / 1e6
+            yield compared(f"memory, {effort.rows * times:,} rows{by}", own, "MB",
+                           f"{BARE}, {effort.rows:,}", base, at_most=bound)
 
 
 def _plans(found: Results, effort: Effort) -> Iterator[Row]:

@@ -149,11 +149,17 @@ class Scorer:
         return parts[0] if len(parts) == 1 else together(parts)
 
     def _rows_at_once(self, columns: Sequence[str]) -> int:
-        """Image files become many times larger when they are decoded."""
+        """Image files become many times larger when they are decoded. And what the model takes in
+        parts need not be put together as a whole."""
         schema = self.manifest.input
-        if schema.kind != "image" or IMAGE_COLUMN not in columns:
+        if schema.kind == "image" and IMAGE_COLUMN in columns:
+            return max(1, IMAGES_BYTES // (8 * math.prod(schema.shape)))
+        part_bytes: int | None = getattr(self._model, "part_bytes", None)
+        if part_bytes is None or schema.kind != "table" or schema.frame:
             return 1 << 62
-        return max(1, IMAGES_BYTES // (8 * math.prod(schema.shape)))
+        import numpy as np
+
+        return max(1, part_bytes // (np.dtype(schema.dtype).itemsize * len(schema.columns)))
 
     def _score_rows(self, table: Any, text_column: str | None) -> TableAnswers:
         collated = collate_table(

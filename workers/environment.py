@@ -20,7 +20,7 @@ def prepare(queues: Sequence[str], pool: str | None, concurrency: str = "") -> N
     """Set up this process as the worker that its command line asks for.
 
     Each process has its share of the cores as compute threads (``workers/threads.py``). A batch
-    worker has the allocator for Arrow that keeps the least (decision 201). A prefork
+    worker has the allocator for Arrow whose memory can be given back (decision 244). A prefork
     worker keeps its metrics in a folder of its own, emptied at its start. A worker of a gpu role
     has one GPU, any other none. Raises ConfigError, or NoGpu.
     """
@@ -32,8 +32,8 @@ def prepare(queues: Sequence[str], pool: str | None, concurrency: str = "") -> N
         return  # celeryd_init says so, in one line
     _limit_threads(role, pool or role.pool, concurrency)
     if role.name.startswith("batch.") and sys.platform == "linux":
-        # Arrow's own choice keeps up to 40 MB more a process, which come and go with each piece.
-        os.environ.setdefault(ALLOCATOR_VARIABLE, "jemalloc")
+        # What the others keep cannot be asked for.
+        os.environ.setdefault(ALLOCATOR_VARIABLE, "system")
     if role.device == "gpu":
         devices.pin(os.environ, get_settings().gpu.devices)
     else:

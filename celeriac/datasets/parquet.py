@@ -251,6 +251,11 @@ def _remember(file: SourceFile, metadata: Any) -> None:
         _metadata[key] = metadata
 
 
+def forget() -> None:
+    """Let go of what is known of the file that was read last."""
+    _metadata.clear()
+
+
 def _undecodable(table: pa.Table) -> dict[int, str]:
     """Rows with texts that are not UTF-8, which Parquet does not rule out."""
     bad: dict[int, str] = {}

@@ -25,7 +25,7 @@ from celeriac.jobs.columns import blamed, join, with_extras, with_unreadable
 from celeriac.jobs.drift import Reference
 from celeriac.jobs.duplicates import find_groups, part_of, spread
 from celeriac.jobs.folder import JobFolder
-from celeriac.jobs.memory import give_back
+from celeriac.jobs.memory import kept_memory
 from celeriac.jobs.plan import ChunkRecord, JobPlan, Scoring
 from celeriac.jobs.sample import SampleShare, ScoredRows
 from celeriac.jobs.slices import MOST_ALONE, in_slices
@@ -64,7 +64,7 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
     if record is not None:
         return record
     staged = folder.staged(plan, chunk.number, epoch)
-    with _leaving_nothing_deleted(folder, plan, chunk):
+    with kept_memory().used(), _leaving_nothing_deleted(folder, plan, chunk):
         try:
             record = _write(
                 folder, plan, chunk, predict_batch, is_stopped, staged, attempt, epoch, short,
@@ -74,7 +74,6 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
         except BaseException:
             staged.discard()
             raise
-        give_back(record.bytes)  # all of the chunk's rows are gone
         return staged.publish(record, plan, chunk)
 
 
@@ -118,7 +117,6 @@ def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
         del rows  # before the next ones are read
     table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     tables.clear()  # or all of the part is there twice until it is written
-    give_back(table.nbytes)  # what the inputs took; the part and its sample take more now
     found = np.concatenate(numbers)
     if plan.scoring.error_column:
         table = with_unreadable(table, found, unreadable, chunk)

@@ -3,21 +3,84 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from celeriac.memory import trim
+from celeriac.memory import keep_freed, trim
 
 VMSTAT = Path("/proc/vmstat")
 BOOT = Path("/proc/sys/kernel/random/boot_id")
+IDLE_S = 0.2
+"""So long after a chunk its process keeps the memory for another."""
 _MUCH_BYTES = 250_000
 _KILLS = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
+
+
+class KeptMemory:
+    """What chunks have used and freed: kept while one chunk follows another, then given back.
+
+    Safe with threads.
+    """
+
+    def __init__(self, give_back: Callable[[], None], idle_s: float = IDLE_S) -> None:
+        """``give_back`` is called once no chunk has run for ``idle_s``."""
+        self._give_back, self._idle_s = give_back, idle_s
+        self._lock = threading.Lock()
+        self._running = 0
+        self._ended_s = 0.0
+        self._watch: threading.Thread | None = None
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """While a chunk runs."""
+        with self._lock:
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+                self._ended_s = time.monotonic()
+                if self._watch is None:
+                    self._watch = threading.Thread(target=self._run, name="memory", daemon=True)
+                    self._watch.start()
+
+    def _run(self) -> None:
+        while not self._is_idle():
+            time.sleep(self._idle_s)
+        self._give_back()
+
+    def _is_idle(self) -> bool:
+        with self._lock:
+            if self._running or time.monotonic() - self._ended_s < self._idle_s:
+                return False
+            self._watch = None
+            return True
+
+
+@lru_cache(maxsize=1)
+def kept_memory() -> KeptMemory:
+    """That of this process."""
+    keep_freed()
+    return KeptMemory(_let_go)
+
+
+def _let_go() -> None:
+    """What a process keeps from chunk to chunk."""
+    from celeriac.datasets import parquet  # late: Celery's main process asks for marks only
+
+    parquet.forget()
+    give_back(_MUCH_BYTES)
 
 
 def give_back(used_bytes: int) -> None:
     """Have Arrow and the C library return what they keep for later, if much was used."""
     if used_bytes >= _MUCH_BYTES:
-        import pyarrow as pa  # late: Celery's main process asks for marks only
+        import pyarrow as pa
 
         pa.default_memory_pool().release_unused()
         trim()

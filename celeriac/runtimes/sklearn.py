@@ -85,6 +85,8 @@ class SklearnModel:
         self._gives_scores = output.kind == "regressor" and _is_outlier_detector(self._estimator)
         self._by_argmax = output.outputs == 1 and _is_by_argmax(self._estimator)
         self._width = getattr(estimator, "n_features_in_", None)
+        self.part_bytes = None if self._transform is None else COPY_BYTES
+        """Of the rows of a table that are taken at once; None: all that are given."""
 
     def predict(self, inputs: Any) -> Output:
         """Labels and, where the estimator gives them, probabilities; numbers of a regressor.

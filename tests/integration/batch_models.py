@@ -16,8 +16,9 @@ from threadpoolctl import threadpool_info
 
 BLAS, TORCH, NICE, ROWS, SLEEP, MEMORY, KILL, ALLOCATOR = range(8)
 """First column of a row: answer with the threads of BLAS and OpenMP or of torch, with the niceness,
-whether Arrow has jemalloc, or with the rows of the pass; sleep for as many seconds as the second
-column says; or, in a pass of more rows than that, lack memory, or be killed as by the kernel."""
+whether Arrow takes the C library's allocator, or with the rows of the pass; sleep for as many
+seconds as the second column says; or, in a pass of more rows than that, lack memory, or be killed
+as by the kernel."""
 
 
 class Telling(RegressorMixin, BaseEstimator):
@@ -49,10 +50,10 @@ def _blas() -> int:
     return max(int(pool["num_threads"]) for pool in threadpool_info())
 
 
-def _has_jemalloc() -> int:
-    return int(pa.default_memory_pool().backend_name == "jemalloc")
+def _has_systems() -> int:
+    return int(pa.default_memory_pool().backend_name == "system")
 
 
 _TELLS = {
-    BLAS: _blas, TORCH: torch.get_num_threads, NICE: lambda: os.nice(0), ALLOCATOR: _has_jemalloc,
+    BLAS: _blas, TORCH: torch.get_num_threads, NICE: lambda: os.nice(0), ALLOCATOR: _has_systems,
 }

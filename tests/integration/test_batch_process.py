@@ -101,7 +101,7 @@ def test_a_process_has_one_compute_thread_and_yields_to_real_time(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Arrow chooses")
-def test_a_process_has_the_allocator_that_keeps_the_least(
+def test_arrow_has_the_allocator_whose_memory_can_be_given_back(
     broker: Broker, tmp_path: Path
 ) -> None:
     handle = run(broker, tmp_path / "out", [[ALLOCATOR, 0]])

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 
+from celeriac.registry.manifest import Column, InputSchema, ModelVersion
 from celeriac.runtimes import sklearn as runtime
+from celeriac.scoring import Scorer
 
 CHANCE = np.random.default_rng(5)
 ROWS = CHANCE.standard_normal((1_000, 4))
@@ -68,3 +71,29 @@ def test_few_rows_and_what_is_no_array_are_given_whole() -> None:
     model.predict(ROWS)
     model.predict(ROWS.tolist())
     assert pipeline[0].given == [ROWS.nbytes, 0]
+
+
+def test_a_table_is_put_together_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make_pipeline(Doubled(), LogisticRegression()).fit(ROWS, LABELS)
+    output = runtime.describe(pipeline)
+    schema = InputSchema(
+        kind="table", dtype="float64", columns=tuple(Column(name=name) for name in "abcd")
+    )
+    version = ModelVersion(
+        name="m", version=1, format="sklearn", files=(), created_at="", golden=(), input=schema,
+        output=output,
+    )
+    cells = ROWS.copy()
+    cells[700, 2] = np.inf
+    table = pa.table(dict(zip("abcd", cells.T, strict=True)))
+    whole = Scorer(version, runtime.SklearnModel(pipeline, output)).score_table(table)
+    pipeline[0].given = []
+
+    monkeypatch.setattr(runtime, "COPY_BYTES", ROWS.nbytes // 3)
+    found = Scorer(version, runtime.SklearnModel(pipeline, output)).score_table(table)
+
+    assert len(pipeline[0].given) == 4
+    assert list(found.errors) == list(whole.errors) == [700]
+    assert found.columns["prediction"] == whole.columns["prediction"]
+    np.testing.assert_allclose(found.columns["probability"].to_numpy(zero_copy_only=False),
+                               whole.columns["probability"].to_numpy(zero_copy_only=False))
