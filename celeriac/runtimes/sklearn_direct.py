@@ -23,7 +23,12 @@ Direct = Callable[[Any], Any]
 """From inputs to probabilities ``(n, labels)`` or values ``(n,)``; None: ask the estimator."""
 
 AT_ONCE = 256
-"""Texts whose words are looked up together: more of them leave a core's caches."""
+"""Texts whose words are looked up together, at most: more of them leave a core's caches."""
+CHARACTERS = 262_144
+"""Of these texts together, or of one that is longer: their words are held until they are counted,
+and take many times as much memory, n-grams of characters most of all."""
+MOST_LABELS = 64
+"""For more texts than AT_ONCE; scikit-learn multiplies faster by a wider matrix."""
 SAME = 1e-9
 """So little may a probability, or a forest's number, be off from scikit-learn's own."""
 UNKNOWN = "for forests, and TF-IDF with logistic regression"
@@ -168,11 +173,22 @@ def _texts(vectorizer: Any, classifier: Any) -> Direct:
         return _sums(counts, weighted(counts, len(texts)), weights, len(texts)) + constant
 
     def answer(texts: Any) -> Any:
-        parts = [scores(texts[at : at + AT_ONCE]) for at in range(0, len(texts), AT_ONCE)]
-        found = chances(np.concatenate(parts))
+        if len(weights) > MOST_LABELS and len(texts) > AT_ONCE:
+            return None
+        found = chances(np.concatenate([scores(part) for part in _parts(texts)]))
         return found if _is_clear(found) else None
 
     return answer
+
+
+def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    start = characters = 0
+    for at, text in enumerate(texts):
+        characters += len(text)
+        if start < at and (at - start == AT_ONCE or characters > CHARACTERS):
+            yield texts[start:at]
+            start, characters = at, len(text)
+    yield texts[start:]
 
 
 def _weighted(vectorizer: Any) -> Callable[[Counts, int], Any]:

@@ -25,6 +25,7 @@ from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
 from celeriac.runtimes.sklearn import SklearnModel, describe
 from celeriac.runtimes.sklearn_direct import AT_ONCE, SAME, UNKNOWN, direct
+from celeriac.runtimes.sklearn_terms import counter
 from celeriac.scoring import isolate
 
 TEXTS = ["good coffee, good day", "stale tea", "the best I had", "never again", "fine fine", "7 up"]
@@ -77,6 +78,38 @@ def test_texts(number: int, classes: int) -> None:
         check(model, way, [text])
     check(model, way, TEXTS)
     check(model, way, TEXTS * AT_ONCE)
+
+
+def test_many_texts_of_many_labels_are_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, way = known(0, 3)
+    monkeypatch.setattr("celeriac.runtimes.sklearn_direct.MOST_LABELS", 2)
+    assert way((TEXTS * AT_ONCE)[: AT_ONCE + 1]) is None
+    assert way((TEXTS * AT_ONCE)[:AT_ONCE]) is not None
+
+
+def test_long_texts_are_looked_up_a_few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their words, or n-grams of characters, would take many times as much memory as they do."""
+    at_once: list[list[int]] = []
+
+    def watched(vectorizer: Any) -> Any:
+        count = counter(vectorizer)
+
+        def counts(texts: list[str]) -> Any:
+            at_once.append([len(text) for text in texts])
+            return count(texts)
+
+        return counts
+
+    monkeypatch.setattr("celeriac.runtimes.sklearn_direct.counter", watched)
+    monkeypatch.setattr("celeriac.runtimes.sklearn_direct.CHARACTERS", 1_000)
+    model = pipeline({})
+    way = direct(model).way
+    at_once.clear()
+    lengths = [5, 990, 5, 5, 4_000, 5, 1_000, 1_001, *[0] * AT_ONCE]
+    check(model, way, [("good tea " * length)[:length] for length in lengths])
+    assert at_once == [
+        [5, 990, 5], [5], [4_000], [5], [1_000], [1_001], [0] * AT_ONCE,
+    ]
 
 
 WORDS = st.sampled_from([word for text in [*TEXTS, *ODD] for word in text.split()])
