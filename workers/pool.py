@@ -108,8 +108,8 @@ class TaskPool(prefork.TaskPool):  # type: ignore[misc]
         finally:
             ended.set()
             timers.join(_TIMERS_LIMIT_S)
-        if not timers.is_alive():
-            prefork._run_ready_callbacks(hub)  # acknowledgements since their last turn
+            if not timers.is_alive():
+                prefork._run_ready_callbacks(hub)  # acknowledgements since their last turn
         self._pool = None
 
 
