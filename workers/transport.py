@@ -306,8 +306,11 @@ class Channel(redis.Channel):
         return None
 
     def close(self) -> None:
-        """As kombu's, which waits for the answer to what it asked last: it comes at once."""
-        if self._in_poll:
+        """As kombu's, which waits for the answer to what it asked last: it comes at once.
+
+        One that should be there already is not hastened: a silent server would be waited for twice.
+        """
+        if self._in_poll and time.monotonic() - self._brpop_sent_at < self.brpop_timeout:
             self._ask_no_longer(self._in_poll)
         super().close()  # type: ignore[no-untyped-call]
 

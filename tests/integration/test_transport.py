@@ -322,6 +322,20 @@ def test_a_channel_that_is_closed_does_not_wait_for_a_message(
     assert client.llen(QUEUE) == 2, "nobody waits any more"
 
 
+def test_a_channel_that_is_closed_hastens_no_answer_that_should_be_there(
+    server: EmbeddedServer, client: redis.Redis
+) -> None:
+    """Where it is not, the server is silent: to ask it would take the timeout once more."""
+    connection, _ = consuming(server)
+    channel = connection.default_channel
+    channel.brpop_timeout = 0.05
+    connection.transport.cycle.on_poll_start()
+    wait_until(lambda: time.monotonic() - channel._brpop_sent_at > channel.brpop_timeout)
+    client.config_resetstat()
+    connection.close()
+    assert "cmdstat_client|unblock" not in client.info("commandstats")
+
+
 @pytest.mark.parametrize(
     ("cancels", "ended"), [(False, False), (True, False), (True, True)],
     ids=["connection closed", "cancelled", "cancelled, and read after its lease"],
