@@ -30,7 +30,7 @@ from tests.conftest import Worker
 from workers.child_settings import environment
 from workers.valkey import EmbeddedServer, free_port
 
-CHECK_S = 20.0
+CHECK_S = 30.0
 ITEM = [0.5, 0.5]
 ROWS = np.random.default_rng(1).random((20, 2))
 
