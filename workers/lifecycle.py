@@ -63,6 +63,7 @@ def connect_signals() -> None:
     signals.worker_process_init.connect(_start_child, weak=False)
     signals.worker_process_shutdown.connect(_end_child, weak=False)
     signals.beat_init.connect(_announce_beat, weak=False)
+    signals.beat_embedded_init.connect(waker.leave_to_parent, weak=False)
 
 
 def _take_role(instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> None:

@@ -38,6 +38,7 @@ class Waker(bootsteps.StartStopStep):  # type: ignore[misc]
             os.read(self._reader, 4_096)
 
 
-def leave_to_parent() -> None:
-    """To be called after a fork: signals of this process are not its parent's."""
+def leave_to_parent(**_: Any) -> None:
+    """To be called after a fork: signals of this process are not its parent's, and the pipe's
+    number may be another file's by then."""
     signal.set_wakeup_fd(-1)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import time
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from kombu.asynchronous import Hub
 
-from workers import waker
+from workers import lifecycle, waker
 
 
 @pytest.fixture
@@ -48,4 +49,16 @@ def test_a_signal_ends_the_wait(step: waker.Waker, alarm: None, *, is_lost: bool
 
 def test_signals_of_a_forked_process_are_its_own(step: waker.Waker) -> None:
     waker.leave_to_parent()
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_so_are_those_of_a_beat_inside_a_worker(
+    step: waker.Waker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It closes the pipe, and opens its own files under the number."""
+    told = mock.MagicMock()
+    monkeypatch.setattr(lifecycle, "signals", told)
+    lifecycle.connect_signals()
+    (tell,) = told.beat_embedded_init.connect.call_args.args
+    tell(signal=told.beat_embedded_init, sender=None)
     assert signal.set_wakeup_fd(-1) == -1
