@@ -211,6 +211,7 @@ return state
 # while it was planned: if it has ended meanwhile, it stays so.
 ENTER = _PRELUDE + """
 if ARGV[9] == '1' and state and state ~= 'validating' then return {state, 0, {}} end
+local finalizer = state == 'finalizing' and redis.call('HGET', JOB, 'finalizer')
 for name, value in pairs(cjson.decode(ARGV[3])) do redis.call('HSET', JOB, name, value) end
 if ARGV[7] == '' then
   redis.call('HSETNX', JOB, 'max_error_share', ARGV[8])
@@ -239,6 +240,7 @@ for _, chunk in ipairs(cjson.decode(ARGV[6])) do
 end
 enter('in_progress')
 local completes = settle()
+if completes == 1 and finalizer then redis.call('HSET', JOB, 'finalizer', finalizer) end
 local wave = top_up()
 touch()
 return {state, completes, wave}

@@ -478,6 +478,8 @@ def test_the_reconciler_sends_again_what_was_lost(ledger: Ledger) -> None:
     assert ledger.finalizing("j1", "first") == (Answer.GRANTED, JobState.FINALIZING)
     assert ledger.finalizing("j1", "second") == (Answer.BUSY, JobState.FINALIZING)
     assert ledger.finalizing("j1", "first")[0] is Answer.GRANTED  # killed, and come again
+    assert enter(ledger, [record(n) for n in range(3)]).completes  # a resume meanwhile
+    assert ledger.finalizing("j1", "second")[0] is Answer.BUSY
     assert sweep(ledger, finalizer_s=0).completes is True
     assert ledger.finalizing("j1", "second")[0] is Answer.GRANTED
     finish(ledger, JobState.COMPLETED)
