@@ -96,11 +96,12 @@ class Heartbeat:
             pipe.set(seen_key(self.role.name), self.hostname, ex=SEEN_S)
             pipe.time()
             last, _, (seconds, micros) = pipe.execute()
-        self._note_clock(clock_ahead_s(before_s, seconds + micros / 1e6, time.time()))
+        server_s = seconds + micros / 1e6
+        self._note_clock(clock_ahead_s(before_s, server_s, time.time()))
         self._note_namesake(last)
         lane = getattr(self._worker, "celeriac_lane", None)
         if lane is not None:
-            lane.workers = self._count_lanes()
+            lane.workers = self._count_lanes(server_s)
         self.last_beat = time.monotonic()
 
     def describe(self) -> dict[str, Any]:
@@ -145,9 +146,12 @@ class Heartbeat:
         self._namesake = said["pid"] if is_other else None
         self._has_beaten = True
 
-    def _count_lanes(self) -> int:
-        """Lanes that share the queues with this worker's own, which is among them."""
-        key, now_s = lanes_key(self.role.device), time.time()
+    def _count_lanes(self, now_s: float) -> int:
+        """Lanes that share the queues with this worker's own, which is among them.
+
+        ``now_s``: by the server's clock, which they have in common.
+        """
+        key = lanes_key(self.role.device)
         with self._client.pipeline(transaction=False) as pipe:
             pipe.zadd(key, {self.hostname: now_s})
             pipe.zremrangebyscore(key, "-inf", now_s - WORKER_TTL_S)

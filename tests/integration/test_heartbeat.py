@@ -13,7 +13,7 @@ import redis
 from structlog.testing import capture_logs
 
 from celeriac.host import ModelHost
-from celeriac.keys import worker_key
+from celeriac.keys import lanes_key, worker_key
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
 from celeriac.settings import Settings
@@ -66,6 +66,22 @@ def test_a_long_load_neither_stops_the_beats_nor_revives_a_worker_that_has_left(
 def beating(hostname: str, client: redis.Redis) -> heartbeat.Heartbeat:
     worker: Any = SimpleNamespace(celeriac_role=ROLES[0], hostname=hostname, concurrency=1)
     return heartbeat.Heartbeat(worker, client, None)
+
+
+def test_a_worker_with_a_wrong_clock_is_one_lane_among_the_others(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead_s = [0.0]
+    clock = SimpleNamespace(time=lambda: time.time() + ahead_s[0], monotonic=time.monotonic)
+    monkeypatch.setattr(heartbeat, "time", clock)
+    lane = SimpleNamespace(workers=0)
+    for number, ahead_s[0] in enumerate((0.0, -3_600.0, 3_600.0, 0.0), start=1):
+        one = beating(f"lane-{number}@host", redis_client)
+        one._worker.celeriac_lane = lane
+        one.beat()
+        assert lane.workers == number
+    scores = [score for _, score in redis_client.zrange(lanes_key("cpu"), 0, -1, withscores=True)]
+    assert max(scores) - min(scores) < 60  # who is killed is forgotten as soon as any other
 
 
 def said(hostname: str, client: redis.Redis) -> dict[str, Any]:
