@@ -25,7 +25,7 @@ from celeriac.jobs.columns import blamed, join, with_extras, with_unreadable
 from celeriac.jobs.drift import Reference
 from celeriac.jobs.duplicates import find_groups, part_of, spread
 from celeriac.jobs.folder import JobFolder
-from celeriac.jobs.memory import kept_memory
+from celeriac.jobs.memory import give_back, kept_memory
 from celeriac.jobs.plan import ChunkRecord, JobPlan, Scoring
 from celeriac.jobs.sample import SampleShare, ScoredRows
 from celeriac.jobs.slices import MOST_ALONE, in_slices
@@ -117,6 +117,7 @@ def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
         del rows  # before the next ones are read
     table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     tables.clear()  # or all of the part is there twice until it is written
+    give_back(table.nbytes)  # what the inputs took, in pieces too small for what is written now
     found = np.concatenate(numbers)
     if plan.scoring.error_column:
         table = with_unreadable(table, found, unreadable, chunk)
