@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -45,9 +45,15 @@ class KeptMemory:
             with self._lock:
                 self._running -= 1
                 self._ended_s = time.monotonic()
-                if self._watch is None:
-                    self._watch = threading.Thread(target=self._run, name="memory", daemon=True)
-                    self._watch.start()
+                self._begin_to_watch()
+
+    def _begin_to_watch(self) -> None:
+        """Where there is no room for a thread, after a later chunk: that costs no chunk."""
+        if self._watch is None:
+            watch = threading.Thread(target=self._run, name="memory", daemon=True)
+            with suppress(RuntimeError):
+                watch.start()
+                self._watch = watch
 
     def _run(self) -> None:
         while not self._is_idle():

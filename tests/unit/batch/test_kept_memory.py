@@ -60,3 +60,18 @@ def test_a_chunk_that_fails_ends_all_the_same() -> None:
     with pytest.raises(ZeroDivisionError), kept.used():
         1 / 0  # noqa: B018
     assert gone.wait(LIMIT_S)
+
+
+def test_no_room_for_a_thread_costs_no_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    gone = threading.Event()
+    kept = KeptMemory(gone.set, idle_s=0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with kept.used():
+            pass
+    with kept.used():
+        pass
+    assert gone.wait(LIMIT_S)
