@@ -42,8 +42,7 @@ def test_a_request_leaves_nothing_for_the_garbage_collector() -> None:
     app = build(Settings(), client).public
     app.gateway.pulse.is_up = True
 
-    async def main() -> int:
-        await ask(app, b'{"text": "x"}')
+    async def garbage() -> int:
         gc.collect()
         gc.disable()
         try:
@@ -54,5 +53,10 @@ def test_a_request_leaves_nothing_for_the_garbage_collector() -> None:
             return gc.collect()
         finally:
             gc.enable()
+
+    async def main() -> int:
+        await ask(app, b'{"text": "x"}')
+        # What requests leave they leave each time; a thread of another test's may leave some once.
+        return min([await garbage() for _ in range(3)])
 
     assert asyncio.run(main()) == 0
