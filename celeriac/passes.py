@@ -21,6 +21,8 @@ class Pass:
     """0: the version is being loaded."""
     started_s: float
     """``time.monotonic()``."""
+    thread: int
+    """As the kernel numbers it (``threading.get_native_id()``)."""
 
 
 _under_way: dict[int, Pass] = {}
@@ -35,7 +37,8 @@ def under_way(model: str, version: int, items: int) -> Iterator[None]:
         yield
         return
     _under_way[thread] = Pass(
-        model=model, version=version, items=items, started_s=time.monotonic()
+        model=model, version=version, items=items, started_s=time.monotonic(),
+        thread=threading.get_native_id(),
     )
     try:
         yield

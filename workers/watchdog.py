@@ -11,7 +11,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from celery import bootsteps
@@ -30,23 +31,33 @@ _GRACE_S = 1.5
 """So much after the limit the kernel's timer ends a process whose threads cannot run at all."""
 
 
-def hung(
-    passes: Iterable[Pass], now_s: float, *, limit_s: float, load_limit_s: float
-) -> Pass | None:
-    """The first of ``passes`` that has taken too long; ``now_s`` is monotonic."""
+def hung(taken_s: Mapping[Pass, float], *, limit_s: float, load_limit_s: float) -> Pass | None:
+    """The first pass that has taken too long, of passes and the seconds that each has taken."""
     return next(
         (
-            one for one in passes
-            if now_s - one.started_s > (limit_s if one.items else load_limit_s)
+            one for one, seconds in taken_s.items()
+            if seconds > (limit_s if one.items else load_limit_s)
         ),
         None,
     )
 
 
+def waited_s(thread: int) -> float:
+    """How long a thread of this process has been ready to run while others had the processor.
+
+    0.0 where the kernel does not tell, or the thread has ended.
+    """
+    try:
+        told = Path(f"/proc/self/task/{thread}/schedstat").read_text(encoding="ascii")
+        return int(told.split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
 def end_process(found: Pass, seconds: float) -> None:
     """Say what hangs (never a payload) and where, and end the process."""
     log.critical(
-        "forward pass hangs; the process ends",
+        "forward pass hangs; the process ends" if found.items else "load hangs; the process ends",
         model=found.model, version=found.version, items=found.items, seconds=round(seconds, 1),
     )
     faulthandler.dump_traceback(file=_stderr(), all_threads=True)
@@ -55,7 +66,11 @@ def end_process(found: Pass, seconds: float) -> None:
 
 
 class Watchdog:
-    """Looks twice a second. A timer outside of Python stands in when its thread cannot run."""
+    """Looks twice a second. A timer outside of Python stands in when its thread cannot run.
+
+    What a pass has waited for the processor does not count: a process that gives way to a busy
+    machine does not hang, and would be no further if it began again.
+    """
 
     def __init__(
         self,
@@ -64,11 +79,15 @@ class Watchdog:
         *,
         end: Callable[[Pass, float], None] = end_process,
         clock: Callable[[], float] = time.monotonic,
+        waited: Callable[[int], float] = waited_s,
     ) -> None:
         self.limit_s = limit_s
         self.load_limit_s = max(limit_s, load_limit_s)
         self._end = end
         self._clock = clock
+        self._waited = waited
+        self._waited_before: dict[Pass, float] = {}
+        """What the thread of each pass had waited when the pass was first seen."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
@@ -85,12 +104,19 @@ class Watchdog:
 
     def look(self) -> None:
         """End the process if a pass hangs."""
-        now_s = self._clock()
-        found = hung(
-            all_under_way(), now_s, limit_s=self.limit_s, load_limit_s=self.load_limit_s
-        )
+        taken_s = self._taken_s()
+        found = hung(taken_s, limit_s=self.limit_s, load_limit_s=self.load_limit_s)
         if found is not None:
-            self._end(found, now_s - found.started_s)
+            self._end(found, taken_s[found])
+
+    def _taken_s(self) -> dict[Pass, float]:
+        waited = {one: self._waited(one.thread) for one in all_under_way()}
+        self._waited_before = {one: self._waited_before.get(one, s) for one, s in waited.items()}
+        now_s = self._clock()
+        return {
+            one: now_s - one.started_s - (s - self._waited_before[one])
+            for one, s in waited.items()
+        }
 
     def _run(self) -> None:
         try:

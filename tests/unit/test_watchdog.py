@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
 
 from celeriac.passes import Pass, all_under_way, next_pass, under_way
-from workers.watchdog import Watchdog, hung
+from workers.watchdog import Watchdog, hung, waited_s
 
 
-def a_pass(items: int, started_s: float) -> Pass:
-    return Pass(model="m", version=1, items=items, started_s=started_s)
+def a_pass(items: int) -> Pass:
+    return Pass(model="m", version=1, items=items, started_s=0.0, thread=1)
 
 
 @pytest.mark.parametrize(
-    ("passes", "found"),
+    ("taken_s", "found"),
     [
-        ([], None),
-        ([a_pass(3, 91.0)], None),
-        ([a_pass(3, 91.0), a_pass(4, 89.0)], 4),
-        ([a_pass(0, 89.0)], None),  # a load has a limit of its own
-        ([a_pass(0, 49.0)], 0),
+        ({}, None),
+        ({a_pass(3): 9.0}, None),
+        ({a_pass(3): 9.0, a_pass(4): 11.0}, 4),
+        ({a_pass(0): 11.0}, None),  # a load has a limit of its own
+        ({a_pass(0): 51.0}, 0),
     ],
 )
-def test_what_hangs(passes: list[Pass], found: int | None) -> None:
-    one = hung(passes, 100.0, limit_s=10.0, load_limit_s=50.0)
+def test_what_hangs(taken_s: dict[Pass, float], found: int | None) -> None:
+    one = hung(taken_s, limit_s=10.0, load_limit_s=50.0)
     assert (one.items if one else None) == found
+
+
+def test_waiting_for_the_processor_is_no_hang() -> None:
+    ended: list[float] = []
+    began, passed_s, waited = time.monotonic(), [0.0], [7.0]
+    watchdog = Watchdog(
+        10.0, 10.0, end=lambda found, seconds: ended.append(seconds),
+        clock=lambda: began + passed_s[0], waited=lambda thread: waited[0],
+    )
+    with under_way("m", 1, 0):
+        watchdog.look()
+        for passed_s[0], waited[0] in ((100.0, 98.0), (200.0, 198.0)):
+            watchdog.look()
+            assert not ended
+        passed_s[0] = 204.0  # 4 s in which it had the processor, or waited for something else
+        watchdog.look()
+    assert [round(seconds) for seconds in ended] == [13]
+
+
+def test_the_kernel_tells_what_a_thread_has_waited() -> None:
+    assert 0 <= waited_s(threading.get_native_id()) < 1e6
+    assert waited_s(2**22 + 1) == 0.0  # no such thread
 
 
 def test_passes_are_known_while_they_last() -> None:
