@@ -286,7 +286,7 @@ def _check_types(source: Source, schema: InputSchema, needs: Sequence[str]) -> N
                 f"bytes in a column {inputs.IMAGE_COLUMN!r}"
             )
         return
-    for column in source.columns:
+    for column in source.in_files.columns:
         takes, prefixes = _TAKES[wanted[column.name]] if column.name in wanted else ("", ("",))
         if not column.dtype.startswith(prefixes):
             raise errors.DatasetError(

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from celeriac import errors
-from celeriac.datasets import images, parquet
+from celeriac.datasets import images, parquet, partitions
 from celeriac.datasets.copies import Copies, Copy, Recut
 from celeriac.datasets.guesses import Guesses, Watch
 from celeriac.datasets.places import Listed, place
@@ -82,6 +83,8 @@ def plan(  # noqa: PLR0913 - one source and its options
         chunk_rows or _chunk_rows(source, default_chunk_rows, wanted_chunks),
         min(chunk_bytes, MAX_CHUNK_BYTES), copies, on_progress or (lambda _: None),
     )
+    in_folders = _typed(source.in_folders, dtypes or {})
+    source = source.in_files
     columns = _with_types(source, dtypes or {})
     if source.frame is not None:
         files, chunks = _plan_frame(source.frame, options)
@@ -99,8 +102,10 @@ def plan(  # noqa: PLR0913 - one source and its options
         columns = _typed(columns, types)
     if not chunks:
         raise errors.DatasetError(f"{source.files[0].at.path}: the dataset has columns but no rows")
+    partitions.check(files, in_folders)
     return DatasetPlan(
-        format=source.format, files=tuple(files), columns=columns, chunks=tuple(chunks)
+        format=source.format, files=tuple(files), columns=columns + in_folders,
+        chunks=tuple(chunks),
     )
 
 
@@ -335,7 +340,7 @@ def _typed(
     columns: tuple[DatasetColumn, ...], types: Mapping[str, str]
 ) -> tuple[DatasetColumn, ...]:
     return tuple(
-        DatasetColumn(name=column.name, dtype=types.get(column.name, column.dtype))
+        msgspec.structs.replace(column, dtype=types.get(column.name, column.dtype))
         for column in columns
     )
 

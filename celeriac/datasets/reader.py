@@ -13,7 +13,7 @@ import pyarrow as pa
 from msgspec.structs import replace
 
 from celeriac import errors
-from celeriac.datasets import csv, images, jsonl, parquet
+from celeriac.datasets import csv, images, jsonl, parquet, partitions
 from celeriac.datasets.ahead import in_order
 from celeriac.datasets.places import S3Path, is_s3, place
 from celeriac.datasets.records import Chunk, DatasetColumn, RowError, SourceFile, SourceFormat
@@ -80,7 +80,39 @@ def read_pieces(  # noqa: PLR0913, PLR0917 - as read_chunk
 ) -> Iterator[Rows]:
     """As :func:`read_chunk`; of Parquet only as many rows at a time as ``rows_at_once`` says of
     rows of so many bytes."""
-    file, wanted = files[chunk.file], list(names)
+    in_files = tuple(column for column in columns if not column.in_folders)
+    in_folders = [column for column in columns if column.in_folders and column.name in names]
+    outside = {column.name for column in in_folders}
+    inside = [name for name in names if name not in outside]
+    id_inside = None if id_column in outside else id_column
+    pieces = _pieces_of_files(
+        format, files, chunk, in_files, inside or [in_files[0].name], rows_at_once, id_inside,
+        spares=spares,
+    )
+    if not in_folders:
+        yield from pieces
+        return
+
+    def whole(rows: Rows) -> Rows:
+        table = partitions.added(rows.table, rows.numbers, files, chunk, in_folders)
+        bad = rows.errors
+        if id_column in outside:
+            column = next(one for one in in_folders if one.name == id_column)
+            bad = [
+                replace(one, id=partitions.value_at(files, chunk, one.row, column)) for one in bad
+            ]
+        return Rows(table.select(list(names)), rows.numbers, bad)
+
+    yield from map(whole, pieces)  # a loop would hold a piece while the next is read
+
+
+def _pieces_of_files(  # noqa: PLR0913, PLR0917 - as read_chunk
+    format: SourceFormat, files: Sequence[SourceFile], chunk: Chunk,
+    columns: tuple[DatasetColumn, ...], wanted: list[str], rows_at_once: Callable[[int], int],
+    id_column: str | None, *, spares: bool,
+) -> Iterator[Rows]:
+    """The rows with what the files hold of them."""
+    file = files[chunk.file]
     if chunk.pieces and format == "parquet":
         yield from _parquet_files(files, chunk, wanted, rows_at_once, id_column, spares)
     elif chunk.pieces:

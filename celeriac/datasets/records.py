@@ -87,13 +87,16 @@ class SourceFile(msgspec.Struct, frozen=True, kw_only=True):
     """File in the job's folder that chunks read instead, where ``path`` has no place to cut."""
 
 
-class DatasetColumn(msgspec.Struct, frozen=True, kw_only=True):
+class DatasetColumn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One column of the dataset."""
 
     name: str
     dtype: str
     """CSV and JSON lines: ``int``, ``float``, ``bool`` or ``text``, in JSON lines also ``json``
     (anything, as JSON text). Others: the Arrow type."""
+    in_folders: bool = False
+    """Its values are in the names of the files' folders, as ``region=eu``, not in the files. Its
+    type is ``text``, or what the model takes: ``int``, ``float`` or ``bool``."""
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

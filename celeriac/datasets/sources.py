@@ -7,7 +7,7 @@ import glob
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import repeat
 from operator import attrgetter
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import pyarrow as pa
 
 from celeriac import errors
-from celeriac.datasets import images, parquet
+from celeriac.datasets import images, parquet, partitions
 from celeriac.datasets.ahead import in_order
 from celeriac.datasets.pandas_periods import frequency_of, periods_as_text
 from celeriac.datasets.places import (
@@ -89,6 +89,16 @@ class Source:
     def names(self) -> list[str]:
         return [column.name for column in self.columns]
 
+    @property
+    def in_files(self) -> Source:
+        """Without what only the names of folders hold."""
+        return replace(self, columns=tuple(one for one in self.columns if not one.in_folders))
+
+    @property
+    def in_folders(self) -> tuple[DatasetColumn, ...]:
+        """Columns that the names of folders hold."""
+        return tuple(column for column in self.columns if column.in_folders)
+
     @cached_property
     def bytes(self) -> int:
         return sum(found.at.size for found in self.files)
@@ -110,7 +120,11 @@ def open_source(source: Any, check: Check | None = None) -> Source:
     if not isinstance(source, (str, Path, S3Path)):
         return _open_frame(source)
     with naming(str(source)):
-        return _open(_find(source, check))
+        found = _open(_find(source, check))
+    if found.format == "images":  # their paths are a column
+        return found
+    paths = [file.at.name for file in found.files]
+    return replace(found, columns=found.columns + partitions.columns_of(paths, found.names))
 
 
 def open_files(paths: Sequence[Place]) -> Source:
@@ -188,11 +202,13 @@ def _find(source: str | Path | S3Path, check: Check | None) -> list[Listed]:
     if check:
         check(path)
     if path.is_dir():
-        files = _in_folder(list_files(path.resolve(), check))
+        folder = path.resolve()
+        files = _in_folder(list_files(folder, check))
         problem = f"the folder holds no {_KINDS}"
         if all(_format_of(at) == "images" for at in files):  # these are often sorted into folders
-            below = _in_folder(list_below(path.resolve(), check))
+            below = _in_folder(list_below(folder, check))
             files += [at for at in below if _format_of(at) == "images"]
+            files = files or [at for at in below if _is_partition(at, folder)]
             problem += _hint(path, below) if not files else ""
     elif path.exists():
         files, problem = [listed(path.resolve())], ""
@@ -213,6 +229,12 @@ def _find(source: str | Path | S3Path, check: Check | None) -> list[Listed]:
         shown = os.fsencode(odd.name).decode(errors="backslashreplace")
         raise errors.DatasetError(f"{shown}: the name is not UTF-8; rename the file")
     return sorted(files, key=attrgetter("name"))
+
+
+def _is_partition(at: Listed, folder: Place) -> bool:
+    """True if all folders between ``folder`` and the file hold values of columns."""
+    between = at.name[len(str(folder)) :].strip("/").split("/")[:-1]
+    return all(map(partitions.is_partition, between))
 
 
 def _hint(folder: Place, below: list[Listed]) -> str:

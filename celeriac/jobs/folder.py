@@ -24,7 +24,7 @@ from celeriac.datasets.records import Chunk, Format
 from celeriac.errors import JobNotFound  # in the class below `errors` is a file
 from celeriac.jobs.plan import (
     CONTRACT,
-    SHARING_CONTRACT,
+    NEW_CONTRACT,
     ChunkRecord,
     JobPlan,
     decode_chunks,
@@ -168,10 +168,10 @@ class JobFolder:
             raise errors.JobNotFound(f"{self.path}: is not the output of a job") from error
         except msgspec.MsgspecError as error:
             raise errors.JobNotFound(f"{self.job}: is damaged: {error}") from error
-        if plan.contract not in (CONTRACT, SHARING_CONTRACT):
+        if plan.contract not in (CONTRACT, NEW_CONTRACT):
             raise errors.JobNotFound(
                 f"{self.job}: has contract {plan.contract}, and the release on "
-                f"{socket.gethostname()} reads {CONTRACT} and {SHARING_CONTRACT}: upgrade it, then "
+                f"{socket.gethostname()} reads {CONTRACT} and {NEW_CONTRACT}: upgrade it, then "
                 f"`celeriac batch resume {plan.job_id}` goes on"
             )
         return plan
@@ -240,7 +240,7 @@ class JobFolder:
 
     def unread(self, plan: JobPlan) -> list[int]:
         """The chunks that are done but for rows of files that could not be read."""
-        if plan.contract != SHARING_CONTRACT:
+        if plan.contract != NEW_CONTRACT:
             return []  # a chunk of one file is read or given up
         records = map(self.read_record, range(plan.chunks))
         code = errors.UnreadableFile.code

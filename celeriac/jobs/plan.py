@@ -23,9 +23,9 @@ from celeriac.datasets.records import (
 from celeriac.datasets.sharing import is_shared, is_unpacked_late
 
 CONTRACT = 1
-SHARING_CONTRACT = 2
-"""Of a plan in which small files share chunks, or are unpacked by them, which older releases would
-misread."""
+NEW_CONTRACT = 2
+"""Of a plan in which small files share chunks, or are unpacked by them, or columns are in names of
+folders, which older releases would misread."""
 DEFAULT_TENANT = "default"
 """Whose the jobs are that were not asked for over HTTP."""
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -140,9 +140,12 @@ def make_plan(  # noqa: PLR0913 - what a job is made of
     max_error_share: float = 1.0, sample_rows: int = 0, tenant: str = DEFAULT_TENANT,
 ) -> JobPlan:
     """The header of a job."""
-    is_new = is_shared(dataset.chunks) or is_unpacked_late(dataset.files)
+    is_new = (
+        is_shared(dataset.chunks) or is_unpacked_late(dataset.files)
+        or any(column.in_folders for column in dataset.columns)
+    )
     return JobPlan(
-        contract=SHARING_CONTRACT if is_new else CONTRACT,
+        contract=NEW_CONTRACT if is_new else CONTRACT,
         job_id=job_id,
         fingerprint=fingerprint(dataset, scoring),
         source=source,

@@ -344,6 +344,19 @@ def test_files_in_folders_of_a_prefix_are_taken_by_the_pattern_that_is_named(
     assert names == ["s3://data/deep/b/c/d.csv.gz", "s3://data/deep/b/e.csv.gz"]
 
 
+def test_folders_of_partitions_in_s3_are_columns(bucket: S3Path) -> None:
+    for region in ("eu", "us%2Fwest"):
+        folder = bucket / "events" / "date=2026-11-24" / f"region={region}"
+        put(folder / "part-0.csv", b"a\n1\n")
+    put(bucket / "events" / "_SUCCESS", b"")
+    dataset = plan_dataset(open_source("s3://data/events"))
+    (chunk,) = dataset.chunks
+    what = (dataset.format, dataset.files, chunk, dataset.columns, ["a", "date", "region"])
+    assert read_chunk(*what).table.to_pylist() == [
+        {"a": 1, "date": "2026-11-24", "region": region} for region in ("eu", "us/west")
+    ]
+
+
 def test_an_output_that_cannot_be_written_is_named(endpoint: str) -> None:
     with pytest.raises(errors.StorageError, match="s3://nowhere/out: cannot be written"):
         write_file(S3Path("nowhere/out"), b"x")

@@ -1,0 +1,125 @@
+"""Columns in the names of folders, as ``date=2026-11-24/region=eu``: found, planned, read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from celeriac import errors
+from celeriac.datasets.planner import plan
+from celeriac.datasets.reader import read_chunk
+from celeriac.datasets.records import DatasetPlan
+from celeriac.datasets.sources import open_files, open_source
+
+Write = Callable[[Path, list[int]], None]
+
+
+def write_csv(path: Path, values: list[int]) -> None:
+    path.with_suffix(".csv").write_text("\n".join(["x", *map(str, values)]) + "\n")
+
+
+def write_jsonl(path: Path, values: list[int]) -> None:
+    path.with_suffix(".jsonl").write_text("".join(f'{{"x": {one}}}\n' for one in values))
+
+
+def write_parquet(path: Path, values: list[int]) -> None:
+    pq.write_table(pa.table({"x": values}), path.with_suffix(".parquet"), row_group_size=2)
+
+
+def lake(root: Path, write: Write = write_csv) -> Path:
+    """Two dates of two regions, with what other programs leave beside the data."""
+    for at, folders in enumerate([
+        "date=2026-11-24/region=S%C3%A3o%20Paulo", "date=2026-11-24/region=eu",
+        "date=2026-11-25/region=__HIVE_DEFAULT_PARTITION__",
+    ]):
+        folder = root / "events" / folders
+        folder.mkdir(parents=True)
+        write(folder / "part-0", [10 * at, 10 * at + 1, 10 * at + 2])
+    (root / "events" / "_SUCCESS").touch()
+    (root / "events" / "date=2026-11-24" / "_temporary").mkdir()
+    write(root / "events" / "date=2026-11-24" / "_temporary" / "part-9", [99])
+    (root / "events" / "date=2026-11-26").mkdir()
+    return root / "events"
+
+
+def rows(planned: DatasetPlan, names: list[str], named: str | None = None) -> list[dict[str, Any]]:
+    tables = [
+        read_chunk(planned.format, planned.files, chunk, planned.columns, names, named).table
+        for chunk in planned.chunks
+    ]
+    return list(pa.concat_tables(tables).to_pylist())
+
+
+@pytest.mark.parametrize("write", [write_csv, write_jsonl, write_parquet])
+@pytest.mark.parametrize("chunk_rows", [2, 100])
+def test_folders_of_partitions_are_searched_and_are_columns(
+    tmp_path: Path, write: Write, chunk_rows: int
+) -> None:
+    """Chunks of a part of a file, and one that files share."""
+    planned = plan(open_source(lake(tmp_path, write)), chunk_rows=chunk_rows)
+    assert [column.name for column in planned.columns] == ["x", "date", "region"]
+    first, second, third = "2026-11-24", "2026-11-24", "2026-11-25"
+    expected = [
+        {"region": region, "x": 10 * at + row, "date": date}
+        for at, (date, region) in enumerate([(first, "São Paulo"), (second, "eu"), (third, None)])
+        for row in range(3)
+    ]
+    found = rows(planned, ["region", "x", "date"])
+    assert sorted(found, key=lambda row: row["x"]) == expected
+    assert [row["date"] for row in rows(planned, ["date"])] == [first] * 6 + [third] * 3
+
+
+def test_a_file_a_folder_and_a_pattern_have_the_same_columns(tmp_path: Path) -> None:
+    folder = lake(tmp_path)
+    inner = folder / "date=2026-11-24" / "region=eu"
+    for source in (inner / "part-0.csv", inner, folder / "**" / "region=e*" / "*.csv"):
+        found = open_source(source)
+        assert found.names == ["x", "date", "region"]
+        assert rows(plan(found), ["date", "region"])[0] == {"date": "2026-11-24", "region": "eu"}
+    assert open_files([inner / "part-0.csv"]).names == ["x"]  # our own parts
+
+
+def test_a_column_of_the_files_stays_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "x=7"
+    folder.mkdir()
+    write_csv(folder / "a", [1, 2])
+    found = open_source(tmp_path)
+    assert found.names == ["x"]
+    assert rows(plan(found), ["x"]) == [{"x": 1}, {"x": 2}]
+
+
+def test_a_folder_has_the_type_that_the_model_takes(tmp_path: Path) -> None:
+    for hour in ("07", "11"):
+        (tmp_path / f"hour={hour}").mkdir()
+        write_csv(tmp_path / f"hour={hour}" / "a", [1])
+    found = open_source(tmp_path)
+    assert [row["hour"] for row in rows(plan(found), ["hour"])] == ["07", "11"]
+    typed = plan(found, dtypes={"hour": "int"})
+    assert [row["hour"] for row in rows(typed, ["hour"])] == [7, 11]
+    (tmp_path / "hour=noon").mkdir()
+    write_csv(tmp_path / "hour=noon" / "a", [1])
+    with pytest.raises(errors.DatasetError, match=r"a\.csv: hour=noon: .* takes column 'hour'"):
+        plan(open_source(tmp_path), dtypes={"hour": "int"})
+
+
+def test_folders_that_differ_are_refused(tmp_path: Path) -> None:
+    folder = lake(tmp_path)
+    write_csv(folder / "date=2026-11-24" / "b", [1])
+    with pytest.raises(errors.DatasetError, match=r"differs from .* of its folders: region"):
+        open_source(folder)
+
+
+def test_bad_rows_are_named_by_a_folder(tmp_path: Path) -> None:
+    folder = lake(tmp_path)
+    broken = folder / "date=2026-11-24" / "region=eu" / "part-0.csv"
+    broken.write_text("x\n10\n1,2\n12\n")
+    planned = plan(open_source(folder))
+    (chunk,) = planned.chunks  # all files share it
+    found = read_chunk("csv", planned.files, chunk, planned.columns, ["x", "region"], "region")
+    assert [(bad.row, bad.id) for bad in found.errors] == [(5, "eu")]
+    assert found.table["region"].to_pylist() == ["São Paulo"] * 3 + ["eu"] * 2 + [None] * 3
