@@ -44,7 +44,7 @@ def as_samples(
     if hasattr(examples, "iloc") and not hasattr(examples, "columns"):  # a pandas series
         examples = examples.tolist()
     if hasattr(examples, "columns"):
-        return _from_frame(_spread(examples, count), dtype)
+        return _from_frame(examples, count, dtype)
     if isinstance(examples, (list, tuple)) and examples and isinstance(examples[0], dict):
         return _from_records(examples, count, dtype)
     if _are_texts(examples):
@@ -95,11 +95,14 @@ def _are_texts(examples: Any) -> bool:
 def _from_records(examples: Sequence[Any], count: int, dtype: Any) -> Samples:
     import pandas as pd
 
-    return _from_frame(_spread(pd.DataFrame(list(examples)), count), dtype)
+    return _from_frame(pd.DataFrame(list(examples)), count, dtype)
 
 
-def _from_frame(frame: Any, dtype: Literal["float32", "float64"] | None) -> Samples:
-    columns = tuple(_frame_column(name, frame[name]) for name in frame.columns)
+def _from_frame(
+    examples: Any, count: int, dtype: Literal["float32", "float64"] | None
+) -> Samples:
+    frame = _spread(examples, count)
+    columns = tuple(_frame_column(name, examples[name]) for name in examples.columns)
     items = [encode_item(_without_nan(row)) for row in frame.to_dict("records")]
     if dtype is None:
         return Samples(frame, items, InputSchema(kind="table", columns=columns, frame=True))
@@ -119,9 +122,11 @@ def _frame_column(name: Any, series: Any) -> Column:
         (pd.api.types.is_bool_dtype, "bool"), (pd.api.types.is_integer_dtype, "int"),
         (pd.api.types.is_float_dtype, "float"), (pd.api.types.is_string_dtype, "text"),
     )
+    present = series.dropna() if series.dtype == object and not series.isna().all() else series
     for is_kind, dtype in kinds:
-        if is_kind(series.dtype if dtype != "text" else series):
-            return Column(name=name, dtype=dtype)
+        if is_kind(series.dtype if dtype != "text" else present):
+            nullable = dtype == "text" and bool(series.isna().any())
+            return Column(name=name, dtype=dtype, nullable=nullable)
     raise errors.RegistryError(
         f"column {name!r} is of type {series.dtype}; a model's columns hold numbers, "
         "true and false, or text: convert it in the pipeline's input"
@@ -150,7 +155,7 @@ def _from_array(
     if names is not None and dtype is None:
         import pandas as pd
 
-        return _from_frame(pd.DataFrame(chosen, columns=list(names)), None)
+        return _from_frame(pd.DataFrame(chosen, columns=list(names)), count, None)
     cell: Literal["bool", "float"] = "bool" if array.dtype.kind == "b" else "float"
     columns = tuple(Column(name=f"x{number}", dtype=cell) for number in range(array.shape[1]))
     schema = InputSchema(kind="table", columns=columns, dtype=dtype or found)

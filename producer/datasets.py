@@ -183,6 +183,7 @@ def _plan(  # noqa: PLR0913, PLR0917 - one source, its model and its options
         wanted_chunks=_DEAR_CHUNKS if schema.kind in _DEAR else planner.WANTED_CHUNKS,
         chunk_bytes=batch.chunk_bytes,
         dtypes=_dtypes(schema, scoring.needs),
+        nullable=schema.nullable,
         numbers=scoring.aggregate.measured if scoring.aggregate else (),
         reads=scoring.reads,
         copies=copies,

@@ -162,7 +162,19 @@ def read_rows(  # noqa: PLR0913, PLR0917 - a chunk, and what is wanted of it
     table, kept, misfits = _convert(table, types, id_column)
     bad += [(int(positions[at]), *told) for at, *told in misfits]
     first = chunk.first_row + 1
+    table = _with_nulls(table, [column.name for column in columns if column.empty_is_null])
     return table, positions[kept] + first, row_errors(bad, first)
+
+
+def _with_nulls(table: pa.Table, columns: list[str]) -> pa.Table:
+    """Null for the empty texts of these columns, as far as the table has them."""
+    for name in columns:
+        at = table.schema.get_field_index(name)
+        if at >= 0:
+            nothing = pa.scalar(None, pa.string())
+            values = pc.if_else(pc.equal(table[name], ""), nothing, table[name])
+            table = table.set_column(at, name, values)
+    return table
 
 
 def check_count(path: str, chunk: Chunk, found: int) -> None:

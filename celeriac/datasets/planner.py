@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
 
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from msgspec.structs import replace
 
 from celeriac import errors
 from celeriac.datasets import images, parquet, partitions
@@ -62,6 +62,7 @@ def plan(  # noqa: PLR0913 - one source and its options
     wanted_chunks: int = WANTED_CHUNKS,
     chunk_bytes: int = 64_000_000,
     dtypes: Mapping[str, str] | None = None,
+    nullable: Collection[str] = (),
     numbers: Collection[str] = (),
     reads: Collection[str] | None = None,
     copies: Copies | None = None,
@@ -73,6 +74,7 @@ def plan(  # noqa: PLR0913 - one source and its options
     ``wanted_chunks``. ``dtypes`` fixes types of columns of CSV and JSON lines (``int``, ``float``,
     ``bool``, ``text``); those of other columns are guessed from the head of each file, and a guess
     that the file does not bear out gives way: of ``numbers`` only ``int`` does, to ``float``.
+    ``nullable``: texts of which an empty one in CSV is null.
     ``reads``: columns that are wanted at all (default: all). ``copies`` takes what chunks are read
     from where the source has no place to cut: a compressed file, a frame, the listing of a folder
     of images. ``on_progress`` is told the bytes that each step has read.
@@ -103,6 +105,8 @@ def plan(  # noqa: PLR0913 - one source and its options
     if not chunks:
         raise errors.DatasetError(f"{source.files[0].at.path}: the dataset has columns but no rows")
     partitions.check(files, in_folders)
+    if source.format == "csv":
+        columns = tuple(replace(one, empty_is_null=one.name in nullable) for one in columns)
     return DatasetPlan(
         format=source.format, files=tuple(files), columns=columns + in_folders,
         chunks=tuple(chunks),
@@ -340,7 +344,7 @@ def _typed(
     columns: tuple[DatasetColumn, ...], types: Mapping[str, str]
 ) -> tuple[DatasetColumn, ...]:
     return tuple(
-        msgspec.structs.replace(column, dtype=types.get(column.name, column.dtype))
+        replace(column, dtype=types.get(column.name, column.dtype))
         for column in columns
     )
 

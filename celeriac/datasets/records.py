@@ -97,6 +97,8 @@ class DatasetColumn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     in_folders: bool = False
     """Its values are in the names of the files' folders, as ``region=eu``, not in the files. Its
     type is ``text``, or what the model takes: ``int``, ``float`` or ``bool``."""
+    empty_is_null: bool = False
+    """CSV: a text of no characters is no value, for the model takes null."""
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

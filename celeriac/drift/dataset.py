@@ -125,8 +125,10 @@ def _read(
             f"{', '.join(found.names[:20])}"
         )
     with tempfile.TemporaryDirectory(prefix="celeriac-drift-") as folder:
+        nullable = {name for one in manifests for name in one.input.nullable}
         plan = planner.plan(
-            found, dtypes=dtypes, reads=names, copies=Copies(place(Path(folder) / "input"))
+            found, dtypes=dtypes, nullable=nullable, reads=names,
+            copies=Copies(place(Path(folder) / "input"))
         )
         table = pa.concat_tables(pieces(plan, names), promote_options="permissive")
     return Sampled(table.combine_chunks(), plan.rows, sources.describe(source))

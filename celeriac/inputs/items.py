@@ -118,6 +118,7 @@ def _row(item: Any, schema: InputSchema) -> list[Any]:
     values = _row_values(item, schema.columns)
     return [
         value if type(value) is float and column.dtype == "float" and math.isfinite(value)
+        else None if value is None and column.nullable
         else _CELLS[column.dtype](value, column.name)
         for value, column in zip(values, schema.columns, strict=True)
     ]

@@ -175,6 +175,8 @@ def _together(values: dict[str, Any], keep: Any, schema: InputSchema) -> Any:
 
 def _cells(column: Any, wanted: Column, schema: InputSchema) -> tuple[Any, Any]:
     """One column as an array, and a mask of its bad cells."""
+    if wanted.nullable:
+        return _nullable_texts(column, wanted.name)
     read = {"float": _float_cells, "int": _int_cells, "bool": _bool_cells, "text": _text_cells}
     return read[wanted.dtype](column, wanted.name, schema)
 
@@ -225,6 +227,13 @@ def _bool_cells(column: Any, name: str, _schema: InputSchema) -> tuple[Any, Any]
 def _text_cells(column: Any, name: str, _schema: InputSchema) -> tuple[Any, Any]:
     column = _as_text(column, name)
     return column.fill_null("").to_pandas(), column.is_null().to_numpy()
+
+
+def _nullable_texts(column: Any, name: str) -> tuple[Any, Any]:
+    import numpy as np
+
+    texts = _as_text(column, name).to_pandas().astype("str")  # of nulls alone it would be objects
+    return texts, np.zeros(len(texts), dtype=bool)
 
 
 def _as_text(column: Any, name: str) -> Any:

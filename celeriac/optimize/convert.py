@@ -29,6 +29,10 @@ def from_sklearn(estimator: Any, schema: InputSchema, output: OutputSchema) -> O
     skl2onnx = library("skl2onnx", pip=PIP)
     if output.outputs > 1:
         raise errors.RegistryError("models of several outputs are not converted")
+    if schema.nullable:
+        raise errors.RegistryError(
+            f"column {schema.nullable[0]!r} takes null, which no text of ONNX is"
+        )
     options = {}
     if output.kind == "classifier" and output.probabilities:
         options = {"zipmap": False}

@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 MANIFEST_NAME = "model.json"
 
@@ -37,6 +45,24 @@ class Column(_Record):
     name: str
     dtype: Literal["float", "int", "bool", "text"] = "float"
     """What values of the column must be; ``float`` also takes whole numbers and null (as NaN)."""
+    nullable: bool = False
+    """``text`` in a frame: the model takes null, too."""
+
+    @model_validator(mode="after")
+    def _only_text(self) -> Self:
+        if self.nullable and self.dtype != "text":
+            raise ValueError(
+                f"column {self.name!r}: nullable is for text; of numbers, float takes null"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Releases that do not know ``nullable`` read all manifests that do without."""
+        fields: dict[str, Any] = dump(self)
+        if not self.nullable:
+            del fields["nullable"]
+        return fields
 
 
 class Pixels(_Record):
@@ -82,6 +108,11 @@ class InputSchema(_Record):
     """``array``, ``image``, and ``table`` without frame: what the model is given."""
     frame: bool = False
     """``table``: the model wants a pandas frame (column names), not an array."""
+
+    @property
+    def nullable(self) -> list[str]:
+        """Names of the columns of text that take null."""
+        return [column.name for column in self.columns if column.nullable]
 
     @property
     def size(self) -> tuple[int, int]:

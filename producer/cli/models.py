@@ -246,7 +246,10 @@ def _show(model: ModelInfo, version: VersionInfo) -> None:
     facts.add_row("format", f"{version.format}, for {_where(version)}")
     facts.add_row("takes", takes(version.input))
     if version.input.kind == "table":
-        columns = (f"{column.name} ({column.dtype})" for column in version.input.columns)
+        columns = (
+            f"{column.name} ({column.dtype}{' or null' if column.nullable else ''})"
+            for column in version.input.columns
+        )
         facts.add_row("columns", terminal.plain(", ".join(columns)))
     facts.add_row("answers", terminal.plain(gives(version.output)))
     facts.add_row("served", served(version.serving))

@@ -177,6 +177,19 @@ def _mixed_pipeline() -> Case:
     return Case(model.fit(frame, ["no", "yes"] * 20), frame, {"city": 1})
 
 
+def _missing_texts() -> Case:
+    """As pandas reads them: texts that are missing, which the pipeline knows what to do with."""
+    frame = _mixed_frame()
+    frame.loc[::5, "city"] = None
+    columns = make_column_transformer(
+        (make_pipeline(SimpleImputer(strategy="constant", fill_value="?"), OneHotEncoder()),
+         ["city"]),
+        (SimpleImputer(), ["age", "visits"]),
+    )
+    model = make_pipeline(columns, RandomForestClassifier(5, random_state=1))
+    return Case(model.fit(frame, ["no", "yes"] * 20), frame, {"city": 1})
+
+
 def _converted(case: Case, input: InputSchema | None = None) -> Case:
     """The same model as an ONNX graph."""
     schema = input or as_samples(case.examples, count=1).schema
@@ -251,6 +264,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "torch yes or no": _yes_no,
     "torch three regressions": _network_regressor,
     "sklearn pipeline of texts and numbers": _mixed_pipeline,
+    "sklearn pipeline of texts that may be missing": _missing_texts,
     "onnx text classifier": _onnx_text,
     "onnx forest on arrays": lambda: _converted(_forest()),
     "onnx two regressions": lambda: _converted(_two_numbers()),

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, strategies as st
@@ -13,7 +14,9 @@ from hypothesis import given, strategies as st
 from celeriac import errors
 from celeriac.inputs import Limits, collate, collate_table, columns_needed
 from celeriac.messages import encode_item
-from celeriac.registry.manifest import Column, InputSchema
+from celeriac.optimize import convert
+from celeriac.registry.manifest import Column, InputSchema, OutputSchema
+from celeriac.samples import as_samples
 
 TEXT = InputSchema(kind="text", columns=(Column(name="review", dtype="text"),))
 TABLE = InputSchema(
@@ -206,9 +209,38 @@ def test_a_table_becomes_a_frame_with_the_same_types_as_items() -> None:
         [{"age": 1, "visits": 2, "member": True, "city": "Oslo"},
          {"age": 4, "visits": 4, "member": True, "city": "Bonn"}], TABLE,
     )
-    import pandas as pd
-
     pd.testing.assert_frame_equal(collated.inputs, expected.inputs)
+
+
+def test_a_text_may_be_null_where_an_example_was() -> None:
+    frame = pd.DataFrame({"city": ["Oslo"] * 999 + [None], "plan": ["free"] * 1_000})
+    for examples in (frame, frame.astype(object), frame.to_dict("records")):
+        samples = as_samples(examples, count=2)
+        assert samples.schema.nullable == ["city"]  # whichever are kept
+    schema = InputSchema.model_validate_json(samples.schema.model_dump_json())
+    assert schema == samples.schema
+    items = [{"city": None, "plan": "free"}, {"city": "Oslo", "plan": None}]
+    collated = collate(items, schema)
+    assert "'plan': the model takes text; found null" in collated.errors[1].message
+    table = pa.Table.from_pylist(items)
+    for one in (table, table.slice(0, 1)):  # of which no city is a text
+        rows = collate_table(one, schema)
+        pd.testing.assert_frame_equal(rows.inputs, collated.inputs)
+    assert "'plan' is empty" in collate_table(table, schema).errors[1].message
+
+
+def test_only_texts_say_that_they_may_be_null() -> None:
+    assert Column(name="a", dtype="text").model_dump() == {"name": "a", "dtype": "text"}
+    with pytest.raises(ValueError, match="nullable is for text; of numbers, float takes null"):
+        Column(name="a", dtype="int", nullable=True)
+
+
+def test_a_conversion_to_onnx_is_refused_where_texts_may_be_null() -> None:
+    city = Column(name="city", dtype="text", nullable=True)
+    schema = InputSchema(kind="table", frame=True, columns=(city,))
+    output = OutputSchema(kind="regressor")
+    with pytest.raises(errors.RegistryError, match="'city' takes null, which no text of ONNX is"):
+        convert.from_sklearn(None, schema, output)
 
 
 def test_numbers_of_a_table() -> None:

@@ -106,6 +106,18 @@ def test_a_late_misfit_in_a_column_of_the_model_is_a_row_error(tmp_path: Path) -
     ]
 
 
+def test_nothing_in_a_csv_is_null_where_the_model_takes_null(tmp_path: Path) -> None:
+    """Beside it an empty text stays one, as in every other dataset."""
+    path = tmp_path / "a.csv"
+    path.write_text('id,city,plan\n1,,\n2,"",pro\n3,Oslo,free\n')
+    dataset = plan(
+        open_source(path), dtypes={"city": "text", "plan": "text"}, nullable=["city", "x"]
+    )
+    (chunk,) = dataset.chunks
+    found = read_chunk("csv", dataset.files, chunk, dataset.columns, ["city", "plan"]).table
+    assert found.to_pydict() == {"city": [None, None, "Oslo"], "plan": ["", "pro", "free"]}
+
+
 def test_a_huge_row_error_is_clipped(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("a,b\n1,2\n" + "é" * 10_000 + "\n")
