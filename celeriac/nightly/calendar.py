@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from celeriac import errors
-from celeriac.settings.nightly import NightlySettings
+from celeriac.settings.nightly import NightlySettings, rendered
 
 MAX_ATTEMPTS = 99
 """Attempts of one date, at most."""
@@ -78,17 +78,13 @@ def find(schedules: dict[str, NightlySettings], name: str) -> NightlySettings:
 
 def dataset_path(schedule: NightlySettings, day: date) -> str:
     """The dataset of one date."""
-    return _render(schedule.dataset, day)
+    return rendered(schedule.dataset, day)
 
 
 def output_path(schedule: NightlySettings, day: date, attempt: int = 1) -> str:
     """The output folder of one attempt at a date: a forced one is a sibling of the first."""
-    first = _render(schedule.output, day)
+    first = rendered(schedule.output, day)
     return first if attempt == 1 else f"{first.rstrip('/')}.attempt-{attempt}"
-
-
-def _render(template: str, day: date) -> str:
-    return template.replace("{date}", day.isoformat())
 
 
 def _end_of_gap(wall: datetime, zone: ZoneInfo) -> datetime:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import zoneinfo
-from datetime import date
+from datetime import date, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -17,6 +17,22 @@ from celeriac.settings.section import Section
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+_DATE = re.compile(r"\{date(?::([^{}]+))?\}")
+_DIRECTIVES = re.compile(r"%[YymdjGVu]")
+"""Those of ``strftime`` that are numbers, whatever the language."""
+_SAMPLE_DAYS = [date(2027, 1, 1) + timedelta(days=number) for number in range(800)]
+"""With a leap day, and three years: no two of them may have one output folder."""
+
+
+def rendered(template: str, day: date) -> str:
+    """A path with the logical date in it.
+
+    >>> rendered("/lake/year={date:%Y}/month={date:%m}/{date}.csv", date(2026, 11, 24))
+    '/lake/year=2026/month=11/2026-11-24.csv'
+    """
+    return _DATE.sub(lambda found: day.strftime(found[1] or "%Y-%m-%d"), template)
 
 
 def checked_model(model: str) -> str:
@@ -107,10 +123,11 @@ class NightlySettings(Section):
     """What is done with the dataset: ``dataset`` scores it, ``drift`` compares it with what the
     version was made for."""
     dataset: str
-    """Path of the dataset; ``{date}`` stands for the logical date, as 2026-11-22."""
+    """Path of the dataset; ``{date}`` stands for the logical date, as 2026-11-22, and
+    ``{date:%Y/%m/%d}`` for 2026/11/22."""
     model: str
     output: str
-    """Path of the output folder; holds ``{date}``."""
+    """Path of the output folder; holds ``{date}``, so that each date has its own."""
     at: str = "02:00"
     """Time of day of the run in ``time_zone``. The run's logical date is the day before."""
     time_zone: str = "UTC"
@@ -156,16 +173,27 @@ class NightlySettings(Section):
     @field_validator("dataset", "output")
     @classmethod
     def _only_date(cls, template: str) -> str:
-        other = re.search(r"\{(?!date\})[^{}]*\}", template)
+        other = re.search(r"\{[^{}]*\}", _DATE.sub("", template))
         if other:
-            raise ValueError(f"{other[0]} stands for nothing; the logical date is {{date}}")
+            raise ValueError(
+                f"{other[0]} stands for nothing; the logical date is {{date}}, or in another form "
+                "{date:%Y/%m/%d}"
+            )
+        for form in filter(None, _DATE.findall(template)):
+            if not _DIRECTIVES.search(form) or "%" in _DIRECTIVES.sub("", form):
+                raise ValueError(
+                    f"{{date:{form}}} is no form of a date; it is made of %Y, %m, %d, %y, %j, %G, "
+                    "%V and %u, as {date:%Y/%m/%d}"
+                )
         return template
 
     @field_validator("output")
     @classmethod
     def _one_a_night(cls, output: str) -> str:
-        if "{date}" not in output:
+        if not _DATE.search(output):
             raise ValueError("holds no {date}, so each night would meet the last one's")
+        if len({rendered(output, day) for day in _SAMPLE_DAYS}) < len(_SAMPLE_DAYS):
+            raise ValueError("is the same for several dates, so a night would meet an earlier one")
         return output
 
     @field_validator("model")

@@ -115,6 +115,9 @@ def test_paths_and_dates() -> None:
     assert calendar.dataset_path(schedule, day) == "2026-01-02/2026-01-02.csv"
     assert calendar.output_path(schedule, day) == "s3://bucket/out/2026-01-02/"
     assert calendar.output_path(schedule, day, 2) == "s3://bucket/out/2026-01-02.attempt-2"
+    lake = night(dataset="y={date:%Y}/m={date:%m}/d={date:%d}", output="o/{date:%Y}-{date:%j}")
+    assert calendar.dataset_path(lake, day) == "y=2026/m=01/d=02"
+    assert calendar.output_path(lake, day, 2) == "o/2026-002.attempt-2"
     with pytest.raises(errors.RequestError, match="is not a date"):
         calendar.parse_date("yesterday")
 
