@@ -136,10 +136,11 @@ def _told(
     broker: Broker, name: str, schedule: NightlySettings, now: dt.datetime
 ) -> dict[str, Any]:
     """A schedule, for programs."""
+    last = nights.newest(broker, name, calendar.owed_date(schedule, now))
     return {
         "name": name, "kind": schedule.kind, "model": schedule.model, "enabled": schedule.enabled,
         "next_run": calendar.next_due(schedule, now) if schedule.enabled else None,
-        "last": nights.newest(broker, name, calendar.owed_date(schedule, now)),
+        "first_date": schedule.first_date, "last": None if _is_before(schedule, last) else last,
         "status": _status(broker, name),
     }
 
@@ -194,13 +195,18 @@ def _shown(
     at = calendar.next_due(schedule, now).astimezone(ZoneInfo(schedule.time_zone))
     next_run = f"next run {at:%Y-%m-%d %H:%M %Z}" if schedule.enabled else "disabled"
     run = nights.newest(broker, name, day)
-    last, first = _head(run, day), schedule.first_date
-    if first is not None and day < first and run.state is RunState.ABSENT:
-        last = f"none yet; the first one is {first}"
+    is_before = _is_before(schedule, run)
+    last = f"none yet; the first one is {schedule.first_date}" if is_before else _head(run, day)
     return [
         f"{name}  {schedule.model}  {next_run}", f"    last date {last}",
         *(f"    {text}" for text in _trouble(status)),
     ]
+
+
+def _is_before(schedule: NightlySettings, run: Run) -> bool:
+    """True of a date that the schedule does not owe, and that nobody has run."""
+    first = schedule.first_date
+    return first is not None and run.day < first and run.state is RunState.ABSENT
 
 
 def _trouble(status: Status | None) -> list[str]:

@@ -594,6 +594,8 @@ def test_a_date_before_the_first_one_is_no_run_that_lacks(
     listed = CliRunner().invoke(commands.app, ["list"], env={"COLUMNS": "300"}).output
     assert f"last date none yet; the first one is {first}" in listed
     assert "no run" not in listed
+    told = json.loads(CliRunner().invoke(commands.app, ["list", "--json"]).output)
+    assert (told["last"], told["first_date"]) == (None, str(first))
     assert f"next run {first + timedelta(days=1)}" in listed
 
 
