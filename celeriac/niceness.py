@@ -1,4 +1,4 @@
-"""How much a process gives way to others."""
+"""How much a process gives way to others, and how long it has waited for them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,19 @@ def give_way(niceness: int) -> None:
     now = os.nice(niceness)
     if os.getsid(0) == os.getpid():
         _weigh_session(now)
+
+
+def waited_s(thread: int) -> float:
+    """How long a thread, of any process, has been ready to run while others had the processor.
+
+    ``thread`` as the kernel numbers it; a process is its main thread. 0.0 where the kernel does not
+    tell, or the thread has ended.
+    """
+    try:
+        told = Path(f"/proc/{thread}/schedstat").read_text(encoding="ascii")
+        return int(told.split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _weigh_session(niceness: int) -> None:

@@ -12,12 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from celery import bootsteps
 
 from celeriac.logs import get_logger
+from celeriac.niceness import waited_s
 from celeriac.passes import Pass, all_under_way
 from celeriac.settings import get_settings
 from workers.roles import Role
@@ -40,18 +40,6 @@ def hung(taken_s: Mapping[Pass, float], *, limit_s: float, load_limit_s: float) 
         ),
         None,
     )
-
-
-def waited_s(thread: int) -> float:
-    """How long a thread of this process has been ready to run while others had the processor.
-
-    0.0 where the kernel does not tell, or the thread has ended.
-    """
-    try:
-        told = Path(f"/proc/self/task/{thread}/schedstat").read_text(encoding="ascii")
-        return int(told.split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
 
 
 def end_process(found: Pass, seconds: float) -> None:

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from celeriac import errors
-from celeriac.niceness import give_way
+from celeriac.niceness import give_way, waited_s
 from celeriac.parent import end_with_parent
 
 
@@ -27,7 +28,7 @@ def run_aside(  # noqa: PLR0913 - a process, and what is said when it fails
     """What ``python -m module`` answers to ``wanted``; both are JSON, on its stdin and stdout.
 
     Its last answer counts, also if the process has not ended well after it. ``niceness``: so much
-    more than ours it gives way to others.
+    more than ours it gives way to others; what it then waits for them is no part of ``timeout_s``.
 
     Raises the error that it answers with, or one of ``kind``: ``late`` if it does not end in time
     (then it is killed with everything that it started), or how ``what`` ended.
@@ -41,7 +42,7 @@ def run_aside(  # noqa: PLR0913 - a process, and what is said when it fails
     )
     try:
         words = _LastWords(process)
-        out, _ = process.communicate(json.dumps(wanted), timeout=timeout_s)
+        out = _ask(process, json.dumps(wanted), timeout_s, gives_way=niceness > 0)
         how = f"{what} {_ended(process.returncode, words.text())}"
     except subprocess.TimeoutExpired as expired:
         out, how = _text(expired.output), late
@@ -53,6 +54,25 @@ def run_aside(  # noqa: PLR0913 - a process, and what is said when it fails
     if result.get("error"):
         raise errors.from_wire(result["error"])
     return result
+
+
+def _ask(
+    process: subprocess.Popen[str], wanted: str, timeout_s: float, *, gives_way: bool
+) -> str:
+    """What the process answers. Raises TimeoutExpired with what there is so far."""
+    began_s = time.monotonic()
+    words: str | None = wanted
+    left_s = timeout_s
+    while True:
+        try:
+            return process.communicate(words, timeout=left_s)[0]
+        except subprocess.TimeoutExpired:
+            words = None  # it has them
+            waited = waited_s(process.pid) if gives_way else 0.0
+            left_s = began_s + timeout_s + waited - time.monotonic()
+            if left_s <= 0:
+                raise
+            left_s = max(left_s, _SHORTEST_LOOK_S)
 
 
 def answer_with(
@@ -106,6 +126,7 @@ class _LastWords:
                 self._kept = (self._kept + text)[-_BLOCK_CHARACTERS:]
 
 
+_SHORTEST_LOOK_S = 0.2
 _BLOCK_CHARACTERS = 16_384
 _LAST_WORDS_S = 1.0
 

@@ -100,6 +100,20 @@ def test_it_is_the_first_to_go_where_memory_is_short_and_gives_way(path: dict[st
         assert found == {"score": "1000", "niceness": expected, "a": 1}
 
 
+def test_what_it_waits_for_others_is_not_its_time(
+    path: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celeriac.release.aside.waited_s", lambda pid: 60.0)
+
+    def ask(niceness: int) -> object:
+        return run_aside("sleeper", [], {"a": 1}, timeout_s=0.001, late="late", what="it",
+                         kind=errors.RegistryError, env=path, niceness=niceness)
+
+    assert ask(1)
+    with pytest.raises(errors.RegistryError, match="late"):
+        ask(0)  # gives way to nobody
+
+
 def test_what_it_prints_fills_nobodys_memory(path: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", TALKER], env={**os.environ, **path}, text=True, capture_output=True,

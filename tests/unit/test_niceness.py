@@ -6,6 +6,8 @@ import errno
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,21 @@ def test_a_kernel_without_autogroups_is_no_error(
     monkeypatch.setattr(niceness, "_AUTOGROUP", tmp_path / "none" / "autogroup")
     niceness._weigh_session(10)
     niceness.give_way(0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this kernel does not tell")
+def test_the_kernel_tells_what_has_waited_for_the_processor() -> None:
+    script = "while True: pass"
+    core = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
+    both = [subprocess.Popen([*core, sys.executable, "-c", script]) for _ in range(2)]
+    try:
+        deadline = time.monotonic() + 30
+        while min(niceness.waited_s(one.pid) for one in both) < 0.05:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        for one in both:
+            one.kill()
+            one.wait(10)
+    assert niceness.waited_s(2**22 + 1) == 0.0  # no such thread
+    assert niceness.waited_s(threading.get_native_id()) >= 0.0
