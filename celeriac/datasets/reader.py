@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import starmap
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 from msgspec.structs import replace
 
 from celeriac import errors
-from celeriac.datasets import csv, images, jsonl, parquet, partitions
+from celeriac.datasets import arrow_types, csv, images, jsonl, parquet, partitions
 from celeriac.datasets.ahead import in_order
 from celeriac.datasets.places import S3Path, is_s3, place
 from celeriac.datasets.records import Chunk, DatasetColumn, RowError, SourceFile, SourceFormat
@@ -114,13 +115,14 @@ def _pieces_of_files(  # noqa: PLR0913, PLR0917 - as read_chunk
     """The rows with what the files hold of them."""
     file = files[chunk.file]
     if chunk.pieces and format == "parquet":
-        yield from _parquet_files(files, chunk, wanted, rows_at_once, id_column, spares)
+        yield from _parquet_files(files, chunk, columns, wanted, rows_at_once, id_column, spares)
     elif chunk.pieces:
         yield _text_files(format, files, chunk, columns, wanted, id_column, spares)
     elif format == "parquet":
         with _unchanged(file):
             pieces = parquet.read_pieces(file, chunk, wanted, rows_at_once, id_column)
-            yield from starmap(Rows, pieces)  # a loop would hold a piece while the next is read
+            rows = partial(_of_parquet, columns, file)
+            yield from starmap(rows, pieces)  # a loop would hold a piece while the next is read
     elif format == "images":
         _check_unchanged(file)
         yield Rows(*images.read_rows(file, chunk, wanted, id_column))
@@ -128,6 +130,14 @@ def _pieces_of_files(  # noqa: PLR0913, PLR0917 - as read_chunk
         yield Rows(*_TEXTS[format](
             file.path, _read_bytes(file, chunk), chunk, columns, wanted, id_column
         ))
+
+
+def _of_parquet(
+    columns: tuple[DatasetColumn, ...], file: SourceFile, table: pa.Table,
+    numbers: np.ndarray[Any, Any], bad: list[RowError],
+) -> Rows:
+    types = {column.name: column.dtype for column in columns}
+    return Rows(arrow_types.conformed(table, types, file.path), numbers, bad)
 
 
 _TEXTS = {"csv": csv.read_rows, "jsonl": jsonl.read_rows}
@@ -171,12 +181,14 @@ def _text_files(  # noqa: PLR0913, PLR0917 - as read_chunk
 
 
 def _parquet_files(  # noqa: PLR0913, PLR0917 - as read_pieces
-    files: Sequence[SourceFile], chunk: Chunk, names: list[str],
-    rows_at_once: Callable[[int], int], id_column: str | None, spares: bool,
+    files: Sequence[SourceFile], chunk: Chunk, columns: tuple[DatasetColumn, ...],
+    names: list[str], rows_at_once: Callable[[int], int], id_column: str | None, spares: bool,
 ) -> Iterator[Rows]:
     def read(file: SourceFile, piece: Chunk) -> Rows:
         with _unchanged(file):
-            return Rows(*parquet.read_rows(file, piece, names, id_column))
+            return _of_parquet(
+                columns, file, *parquet.read_rows(file, piece, names, id_column)
+            )
 
     waiting: list[Rows] = []
     bad: list[RowError] = []

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import pyarrow as pa
 
 from celeriac import errors
-from celeriac.datasets import images, parquet, partitions
+from celeriac.datasets import arrow_types, images, parquet, partitions
 from celeriac.datasets.ahead import in_order
 from celeriac.datasets.pandas_periods import frequency_of, periods_as_text
 from celeriac.datasets.places import (
@@ -410,8 +410,7 @@ def _open_parquet(files: list[Listed]) -> tuple[list[Found], Columns]:
     found: list[Found] = []
     columns: Columns = []
     for at, (footer, whole) in zip(files, _footers(files), strict=True):
-        columns = columns or footer.columns
-        _check_columns(files[0], columns, at, footer.columns)
+        columns = _in_common(files[0], columns, at, footer.columns) if columns else footer.columns
         rows = sum(group.rows for group in footer.groups)
         found.append(Found(at, footer=footer, rows=rows, whole=whole))
     return found, columns
@@ -466,6 +465,26 @@ def check_state(at: Listed) -> None:
 def etag_of(at: Listed) -> str:
     """What object storage says of the state of a file; empty on a disk."""
     return at.path.etag() if isinstance(at.path, S3Path) else ""
+
+
+def _in_common(one: Listed, first: Columns, other: Listed, columns: Columns) -> Columns:
+    """The columns of Parquet files with the types that take the values of all of them.
+
+    Raises DatasetError if they have other columns, or types that have nothing in common.
+    """
+    if first == columns:
+        return first
+    names = [[(name, "") for name, _ in some] for some in (first, columns)]
+    _check_columns(one, names[0], other, names[1])
+    found = []
+    for (name, was), (_, dtype) in zip(first, columns, strict=True):
+        both = arrow_types.common(was, dtype)
+        if both is None:
+            raise errors.DatasetError(
+                f"{other.path}: differs from {one.own_name} in: {name} ({dtype} instead of {was})"
+            )
+        found.append((name, both))
+    return found
 
 
 def _check_columns(one: Listed, first: Columns, other: Listed, columns: Columns) -> None:

@@ -238,6 +238,48 @@ def test_files_of_one_dataset_have_the_same_columns(tmp_path: Path) -> None:
         open_source(tmp_path)
 
 
+@pytest.mark.parametrize("size", [3, 60_000])
+def test_types_of_parquet_files_need_only_have_something_in_common(
+    tmp_path: Path, size: int
+) -> None:
+    """As writers leave them that look at one file at a time; small files, and large ones."""
+    when = pa.timestamp("us", "UTC")
+    empty = [None] * size
+    for name, columns in {
+        "a": [pa.nulls(size), pa.array(range(size)), pa.array(["x"] * size), pa.nulls(size)],
+        "b": [pa.array(["x"] * size), pa.array([0.5] * size), pa.array(empty, pa.large_string()),
+              pa.array(range(size), when)],
+        "c": [pa.nulls(size), pa.array(range(size), pa.int8() if size < 9 else pa.int32()),
+              pa.nulls(size), pa.nulls(size)],
+    }.items():
+        table = pa.table(columns, ["text", "n", "large", "at"])
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    dataset = plan(open_source(tmp_path), chunk_rows=40_000)
+    assert [column.dtype for column in dataset.columns] == [
+        "string", "double", "string", "timestamp[us, tz=UTC]",
+    ]
+    rows, _, bad = read_all(dataset)
+    assert not bad
+    assert {type(row["n"]) for row in rows} == {float}
+    assert [row["text"] for row in rows] == [*empty, *["x"] * size, *empty]
+    types = {
+        read_chunk("parquet", dataset.files, chunk, dataset.columns, ["text", "n", "at"]).table
+        .schema for chunk in dataset.chunks
+    }
+    assert len(types) == 1
+
+
+def test_types_of_parquet_files_without_anything_in_common_are_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1], "b": [1]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"a": [None], "b": ["x"]}), tmp_path / "b.parquet")
+    with pytest.raises(errors.DatasetError, match=r"a\.parquet in: b \(string instead of int64\)"):
+        open_source(tmp_path)
+    pq.write_table(pa.table({"a": [0.5], "b": [1]}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"a": [2**53 + 1], "b": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(errors.UnreadableFile, match=r"a\.parquet: column 'a' is of type int64"):
+        read_all(plan(open_source(tmp_path)))
+
+
 def test_a_changed_or_vanished_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("a\n1\n2\n")
