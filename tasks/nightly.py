@@ -17,6 +17,7 @@ from kombu.exceptions import OperationalError
 
 from celeriac import errors, metrics
 from celeriac.alerts import Alert, AlertKind
+from celeriac.datasets.places import expanded
 from celeriac.jobs.folder import JobFolder
 from celeriac.keys import NIGHTLY_SENT_S
 from celeriac.logs import get_logger
@@ -159,6 +160,8 @@ def _look_after(
         if waits and busy is not None and run.state.can_begin:
             run = replace(run, reason=_not_ended(busy))
         verdict = judge(schedule, run, now, waits=waits)
+        if verdict.start and not waits and (lacks := _lacks(schedule, day)):
+            run, verdict = replace(run, reason=lacks), replace(verdict, start=False)
         if schedule.drift and run.state.is_whole:
             drift_nights.tell_job(broker, name, schedule, run)
         if verdict.start and verdict.alert is AlertKind.MISSED:
@@ -179,6 +182,12 @@ def _look_after(
     records.set_status(status)
     _measure(name, status, now)
     return Looked(status, look.done)
+
+
+def _lacks(schedule: NightlySettings, day: date) -> str:
+    """What says that the dataset of a date is not whole yet; empty if it is. May raise OSError."""
+    path = calendar.ready_path(schedule, day)
+    return "" if path is None or expanded(path).exists() else f"{path} is not there"
 
 
 def _waiting(broker: Broker, name: str) -> dict[date, int]:
@@ -285,7 +294,8 @@ def _reason(schedule: NightlySettings, run: Run, kind: AlertKind) -> str:
     due = calendar.due_at(schedule, run.day)
     if kind is AlertKind.MISSED:
         end = due + timedelta(seconds=schedule.start_within_s)
-        return f"no run began between {due:%Y-%m-%d %H:%M} and {end:%H:%M} UTC ({run.state})"
+        between = f"between {due:%Y-%m-%d %H:%M} and {end:%H:%M} UTC"
+        return f"no run began {between} ({run.reason or run.state})"
     if kind is AlertKind.LATE:
         since = f"due at {due:%Y-%m-%d %H:%M} UTC, {run.state}"
         return f"{since}: {run.reason}" if run.reason else since

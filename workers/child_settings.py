@@ -37,7 +37,8 @@ def absolute(settings: Settings) -> Settings:
 
 def _absolute_night(night: NightlySettings) -> NightlySettings:
     return night.model_copy(update={
-        "dataset": _absolute_dataset(night.dataset), "output": _absolute_dataset(night.output)
+        "dataset": _absolute_dataset(night.dataset), "output": _absolute_dataset(night.output),
+        "ready": None if night.ready is None else _absolute_dataset(night.ready),
     })
 
 

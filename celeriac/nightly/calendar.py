@@ -81,6 +81,11 @@ def dataset_path(schedule: NightlySettings, day: date) -> str:
     return rendered(schedule.dataset, day)
 
 
+def ready_path(schedule: NightlySettings, day: date) -> str | None:
+    """What is there as soon as the dataset of one date is whole; None: nothing says so."""
+    return None if schedule.ready is None else rendered(schedule.ready, day)
+
+
 def output_path(schedule: NightlySettings, day: date, attempt: int = 1) -> str:
     """The output folder of one attempt at a date: a forced one is a sibling of the first."""
     first = rendered(schedule.output, day)

@@ -125,6 +125,10 @@ class NightlySettings(Section):
     dataset: str
     """Path of the dataset; ``{date}`` stands for the logical date, as 2026-11-22, and
     ``{date:%Y/%m/%d}`` for 2026/11/22."""
+    ready: str | None = None
+    """Path of a file or folder that is there as soon as the dataset is whole, as
+    ``/lake/events/date={date}/_SUCCESS``: no run begins by itself before. Unset: the dataset is
+    whole when it is there."""
     model: str
     output: str
     """Path of the output folder; holds ``{date}``, so that each date has its own."""
@@ -170,9 +174,11 @@ class NightlySettings(Section):
             raise ValueError("write it as HH:MM, from 00:00 to 23:59")
         return at
 
-    @field_validator("dataset", "output")
+    @field_validator("dataset", "ready", "output")
     @classmethod
-    def _only_date(cls, template: str) -> str:
+    def _only_date(cls, template: str | None) -> str | None:
+        if template is None:
+            return None
         other = re.search(r"\{[^{}]*\}", _DATE.sub("", template))
         if other:
             raise ValueError(

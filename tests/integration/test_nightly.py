@@ -147,6 +147,23 @@ def test_a_date_is_submitted_once(broker: Broker, redis_client: redis.Redis) -> 
     assert JobHandle.from_output(broker, output).id in ids
 
 
+def test_a_date_begins_when_its_dataset_is_whole(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    broker = make_broker(ready=f"{tmp_path}/in/{{date:%Y}}/{{date:%m-%d}}", missed="run")
+    assert look(broker, DUE).missed == []
+    assert sent(redis_client) == []
+    assert look(broker, DUE + timedelta(hours=2)).missed == [str(DAY)]
+    assert sent(redis_client) == []
+    happened = nights.records_of(broker, "sales").events(9)
+    assert [event.what for event in happened] == ["missed"]
+    assert f"({tmp_path}/in/{DAY:%Y/%m-%d} is not there)" in happened[0].text
+    (tmp_path / "in" / f"{DAY:%Y}").mkdir()
+    (tmp_path / "in" / f"{DAY:%Y}" / f"{DAY:%m-%d}").touch()
+    look(broker, DUE + timedelta(hours=3))
+    assert [one["date"] for one in sent(redis_client)] == [str(DAY)]
+
+
 def test_a_run_that_fails_leaves_the_date_owed(
     broker: Broker, redis_client: redis.Redis, tmp_path: Path
 ) -> None:

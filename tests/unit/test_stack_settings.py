@@ -81,9 +81,12 @@ def test_children_of_the_embedded_server_get_its_address_and_absolute_paths() ->
 
 
 def test_paths_of_a_night_are_where_the_stack_was_started(tmp_path: Path) -> None:
-    night = NightlySettings(dataset="in/{date}.csv", model="m", output="s3://bucket/{date}")
+    night = NightlySettings(
+        dataset="in/{date}.csv", ready="{date}.ok", model="m", output="s3://bucket/{date}"
+    )
     found = child_settings.absolute(Settings(nightly={"a": night})).nightly["a"]
     assert found.dataset == str(Path("in/{date}.csv").absolute())
+    assert found.ready == str(Path("{date}.ok").absolute())
     assert found.output == "s3://bucket/{date}"
 
 
