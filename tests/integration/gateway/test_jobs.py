@@ -262,6 +262,7 @@ def test_a_gateway_that_is_killed_loses_no_job(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # the planner gives way, and a busy machine leaves it little
 def test_a_planner_that_is_killed_is_replaced(stack: JobsStack) -> None:
     path = stack.folder / "in/shop/large.csv.gz"
     noise = os.urandom(1 << 16).hex()
@@ -270,12 +271,13 @@ def test_a_planner_that_is_killed_is_replaced(stack: JobsStack) -> None:
         file.writelines(f"{n},{noise[n % 99_991 :][:400]}\n" for n in range(200_000))
     job = stack.submit("replaced", source="large.csv.gz", model="echo", text_column="text")
     key = job_key(job["id"])
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 120
     while stack.broker.redis.hget(key, "plan_attempts") != b"1":
         assert time.monotonic() < deadline, stack.batch.log.read_text()[-2_000:]
+        time.sleep(0.01)  # or this test has the core that the planner waits for
     os.kill(_child_of(stack.batch.process.pid), signal.SIGKILL)
     assert stack.job(job["id"])["status"] == "validating"
-    ended = stack.finished(job["id"], 60)
+    ended = stack.finished(job["id"], 150)
     assert (ended["status"], ended["request_counts"]["total"]) == ("completed", 200_000)
     assert "WorkerLostError" in stack.batch.log.read_text()
 
