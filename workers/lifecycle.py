@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,6 +59,7 @@ def connect_signals() -> None:
     """Connect this process to Celery's signals."""
     signals.celeryd_init.connect(_take_role, weak=False)
     signals.celeryd_after_setup.connect(_select_queues, weak=False)
+    signals.celeryd_after_setup.connect(_leave_out_advice, weak=False)
     signals.worker_init.connect(_load_models, weak=False)
     signals.setup_logging.connect(_configure_logging, weak=False)
     signals.worker_process_init.connect(_start_child, weak=False)
@@ -129,6 +131,11 @@ def _select_queues(instance: Any, **_: Any) -> None:
         queues.deselect([role.name])
     for queue in role.queues:
         queues.select_add(queue)
+
+
+def _leave_out_advice(**_: Any) -> None:
+    """At each lost connection Celery explains a setting that nobody here shall change (083)."""
+    warnings.filterwarnings("ignore", message=r"\s*In Celery 5\.1 we introduced")
 
 
 def _load_models(sender: Any, **_: Any) -> None:
