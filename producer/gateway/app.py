@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from celeriac import __version__, errors
 from celeriac.settings import Settings
@@ -125,11 +126,22 @@ def _not_valid(request: Request, error: Exception) -> Response:
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
     if error.status_code == 405:
-        allow = (error.headers or {}).get("Allow", "")
-        return _respond(request, failures.MethodNotAllowed(allow=allow))
+        return _respond(request, failures.MethodNotAllowed(allow=", ".join(_taken(request))))
     if error.status_code == 404:
         return _respond(request, failures.RouteNotFound())
     return _respond(request, errors.RequestError(str(error.detail)))
+
+
+def _taken(request: Request) -> list[str]:
+    """The methods that the path takes; Starlette names those of one of its routes only."""
+    found = [
+        method for method in ("GET", "POST", "PUT")
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]
+    return ["GET", "HEAD", *found[1:]] if "GET" in found else found
 
 
 def _gone(_request: Request, _error: Exception) -> Response:

@@ -140,10 +140,13 @@ class Guard:
             self.gateway.pulse.check()
         if not context.has_body:
             context.body_is_read = True  # a handler that waits is not told to hurry
+        scope = context.scope
+        if context.method == "HEAD":
+            scope = {**scope, "method": "GET"}  # every GET has its HEAD
         try:
-            await self._cold(context.scope, reply.bounded(self.gateway), reply.send)
+            await self._cold(scope, reply.bounded(self.gateway), reply.send)
         finally:
-            context.route = getattr(context.scope.get("route"), "path", context.route)
+            context.route = getattr(scope.get("route"), "path", context.route)
 
     async def _admit(self, context: RequestContext) -> None:
         """Who is it, how long has it, and is there room? Health is always answered."""
@@ -202,11 +205,13 @@ class Guard:
 class _Reply:
     """What the cold application receives and sends, within bounds and with our headers."""
 
-    __slots__ = ("_context", "_send", "started", "status")
+    __slots__ = ("_context", "_is_whole", "_send", "started", "status")
 
     def __init__(self, context: RequestContext, send: Send) -> None:
         self._context = context
         self._send = send
+        self._is_whole = False
+        """Nothing more may be sent."""
         self.started = False
         self.status = GONE
 
@@ -219,6 +224,11 @@ class _Reply:
             headers = list(message.get("headers", ()))
             headers.append((b"x-request-id", self._context.id.encode("ascii")))
             message["headers"] = headers
+        elif self._context.method == "HEAD":  # the server sends no body, so streams end here
+            if self._is_whole:
+                return
+            self._is_whole = True
+            message["more_body"] = False
         await self._send(message)
 
     def bounded(self, gateway: Gateway) -> Receive:

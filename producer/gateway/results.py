@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
+from starlette.types import Receive, Scope, Send
 
 from celeriac import errors
 from celeriac.datasets.places import Place
@@ -127,7 +128,11 @@ def respond(found: ResultFile, path: Place) -> Response:
 
 
 class _File(FileResponse):
-    """Says in our form what is wrong with a ``Range``, instead of in plain text."""
+    """Says in our form what is wrong with a ``Range``, instead of in plain text; for HEAD nothing
+    is read."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__({**scope, "method": scope["celeriac"].method}, receive, send)
 
     @classmethod
     def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:

@@ -42,6 +42,23 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
+@pytest.mark.parametrize("path", [
+    "/health/live", "/health/ready", "/v2/health/ready", "/v2", "/docs", "/openapi.json",
+    "/v1/models", "/v1/models/reviews", "/v1/jobs/none", "/v1/predictions/none", "/nothing",
+])  # fmt: skip
+def test_every_get_has_its_head(http_client: Http, connection: socket.socket, path: str) -> None:
+    expected = http_client.get(path)
+    for _ in range(2):  # a body would be taken for the answer to the second
+        connection.sendall(b"HEAD %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path.encode())
+        data = b""
+        while not data.endswith(b"\r\n\r\n"):
+            data += connection.recv(65_536) or pytest.fail(f"closed after {data!r}")
+        head = data.decode().lower()
+        assert head.startswith(f"http/1.1 {expected.status} ")
+        assert f"content-length: {expected.headers['content-length']}\r\n" in head
+        assert f"content-type: {expected.headers['content-type']}\r\n" in head
+
+
 def test_a_head_without_end_is_refused(connection: socket.socket) -> None:
     with pytest.raises(OSError):  # noqa: PT012 - the server closes it on the way
         connection.sendall(b"GET /health/live HTTP/1.1\r\n")

@@ -80,6 +80,8 @@ def test_the_whole_life_of_a_job(stack: JobsStack) -> None:
         answer = stack.ask("GET", f"/v1/jobs/{job['id']}/results/{one['name']}")
         assert (answer.status, len(answer.body)) == (200, one["bytes"]), one
         assert answer.headers["x-content-type-options"] == "nosniff"
+        head = stack.ask("HEAD", f"/v1/jobs/{job['id']}/results/{one['name']}")
+        assert (head.status, head.headers["content-length"]) == (200, str(one["bytes"])), one
         if "sha256" in one:
             assert hashlib.sha256(answer.body).hexdigest() == one["sha256"]
             assert answer.headers["etag"] == f'"{one["sha256"]}"'
@@ -467,6 +469,9 @@ def test_streams_begin_with_the_state_and_end_with_their_callers(
         assert again.answer.readline() == b"retry: 1000\n"
         again.answer.readline()
         assert again.answer.readline() == b": nothing new\n"  # it knew the state
+        head = stack.ask("HEAD", f"/v1/jobs/{job['id']}/events")  # ends by itself
+        assert head.headers["content-type"].startswith("text/event-stream")
+        wait_until(lambda: shared.streams == 4)
         for stream in (*streams[:2], again):
             stream.close()
         wait_until(lambda: shared.streams == 1)
