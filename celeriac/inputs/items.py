@@ -105,8 +105,8 @@ def _image(item: Any, schema: InputSchema, limits: Limits) -> Any:
     if isinstance(item, list) or hasattr(item, "__array_interface__"):
         return _array(item, schema)
     raise errors.InvalidItem(
-        "the model takes an image: the bytes of a PNG, JPEG, WEBP or GIF file, or an array of "
-        f"shape {list(schema.shape)}; found {_found(item)}"
+        "the model takes an image: the bytes of a PNG, JPEG, WEBP or GIF file (in JSON "
+        f'{{"$bytes": BASE64}}), or an array of shape {list(schema.shape)}; found {_found(item)}'
     )
 
 

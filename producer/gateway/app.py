@@ -38,6 +38,7 @@ from producer.gateway.disconnects import Disconnected
 from producer.gateway.guard import Guard, failed
 from producer.gateway.hot import HotRouter
 from producer.gateway.oip import routes as oip
+from producer.gateway.oip.extensions import not_offered
 from producer.gateway.rates import Rates
 
 HOT_ROUTES = [*predict.ROUTES, *oip.ROUTES]
@@ -128,7 +129,7 @@ def _refused(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         return _respond(request, failures.MethodNotAllowed(allow=", ".join(_taken(request))))
     if error.status_code == 404:
-        return _respond(request, failures.RouteNotFound())
+        return _respond(request, failures.RouteNotFound(not_offered(request.scope["path"])))
     return _respond(request, errors.RequestError(str(error.detail)))
 
 

@@ -16,6 +16,7 @@ from celeriac import errors
 from producer.gateway.context import Gateway, RequestContext
 from producer.gateway.disconnects import Disconnected
 from producer.gateway.failures import BUSY_RETRY_S, GatewayBusy, UnsupportedBody, fault
+from producer.gateway.malformed import reason
 from producer.gateway.nesting import check_nesting
 
 T = TypeVar("T")
@@ -24,6 +25,8 @@ BODIES_AT_ONCE = 32
 """Bodies of full size that may be held at the same time; of smaller ones so many more."""
 
 _OF_CURL = b"application/x-www-form-urlencoded"
+_IMAGES = b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF"
+"""How files of the kinds that are read begin."""
 _FIELD = re.compile(r"(?:unknown|missing required) field `([^`]{1,64})`")
 
 
@@ -64,10 +67,15 @@ async def read(
     return b"".join(chunks)
 
 
-def check_kind(kind: bytes) -> None:
-    """Where an image may come instead, JSON must not be called something else. What curl calls the
-    body of ``-d`` is taken as JSON, as by all other routes. Raises UnsupportedBody.
+def check_kind(kind: bytes, data: bytes) -> None:
+    """Where an image may come instead, JSON must not be called something else, nor an image JSON.
+    What curl calls the body of ``-d`` is taken as JSON, as by all other routes. Raises
+    UnsupportedBody.
     """
+    if data.startswith(_IMAGES):
+        raise UnsupportedBody(
+            "the body is an image: say so by its type, as in Content-Type: image/png"
+        )
     if kind and b"json" not in kind and not kind.startswith(_OF_CURL):
         named = kind.decode("latin-1")[:64]
         raise UnsupportedBody(
@@ -102,7 +110,7 @@ def decode(gateway: Gateway, data: bytes, decoder: msgspec.json.Decoder[T]) -> T
     except msgspec.ValidationError as error:
         raise not_valid(error) from error
     except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError) as error:
-        raise errors.RequestError(f"the body is not valid JSON: {_told(error)}") from error
+        raise errors.RequestError(f"the body is not valid JSON: {reason(data, error)}") from error
 
 
 def not_valid(error: msgspec.ValidationError) -> errors.RequestError:
@@ -151,9 +159,3 @@ async def _next(context: RequestContext) -> Any:
     if message["type"] == "http.disconnect":
         raise Disconnected
     return message
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, UnicodeError):
-        return "it is not UTF-8"
-    return str(error).partition("\n")[0][:120]

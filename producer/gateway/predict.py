@@ -76,7 +76,7 @@ async def predict(gateway: Gateway, context: RequestContext, model: str) -> Answ
         return await predictions.submitted(gateway, context, model, data)
     if is_image:
         return await _predict_one(gateway, context, model, data)
-    body.check_kind(kind)
+    body.check_kind(kind, data)
     request = body.decode(gateway, data, _predict_request)
     if request.items is not msgspec.UNSET:
         if request.item is not msgspec.UNSET:

@@ -148,7 +148,7 @@ async def submitted(
     if kind.startswith(b"image/"):
         wanted = Submitted(item=data)
     else:
-        body.check_kind(kind)
+        body.check_kind(kind, data)
         wanted = body.decode(gateway, data, _submitted)
     key = context.headers.get(b"idempotency-key")
     prediction_id = None if key is None else id_of_key(key.decode("latin-1"))

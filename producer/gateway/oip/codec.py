@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from celeriac import errors
+from producer.gateway.malformed import reason
 from producer.gateway.oip.tensors import (
     Tensor,
     check_shape,
     from_binary,
     from_json,
-    short,
     to_binary,
 )
 
@@ -109,7 +109,7 @@ def decode_request(
         request = _read(view[:json_bytes])
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise errors.RequestError(
-            f"the body is no inference request of the protocol: {short(error)}"
+            f"the body is no inference request of the protocol: {reason(view[:json_bytes], error)}"
         ) from error
     parameters = request.parameters or {}
     _check_parameters(parameters)

@@ -138,7 +138,7 @@ def _table(tensors: dict[str, Tensor], schema: InputSchema) -> list[Any]:
     names = [column.name for column in schema.columns]
     if tensors.keys() == {INPUT} and INPUT not in names:
         return _matrix(tensors[INPUT], schema)
-    _check_names(tensors, names)
+    _check_names(tensors, names, _table_inputs(schema, names))
     columns = [_cells(tensors[column.name], column) for column in schema.columns]
     if len(set(map(len, columns))) > 1:
         raise errors.RequestError(
@@ -146,6 +146,16 @@ def _table(tensors: dict[str, Tensor], schema: InputSchema) -> list[Any]:
             f"{min(map(len, columns)):,} to {max(map(len, columns)):,}"
         )
     return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _table_inputs(schema: InputSchema, names: Sequence[str]) -> str:
+    """What a table takes, in words: the form that the metadata shows first."""
+    columns = _listed(names)
+    if not takes_matrix(schema):
+        return columns
+    if schema.frame:
+        return f"{columns}; or {INPUT} with all of them"
+    return f"{INPUT}; or one for each column: {columns}"
 
 
 def _cells(tensor: Tensor, column: Column) -> list[Any]:
@@ -210,11 +220,12 @@ def _only(tensors: dict[str, Tensor], name: str) -> Tensor:
     return tensors[name]
 
 
-def _check_names(tensors: dict[str, Tensor], wanted: Sequence[str]) -> None:
+def _check_names(tensors: dict[str, Tensor], wanted: Sequence[str], known: str = "") -> None:
+    """``known``: what the model takes, if that is not only what is ``wanted``."""
     unknown = [name for name in tensors if name not in wanted]
     if unknown:
         raise errors.RequestError(
-            f"the model has no input {unknown[0][:100]!r}; it has: {_listed(wanted)}"
+            f"the model has no input {unknown[0][:100]!r}; it has: {known or _listed(wanted)}"
         )
     missing = [name for name in wanted if name not in tensors]
     if missing:

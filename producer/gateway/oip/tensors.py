@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from celeriac import errors
+from producer.gateway.malformed import reason
 
 MAX_RANK = 16
 """Dimensions of a tensor, at most."""
@@ -132,7 +133,8 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw)
         flat = _flat(name, kind, shape, data)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         wanted = _READERS[kind].wanted
-        raise _wrong(name, f"data is not a list of {wanted}: {short(error)}") from error
+        why = reason(memoryview(data), error)
+        raise _wrong(name, f"data is not a list of {wanted}: {why}") from error
     if len(flat) != count:
         raise _wrong(name, f"shape {list(shape)} has {count:,} values; data has {len(flat):,}")
     sides = tuple(shape)
@@ -236,15 +238,6 @@ def _dtype(name: str, datatype: str) -> str:
     except KeyError:
         known = ", ".join([*DTYPES, "BF16", "BYTES"])
         raise _wrong(name, f"unknown datatype {datatype[:20]!r}; known: {known}") from None
-
-
-def short(error: BaseException) -> str:
-    """The first line of an error of the decoder."""
-    if isinstance(error, RecursionError):
-        return "it is nested too deep"
-    if isinstance(error, UnicodeError):
-        return "it is not UTF-8"
-    return str(error).partition("\n")[0][:150]
 
 
 def _wrong(name: str, what: str) -> errors.RequestError:

@@ -171,11 +171,17 @@ def test_repository_index_and_statistics(client: triton.InferenceServerClient) -
 
 
 def test_what_is_not_offered_is_said(client: triton.InferenceServerClient) -> None:
-    for ask in (
-        lambda: client.load_model("reviews"), lambda: client.get_model_config("reviews"),
-        client.get_system_shared_memory_status,
+    for ask, what in (
+        (lambda: client.load_model("reviews"), "loading and unloading of models"),
+        (lambda: client.unload_model("reviews"), "loading and unloading of models"),
+        (lambda: client.get_model_config("reviews", "1"), "model configuration"),
+        (client.get_system_shared_memory_status, "shared memory"),
+        (lambda: client.register_system_shared_memory("a", "/b", 8), "shared memory"),
+        (client.get_cuda_shared_memory_status, "shared memory"),
+        (lambda: client.get_trace_settings("reviews"), "settings of traces and logs"),
+        (client.get_log_settings, "settings of traces and logs"),
     ):
-        with pytest.raises(InferenceServerException, match="nothing at this path") as caught:
+        with pytest.raises(InferenceServerException, match=f"not offered here: {what}") as caught:
             ask()
         assert caught.value.status() == "404"
 

@@ -67,6 +67,15 @@ def test_an_image_as_the_body(http_client: Http) -> None:
     )
     assert answer.status == 200, answer.body
     assert answer.json["label"] in range(10)
+    text = base64.b64encode(file.getvalue()).decode()
+    again = http_client.post("/v1/models/pixels/predict", {"item": {"$bytes": text}})
+    assert again.json == answer.json
+    bare = http_client.post("/v1/models/pixels/predict", {"item": text})
+    assert (bare.status, '{"$bytes": BASE64}' in bare.json["error"]["message"]) == (422, True)
+    for kind in ("application/x-www-form-urlencoded", ""):
+        untold = http_client.post("/v1/models/pixels/predict", file.getvalue(), Content_Type=kind)
+        assert (untold.status, untold.json["error"]["code"]) == (415, "unsupported_body")
+        assert "Content-Type: image/png" in untold.json["error"]["message"]
 
 
 def test_a_typed_array(http_client: Http) -> None:
@@ -118,7 +127,7 @@ def test_another_method_is_refused(http_client: Http) -> None:
     answer = http_client.get("/v1/models/reviews/predict")
     assert (answer.status, answer.headers["allow"]) == (405, "POST")
     answer = http_client.post("/health/live")
-    assert (answer.status, answer.headers["allow"]) == (405, "GET")
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
 def test_health_and_docs(http_client: Http) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import struct
 from typing import Any
 
@@ -227,6 +228,11 @@ def test_numbers_that_json_cannot_hold_are_refused() -> None:
         for datatype in ("FP64", "INT64", "UINT64", "BOOL"):
             data = json.dumps(ONE | {"datatype": datatype, "data": ["?"]}).replace('"?"', number)
             refused(f'{{"inputs": [{data}]}}'.encode())
+
+
+def test_nan_is_told_from_other_faults() -> None:
+    data = json.dumps(ONE | {"data": [math.nan] * 2})  # as Triton's own client writes it
+    assert "no NaN and no Infinity: send null" in refused(f'{{"inputs": [{data}]}}'.encode())
 
 
 def test_deep_nesting_is_refused() -> None:

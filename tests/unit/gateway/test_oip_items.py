@@ -29,6 +29,9 @@ MIXED = InputSchema(kind="table", frame=True, columns=(
     Column(name="price"), Column(name="count", dtype="int"), Column(name="new", dtype="bool"),
     Column(name="colour", dtype="text"),
 ))
+FRAME = InputSchema(kind="table", frame=True, columns=(
+    Column(name="price"), Column(name="count", dtype="int"),
+))
 NUMBERS = InputSchema(kind="table", columns=(Column(name="x0"), Column(name="x1")))
 COUNTS = InputSchema(kind="table", frame=True, columns=(
     Column(name="price"), Column(name="count", dtype="int"),
@@ -151,6 +154,9 @@ def test_anything() -> None:
     (TEXT, [tensor("text", "BYTES", [])], "no items"),
     (TEXT, [tensor("text", "BYTES", ["a"]), tensor("more", "INT8", [1])], "no input 'more'"),
     (NUMBERS, [tensor("x0", "FP64", [1])], "lacks the inputs: x1"),
+    (NUMBERS, [tensor("x", "FP64", [[1, 2]])], "it has: input; or one for each column: x0, x1"),
+    (FRAME, [tensor("x", "FP64", [[1, 2]])], "it has: price, count; or input with all of them"),
+    (MIXED, [tensor("x", "FP64", [[1, 2]])], "it has: price, count, new, colour"),
     (NUMBERS, [tensor("x0", "FP64", [1]), tensor("x1", "FP64", [1, 2])], "1 to 2"),
     (NUMBERS, [tensor("x0", "FP64", [1]), tensor("x1", "BOOL", [True])], "found BOOL"),
     (NUMBERS, [tensor("input", "FP64", [[1, 2, 3]])], "the shape [-1, 2]"),
