@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import posixpath
 import re
 import zoneinfo
 from datetime import date, timedelta
@@ -33,6 +34,22 @@ def rendered(template: str, day: date) -> str:
     '/lake/year=2026/month=11/2026-11-24.csv'
     """
     return _DATE.sub(lambda found: day.strftime(found[1] or "%Y-%m-%d"), template)
+
+
+def checked_apart(schedules: dict[str, NightlySettings]) -> dict[str, NightlySettings]:
+    """``schedules`` themselves. Raises ValueError if two that are enabled write to one folder: the
+    run of one would be taken for that of the other."""
+    seen: dict[tuple[str, str], str] = {}
+    for name, schedule in schedules.items():
+        if schedule.enabled:
+            folder = posixpath.normpath(rendered(schedule.output, _SAMPLE_DAYS[0]))
+            other = seen.setdefault((schedule.kind, folder), name)
+            if other != name:
+                raise ValueError(
+                    f"{other} and {name} have one output ({schedule.output}), and would take each "
+                    "other's runs for their own"
+                )
+    return schedules
 
 
 def checked_model(model: str) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from celeriac.settings.adapt import AdaptSettings
-from celeriac.settings.nightly import NightlySettings, checked_model
+from celeriac.settings.nightly import NightlySettings, checked_apart, checked_model
 from celeriac.settings.section import Section
 
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
@@ -430,7 +430,9 @@ class Settings(Section):
     feedback: FeedbackSettings = FeedbackSettings()
     drift: DriftSettings = DriftSettings()
     alerts: AlertSettings = AlertSettings()
-    nightly: dict[str, NightlySettings] = Field(default_factory=dict)
+    nightly: Annotated[dict[str, NightlySettings], AfterValidator(checked_apart)] = Field(
+        default_factory=dict
+    )
     gateway: GatewaySettings = GatewaySettings()
     moderation: ModerationSettings = ModerationSettings()
     sensors: SensorSettings = SensorSettings()

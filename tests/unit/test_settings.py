@@ -103,6 +103,8 @@ def test_one_that_is_like_no_setting_is_told_and_ignored(caplog: pytest.LogCaptu
         (f"{NIGHT}output = '{{date:%B}}'", ["{date:%B} is no form of a date", "made of %Y, %m"]),
         (f"{NIGHT}output = '{{date:}}'", ["{date:} stands for nothing"]),
         (f"{NIGHT}output = 'o-{{date}}'\nmodel = 'A B'", ["nightly.a.model", "not a model name"]),
+        (f"{WHOLE}{WHOLE.replace('.a', '.b').replace('date}', 'date:%Y-%m-%d}/')}",
+         ["nightly: a and b have one output (o-{date:%Y-%m-%d}/)"]),
         (f"{WHOLE}time_zone = 'Europe/Berln'", ["time_zone", "did you mean 'Europe/Berlin'"]),
         (f"{WHOLE}time_zone = 'Europe'", ["nightly.a.time_zone: is no time zone"]),
         (f"{WHOLE}missed = 'rerun'", ["nightly.a.missed", "'report' or 'run'"]),
@@ -123,6 +125,11 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, parts: list[str]) -> None
         load_settings(path, environ={})
     for part in parts:
         assert part in raised.value.message
+
+
+def test_a_schedule_that_rests_may_have_the_output_of_another(tmp_path: Path) -> None:
+    path = write(tmp_path, f"{WHOLE}enabled = false\n{WHOLE.replace('.a', '.b')}")
+    assert list(load_settings(path, environ={}).nightly) == ["a", "b"]
 
 
 def test_a_named_file_that_is_not_there(tmp_path: Path) -> None:
