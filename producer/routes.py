@@ -25,6 +25,8 @@ from producer.broker import Broker, broker_error, check_server
 
 POLL_S = 1.0
 """Age from which the catalogue is looked at again, behind the callers' backs."""
+_LOST = 0
+"""The generation in a Redis without a catalogue, which it will be given again."""
 
 
 class Route(NamedTuple):
@@ -144,7 +146,7 @@ class Routes:
             if held is None:
                 check_server(client, self._broker.url)
             self._compare_clocks(client)
-            if held is not None and fetch_generation(client) == held.catalogue.generation:
+            if held is not None and fetch_generation(client) in {held.catalogue.generation, _LOST}:
                 return held.catalogue
             catalogue = fetch(client)
         except redis.RedisError as error:

@@ -1,7 +1,8 @@
 """The catalogue: what the registry holds, published to Redis for clients and workers.
 
 Truth is the registry on disk. The maintenance role publishes; everybody else reads, and follows
-the generation number, which goes up by one with every change.
+the generation number, which goes up by one with every change. The first is the time in
+milliseconds: one that Redis has lost does not come again for another catalogue.
 """
 
 from __future__ import annotations
@@ -80,6 +81,10 @@ local generation = redis.call('GET', KEYS[2]) or '0'
 if redis.call('GET', KEYS[1]) == ARGV[1] then return tonumber(generation) end
 if ARGV[2] ~= '' and generation ~= ARGV[2] then return -1 end
 redis.call('SET', KEYS[1], ARGV[1])
+if generation == '0' then
+  local time = redis.call('TIME')
+  redis.call('SET', KEYS[2], string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
+end
 return redis.call('INCR', KEYS[2])
 """
 

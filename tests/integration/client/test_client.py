@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from celeriac import errors
-from celeriac.keys import reply_key
+from celeriac.keys import CATALOGUE_KEY, GENERATION_KEY, reply_key
 from celeriac.messages import realtime_queue
 from celeriac.registry import catalogue
 from celeriac.registry.store import Registry
@@ -116,6 +116,19 @@ def test_a_changed_catalogue_is_followed_in_the_background(
         return False
 
     assert any(refused() for _ in range(100))
+
+
+def test_a_redis_that_has_lost_the_catalogue_keeps_nobody_from_asking(
+    client: Client, lane: Lane, registry: Registry, redis_client: redis.Redis
+) -> None:
+    client.predict("echo", 1)
+    redis_client.delete(CATALOGUE_KEY, GENERATION_KEY)
+    assert set(client.models()) == {"echo", "texts"}  # looked at anew
+    assert client.predict("echo", 2).value == 2
+    infos = registry.infos()
+    del infos["texts"]
+    catalogue.publish(redis_client, infos)
+    assert set(client.models()) == {"echo"}
 
 
 def test_nobody_answers(client: Client, registry: Registry) -> None:

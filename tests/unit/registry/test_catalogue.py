@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import redis
 
@@ -28,11 +30,18 @@ def registry(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 def test_what_was_read_before_another_published_is_not_published(redis_client: redis.Redis) -> None:
     before = fetch_generation(redis_client)
-    assert publish(redis_client, MODELS, seen=before) == before + 1
+    first = publish(redis_client, MODELS, seen=before)
     assert publish(redis_client, {}, seen=before) == -1
     assert fetch(redis_client).models == MODELS
-    assert publish(redis_client, MODELS, seen=before) == before + 1  # the same, so all is well
-    assert publish(redis_client, {}, seen=before + 1) == before + 2
+    assert publish(redis_client, MODELS, seen=before) == first  # the same, so all is well
+    assert publish(redis_client, {}, seen=first) == first + 1
+
+
+def test_a_generation_that_was_lost_does_not_come_again(redis_client: redis.Redis) -> None:
+    lost = publish(redis_client, MODELS)
+    time.sleep(0.002)  # its unit
+    redis_client.flushall()
+    assert publish(redis_client, {}) > lost
 
 
 def test_a_publisher_that_was_late_reads_again(
@@ -47,12 +56,12 @@ def test_a_publisher_that_was_late_reads_again(
         tasks.models.publish_registry(redis_client)
         return old
 
-    tasks.models.publish_registry(redis_client)
+    first = tasks.models.publish_registry(redis_client)
     monkeypatch.setattr(Registry, "infos", overtaken)
     generation = tasks.models.publish_registry(redis_client)
     found = fetch(redis_client)
     assert found.models["m"].aliases["champion"] == 2
-    assert found.generation == generation == 2
+    assert found.generation == generation == first + 1
 
 
 def test_a_publisher_that_is_always_late_gives_up(
