@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from producer.gateway import predict
 from producer.gateway.auth import is_open
 from producer.gateway.oip import routes as oip
+from producer.gateway.predict import PROBABILITY
 
 _ITEM_PATHS = {"/v1/predictions/{id}", "/v1/feedback", "/v1/reviews/sentiment"}
 """Other routes whose bodies hold items."""
@@ -74,7 +75,7 @@ SCHEMAS: dict[str, Any] = {
         "description": "Of a classifier label and probability, of any other model value",
         "properties": {
             "model": {"type": "string"}, "version": {"type": "integer"}, "label": {},
-            "probability": {"type": ["number", "array", "null"]}, "value": {},
+            "probability": PROBABILITY, "value": {},
             "id": {"type": "string", "description": "With `Prefer: prediction-id`"},
         },
     },

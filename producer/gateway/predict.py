@@ -217,6 +217,10 @@ ROUTES = [
     HotRoute("/v1/models/", "/predict", "/v1/models/{model}/predict", "infer", predict),
 ]
 
+PROBABILITY: dict[str, Any] = {"anyOf": [
+    {"type": "number"}, {"type": "array", "items": {"type": "number"}}, {"type": "null"},
+]}
+"""One, or one for each output of the model."""
 OPENAPI: dict[str, Any] = {
     "/classify": {
         "post": {
@@ -240,7 +244,7 @@ OPENAPI: dict[str, Any] = {
                     "schema": {
                         "type": "object", "required": ["category", "confidence"],
                         "properties": {
-                            "category": {}, "confidence": {"type": ["number", "array", "null"]},
+                            "category": {}, "confidence": PROBABILITY,
                             "id": {"type": "string"},
                         },
                     },
@@ -287,9 +291,10 @@ OPENAPI: dict[str, Any] = {
             }},
             "responses": {"200": {
                 "description": "A prediction, or a list of them in the order of the items",
-                "content": {"application/json": {"schema": {"oneOf": [
-                    {"$ref": "#/components/schemas/Prediction"},
+                # Generated clients take the first that fits, and look at required fields alone.
+                "content": {"application/json": {"schema": {"anyOf": [
                     {"$ref": "#/components/schemas/Predictions"},
+                    {"$ref": "#/components/schemas/Prediction"},
                 ]}}},
             }, "202": {
                 "description": "With respond-async: it is accepted; `Location` has its address",

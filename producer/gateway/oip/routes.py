@@ -291,7 +291,7 @@ _INFER: dict[str, Any] = {
                             },
                             "datatype": {"enum": [*DTYPES, "BF16", "BYTES"]},
                             "parameters": {"type": ["object", "null"]},
-                            "data": {"type": "array"},
+                            "data": {"type": "array", "items": {}},
                         },
                     }},
                     "outputs": {"type": ["array", "null"], "items": {
@@ -325,7 +325,8 @@ _INFER: dict[str, Any] = {
                         "properties": {
                             "name": {"type": "string"}, "datatype": {"type": "string"},
                             "shape": {"type": "array", "items": {"type": "integer"}},
-                            "parameters": {"type": "object"}, "data": {"type": "array"},
+                            "parameters": {"type": "object"},
+                            "data": {"type": "array", "items": {}},
                         },
                     }},
                 },
