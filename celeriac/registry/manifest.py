@@ -9,11 +9,14 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
 )
+from pydantic_core import CoreSchema
 
 MANIFEST_NAME = "model.json"
 
@@ -48,13 +51,12 @@ class Column(_Record):
     nullable: bool = False
     """``text`` in a frame: the model takes null, too."""
 
-    @model_validator(mode="after")
-    def _only_text(self) -> Self:
-        if self.nullable and self.dtype != "text":
-            raise ValueError(
-                f"column {self.name!r}: nullable is for text; of numbers, float takes null"
-            )
-        return self
+    @field_validator("nullable")
+    @classmethod
+    def _only_text(cls, nullable: bool, info: ValidationInfo) -> bool:
+        if nullable and info.data.get("dtype") != "text":
+            raise ValueError("nullable is for text; of numbers, float takes null")
+        return nullable
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -63,6 +65,14 @@ class Column(_Record):
         if not self.nullable:
             del fields["nullable"]
         return fields
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """That of the fields: the serializer leaves one out, which has a default."""
+        plain: Any = {key: part for key, part in core_schema.items() if key != "serialization"}
+        return handler(plain)
 
 
 class Pixels(_Record):

@@ -231,6 +231,8 @@ def test_a_text_may_be_null_where_an_example_was() -> None:
 
 def test_only_texts_say_that_they_may_be_null() -> None:
     assert Column(name="a", dtype="text").model_dump() == {"name": "a", "dtype": "text"}
+    described = Column.model_json_schema(mode="serialization")  # as the gateway's page shows it
+    assert list(described["properties"]) == ["name", "dtype", "nullable"]
     with pytest.raises(ValueError, match="nullable is for text; of numbers, float takes null"):
         Column(name="a", dtype="int", nullable=True)
 
