@@ -142,11 +142,23 @@ def scalars(section: type[BaseModel]) -> list[str]:
 
 def _env_value(model: type[BaseModel], name: str, text: str) -> Any:
     annotation = model.model_fields[name].annotation
-    if annotation == tuple[str, ...]:
-        return [part.strip() for part in text.split(",") if part.strip()]
-    if annotation == list[str]:  # a command line, which may hold commas
+    if get_origin(annotation) not in (tuple, list):
+        return text if annotation is str else text or None
+    as_in_file = _listed(text)
+    if as_in_file is not None:
+        return as_in_file
+    if get_origin(annotation) is list:  # a command line, which may hold commas
         return shlex.split(text)
-    return text if annotation is str else text or None
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _listed(text: str) -> list[Any] | None:
+    """A list that is written as in the file; None for what is none."""
+    try:
+        found = tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return None
+    return found if isinstance(found, list) else None
 
 
 def _explain(error: ValidationError, path: Path | None) -> str:

@@ -44,6 +44,23 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     assert settings.alerts.command == ["page", "--to", "the owner", "a,b"]
 
 
+@pytest.mark.parametrize(("text", "roots"), [
+    ("/data,s3://lake/in", ("/data", "s3://lake/in")),
+    ('["/data", "s3://lake/in"]', ("/data", "s3://lake/in")),
+    ("['/data']", ("/data",)),
+    ("[]", ()),
+    ("", ()),
+    ("[data]", ("[data]",)),
+])
+def test_a_list_is_given_with_commas_or_as_in_the_file(text: str, roots: tuple[str, ...]) -> None:
+    settings = load_settings(environ={
+        "CELERIAC_GATEWAY_DATASET_ROOTS": text,
+        "CELERIAC_ALERTS_COMMAND": '["page", "the owner"]',
+    })
+    assert settings.gateway.dataset_roots == roots
+    assert settings.alerts.command == ["page", "the owner"]
+
+
 def test_variables_of_an_orchestrator_are_not_ours() -> None:
     load_settings(
         environ={
