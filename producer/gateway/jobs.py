@@ -29,6 +29,7 @@ from producer.gateway import body, results
 from producer.gateway.cold import contexts, json_response
 from producer.gateway.context import Gateway, RequestContext
 from producer.gateway.failures import Forbidden, fault
+from producer.gateway.progress import is_told
 from producer.jobs import JobStatus
 from producer.orders import Order
 
@@ -238,17 +239,20 @@ async def file(id: str, name: str, request: Request) -> Response:
             responses={
     200: {"description": "`event: status` at each change, then `event: end`; `data` is the job",
           "content": {"text/event-stream": {}}},
+    204: {"description": "The job has ended, and `Last-Event-ID` is the event that said so"},
     503: {"description": "There are too many streams"}, **_UNKNOWN
 })  # fmt: skip
 async def events(id: str, request: Request) -> Response:
     """Each event says all, so after a break just connect again; `Last-Event-ID` is understood."""
     gateway, context = contexts(request)
     status = await _status(gateway, context, id)
+    last_id = context.header(b"last-event-id")
+    if status.state.is_final and is_told(_shown(gateway, context, status), last_id):
+        return Response(status_code=204)  # a browser would come again and again otherwise
     limits, tenant = gateway.limits, context.caller.tenant
     gateway.progress.check_room(limits.max_event_streams, tenant, share_of_tenant(limits))
     stream = gateway.progress.events(
-        status, lambda now: _shown(gateway, context, now),
-        context.header(b"last-event-id"),
+        status, lambda now: _shown(gateway, context, now), last_id,
     )
     return StreamingResponse(stream, media_type="text/event-stream", headers={
         "Cache-Control": "no-store", "X-Accel-Buffering": "no",

@@ -168,6 +168,11 @@ def _told(fields: dict[str, Any]) -> tuple[str, bytes]:
     return hashlib.blake2b(data, digest_size=8).hexdigest(), data
 
 
+def is_told(fields: dict[str, Any], last_id: str) -> bool:
+    """Whether ``last_id`` is that of the event with ``fields``."""
+    return _told(fields)[0] == last_id
+
+
 def _gone(job_id: str) -> bytes:
     return _encode({"id": job_id, "object": "batch", "status": "unknown", "error": {
         "code": "job_not_found", "message": "the job was deleted",

@@ -64,8 +64,12 @@ def test_the_whole_life_of_a_job(stack: JobsStack) -> None:
     assert (job["source"], job["output"], job["id_column"]) == ("reviews.csv", "whole", "id")
     seen = stack.told(job["id"])
     assert [name for name, _, _ in seen[:-1]] == ["status"] * (len(seen) - 1)
-    name, _, last = seen[-1]
+    name, last_id, last = seen[-1]
     assert (name, last["status"]) == ("end", "completed")
+    again = stack.ask("GET", f"/v1/jobs/{job['id']}/events", Last_Event_ID=last_id)
+    assert (again.status, again.body) == (204, b"")  # a browser's EventSource stops at that
+    with Events(stack, job["id"], last_id=seen[0][1]) as stream:
+        assert [event[0] for event in stream] == ["end"]
     assert last["request_counts"] == {"total": 40, "completed": 40, "failed": 0}
     assert last["chunks"]["done"] == 4
     done = stack.job(job["id"])
