@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -153,7 +155,14 @@ def _beats(client: redis.Redis, now_s: float) -> list[BeatLine]:
         said: dict[str, Any] = json.loads(text)
         up_s = max(0.0, now_s - float(said["started_at"]))
         lines.append(BeatLine(host=said["host"], pid=said["pid"], up_s=up_s))
-    return sorted(lines, key=lambda line: (line.host, line.pid))
+    newest = min(lines, key=lambda line: line.up_s, default=None)
+    found = [line for line in lines if line is newest or not _is_gone(line)]
+    return sorted(found, key=lambda line: (line.host, line.pid))
+
+
+def _is_gone(line: BeatLine) -> bool:
+    """True of a beat of this host that was killed, and whose last word has not expired yet."""
+    return line.host == socket.gethostname() and not Path(f"/proc/{line.pid}").exists()
 
 
 def _gateways(client: redis.Redis, now_s: float) -> list[GatewayLine]:

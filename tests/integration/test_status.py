@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import socket
 import time
 
 import pytest
@@ -68,6 +70,16 @@ def test_what_is_wrong_with_a_worker_or_with_beat_is_told(
     assert "one is enough" not in text
     redis_client.set(beat_key("box:44"), json.dumps(beat | {"pid": 44}))
     assert "Beats: one is enough" in page(settings)
+
+
+def test_a_beat_that_was_started_again_after_a_kill_is_one(
+    settings: Settings, redis_client: redis.Redis
+) -> None:
+    """The last word of the killed one is still there."""
+    for pid, up_s in ((os.getpid(), 3), (2**22 + 1, 75)):  # no process has the latter
+        beat = {"host": socket.gethostname(), "pid": pid, "started_at": NOW_S - up_s}
+        redis_client.set(beat_key(f"{socket.gethostname()}:{pid}"), json.dumps(beat))
+    assert [line.pid for line in snapshot(settings, NOW_S).beats] == [os.getpid()]
 
 
 def test_workers_queues_and_models_are_shown(
