@@ -25,8 +25,9 @@ HEARTBEAT_S = 10.0
 """A stream that has nothing to say says so after this long, so that nobody cuts it off."""
 BUSY_RETRY_S = 5.0
 
-_HEARTBEAT = b": nothing new\n\n"
-_RECONNECT = b"retry: 1000\n\n"
+# A blank line ends an event: some clients (httpx-sse) make one of it even where there is no data.
+_HEARTBEAT = b": nothing new\n"
+_RECONNECT = b"retry: 1000\n"
 
 Look = Callable[[list[str]], Awaitable[list[JobStatus | None]]]
 Shown = Callable[[JobStatus], dict[str, Any]]

@@ -1,4 +1,4 @@
-"""How many streams of events there may be."""
+"""Streams of events: how many there may be, and what is in them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from celeriac.settings import GatewaySettings
+from producer.gateway import progress as module
 from producer.gateway.failures import GatewayBusy
 from producer.gateway.jobs import share_of_tenant
 from producer.gateway.progress import Progress
@@ -17,6 +18,21 @@ from producer.gateway.progress import Progress
 
 async def _nothing(ids: list[str]) -> list[Any]:
     return [None for _ in ids]
+
+
+def test_every_blank_line_ends_an_event_with_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT_S", 0)
+    status: Any = SimpleNamespace(id="a", tenant="shop", state=SimpleNamespace(is_final=False))
+
+    async def main() -> list[bytes]:
+        stream = Progress(_nothing, lambda: False).events(status, lambda _: {"status": "x"})
+        return [await anext(stream) for _ in range(4)]
+
+    sent = asyncio.run(main())
+    assert sent[2] == sent[3] == b": nothing new\n"
+    *events, rest = b"".join(sent).split(b"\n\n")
+    assert [event.count(b"\ndata: ") for event in events] == [1]
+    assert rest.replace(b": nothing new\n", b"") == b""
 
 
 def test_one_tenant_leaves_room_for_the_others() -> None:
