@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import shlex
+from dataclasses import replace
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -24,6 +25,7 @@ app = typer.Typer(no_args_is_help=True, help="Datasets that are scored, or compa
 
 WATCH_SILENT_S = 300
 """A watch that has not looked for so long is not running."""
+EVENTS_LOOKED_AT = 50
 DAYS_SHOWN = 5
 """Dates of one trouble that `list` names; `history` shows them all."""
 
@@ -136,7 +138,7 @@ def _told(
     broker: Broker, name: str, schedule: NightlySettings, now: dt.datetime
 ) -> dict[str, Any]:
     """A schedule, for programs."""
-    last = nights.newest(broker, name, calendar.owed_date(schedule, now))
+    last = _last(broker, name, calendar.owed_date(schedule, now))
     return {
         "name": name, "kind": schedule.kind, "model": schedule.model, "enabled": schedule.enabled,
         "next_run": calendar.next_due(schedule, now) if schedule.enabled else None,
@@ -194,13 +196,25 @@ def _shown(
     day = calendar.owed_date(schedule, now)
     at = calendar.next_due(schedule, now).astimezone(ZoneInfo(schedule.time_zone))
     next_run = f"next run {at:%Y-%m-%d %H:%M %Z}" if schedule.enabled else "disabled"
-    run = nights.newest(broker, name, day)
+    run = _last(broker, name, day)
     is_before = _is_before(schedule, run)
     last = f"none yet; the first one is {schedule.first_date}" if is_before else _head(run, day)
+    last += f": {run.reason}" if run.reason else ""
     return [
         f"{name}  {schedule.model}  {next_run}", f"    last date {last}",
         *(f"    {text}" for text in _trouble(status)),
     ]
+
+
+def _last(broker: Broker, name: str, day: dt.date) -> Run:
+    """The newest attempt at a date; of one that has none, why it could not begin."""
+    run = nights.newest(broker, name, day)
+    if run.state is not RunState.ABSENT:
+        return run
+    with redis_errors(broker):
+        happened = nights.records_of(broker, name).events(EVENTS_LOOKED_AT)
+    tried = (one.text for one in happened if (one.date, one.what) == (str(day), "could not begin"))
+    return replace(run, reason=next(tried, ""))
 
 
 def _is_before(schedule: NightlySettings, run: Run) -> bool:

@@ -602,6 +602,17 @@ def test_list_shows_how_things_stand(
     assert "nobody watches" not in invoke("list").stderr
 
 
+def test_list_says_why_the_last_date_could_not_begin(
+    broker: Broker, invoke: Callable[..., Any], tmp_path: Path
+) -> None:
+    day = owed_date(broker.settings.nightly["sales"], datetime.now(UTC))
+    with pytest.raises(errors.DatasetError):
+        begin(broker, day)
+    why = f"{tmp_path}/in/{day}.csv: no such file"
+    assert f"    last date {day}  no run: {why}\n" in invoke("list").stdout
+    assert json.loads(invoke("list", "--json").stdout)["last"]["reason"] == why
+
+
 def test_a_date_before_the_first_one_is_no_run_that_lacks(
     make_broker: Callable[..., Broker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
