@@ -290,7 +290,7 @@ class GatewaySettings(Section):
     """Promotion and metrics, always on loopback. For both ports, 0 takes any free one."""
     allowed_hosts: tuple[str, ...] = ()
     """Hosts (``host`` or ``host:port``) by which the gateway is reached beside loopback's own
-    names, say through a proxy, and whose pages may ask it. Looked at without keys, and on the admin
+    names, and whose pages may ask it through a proxy. Looked at without keys, and on the admin
     port."""
     classify_model: str = "reviews"
     """The model of ``POST /classify``."""

@@ -38,13 +38,14 @@ def check_origin(method: str, headers: Mapping[bytes, bytes], allowed: frozenset
     if origin is not None:
         if not _is_page_of(origin, host, allowed):
             raise OriginRefused(
-                f"a page of {_shown(origin)!r} may not ask this gateway; if it is yours, name its "
-                "host (with its port) in [gateway] allowed_hosts, or give the gateway keys"
+                f"a page of {_shown(origin)!r} may not ask this gateway; if it is yours, let its "
+                "own server pass the requests on (a proxy), and name its host (with its port) in "
+                "[gateway] allowed_hosts"
             )
     elif headers.get(b"sec-fetch-site") in _FOREIGN and not _is_link(method, headers):
         raise OriginRefused(
-            "a page of another site may not ask this gateway; if it is yours, serve it under the "
-            "gateway's own host and port, or give the gateway keys"
+            "a page of another site may not ask this gateway; if it is yours, let its own server "
+            "pass the requests on, so that they come from its own host and port"
         )
 
 

@@ -67,6 +67,10 @@ def test_hosts_that_are_allowed(start_gateway: Callable[..., RunningGateway]) ->
     assert http.post(ECHO, {"item": 1}, host="ml.example.org", origin=origin).status == 200
     assert http.post(ECHO, {"item": 1}, origin=origin).status == 200  # a proxy that changes Host
     check_refused(http.post(ECHO, {"item": 1}, host="evil.example"), ECHO)
+    asked = http("OPTIONS", ECHO, None, {"origin": origin, "access-control-request-method": "POST"})
+    assert (asked.status, "access-control-allow-origin" in asked.headers) == (405, False)
+    page = http.post(ECHO, {"item": 1}, origin="http://localhost:5173")
+    assert "let its own server pass the requests on" in page.json["error"]["message"]
 
 
 def test_with_keys_only_the_admin_port_looks(
