@@ -76,8 +76,8 @@ class RequestContext:
     __slots__ = (
         "batch_items", "body_bytes", "body_is_read", "body_s", "cache", "caller", "code",
         "compute_ms", "direct", "end_s", "headers", "id", "is_hot", "items", "method", "model",
-        "needs_redis", "path", "queue_ms", "receive", "route", "scope", "started_s", "timeout_s",
-        "version",
+        "needs_redis", "passes", "path", "queue_ms", "receive", "route", "scope", "started_s",
+        "timeout_s", "version",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, id: str, started_s: float) -> None:
@@ -114,6 +114,8 @@ class RequestContext:
         self.cache = ""
         """``hit`` or ``miss``; empty if the model keeps no answers."""
         self.batch_items = 0
+        self.passes = 0.0
+        """Forward passes, or its shares of them."""
         self.queue_ms = 0.0
         self.compute_ms = 0.0
 
@@ -148,6 +150,7 @@ class RequestContext:
             self.queue_ms = max(self.queue_ms, reply.queue_ms)
             self.compute_ms = max(self.compute_ms, reply.compute_ms)
             self.batch_items = max(self.batch_items, reply.batch_items)
+            self.passes += 1 / max(1, reply.batch_items)
         if not self.version and isinstance(call.outcome, Prediction):
             self.version = call.outcome.version
 

@@ -25,6 +25,8 @@ def reason(data: bytes | memoryview, error: Exception) -> str:
     """
     if isinstance(error, RecursionError):
         return "it is nested too deep"
+    if not data:
+        return "it is empty"
     head = bytes(data[:3])
     if isinstance(error, UnicodeError) or head.startswith(_UTF_16_MARKS):
         return "it is not UTF-8"

@@ -59,8 +59,9 @@ async def infer(gateway: Gateway, context: RequestContext, rest: str) -> Answer:
         gateway.inferences.failed(model.name, version.version, _since(context))
         raise
     gateway.inferences.succeeded(model.name, context.version, Answered(
-        items=context.items, seconds=_since(context),
+        items=context.items, seconds=_since(context), passes=context.passes,
         queue_s=context.queue_ms / 1e3, compute_s=context.compute_ms / 1e3,
+        from_cache=context.cache == "hit",
     ))
     return answer
 
@@ -187,6 +188,7 @@ async def _catalogue(request: Request) -> Catalogue:
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
 
+@router.get("/", include_in_schema=False)  # as the protocol's own OpenAPI document has it
 @router.get("", summary="What this server is, and which extensions it has")
 async def server() -> dict[str, Any]:
     return server_metadata()

@@ -15,10 +15,14 @@ class Answered(NamedTuple):
 
     items: int
     seconds: float
+    passes: float
+    """Forward passes for it, or its shares of them."""
     queue_s: float
     """Of its slowest item, from its publishing until a worker took it; 0 from the cache."""
     compute_s: float
     """Of its slowest batch."""
+    from_cache: bool
+    """All of it was."""
 
 
 @dataclass
@@ -31,8 +35,12 @@ class Counts:
     """That were answered."""
     successes: int = 0
     success_ns: int = 0
+    passes: float = 0.0
     queue_ns: int = 0
     compute_ns: int = 0
+    hits: int = 0
+    """Of the successes, those from the cache alone."""
+    hit_ns: int = 0
     failures: int = 0
     failure_ns: int = 0
 
@@ -42,13 +50,22 @@ class Counts:
             "version": str(version),
             "last_inference": self.last_ms,
             "inference_count": self.items,
+            "execution_count": round(self.passes),
             "inference_stats": {
-                "success": {"count": self.successes, "ns": self.success_ns},
-                "fail": {"count": self.failures, "ns": self.failure_ns},
-                "queue": {"count": self.successes, "ns": self.queue_ns},
-                "compute_infer": {"count": self.successes, "ns": self.compute_ns},
+                "success": _spent(self.successes, self.success_ns),
+                "fail": _spent(self.failures, self.failure_ns),
+                "queue": _spent(self.successes, self.queue_ns),
+                "compute_input": _spent(0, 0),  # is a part of what follows
+                "compute_infer": _spent(self.successes - self.hits, self.compute_ns),
+                "compute_output": _spent(0, 0),
+                "cache_hit": _spent(self.hits, self.hit_ns),
             },
+            "batch_stats": [],
         }
+
+
+def _spent(count: int, ns: int) -> dict[str, int]:
+    return {"count": count, "ns": ns}
 
 
 class Statistics:
@@ -64,6 +81,10 @@ class Statistics:
         counts.items += answered.items
         counts.successes += 1
         counts.success_ns += round(answered.seconds * 1e9)
+        counts.passes += answered.passes
+        if answered.from_cache:
+            counts.hits += 1
+            counts.hit_ns += round(answered.seconds * 1e9)
         counts.queue_ns += round(answered.queue_s * 1e9)
         counts.compute_ns += round(answered.compute_s * 1e9)
 

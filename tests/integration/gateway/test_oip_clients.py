@@ -156,6 +156,7 @@ def test_repository_index_and_statistics(client: triton.InferenceServerClient) -
     after = counts(client.get_inference_statistics("digits", "1"))
     assert (after["name"], after["version"]) == ("digits", "1")
     assert after["inference_count"] == before["inference_count"] + 3
+    assert 1 <= after["execution_count"] - before["execution_count"] <= 3
     success, fail = after["inference_stats"]["success"], after["inference_stats"]["fail"]
     assert success["count"] == before["inference_stats"]["success"]["count"] + 1
     assert 0 < success["ns"] < 60e9
@@ -164,6 +165,11 @@ def test_repository_index_and_statistics(client: triton.InferenceServerClient) -
         assert 0 < spent[0]["ns"] - spent[1]["ns"] <= success["ns"]
     assert fail["count"] == before["inference_stats"]["fail"]["count"] + 1
     assert abs(after["last_inference"] - time.time() * 1000) < 60_000
+    cached = counts(client.get_inference_statistics("reviews"))["inference_stats"]["cache_hit"]
+    for _ in range(2):
+        client.infer("reviews", [texts([TEXTS[0]], True)])
+    again = counts(client.get_inference_statistics("reviews"))["inference_stats"]["cache_hit"]
+    assert 1 <= again["count"] - cached["count"] <= 2
     every = client.get_inference_statistics()["model_stats"]
     assert {one["name"] for one in every} >= {"digits", "echo", "pixels", "reviews", "table"}
     with pytest.raises(InferenceServerException):

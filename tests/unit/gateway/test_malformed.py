@@ -23,6 +23,7 @@ from producer.gateway.malformed import reason
     ("\ufeff{}", "byte order mark"),
     ("{}".encode("utf-16"), "not UTF-8"),
     ('{"item": "é"}'.encode("latin-1"), "not UTF-8"),
+    ("", "it is empty"),
     ("item=a", "invalid character (byte 0)"),
     ("[" * 100_000, "too deep"),
 ])

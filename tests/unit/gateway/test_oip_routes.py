@@ -16,6 +16,7 @@ from celeriac.registry.manifest import InputSchema, OutputSchema
 from celeriac.settings import GatewaySettings, Settings
 from producer.gateway.app import build
 from producer.gateway.oip import routes
+from producer.gateway.oip.statistics import Answered, Statistics
 
 
 def version(number: int, labels: tuple[Any, ...]) -> VersionInfo:
@@ -242,3 +243,32 @@ def test_statistics_count_what_was_answered_and_what_was_not(gateway: Gateway) -
     assert one["inference_stats"]["success"]["count"] == 1
     assert one["inference_stats"]["fail"]["count"] == 1
     assert two["last_inference"] == 0 < one["last_inference"]
+
+
+def test_statistics_have_every_field_of_the_extension() -> None:
+    counted = Statistics()
+    for passes, from_cache in ((0.25, False), (0.75, False), (0.0, True)):
+        counted.succeeded("m", 1, Answered(
+            items=1, seconds=0.5, passes=passes, queue_s=0.25, compute_s=0.125,
+            from_cache=from_cache,
+        ))
+    (one,) = counted.to_wire([("m", 1)])["model_stats"]
+    assert one.keys() == {
+        "name", "version", "last_inference", "inference_count", "execution_count",
+        "inference_stats", "batch_stats",
+    }
+    assert (one["inference_count"], one["execution_count"], one["batch_stats"]) == (3, 1, [])
+    assert one["inference_stats"] == {
+        "success": {"count": 3, "ns": 1_500_000_000}, "fail": {"count": 0, "ns": 0},
+        "queue": {"count": 3, "ns": 750_000_000},
+        "compute_input": {"count": 0, "ns": 0}, "compute_output": {"count": 0, "ns": 0},
+        "compute_infer": {"count": 2, "ns": 375_000_000},
+        "cache_hit": {"count": 1, "ns": 500_000_000},
+    }
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v2/"])
+def test_the_server_has_two_addresses(gateway: Gateway, path: str) -> None:
+    """The text of the protocol says ``v2``, its OpenAPI document ``/v2/``."""
+    status, _, body = gateway(path=path, method="GET")
+    assert (status, body["name"]) == (200, "celeriac")
