@@ -80,7 +80,7 @@ _EXAMPLE = {
     "chunks": {"total": 5, "done": 2, "running": 2, "queued": 1, "dead": 0},
     "rows_per_s": 5200.0, "eta_s": 0.115, "error": None,
 }  # fmt: skip
-_JOB: dict[str, Any] = {"application/json": {"schema": {
+JOB: dict[str, Any] = {"application/json": {"schema": {
     "type": "object", "required": ["id", "object", "status", "request_counts"],
     "properties": {
         "id": {"type": "string"}, "object": {"const": "batch"},
@@ -92,15 +92,16 @@ _LIST = {"application/json": {"schema": {
     "type": "object", "required": ["object", "data", "has_more", "first_id", "last_id"],
     "properties": {
         "object": {"const": "list"}, "has_more": {"type": "boolean"},
-        "data": {"type": "array", "items": _JOB["application/json"]["schema"]},
+        "data": {"type": "array", "items": JOB["application/json"]["schema"]},
         "first_id": {"type": ["string", "null"]}, "last_id": {"type": ["string", "null"]},
     },
 }}}
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key", "in": "header", "schema": {"type": "string"},
+    "description": "The same key and body again mean the same job; another body is refused",
+}
 _NEW = {
-    "parameters": [{
-        "name": "Idempotency-Key", "in": "header", "schema": {"type": "string"},
-        "description": "The same key and body again mean the same job; another body is refused",
-    }],
+    "parameters": [IDEMPOTENCY_KEY],
     "requestBody": {"required": True, "content": {"application/json": {
         "schema": msgspec.json.schema(JobRequest)["$defs"]["JobRequest"],
         "example": {
@@ -121,8 +122,8 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
 @router.post("", status_code=202, summary="Score a dataset", openapi_extra=_NEW, responses={
-    202: {"description": "It is accepted: `validating` until it is planned", "content": _JOB},
-    200: {"description": "The job that came of the same request before", "content": _JOB},
+    202: {"description": "It is accepted: `validating` until it is planned", "content": JOB},
+    200: {"description": "The job that came of the same request before", "content": JOB},
     403: {"description": "A path that this gateway does not open, or no folders are configured"},
     404: {"description": "There is no such model"},
     409: {"description": "The Idempotency-Key came with another body"},
@@ -178,7 +179,7 @@ async def every(
 
 
 @router.get("/{id}", summary="Where a job stands", responses={
-    200: {"description": "The job", "content": _JOB}, **_UNKNOWN
+    200: {"description": "The job", "content": JOB}, **_UNKNOWN
 })  # fmt: skip
 async def show(id: str, request: Request) -> Response:
     gateway, context = contexts(request)
@@ -186,7 +187,7 @@ async def show(id: str, request: Request) -> Response:
 
 
 @router.post("/{id}/cancel", summary="Stop a job within seconds", responses={
-    200: {"description": "Its state now", "content": _JOB}, **_UNKNOWN
+    200: {"description": "Its state now", "content": JOB}, **_UNKNOWN
 })  # fmt: skip
 async def cancel(id: str, request: Request) -> Response:
     """What is done stays; resume goes on. A job that has ended stays as it is."""
@@ -196,7 +197,7 @@ async def cancel(id: str, request: Request) -> Response:
 
 
 @router.post("/{id}/resume", status_code=202, openapi_extra=_RESUME, responses={
-    202: {"description": "Its state now", "content": _JOB}, **_UNKNOWN
+    202: {"description": "Its state now", "content": JOB}, **_UNKNOWN
 }, summary="Go on with a job that was cancelled, has failed or expired")  # fmt: skip
 async def resume(id: str, request: Request) -> Response:
     """Only what is missing is scored. Any other job stays as it is."""

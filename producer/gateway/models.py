@@ -76,6 +76,20 @@ class Rollback(msgspec.Struct, forbid_unknown_fields=True):
     why: str = ""
 
 
+_LATENCY = {"anyOf": [{"type": "object", "additionalProperties": {"type": "number"}},
+                      {"type": "null"}]}
+_PROMOTED = {"application/json": {"schema": {
+    "type": "object", "required": ["model", "version", "changed", "previous"], "properties": {
+        "model": {"type": "string"}, "version": {"type": "integer"},
+        "changed": {"type": "boolean"}, "previous": {"type": ["integer", "null"]},
+        "latency": _LATENCY, "champion_latency": _LATENCY,
+    },
+}}}
+_ROLLED_BACK = {"application/json": {"schema": {
+    "type": "object", "required": ["model", "version", "from"], "properties": {
+        "model": {"type": "string"}, "version": {"type": "integer"}, "from": {"type": "integer"},
+    },
+}}}
 _promotion = msgspec.json.Decoder(Promotion)
 _rollback = msgspec.json.Decoder(Rollback)
 
@@ -122,7 +136,10 @@ def _body(schema: type[msgspec.Struct], example: dict[str, Any]) -> dict[str, An
 @admin_router.post(
     "/{name}/promote", summary="Make a version the champion, after its checks on a worker",
     openapi_extra=_body(Promotion, {"version": 1, "why": "better on the spring data"}),
-    responses={409: {"description": "The version did not pass; the old one goes on serving"}},
+    responses={
+        200: {"description": "It is the champion", "content": _PROMOTED},
+        409: {"description": "The version did not pass; the old one goes on serving"},
+    },
 )
 async def promote(name: str, request: Request) -> Response:
     """Waits for the checks: the longest ([models] check_timeout_s) and 15 s, at most."""
@@ -137,7 +154,10 @@ async def promote(name: str, request: Request) -> Response:
 @admin_router.post(
     "/{name}/rollback", summary="Make the champion before the last promotion champion again",
     openapi_extra=_body(Rollback, {"why": "wrong on long reviews"}),
-    responses={409: {"description": "There is nothing to go back to, or it did not pass"}},
+    responses={
+        200: {"description": "The old one is champion again", "content": _ROLLED_BACK},
+        409: {"description": "There is nothing to go back to, or it did not pass"},
+    },
 )
 async def rollback(name: str, request: Request) -> Response:
     """Waits as long as a promotion, at most."""

@@ -185,7 +185,7 @@ async def settle(id: str, request: Request) -> Response:
     })
 
 
-@router.get("/labels", summary="What people decided", responses={200: {
+@router.get("/labels", summary="What people decided", response_class=Response, responses={200: {
     "description": "One JSON object a line", "content": {"application/x-ndjson": {}},
 }})
 async def labels(request: Request) -> Response:

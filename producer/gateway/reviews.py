@@ -124,11 +124,12 @@ async def sentiment(request: Request) -> Response:
 
 @router.post("/summaries", status_code=202, summary="Sum a dataset of reviews up, by product",
              responses={
-    202: {"description": "It is accepted as a job: `/v1/jobs/{id}` follows it"},
+    202: {"description": "It is accepted; `/v1/jobs/{id}` follows it", "content": jobs.JOB},
+    200: {"description": "The job that came of the same request before", "content": jobs.JOB},
     403: {"description": "A path that this gateway does not open, or no folders are configured"},
-}, openapi_extra=_asks("SummaryRequest", SummaryRequest, {
+}, openapi_extra={"parameters": [jobs.IDEMPOTENCY_KEY], **_asks("SummaryRequest", SummaryRequest, {
     "source": "reviews.csv", "output": "summary-1", "product": "product_id", "date": "written_at",
-}))  # fmt: skip
+})})  # fmt: skip
 async def summarise(request: Request) -> Response:
     """As `POST /v1/jobs`, `Idempotency-Key` included; `Location` has the summary's address."""
     gateway, context = contexts(request)

@@ -199,7 +199,19 @@ async def live(request: Request) -> dict[str, bool]:
     return {"live": True, "ready": contexts(request)[0].is_ready}
 
 
-@router.get("/health/ready", summary="It can answer predictions, and takes more of them")
+_HEALTH = {"application/json": {"schema": {
+    "type": "object", "required": ["live", "ready"], "properties": {
+        "live": {"type": "boolean"}, "ready": {"type": "boolean"}, "error": {"type": "string"},
+    },
+}}}
+
+
+@router.get(
+    "/health/ready", summary="It can answer predictions, and takes more of them", responses={
+        200: {"description": "It is ready", "content": _HEALTH},
+        503: {"description": "Redis does not answer, or the process drains", "content": _HEALTH},
+    },
+)
 async def ready(request: Request) -> JSONResponse:
     if contexts(request)[0].is_ready:
         return JSONResponse({"live": True, "ready": True})

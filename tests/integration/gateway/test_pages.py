@@ -97,6 +97,16 @@ def test_generators_of_clients_can_read_the_document(
     assert not required[0] <= required[1]
 
 
+def test_every_answer_in_json_has_a_schema(http_client: Http, gateway: RunningGateway) -> None:
+    for http in (http_client, gateway.admin):
+        for path, item in http.get("/openapi.json").json["paths"].items():
+            for method, operation in item.items():
+                for status, answer in operation["responses"].items():
+                    media = answer.get("content", {}).get("application/json")
+                    is_file = "/results/" in path
+                    assert media is None or media.get("schema") or is_file, (method, path, status)
+
+
 def schemas_in(document: Any) -> Iterator[dict[str, Any]]:
     if isinstance(document, dict):
         yield document
