@@ -202,19 +202,11 @@ def _find(source: str | Path | S3Path, check: Check | None) -> list[Listed]:
     if check:
         check(path)
     if path.is_dir():
-        folder = path.resolve()
-        files = _in_folder(list_files(folder, check))
-        problem = f"the folder holds no {_KINDS}"
-        if all(_format_of(at) == "images" for at in files):  # these are often sorted into folders
-            below = _in_folder(list_below(folder, check))
-            files += [at for at in below if _format_of(at) == "images"]
-            files = files or [at for at in below if _is_partition(at, folder)]
-            problem += _hint(path, below) if not files else ""
+        files, problem = _of_folder(path, check)
     elif path.exists():
         files, problem = [listed(path.resolve())], ""
     elif glob.has_magic(str(source)):
-        files = _in_folder(_matches(source, str(path), check), known=False)
-        problem = "no file matches the pattern"
+        files, problem = _of_pattern(source, str(path), check)
     else:
         raise errors.DatasetError(f"{path}: no such file")
     if not files:
@@ -231,20 +223,42 @@ def _find(source: str | Path | S3Path, check: Check | None) -> list[Listed]:
     return sorted(files, key=attrgetter("name"))
 
 
+def _of_folder(path: Place, check: Check | None) -> tuple[list[Listed], str]:
+    """The files of a folder, and what is wrong if there are none."""
+    folder = path.resolve()
+    files = _in_folder(list_files(folder, check))
+    problem = f"the folder holds no {_KINDS}"
+    if all(_format_of(at) == "images" for at in files):  # these are often sorted into folders
+        below = _in_folder(list_below(folder, check))
+        files += [at for at in below if _format_of(at) == "images"]
+        files = files or [at for at in below if _is_partition(at, folder)]
+        if below and not files:
+            problem += f"; its folders do: {_named_by(glob.escape(str(path)), below)}"
+    return files, problem
+
+
+def _of_pattern(
+    source: str | Path | S3Path, pattern: str, check: Check | None
+) -> tuple[list[Listed], str]:
+    files = _in_folder(_matches(source, pattern, check), known=False)
+    problem = "no file matches the pattern"
+    inner = f"{pattern.rstrip('/')}/**/*"
+    if not files and (below := _in_folder(_matches(inner, inner, check))):
+        problem += f", but folders do: {_named_by(pattern, below)}"
+    return files, problem
+
+
 def _is_partition(at: Listed, folder: Place) -> bool:
     """True if all folders between ``folder`` and the file hold values of columns."""
     between = at.name[len(str(folder)) :].strip("/").split("/")[:-1]
     return all(map(partitions.is_partition, between))
 
 
-def _hint(folder: Place, below: list[Listed]) -> str:
-    """The pattern that takes the files in the folders of a folder, if there are any."""
-    if not below:
-        return ""
+def _named_by(folders: str, below: list[Listed]) -> str:
+    """What to do to get the files below a folder, or below those that a pattern matches."""
     *_, ending, last = min(below, key=attrgetter("name")).own_name.split(".")
     ending = f"{ending}.{last}" if compression_of(Path(f"x.{last}")) else last
-    pattern = f"{glob.escape(str(folder))}/**/*.{ending}"
-    return f"; its folders do: name the pattern {pattern} (in quotes)"
+    return f"name the pattern {folders.rstrip('/')}/**/*.{ending} (in quotes)"
 
 
 def _is_utf8(name: str) -> bool:

@@ -340,6 +340,9 @@ def test_files_in_folders_of_a_prefix_are_taken_by_the_pattern_that_is_named(
     with pytest.raises(errors.DatasetError) as found:
         open_source("s3://data/deep")
     assert f"its folders do: name the pattern {pattern} (in quotes)" in found.value.message
+    with pytest.raises(errors.DatasetError) as found:
+        open_source("s3://data/d*")
+    assert "but folders do: name the pattern s3://data/d*/**/*.csv.gz (in" in found.value.message
     names = [file.at.name for file in open_source(pattern).files]
     assert names == ["s3://data/deep/b/c/d.csv.gz", "s3://data/deep/b/e.csv.gz"]
 

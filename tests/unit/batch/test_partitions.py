@@ -84,6 +84,19 @@ def test_a_file_a_folder_and_a_pattern_have_the_same_columns(tmp_path: Path) -> 
     assert open_files([inner / "part-0.csv"]).names == ["x"]  # our own parts
 
 
+def test_a_pattern_of_folders_is_told_how_it_goes_on(tmp_path: Path) -> None:
+    folder = lake(tmp_path)
+    (folder / "other").mkdir()
+    for pattern in (folder / "date=2026-11-2*", f"{folder}/date=2026-11-2*/"):
+        with pytest.raises(errors.DatasetError, match=r"no file matches .* folders do") as found:
+            open_source(pattern)
+        named = f"name the pattern {folder}/date=2026-11-2*/**/*.csv (in quotes)"
+        assert found.value.message.endswith(named)
+    with pytest.raises(errors.DatasetError, match=r"no file matches the pattern$"):
+        open_source(folder / "o*")
+    assert len(open_source(f"{folder}/date=2026-11-2*/**/*.csv").files) == 3
+
+
 def test_a_column_of_the_files_stays_as_it_is(tmp_path: Path) -> None:
     folder = tmp_path / "x=7"
     folder.mkdir()
