@@ -140,6 +140,7 @@ class _Look:
     catches_up: list[date] = field(default_factory=list)
     """Missed dates that shall begin afterwards."""
     told: dict[AlertKind, list[str]] = field(default_factory=dict)
+    not_ready: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     """In words, as ``sent 2026-11-22``: what no look before has done."""
 
@@ -162,6 +163,7 @@ def _look_after(
         verdict = judge(schedule, run, now, waits=waits)
         if verdict.start and not waits and (lacks := _lacks(schedule, day)):
             run, verdict = replace(run, reason=lacks), replace(verdict, start=False)
+            look.not_ready.append(day.isoformat())
         if schedule.drift and run.state.is_whole:
             drift_nights.tell_job(broker, name, schedule, run)
         if verdict.start and verdict.alert is AlertKind.MISSED:
@@ -177,7 +179,7 @@ def _look_after(
         at=now.isoformat(timespec="seconds"), missed=look.days(AlertKind.MISSED),
         late=look.days(AlertKind.LATE), failed=look.days(AlertKind.FAILED),
         errors=look.days(AlertKind.ERRORS),
-        waiting=[day.isoformat() for day in records.waiting()],
+        waiting=[day.isoformat() for day in records.waiting()], not_ready=look.not_ready,
     )
     records.set_status(status)
     _measure(name, status, now)

@@ -72,6 +72,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     failed: list[str] = []
     errors: list[str] = []
     waiting: list[str] = []
+    not_ready: list[str] = []
+    """Dates that would begin, if their datasets were whole."""
 
 
 class NightRecords:

@@ -228,7 +228,7 @@ def _trouble(status: Status | None) -> list[str]:
         return []
     kinds = {
         "missed": status.missed, "late": status.late, "failed": status.failed,
-        "errors": status.errors, "waiting": status.waiting,
+        "errors": status.errors, "waiting": status.waiting, "not ready": status.not_ready,
     }
     return [f"{kind} {_days(days)}" for kind, days in kinds.items() if days]
 

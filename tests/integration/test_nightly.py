@@ -151,7 +151,7 @@ def test_a_date_begins_when_its_dataset_is_whole(
     make_broker: Callable[..., Broker], redis_client: redis.Redis, tmp_path: Path
 ) -> None:
     broker = make_broker(ready=f"{tmp_path}/in/{{date:%Y}}/{{date:%m-%d}}", missed="run")
-    assert look(broker, DUE).missed == []
+    assert (look(broker, DUE).missed, look(broker, DUE).not_ready) == ([], [str(DAY)])
     assert sent(redis_client) == []
     assert look(broker, DUE + timedelta(hours=2)).missed == [str(DAY)]
     assert sent(redis_client) == []
@@ -160,7 +160,7 @@ def test_a_date_begins_when_its_dataset_is_whole(
     assert f"({tmp_path}/in/{DAY:%Y/%m-%d} is not there)" in happened[0].text
     (tmp_path / "in" / f"{DAY:%Y}").mkdir()
     (tmp_path / "in" / f"{DAY:%Y}" / f"{DAY:%m-%d}").touch()
-    look(broker, DUE + timedelta(hours=3))
+    assert look(broker, DUE + timedelta(hours=3)).not_ready == []
     assert [one["date"] for one in sent(redis_client)] == [str(DAY)]
 
 
