@@ -54,6 +54,8 @@ def test_submitted_followed_and_fetched(stack: JobsStack) -> None:
     assert [one["kind"] for one in listed] == ["part"] * 4 + ["merged", "report", "manifest"]
     for one in listed:
         answer = stack.ask("GET", f"/v1/jobs/{job['id']}/results/{one['name']}")
+        head = stack.ask("HEAD", f"/v1/jobs/{job['id']}/results/{one['name']}")
+        assert (head.status, head.headers["content-length"]) == (200, str(one["bytes"]))
         assert (answer.status, len(answer.body)) == (200, one["bytes"]), one
         if "sha256" in one:
             assert hashlib.sha256(answer.body).hexdigest() == one["sha256"]
