@@ -318,7 +318,7 @@ def test_an_answer_that_is_not_finite_is_an_error_and_json(process: GatewayProce
     ("/v1/models/%0d%0aX-Evil:%201/predict", 400), ("/v1/models/reviews@0/predict", 400),
     (f"/v1/models/reviews@{'9' * 5_000}/predict", 400), (f"/v1/models/{'a' * 9_000}/predict", 400),
     ("/v1/models/REVIEWS/predict", 400), ("/v1/models/reviews/predict/", 404),
-    ("//v1/models/reviews/predict", 404), ("/CLASSIFY", 404), ("/v2/", 404),
+    ("//v1/models/reviews/predict", 404), ("/CLASSIFY", 404), ("/v2/", 405),
     ("/v2/models/reviews/versions/1/2/infer", 404), ("/v2/models/reviews/versions/%0d/infer", 400),
     ("/v2/models/%2e%2e/infer", 400), ("/v1/nothing", 404), ("/metricsx", 404),
 ])  # fmt: skip
