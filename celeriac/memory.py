@@ -21,8 +21,21 @@ def trim() -> None:
     malloc_trim(0)
 
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 """Names of ``mallopt``."""
+
+
+def one_heap() -> None:
+    """Have all threads of this process, and of those that it forks, share one heap.
+
+    The C library gives threads heaps of their own, and :func:`trim` does not return what is free at
+    the end of those. To be called before there are threads.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # not glibc
+        return
+    mallopt(_ARENA_MAX, 1)
 
 
 def keep_freed() -> None:

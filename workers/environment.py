@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from celeriac import errors
+from celeriac.memory import one_heap
 from celeriac.settings import get_settings
 from workers import devices, roles, threads
 
@@ -20,9 +21,9 @@ def prepare(queues: Sequence[str], pool: str | None, concurrency: str = "") -> N
     """Set up this process as the worker that its command line asks for.
 
     Each process has its share of the cores as compute threads (``workers/threads.py``). A batch
-    worker has the allocator for Arrow whose memory can be given back (decision 244). A prefork
-    worker keeps its metrics in a folder of its own, emptied at its start. A worker of a gpu role
-    has one GPU, any other none. Raises ConfigError, or NoGpu.
+    worker has one heap, and the allocator for Arrow whose memory can be given back (decision 244).
+    A prefork worker keeps its metrics in a folder of its own, emptied at its start. A worker of a
+    gpu role has one GPU, any other none. Raises ConfigError, or NoGpu.
     """
     if not queues:
         return  # beat, Flower, inspect, or a program that imports the app
@@ -34,6 +35,7 @@ def prepare(queues: Sequence[str], pool: str | None, concurrency: str = "") -> N
     if role.name.startswith("batch.") and sys.platform == "linux":
         # What the others keep cannot be asked for.
         os.environ.setdefault(ALLOCATOR_VARIABLE, "system")
+        one_heap()
     if role.device == "gpu":
         devices.pin(os.environ, get_settings().gpu.devices)
     else:

@@ -30,3 +30,34 @@ def test_what_is_new_does_not_go_into_the_gaps() -> None:
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=60
     )
     assert ran.returncode == 0, ran.stderr
+
+
+THREADED = """
+import re, threading
+from pathlib import Path
+from celeriac import memory
+
+def dirty_mb():
+    told = Path("/proc/self/smaps_rollup").read_text()
+    return int(re.search(r"Private_Dirty: +(\\d+)", told)[1]) / 1_024
+
+def work():
+    pieces = [b"x" * 500_000 for _ in range(40)]
+
+memory.one_heap()
+memory.keep_freed()
+before = dirty_mb()
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+memory.trim()
+print(dirty_mb() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+def test_what_threads_have_freed_goes_back() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", THREADED], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert float(ran.stdout) < 5  # of 20 MB
