@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from celeriac import errors
 from celeriac.datasets.places import Place, S3Path
@@ -67,11 +68,15 @@ def write_file(path: Place, data: bytes, *, durable: bool = True) -> None:
             raise
 
 
-def write_aside(path: Path, data: bytes, final: Path) -> None:
-    """Write a file under a name that nobody reads yet: its content is on the disk, its name may
-    not be. Raises StorageError that names what it shall be, ``final``."""
-    with _named(final):
-        _fill(path, data, durable=True)
+@contextmanager
+def writing_aside(path: Path, final: Path) -> Iterator[BinaryIO]:
+    """A file to be written under a name that nobody reads yet. When the block ends well, its
+    content is on the disk; its name may not be. Raises StorageError that names what it shall be,
+    ``final``."""
+    with _named(final), _opened(path) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def create_file(path: Place, data: bytes, *, durable: bool = True) -> None:
@@ -137,17 +142,21 @@ def _move(temporary: Path, path: Place) -> None:
 
 
 def _fill(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Write a file that nobody reads yet; if its folder is missing, that is made first."""
-    try:
-        file = path.open("wb")
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("wb")
-    with file:
+    """Write a file that nobody reads yet."""
+    with _opened(path) as file:
         file.write(data)
         if durable:
             file.flush()
             os.fsync(file.fileno())
+
+
+def _opened(path: Path) -> BinaryIO:
+    """To be written; if its folder is missing, that is made first."""
+    try:
+        return path.open("wb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("wb")
 
 
 def _temporary(path: Place) -> Path:

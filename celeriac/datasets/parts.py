@@ -51,6 +51,12 @@ def written(data: Any) -> Written:
 def encode_table(table: pa.Table, format: Format) -> Any:
     """The bytes of a file that holds the table."""
     sink = pa.BufferOutputStream()
+    encode_into(table, format, sink)
+    return sink.getvalue()
+
+
+def encode_into(table: pa.Table, format: Format, sink: Any) -> None:
+    """Write the table to ``sink``, a file that is open; no more of it is in memory than a page."""
     if format == "csv":
         arrow_csv.write_csv(_without_bytes(table), sink)
     elif format == "jsonl":
@@ -59,7 +65,6 @@ def encode_table(table: pa.Table, format: Format) -> Any:
             sink.write(encoder.encode_lines(batch.to_pylist()))
     else:
         pq.write_table(table, sink, use_dictionary=repeating(table))
-    return sink.getvalue()
 
 
 def _with_plain_times(table: pa.Table) -> pa.Table:

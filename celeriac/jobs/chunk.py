@@ -7,10 +7,10 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,20 @@ Joined = tuple[pa.Table, list[RowError]]
 """Rows of the output, and the rows that failed."""
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    """How a chunk is run this time; fields as :func:`run_chunk` takes them."""
+
+    number: int
+    epoch: int
+    short: int
+    spares: bool
+
+    def rows_at_once(self, row_bytes: int, rows: int = 0) -> int:
+        """Of rows of so many bytes, of which there are ``rows``."""
+        return policy.slice_rows(self.short, row_bytes, rows)
+
+
 def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
     folder: JobFolder,
     plan: JobPlan,
@@ -60,6 +74,7 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
     what the report compares.
     ``spares``: a damaged file that shares the chunk with others costs its own rows, not theirs.
     """
+    this = _Attempt(attempt, epoch, short, spares)
     record = folder.valid_record(plan, chunk)
     if record is not None:
         return record
@@ -67,8 +82,8 @@ def run_chunk(  # noqa: PLR0913 - the chunk, and how it is run
     with kept_memory().used(), _leaving_nothing_deleted(folder, plan, chunk):
         try:
             record = _write(
-                folder, plan, chunk, predict_batch, is_stopped, staged, attempt, epoch, short,
-                SampleShare(plan, chunk, reference), spares,
+                folder, plan, chunk, predict_batch, is_stopped, staged, this,
+                SampleShare(plan, chunk, reference),
             )
             _check_lease(holds_lease, plan, chunk)
         except BaseException:
@@ -95,30 +110,25 @@ def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
     predict_batch: PredictBatch,
     is_stopped: Callable[[], bool],
     staged: StagedChunk,
-    attempt: int,
-    epoch: int,
-    short: int,
+    attempt: _Attempt,
     share: SampleShare,
-    spares: bool,
 ) -> ChunkRecord:
     """Score the chunk and write its files under their staged names; their record."""
     started = time.perf_counter()
     tables: list[pa.Table] = []
-    numbers: list[np.ndarray[Any, Any]] = []
     failed: list[RowError] = []
     unreadable: list[RowError] = []
-    for rows in _read(plan, chunk, short, spares):
+    for rows in _read(plan, chunk, attempt):
         share.see(rows)
-        table, bad = _predict(rows, plan, predict_batch, is_stopped, short)
+        table, bad = _predict(rows, plan, predict_batch, is_stopped, attempt)
         tables.append(table)
-        numbers.append(rows.numbers)
         unreadable += rows.errors
         failed += bad
         del rows  # before the next ones are read
     table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     tables.clear()  # or all of the part is there twice until it is written
     give_back(table.nbytes)  # what the inputs took, in pieces too small for what is written now
-    found = np.concatenate(numbers)
+    found = _readable(chunk, unreadable)
     if plan.scoring.error_column:
         table = with_unreadable(table, found, unreadable, chunk)
     failed = sorted([*unreadable, *failed], key=lambda row: row.row)
@@ -138,8 +148,8 @@ def _write(  # noqa: PLR0913, PLR0917 - as run_chunk
         errors_sha256=errors_file.sha256 if errors_file else None,
         model=plan.scoring.model,
         version=plan.scoring.version,
-        attempt=attempt,
-        epoch=epoch,
+        attempt=attempt.number,
+        epoch=attempt.epoch,
         worker=process_name(),
         seconds=round(time.perf_counter() - started, 6),
         sample_seconds=round(share.seconds, 6),
@@ -156,25 +166,34 @@ def process_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _read(plan: JobPlan, chunk: Chunk, short: int, spares: bool) -> Iterator[Rows]:
+def _read(plan: JobPlan, chunk: Chunk, attempt: _Attempt) -> Iterator[Rows]:
     """The chunk, piece by piece; whole, if equal rows are to be found in it."""
     scoring = plan.scoring
     what = (plan.format, plan.files, chunk, plan.columns, scoring.reads)
     if scoring.dedupe:
-        yield read_chunk(*what, scoring.id_column, spares=spares)
+        yield read_chunk(*what, scoring.id_column, spares=attempt.spares)
     else:
-        rows_at_once = partial(policy.slice_rows, short)
-        yield from read_pieces(*what, rows_at_once, scoring.id_column, spares=spares)
+        yield from read_pieces(
+            *what, attempt.rows_at_once, scoring.id_column, spares=attempt.spares
+        )
+
+
+def _readable(chunk: Chunk, unreadable: Sequence[RowError]) -> np.ndarray[Any, Any]:
+    """The numbers of the chunk's rows, without those that could not be read."""
+    numbers = np.arange(chunk.rows) + chunk.first_row + 1
+    if not unreadable:
+        return numbers
+    return np.setdiff1d(numbers, [bad.row for bad in unreadable], assume_unique=True)
 
 
 def _predict(
     rows: Rows, plan: JobPlan, predict_batch: PredictBatch, is_stopped: Callable[[], bool],
-    short: int,
+    attempt: _Attempt,
 ) -> Joined:
     """All rows answered and joined, and those that failed."""
     scoring = plan.scoring
     count = rows.table.num_rows
-    at_once = policy.slice_rows(short, rows.table.nbytes // max(1, count), count)
+    at_once = attempt.rows_at_once(rows.table.nbytes // max(1, count), count)
     inputs = rows.table.select(list(scoring.needs))
 
     def predict(table: pa.Table) -> TableAnswers:

@@ -19,9 +19,10 @@ import msgspec
 from celeriac.datasets.files import (
     TEMPORARY_PREFIX,
     create_file,
+    sha256_of,
     unwritten,
-    write_aside,
     write_file,
+    writing_aside,
 )
 from celeriac.disk import sync
 from celeriac.jobs.plan import ChunkRecord, JobPlan
@@ -98,9 +99,9 @@ class StagedFiles(StagedChunk):
     def write_part(self, table: pa.Table) -> Written:
         from celeriac.datasets import parts
 
-        data = parts.encode_table(table, self._format)
-        write_aside(self._part, data, self._final_part)
-        return parts.written(data)
+        with writing_aside(self._part, self._final_part) as file:
+            parts.encode_into(table, self._format, file)
+        return parts.Written(self._part.stat().st_size, sha256_of(self._part))
 
     def write_errors(self, rows: Sequence[tuple[str, RowError]]) -> Written | None:
         from celeriac.datasets import parts
@@ -108,7 +109,8 @@ class StagedFiles(StagedChunk):
         if not rows:
             return None
         data = parts.encode_errors(rows)
-        write_aside(self._errors, data, self._final_errors)
+        with writing_aside(self._errors, self._final_errors) as file:
+            file.write(data)
         return parts.written(data)
 
     def settle(self, record: ChunkRecord) -> None:

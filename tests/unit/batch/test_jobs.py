@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -10,7 +11,7 @@ import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pyarrow as pa
@@ -22,7 +23,7 @@ from msgspec.structs import replace
 
 from celeriac import errors
 from celeriac.datasets.copies import Copies
-from celeriac.datasets.parts import read_parts
+from celeriac.datasets.parts import encode_table, read_parts
 from celeriac.datasets.planner import plan as plan_dataset
 from celeriac.datasets.records import Aggregation, Chunk
 from celeriac.datasets.sources import open_source
@@ -213,6 +214,19 @@ def test_wrong_sums_do_not_pass(tmp_path: Path) -> None:
     folder.record(0).write_bytes(msgspec.json.encode(wrong))
     with pytest.raises(errors.JobFailed, match="part 0"):
         finalize(folder, NOW)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_a_part_is_on_the_disk_as_it_would_be_in_memory(
+    tmp_path: Path, kind: Literal["parquet", "csv", "jsonl"]
+) -> None:
+    folder, plan, chunks = make_job(
+        tmp_path, [f"{n},t{n}" for n in range(50)], chunk_rows=50, output_format=kind
+    )
+    record = run_chunk(folder, plan, chunks[0], shout)
+    data = folder.part(0, kind).read_bytes()
+    assert encode_table(read_parts([folder.part(0, kind)], kind), kind).to_pybytes() == data
+    assert (record.bytes, record.sha256) == (len(data), hashlib.sha256(data).hexdigest())
 
 
 def test_a_stopped_chunk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
