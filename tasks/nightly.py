@@ -161,7 +161,7 @@ def _look_after(
         if waits and busy is not None and run.state.can_begin:
             run = replace(run, reason=_not_ended(busy))
         verdict = judge(schedule, run, now, waits=waits)
-        if verdict.start and not waits and (lacks := _lacks(schedule, day)):
+        if verdict.start and not waits and (lacks := _lacks(schedule, run)):
             run, verdict = replace(run, reason=lacks), replace(verdict, start=False)
             look.not_ready.append(day.isoformat())
         if schedule.drift and run.state.is_whole:
@@ -186,10 +186,16 @@ def _look_after(
     return Looked(status, look.done)
 
 
-def _lacks(schedule: NightlySettings, day: date) -> str:
-    """What says that the dataset of a date is not whole yet; empty if it is. May raise OSError."""
-    path = calendar.ready_path(schedule, day)
-    return "" if path is None or expanded(path).exists() else f"{path} is not there"
+def _lacks(schedule: NightlySettings, run: Run) -> str:
+    """What says that the dataset of a date is not whole yet; empty if it is, or was when the run
+    was planned."""
+    path = calendar.ready_path(schedule, run.day)
+    if path is None or run.state is not RunState.ABSENT:
+        return ""
+    try:
+        return "" if expanded(path).exists() else f"{path} is not there"
+    except (errors.DatasetError, OSError) as error:
+        return f"{path} cannot be looked for: {error}"
 
 
 def _waiting(broker: Broker, name: str) -> dict[date, int]:

@@ -20,6 +20,7 @@ import tasks.alerts
 import tasks.nightly
 from celeriac import errors
 from celeriac.alerts import Alert, AlertKind
+from celeriac.datasets.places import S3Path
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import JobState, Ledger
 from celeriac.keys import (
@@ -162,6 +163,27 @@ def test_a_date_begins_when_its_dataset_is_whole(
     (tmp_path / "in" / f"{DAY:%Y}" / f"{DAY:%m-%d}").touch()
     assert look(broker, DUE + timedelta(hours=3)).not_ready == []
     assert [one["date"] for one in sent(redis_client)] == [str(DAY)]
+
+
+def test_what_says_that_a_dataset_is_whole_may_be_out_of_reach(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then its date is told as one that has not begun; a run that was planned goes on."""
+    broker = make_broker(first_date=BEFORE, ready="s3://lake/{date}/_SUCCESS", missed="run")
+    begin(broker, BEFORE)
+    redis_client.flushall()
+    assert state(broker, BEFORE) is RunState.LOST
+
+    def away(_: object) -> bool:
+        raise OSError("When getting information for key: no route to host")
+
+    monkeypatch.setattr(S3Path, "exists", away)
+    in_time = DUE + timedelta(minutes=5)
+    assert look(broker, in_time).not_ready == [str(DAY)]
+    assert [one["date"] for one in sent(redis_client)] == [str(BEFORE)]
+    assert look(broker, in_time + timedelta(hours=2)).missed == [str(BEFORE), str(DAY)]
+    told = nights.records_of(broker, "sales").events(9)
+    assert any("_SUCCESS cannot be looked for: When getting" in event.text for event in told)
 
 
 def test_a_run_that_fails_leaves_the_date_owed(
