@@ -23,8 +23,9 @@ def _as_list(value: Any) -> Any:
 _DATE = re.compile(r"\{date(?::([^{}]+))?\}")
 _DIRECTIVES = re.compile(r"%[YymdjGVu]")
 """Those of ``strftime`` that are numbers, whatever the language."""
-_SAMPLE_DAYS = [date(2027, 1, 1) + timedelta(days=number) for number in range(800)]
-"""With a leap day, and three years: no two of them may have one output folder."""
+_SAMPLE_DAYS = [date(2026, 1, 1) + timedelta(days=number) for number in range(1_200)]
+"""With a leap day, and years that begin and end in weeks of others: no two of them may have one
+output folder."""
 
 
 def rendered(template: str, day: date) -> str:

@@ -117,6 +117,7 @@ def test_one_that_is_like_no_setting_is_told_and_ignored(caplog: pytest.LogCaptu
         (f"{NIGHT}output = 'o'", ["nightly.a.output: holds no {date}"]),
         (f"{NIGHT}output = 'o-{{day}}'", ["nightly.a.output: {day} stands for nothing"]),
         (f"{NIGHT}output = 'o-{{date:%Y}}'", ["nightly.a.output: is the same for several dates"]),
+        (f"{NIGHT}output = 'o-{{date:%G-%m-%d}}'", ["is the same for several dates"]),  # 1 January
         (f"{NIGHT}output = '{{date:%B}}'", ["{date:%B} is no form of a date", "made of %Y, %m"]),
         (f"{NIGHT}output = '{{date:}}'", ["{date:} stands for nothing"]),
         (f"{NIGHT}output = 'o-{{date}}'\nmodel = 'A B'", ["nightly.a.model", "not a model name"]),
