@@ -114,11 +114,11 @@ def _read(
         )
     wanted = [name for one in manifests for name in _wanted(one, found.names, text_column)]
     names = list(dict.fromkeys([*wanted, *([label] if label else [])]))
-    texts = {
-        column.name: "text" for one in manifests for column in one.input.columns
-        if column.dtype == "text"
+    in_folders = {column.name for column in found.in_folders}  # texts, if nobody says more
+    dtypes = {
+        column.name: column.dtype for one in manifests for column in one.input.columns
+        if column.name in (found.names if column.dtype == "text" else in_folders)
     }
-    dtypes = {name: kind for name, kind in texts.items() if name in found.names}
     if not names:
         raise errors.DatasetError(
             f"the dataset has none of the columns that {manifests[0].ref} reads; it has: "

@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 
 from celeriac import errors, release
 from celeriac.drift import features
-from celeriac.drift.dataset import check_dataset
+from celeriac.drift.dataset import check_dataset, sample
 from celeriac.drift.features import Feature
 from celeriac.drift.performance import auc, misfit, performance
 from celeriac.drift.profile import PROFILE_NAME, Known, ReferenceProfile, read_profile
@@ -337,6 +337,16 @@ def test_labels_that_say_nothing_are_told(tmp_path: Path) -> None:
         )
         assert report.quality is None
         assert report.warnings[-1] == f"{label!r} does not say how good the answers are: {said}"
+
+
+def test_numbers_in_names_of_folders_are_numbers(tmp_path: Path) -> None:
+    """They are texts where no model says what they are."""
+    version = release.register("m", MODEL, examples=FRAME[:5], registry=Registry(tmp_path / "m"))
+    folder = tmp_path / "in" / "b=-07" / "c=08"
+    folder.mkdir(parents=True)
+    FRAME[["a"]].to_csv(folder / "a.csv", index=False)
+    rows = sample(tmp_path / "in", version, 2, label="c").table
+    assert [rows[name][0].as_py() for name in ("b", "c")] == [-7.0, "08"]
 
 
 @pytest.mark.parametrize(("options", "said"), [
