@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Literal, NamedTuple
 
 from celeriac.drift.report import headline
@@ -26,9 +27,14 @@ class Finding(NamedTuple):
     text: str
 
 
-def findings(manifest: Manifest) -> list[Finding]:
-    """The worst first."""
-    rules = (_of_rows, _of_drift, _of_answers, _of_columns, _of_run)
+Rule = Callable[[Manifest], Iterator[Finding]]
+
+
+def findings(manifest: Manifest, in_folders: Collection[str] = ()) -> list[Finding]:
+    """The worst first. ``in_folders``: columns that names of folders hold; in a dataset of one
+    folder they have one value."""
+    columns = partial(_of_columns, in_folders=in_folders)
+    rules: tuple[Rule, ...] = (_of_rows, _of_drift, _of_answers, columns, _of_run)
     found = [one for rule in rules for one in rule(manifest)]
     return sorted(found, key=lambda one: one.level != "bad")
 
@@ -62,7 +68,7 @@ def _of_answers(manifest: Manifest) -> Iterator[Finding]:
             )
 
 
-def _of_columns(manifest: Manifest) -> Iterator[Finding]:
+def _of_columns(manifest: Manifest, in_folders: Collection[str]) -> Iterator[Finding]:
     for one in manifest.columns:
         bad = manifest.bad_columns.get(one.name, 0)
         if bad:
@@ -78,7 +84,7 @@ def _of_columns(manifest: Manifest) -> Iterator[Finding]:
             )
         if one.kind == "mixed":
             yield Finding("bad", one.name, "changes its type within the dataset")
-        if one.is_constant and one.values >= LEAST_ROWS:
+        if one.is_constant and one.values >= LEAST_ROWS and one.name not in in_folders:
             yield Finding(
                 "look", one.name, f"has the same value in all sampled rows: {_only(one)}"
             )

@@ -161,7 +161,7 @@ def _page(
 ) -> bytes:
     _, found = runs(records)
     shown = sorted(manifest.columns, key=lambda one: one.name not in manifest.bad_columns)
-    noticed = findings(manifest)
+    noticed = findings(manifest, [one.name for one in plan.columns if one.in_folders])
     for most in (MOST_COLUMNS, MOST_COLUMNS // 4, 0):  # names may be long
         made = page.render(
             TEMPLATE,

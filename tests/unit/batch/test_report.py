@@ -78,7 +78,7 @@ def run_job(
     path = tmp_path / f"{SCRIPT.replace('/', '')}.parquet"
     pq.write_table(table, path, row_group_size=chunk_rows)
     dataset = plan_dataset(open_source(path), chunk_rows=chunk_rows)
-    names = tuple(table.column_names)
+    names = tuple(column.name for column in dataset.columns)
     scoring = Scoring(model="shout", version=1, device="cpu", needs=names[:1], keeps=names)
     plan = make_plan(
         dataset, scoring, source=str(path), job_id="one", now=NOW, sample_rows=sample_rows
@@ -295,9 +295,11 @@ def test_a_run_of_no_length_is_drawn() -> None:
 
 def test_a_clean_job_is_worth_no_look(tmp_path: Path) -> None:
     table = pa.table({"text": [f"text {n}" for n in range(100)]})
-    folder, _, _ = run_job(tmp_path, table, chunk_rows=100)
+    partition = tmp_path / "date=2026-11-24"
+    partition.mkdir()
+    folder, _, _ = run_job(partition, table, chunk_rows=100)
     manifest = finalize(folder, NOW)
-    assert findings(manifest) == []
+    assert [one.what for one in findings(manifest)] == ["date"]
     assert "Nothing: every row has an answer" in read(folder).text
 
 
