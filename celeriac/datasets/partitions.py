@@ -14,7 +14,7 @@ import pyarrow as pa
 from celeriac import errors
 from celeriac.datasets.records import Chunk, DatasetColumn, SourceFile
 
-_FOLDER = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+_FOLDER = re.compile(r"([^=]+)=(.*)", re.DOTALL)
 _NULL = ("", "__HIVE_DEFAULT_PARTITION__")
 """What stands in a name for no value."""
 _TYPES = {"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
@@ -41,7 +41,7 @@ def _values(folders: str) -> tuple[tuple[str, str | None], ...]:
     for folder in folders.split("/"):
         if match := _FOLDER.fullmatch(folder):
             name, value = match.groups()
-            found[name] = None if value in _NULL else unquote(value)
+            found[unquote(name)] = None if value in _NULL else unquote(value)
     return tuple(found.items())
 
 
@@ -62,11 +62,12 @@ def columns_of(paths: Sequence[str], in_files: Collection[str]) -> tuple[Dataset
 def check(files: Sequence[SourceFile], columns: Sequence[DatasetColumn]) -> None:
     """Raises DatasetError if a folder's value is not of the type of its column."""
     typed = [column for column in columns if column.dtype != "text"]
-    for path in (file.path for file in files if typed):
+    by_folder = {file.path.rpartition("/")[0]: file.path for file in files if typed}
+    for path in by_folder.values():
         for column in typed:
             try:
                 _array([values_of(path)[column.name]], column.dtype)
-            except pa.ArrowInvalid:
+            except (pa.ArrowInvalid, KeyError):  # no folder is an image
                 raise errors.DatasetError(
                     f"{path}: {column.name}={values_of(path)[column.name]}: the model takes "
                     f"column {column.name!r} as {column.dtype}"
@@ -89,14 +90,6 @@ def added(
         array = _array([one[column.name] for one in values], column.dtype)
         table = table.append_column(column.name, array.take(pa.array(where)))
     return table
-
-
-def value_at(
-    files: Sequence[SourceFile], chunk: Chunk, number: int, column: DatasetColumn
-) -> object:
-    """The value of a column of folders in the row ``number`` of a chunk."""
-    rows = pa.table({"row": [number]})
-    return added(rows, np.array([number]), files, chunk, [column])[column.name][0].as_py()
 
 
 def _array(values: list[str | None], dtype: str) -> pa.Array:

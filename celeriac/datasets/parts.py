@@ -56,7 +56,7 @@ def encode_table(table: pa.Table, format: Format) -> Any:
 
 
 def encode_into(table: pa.Table, format: Format, sink: Any) -> None:
-    """Write the table to ``sink``, a file that is open; no more of it is in memory than a page."""
+    """Write the table to ``sink``, a file that is open, as it is encoded."""
     if format == "csv":
         arrow_csv.write_csv(_without_bytes(table), sink)
     elif format == "jsonl":

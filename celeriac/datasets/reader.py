@@ -98,10 +98,10 @@ def read_pieces(  # noqa: PLR0913, PLR0917 - as read_chunk
         table = partitions.added(rows.table, rows.numbers, files, chunk, in_folders)
         bad = rows.errors
         if id_column in outside:
-            column = next(one for one in in_folders if one.name == id_column)
-            bad = [
-                replace(one, id=partitions.value_at(files, chunk, one.row, column)) for one in bad
-            ]
+            numbers = np.array([one.row for one in bad], dtype=np.int64)
+            whose = partitions.added(pa.table({"": numbers}), numbers, files, chunk, in_folders)
+            ids = whose[id_column].to_pylist()
+            bad = [replace(one, id=found) for one, found in zip(bad, ids, strict=True)]
         return Rows(table.select(list(names)), rows.numbers, bad)
 
     yield from map(whole, pieces)  # a loop would hold a piece while the next is read

@@ -7,6 +7,7 @@ import glob
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import repeat
@@ -242,10 +243,25 @@ def _of_pattern(
 ) -> tuple[list[Listed], str]:
     files = _in_folder(_matches(source, pattern, check), known=False)
     problem = "no file matches the pattern"
-    inner = f"{pattern.rstrip('/')}/**/*"
-    if not files and (below := _in_folder(_matches(inner, inner, check))):
+    if not files and (below := _in_matched(source, pattern, check)):
         problem += f", but folders do: {_named_by(pattern, below)}"
     return files, problem
+
+
+def _in_matched(
+    source: str | Path | S3Path, pattern: str, check: Check | None
+) -> list[Listed]:
+    """The files of the first folder that a pattern matches and that holds some; for a hint, so
+    links to folders, which may run in circles, are not followed below it."""
+    if is_s3(source):
+        return _in_folder(match_s3(f"{pattern.rstrip('/')}/**/*"))
+    for name in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 - any pattern
+        folder = Path(name)
+        if folder.is_dir() and _is_looked_at(f"{name}/", pattern):
+            with suppress(OSError, errors.DatasetError):  # it cannot be read, or must not
+                if found := _in_folder(list_files(folder, check) + list_below(folder, check)):
+                    return found
+    return []
 
 
 def _is_partition(at: Listed, folder: Place) -> bool:

@@ -120,6 +120,38 @@ def test_a_folder_has_the_type_that_the_model_takes(tmp_path: Path) -> None:
         plan(open_source(tmp_path), dtypes={"hour": "int"})
 
 
+def test_no_folder_is_an_image(tmp_path: Path) -> None:
+    (tmp_path / "image=7").mkdir()
+    write_parquet(tmp_path / "image=7" / "a", [1])
+    with pytest.raises(errors.DatasetError, match=r"image=7: the model takes column 'image'"):
+        plan(open_source(tmp_path), dtypes={"image": "image"})
+
+
+def test_names_of_columns_may_hold_anything_but_an_equals_sign(tmp_path: Path) -> None:
+    folder = tmp_path / "event-type=a=b" / "1st=2%2F3" / "new%20year=true"
+    folder.mkdir(parents=True)
+    write_csv(folder / "a", [1])
+    found = plan(open_source(tmp_path))
+    assert rows(found, ["event-type", "1st", "new year"]) == [
+        {"event-type": "a=b", "1st": "2/3", "new year": "true"}
+    ]
+
+
+def test_a_hint_does_not_go_in_circles(tmp_path: Path) -> None:
+    """Two links to where they are: each way has 2^40 ends. What cannot be read is passed over."""
+    folder = tmp_path / "new" / "deep"
+    folder.mkdir(parents=True)
+    for name in ("a", "b"):
+        (folder / name).symlink_to(tmp_path / "new")
+    (tmp_path / "_old").mkdir()
+    write_csv(tmp_path / "_old" / "a", [1])
+    with pytest.raises(errors.DatasetError, match=r"no file matches the pattern$"):
+        open_source(tmp_path / "*")
+    write_csv(folder / "x", [1])
+    with pytest.raises(errors.DatasetError, match=r"\*/\*\*/\*\.csv \(in quotes\)$"):
+        open_source(tmp_path / "*")
+
+
 def test_folders_that_differ_are_refused(tmp_path: Path) -> None:
     folder = lake(tmp_path)
     write_csv(folder / "date=2026-11-24" / "b", [1])
@@ -128,11 +160,12 @@ def test_folders_that_differ_are_refused(tmp_path: Path) -> None:
 
 
 def test_bad_rows_are_named_by_a_folder(tmp_path: Path) -> None:
-    folder = lake(tmp_path)
-    broken = folder / "date=2026-11-24" / "region=eu" / "part-0.csv"
-    broken.write_text("x\n10\n1,2\n12\n")
-    planned = plan(open_source(folder))
+    for at, bad in enumerate(["1,2", "3", "4,5"]):
+        folder = tmp_path / f"row={at}"
+        folder.mkdir()
+        (folder / "a.csv").write_text(f"x\n10\n{bad}\n12\n")
+    planned = plan(open_source(tmp_path))
     (chunk,) = planned.chunks  # all files share it
-    found = read_chunk("csv", planned.files, chunk, planned.columns, ["x", "region"], "region")
-    assert [(bad.row, bad.id) for bad in found.errors] == [(5, "eu")]
-    assert found.table["region"].to_pylist() == ["São Paulo"] * 3 + ["eu"] * 2 + [None] * 3
+    found = read_chunk("csv", planned.files, chunk, planned.columns, ["x", "row"], "row")
+    assert [(bad.row, bad.id) for bad in found.errors] == [(2, "0"), (8, "2")]
+    assert found.table["row"].to_pylist() == ["0"] * 2 + ["1"] * 3 + ["2"] * 2
