@@ -227,6 +227,7 @@ def _find(source: str | Path | S3Path, check: Check | None) -> list[Listed]:
 def _of_folder(path: Place, check: Check | None) -> tuple[list[Listed], str]:
     """The files of a folder, and what is wrong if there are none."""
     folder = path.resolve()
+    _check_no_versions(folder)
     files = _in_folder(list_files(folder, check))
     problem = f"the folder holds no {_KINDS}"
     if all(_format_of(at) == "images" for at in files):  # these are often sorted into folders
@@ -262,6 +263,24 @@ def _in_matched(
                 if found := _in_folder(list_files(folder, check) + list_below(folder, check)):
                     return found
     return []
+
+
+def _check_no_versions(folder: Place) -> None:
+    """Raises DatasetError for a table, or a partition of one, whose folders keep files that are no
+    more part of it."""
+    table = folder
+    while partitions.is_partition(table.name):
+        table = table.parent
+    for name, kind in _VERSIONED.items():
+        if (table / name).is_dir():
+            raise errors.DatasetError(
+                f"{folder}: belongs to a table of {kind} ({name}), whose folders also hold rows "
+                "that were deleted or replaced; write the version that you mean to a folder "
+                "of its own (or, if nothing was ever changed, name the files by a pattern)"
+            )
+
+
+_VERSIONED = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
 
 
 def _is_partition(at: Listed, folder: Place) -> bool:

@@ -120,6 +120,15 @@ def test_a_folder_has_the_type_that_the_model_takes(tmp_path: Path) -> None:
         plan(open_source(tmp_path), dtypes={"hour": "int"})
 
 
+def test_a_table_that_keeps_what_was_deleted_is_refused(tmp_path: Path) -> None:
+    folder = lake(tmp_path, write_parquet)
+    (folder / "_delta_log").mkdir()
+    for source in (folder, folder / "date=2026-11-24" / "region=eu"):
+        with pytest.raises(errors.DatasetError, match=rf"^{source}: .* Delta Lake \(_delta_log\)"):
+            open_source(source)
+    assert len(open_source(folder / "**" / "*.parquet").files) == 3
+
+
 def test_no_folder_is_an_image(tmp_path: Path) -> None:
     (tmp_path / "image=7").mkdir()
     write_parquet(tmp_path / "image=7" / "a", [1])
