@@ -225,8 +225,8 @@ class RunningGateway:
 
     def stop(self) -> None:
         self._server.should_exit = self._admin_server.should_exit = True
-        self._thread.join(20)
-        assert not self._thread.is_alive()
+        self._thread.join(60)
+        assert not self._thread.is_alive(), "the gateway does not end"
 
     async def _serve(self) -> None:
         await asyncio.gather(

@@ -258,8 +258,12 @@ def test_whoever_asks_for_it_by_number_is_told_and_nobody_else_waits(
     assert callers.wrong == []
 
 
+_HANGS = (
+    r"took longer than 30 s \(\[models\] check_timeout_s\)"
+    "|another process has been trying it for 40 s; try again"  # which gives way to all that is here
+)
 PINNED = {
-    "Hangs": r"took longer than 30 s \(\[models\] check_timeout_s\)",
+    "Hangs": _HANGS,
     "Dies": "was ended by SIGSEGV",
     "Exits": "ended with exit code 0",
     "Eats": "MemoryError",
@@ -296,8 +300,8 @@ def test_a_version_that_hangs_or_dies_is_refused_to_whoever_asks_for_its_number(
         assert life.registry.aliases("m").read() == {"champion": 1}
         assert len(callers.versions) > seen + 20
         assert set(callers.versions) <= {1}
-    for number in numbers.values():
-        assert _refused(life, f"m@{number}", 20)[1] < 2
+    for number in numbers.values():  # of one whose trial is not over yet, once it is
+        assert any(_refused(life, f"m@{number}", REFUSED_S)[1] < 2 for _ in range(3))
     status = job.wait(timeout_s=REFUSED_S)
     assert status.state is JobState.FAILED
     assert "was ended by SIGSEGV" in status.error
@@ -323,7 +327,7 @@ def _tasks_go_on(life: Life, hanging: str) -> None:
         (answer,) = send("m").get(timeout=10)
         assert answer["version"] == 1
     for result in waiting:
-        with pytest.raises(Exception, match="took longer than 30 s"):
+        with pytest.raises(Exception, match=_HANGS):
             result.get(timeout=REFUSED_S)
     app.close()
 
