@@ -102,7 +102,8 @@ class Watchdog:
         self._waited_before = {one: self._waited_before.get(one, s) for one, s in waited.items()}
         now_s = self._clock()
         return {
-            one: now_s - one.started_s - (s - self._waited_before[one])
+            # Less than before is what cannot be read now: of a thread that has just ended, say.
+            one: now_s - one.started_s - max(0.0, s - self._waited_before[one])
             for one, s in waited.items()
         }
 

@@ -46,6 +46,23 @@ def test_waiting_for_the_processor_is_no_hang() -> None:
     assert [round(seconds) for seconds in ended] == [13]
 
 
+def test_a_thread_that_cannot_be_looked_at_is_no_hang() -> None:
+    ended: list[float] = []
+    began, passed_s, waited = time.monotonic(), [0.0], [70.0]
+    watchdog = Watchdog(
+        10.0, 10.0, end=lambda found, seconds: ended.append(seconds),
+        clock=lambda: began + passed_s[0], waited=lambda thread: waited[0],
+    )
+    with under_way("m", 1, 1):
+        watchdog.look()
+        passed_s[0], waited[0] = 9.0, 0.0  # no file could be opened, say
+        watchdog.look()
+        assert not ended
+        passed_s[0] = 11.0
+        watchdog.look()
+    assert [round(seconds) for seconds in ended] == [11]
+
+
 def test_passes_are_known_while_they_last() -> None:
     with under_way("m", 1, 0):
         with under_way("m", 1, 5):  # the warm-up of a load is part of it
