@@ -146,11 +146,13 @@ class Routes:
             if held is None:
                 check_server(client, self._broker.url)
             self._compare_clocks(client)
-            if held is not None and fetch_generation(client) in {held.catalogue.generation, _LOST}:
+            if held is not None and fetch_generation(client) == held.catalogue.generation:
                 return held.catalogue
             catalogue = fetch(client)
         except redis.RedisError as error:
             raise broker_error(error, self._broker.url) from error
+        if held is not None and catalogue.generation == _LOST:
+            return held.catalogue
         self._held = Held(catalogue, {})
         return catalogue
 

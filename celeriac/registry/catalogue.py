@@ -1,8 +1,8 @@
 """The catalogue: what the registry holds, published to Redis for clients and workers.
 
 Truth is the registry on disk. The maintenance role publishes; everybody else reads, and follows
-the generation number, which goes up by one with every change. The first is the time in
-milliseconds: one that Redis has lost does not come again for another catalogue.
+the generation number, which goes up with every change. It is the time in milliseconds, or one more
+than the last: one that Redis has lost does not come again for another catalogue.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ _PUBLISH = """
 local generation = redis.call('GET', KEYS[2]) or '0'
 if redis.call('GET', KEYS[1]) == ARGV[1] then return tonumber(generation) end
 if ARGV[2] ~= '' and generation ~= ARGV[2] then return -1 end
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local following = string.format('%.0f', math.max(tonumber(generation) + 1, now_ms))
 redis.call('SET', KEYS[1], ARGV[1])
-if generation == '0' then
-  local time = redis.call('TIME')
-  redis.call('SET', KEYS[2], string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
-end
-return redis.call('INCR', KEYS[2])
+redis.call('SET', KEYS[2], following)
+return tonumber(following)
 """
 
 

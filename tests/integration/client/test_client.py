@@ -125,6 +125,8 @@ def test_a_redis_that_has_lost_the_catalogue_keeps_nobody_from_asking(
     redis_client.delete(CATALOGUE_KEY, GENERATION_KEY)
     assert set(client.models()) == {"echo", "texts"}  # looked at anew
     assert client.predict("echo", 2).value == 2
+    redis_client.set(GENERATION_KEY, 1)  # of the two, one alone is no catalogue
+    assert set(client.models()) == {"echo", "texts"}
     infos = registry.infos()
     del infos["texts"]
     catalogue.publish(redis_client, infos)
