@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,9 +98,7 @@ def tables_toml(settings: Settings) -> str:
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, list):  # a command line
-        return shlex.join(value)
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    return _toml(list(value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _toml(value: Any) -> str:

@@ -62,7 +62,7 @@ def test_children_get_the_same_settings(tmp_path: Path) -> None:
             on=("concept_drift",),
         )}),
         gateway=GatewaySettings(
-            port=8100, dataset_roots=("/a", "/b"), webhook_secret="s=cret",
+            port=8100, dataset_roots=("/a", "/b,c"), webhook_secret="s=cret",
             keys={"shop 1": KeySettings(sha256="0" * 64, scopes=("infer", "batch"), burst=5)},
         ),
         moderation=ModerationSettings(folder=tmp_path / "records", digest_key="k=1"),
