@@ -53,7 +53,8 @@ class Effort:
     long_rounds: int = 2
     rows: int = 1_000_000
     large: int = 5
-    """So many times ``rows`` for the memory of a large job."""
+    """So many times ``rows`` for the memory of a large job, and ``reviews`` for one that outlasts
+    the calls beside it."""
     trees: int = 700
     chunks: int = 1_000
     files: int = 10_000
@@ -221,6 +222,8 @@ class Bench:
         """Calls of the text model at a steady rate, while nothing or a large job runs beside."""
         items = HOME / "items.json"
         items.write_text(json.dumps(datasets.some_reviews(HOME / "data", 256)))
+        many = HOME / "data" / "many-reviews"
+        datasets.linked(many, reviews, self.effort.large)
         subject = Subject(name="Celeriac", module="benchmarks.subjects.lane", python=PYTHON,
                           worker=(), model="text", asyncio=True)
         point = Point(kind="open", per_s=100, seconds=self.effort.load_s, warmup_s=1)
@@ -229,7 +232,7 @@ class Bench:
             console.print(f"real time, alternation {number + 1} of {self.effort.alternations}")
             self.waits["idle"] += meter.run(subject, items, [point])
             output = HOME / f"busy-{number}"
-            job = site.client.ask(action="begin", source=str(reviews), output=str(output),
+            job = site.client.ask(action="begin", source=str(many), output=str(output),
                                   model="text", text_column="review")["job"]
             measured = meter.run(subject, items, [point])
             ended = site.client.ask(action="cancel", job=job)["state"]
@@ -238,6 +241,8 @@ class Bench:
             else:
                 console.print(f"the job was {ended} before the measurement: this one is left out")
             shutil.rmtree(output)
+        if not self.waits["busy"]:
+            raise RuntimeError("no job was as long as the calls beside it: score more reviews")
 
     # --- plans ------------------------------------------------------------------------------------
 
