@@ -73,10 +73,8 @@ def writing_aside(path: Path, final: Path) -> Iterator[BinaryIO]:
     """A file to be written under a name that nobody reads yet. When the block ends well, its
     content is on the disk; its name may not be. Raises StorageError that names what it shall be,
     ``final``."""
-    with _named(final), _opened(path) as file:
+    with _named(final), _writing(path, durable=True) as file:
         yield file
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def create_file(path: Place, data: bytes, *, durable: bool = True) -> None:
@@ -143,20 +141,23 @@ def _move(temporary: Path, path: Place) -> None:
 
 def _fill(path: Path, data: bytes, *, durable: bool = False) -> None:
     """Write a file that nobody reads yet."""
-    with _opened(path) as file:
+    with _writing(path, durable=durable) as file:
         file.write(data)
+
+
+@contextmanager
+def _writing(path: Path, *, durable: bool) -> Iterator[BinaryIO]:
+    """A file to be written; if its folder is missing, that is made first."""
+    try:
+        file = path.open("wb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("wb")
+    with file:
+        yield file
         if durable:
             file.flush()
             os.fsync(file.fileno())
-
-
-def _opened(path: Path) -> BinaryIO:
-    """To be written; if its folder is missing, that is made first."""
-    try:
-        return path.open("wb")
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("wb")
 
 
 def _temporary(path: Place) -> Path:

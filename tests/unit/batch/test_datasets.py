@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from hypothesis import given, settings, strategies as st
 from celeriac import errors
 from celeriac.datasets import parquet, reader
 from celeriac.datasets.parquet import Group, cut_groups
-from celeriac.datasets.parts import encode_table, repeating
+from celeriac.datasets.parts import encode_into, encode_table, repeating
 from celeriac.datasets.planner import plan
 from celeriac.datasets.reader import read_chunk, read_pieces
 from celeriac.datasets.records import DatasetPlan, RowError
@@ -311,6 +312,25 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     monkeypatch.setattr(module, name, slowly)
     with pytest.raises(errors.DatasetError, match="has changed since"):
         read_all(planned)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_part_is_written_as_it_is_encoded(kind: Literal["csv", "jsonl"]) -> None:
+    """So no process holds a second copy of its texts."""
+    table = pa.table({"id": range(50_000), "text": ["x" * 200] * 50_000})
+    writes: list[int] = []
+
+    class Sink(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            writes.append(len(data))
+            return len(data)
+
+    encode_into(table, kind, Sink())
+    assert sum(writes) == len(encode_table(table, kind))
+    assert max(writes) <= sum(writes) / 4
 
 
 GROUPS = st.lists(st.builds(Group, st.integers(0, 30), st.integers(0, 300)), max_size=10)
