@@ -28,7 +28,8 @@ def run_aside(  # noqa: PLR0913 - a process, and what is said when it fails
     """What ``python -m module`` answers to ``wanted``; both are JSON, on its stdin and stdout.
 
     Its last answer counts, also if the process has not ended well after it. ``niceness``: so much
-    more than ours it gives way to others; what it then waits for them is no part of ``timeout_s``.
+    more than ours it gives way to others; what it then waits for them is no part of ``timeout_s``,
+    up to ten times that.
 
     Raises the error that it answers with, or one of ``kind``: ``late`` if it does not end in time
     (then it is killed with everything that it started), or how ``what`` ended.
@@ -69,7 +70,8 @@ def _ask(
         except subprocess.TimeoutExpired:
             words = None  # it has them
             waited = waited_s(process.pid) if gives_way else 0.0
-            left_s = began_s + timeout_s + waited - time.monotonic()
+            most_s = timeout_s + min(waited, _MOST_WAITED * timeout_s)
+            left_s = began_s + most_s - time.monotonic()
             if left_s <= 0:
                 raise
             left_s = max(left_s, _SHORTEST_LOOK_S)
@@ -127,6 +129,8 @@ class _LastWords:
 
 
 _SHORTEST_LOOK_S = 0.2
+_MOST_WAITED = 10
+"""So many times its own time a process may wait for others: nobody waits for it for ever."""
 _BLOCK_CHARACTERS = 16_384
 _LAST_WORDS_S = 1.0
 

@@ -106,12 +106,16 @@ def test_what_it_waits_for_others_is_not_its_time(
     monkeypatch.setattr("celeriac.release.aside.waited_s", lambda pid: 60.0)
 
     def ask(niceness: int) -> object:
-        return run_aside("sleeper", [], {"a": 1}, timeout_s=0.001, late="late", what="it",
+        return run_aside("sleeper", [], {"a": 1}, timeout_s=0.05, late="late", what="it",
                          kind=errors.RegistryError, env=path, niceness=niceness)
 
+    monkeypatch.setattr("celeriac.release.aside._MOST_WAITED", 1_200)
     assert ask(1)
     with pytest.raises(errors.RegistryError, match="late"):
         ask(0)  # gives way to nobody
+    monkeypatch.setattr("celeriac.release.aside._MOST_WAITED", 1)
+    with pytest.raises(errors.RegistryError, match="late"):
+        ask(1)  # nor does anybody wait for ever
 
 
 def test_what_it_prints_fills_nobodys_memory(path: dict[str, str]) -> None:
