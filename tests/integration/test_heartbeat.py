@@ -63,6 +63,14 @@ def test_a_long_load_neither_stops_the_beats_nor_revives_a_worker_that_has_left(
     assert not redis_client.exists(worker_key("slow@host"))
 
 
+def wrong_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """By how many seconds the clock of heartbeats is ahead."""
+    ahead_s = [0.0]
+    clock = SimpleNamespace(time=lambda: time.time() + ahead_s[0], monotonic=time.monotonic)
+    monkeypatch.setattr(heartbeat, "time", clock)
+    return ahead_s
+
+
 def beating(hostname: str, client: redis.Redis) -> heartbeat.Heartbeat:
     worker: Any = SimpleNamespace(celeriac_role=ROLES[0], hostname=hostname, concurrency=1)
     return heartbeat.Heartbeat(worker, client, None)
@@ -71,9 +79,7 @@ def beating(hostname: str, client: redis.Redis) -> heartbeat.Heartbeat:
 def test_a_worker_with_a_wrong_clock_is_one_lane_among_the_others(
     redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ahead_s = [0.0]
-    clock = SimpleNamespace(time=lambda: time.time() + ahead_s[0], monotonic=time.monotonic)
-    monkeypatch.setattr(heartbeat, "time", clock)
+    ahead_s = wrong_clock(monkeypatch)
     lane = SimpleNamespace(workers=0)
     for number, ahead_s[0] in enumerate((0.0, -3_600.0, 3_600.0, 0.0), start=1):
         one = beating(f"lane-{number}@host", redis_client)
@@ -92,9 +98,7 @@ def said(hostname: str, client: redis.Redis) -> dict[str, Any]:
 def test_a_worker_says_that_its_clock_is_not_that_of_redis(
     redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ahead_s = [0.0]
-    clock = SimpleNamespace(time=lambda: time.time() + ahead_s[0], monotonic=time.monotonic)
-    monkeypatch.setattr(heartbeat, "time", clock)
+    ahead_s = wrong_clock(monkeypatch)
     one = beating("ahead@host", redis_client)
     with capture_logs() as lines:
         for ahead_s[0] in (0.0, 3_600.0, -3_600.0, 0.0):

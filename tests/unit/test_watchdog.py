@@ -29,13 +29,18 @@ def test_what_hangs(taken_s: dict[Pass, float], found: int | None) -> None:
     assert (one.items if one else None) == found
 
 
-def test_waiting_for_the_processor_is_no_hang() -> None:
-    ended: list[float] = []
-    began, passed_s, waited = time.monotonic(), [0.0], [7.0]
-    watchdog = Watchdog(
+def watching(passed_s: list[float], waited: list[float], ended: list[float]) -> Watchdog:
+    """With a limit of 10 s, at ``passed_s[0]`` from now on; ``ended``: what it says of hangs."""
+    began = time.monotonic()
+    return Watchdog(
         10.0, 10.0, end=lambda found, seconds: ended.append(seconds),
         clock=lambda: began + passed_s[0], waited=lambda thread: waited[0],
     )
+
+
+def test_waiting_for_the_processor_is_no_hang() -> None:
+    passed_s, waited, ended = [0.0], [7.0], list[float]()
+    watchdog = watching(passed_s, waited, ended)
     with under_way("m", 1, 0):
         watchdog.look()
         for passed_s[0], waited[0] in ((100.0, 98.0), (200.0, 198.0)):
@@ -47,12 +52,8 @@ def test_waiting_for_the_processor_is_no_hang() -> None:
 
 
 def test_a_thread_that_cannot_be_looked_at_is_no_hang() -> None:
-    ended: list[float] = []
-    began, passed_s, waited = time.monotonic(), [0.0], [70.0]
-    watchdog = Watchdog(
-        10.0, 10.0, end=lambda found, seconds: ended.append(seconds),
-        clock=lambda: began + passed_s[0], waited=lambda thread: waited[0],
-    )
+    passed_s, waited, ended = [0.0], [70.0], list[float]()
+    watchdog = watching(passed_s, waited, ended)
     with under_way("m", 1, 1):
         watchdog.look()
         passed_s[0], waited[0] = 9.0, 0.0  # no file could be opened, say
