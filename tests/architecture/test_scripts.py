@@ -201,3 +201,41 @@ def test_what_fails_of_tests_and_checks_fails_the_run(
     assert done.returncode == max(tests, checks)
     assert ("an unused import\nscripts/check has failed" in done.stderr) == bool(checks)
     assert "9 passed" in done.stdout
+
+
+TESTS = """
+from pathlib import Path
+import pytest
+
+@pytest.mark.parametrize("number", range({failing}))
+def test_once(number):
+    seen = Path(f"seen-{{number}}")
+    has_run = seen.exists()
+    seen.touch()
+    assert has_run and number not in {always}
+
+def test_well():
+    pass
+"""
+
+
+@pytest.mark.parametrize(("failing", "always", "returncode"), [
+    (3, (), 0), (3, (1,), 1), (4, (), 1),
+])
+def test_few_that_fail_beside_the_others_run_once_more_alone_and_are_named(
+    checkout: Path, failing: int, always: tuple[int, ...], returncode: int
+) -> None:
+    for name in ("setup", "check"):
+        program(checkout / "scripts" / name, "exit 0")
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    program(checkout / ".venv" / "bin" / "python", f"""
+        [ "$3" = run ] || exit 0  # of coverage
+        exec {sys.executable} "${{@:4}}"
+    """)
+    (checkout / "pyproject.toml").unlink()
+    (checkout / "tests").mkdir()
+    (checkout / "tests" / "test_it.py").write_text(TESTS.format(failing=failing, always=always))
+    done = run(checkout, "scripts/test", TEST_PROCESSES="1")
+    assert done.returncode == returncode, done.stdout + done.stderr
+    named = done.stdout.partition("Failed beside the others (above), and passed alone:")[2]
+    assert named.count("FAILED tests/test_it.py::test_once") == (0 if returncode else failing)
