@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from celeriac import errors
 from celeriac.datasets.periods import in_periods
 from celeriac.datasets.records import Aggregation
+from celeriac.datasets.spellings import values_of
 
 MAX_GROUPS = 200_000
 MAX_BINS = 3_000_000
@@ -184,7 +185,7 @@ def _quantiles(
     totals: pa.Table, sketch: pa.Table, name: str, wanted: Aggregation
 ) -> dict[float, list[float | None]]:
     bins: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
-    keys = zip(*(sketch[column].to_pylist() for column in wanted.by), strict=True)
+    keys = zip(*(values_of(sketch[column]) for column in wanted.by), strict=True)
     cells = zip(sketch[_BIN].to_pylist(), sketch[_COUNT].to_pylist(), strict=True)
     for key, cell in zip(keys, cells, strict=True):
         bins.setdefault(_findable(key), []).append(cell)
@@ -192,7 +193,7 @@ def _quantiles(
     found: dict[float, list[float | None]] = {share: [] for share in shares}
     value = _value(name)
     columns = [*wanted.by, f"{value}_min", f"{value}_max"]
-    for row in zip(*(totals[one].to_pylist() for one in columns), strict=True):
+    for row in zip(*(values_of(totals[one]) for one in columns), strict=True):
         least, most = row[-2:]
         cells_of = sorted(bins.get(_findable(row[:-2]), []))
         for share in shares:

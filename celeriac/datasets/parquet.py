@@ -281,20 +281,24 @@ def _is_text(dtype: Any) -> bool:
 def _row_error(
     table: pa.Table, at: int, message: str, first: int, id_column: str | None
 ) -> RowError:
+    from celeriac.datasets import spellings  # a plan does without
+
     row = {name: _legible(table[name].slice(at, 1)) for name in table.column_names}
     return RowError(
         row=first + at, id=row[id_column] if id_column else None, code=errors.DatasetError.code,
-        message=message, data=clip(json.dumps(row, ensure_ascii=False, default=str)),
+        message=message, data=clip(json.dumps(row, ensure_ascii=False, default=spellings.as_text)),
     )
 
 
 def _legible(cell: pa.ChunkedArray) -> Any:
     """The one value; a text that is not UTF-8 with its odd bytes spelled out."""
+    from celeriac.datasets import spellings
+
     if _is_text(cell.type):
         value = cell.cast(pa.large_binary())[0].as_py()
         return None if value is None else value.decode("utf-8", "backslashreplace")
     try:
-        return cell[0].as_py()
+        return spellings.values_of(cell)[0]
     except UnicodeDecodeError:  # somewhere in a list or a struct
         return "(not valid UTF-8)"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,18 +13,17 @@ import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
-from celeriac.datasets import csv, jsonl
+from celeriac.datasets import csv, jsonl, spellings
 from celeriac.datasets.files import write_file
 from celeriac.datasets.places import Place
 from celeriac.datasets.planner import plan
 from celeriac.datasets.reader import read_chunk
-from celeriac.datasets.records import DatasetColumn, Format, RowError, clip
+from celeriac.datasets.records import DatasetColumn, Format, RowError
 from celeriac.datasets.sources import Source, open_files
 from celeriac.datasets.streams import read_head
 
 _LINES_AT_ONCE = 10_000
 _HEAD_ROWS = 1_000
-_BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
 
 
 @dataclass(frozen=True)
@@ -58,56 +56,14 @@ def encode_table(table: pa.Table, format: Format) -> Any:
 def encode_into(table: pa.Table, format: Format, sink: Any) -> None:
     """Write the table to ``sink``, a file that is open, as it is encoded."""
     if format == "csv":
-        arrow_csv.write_csv(_without_bytes(table), sink)
+        arrow_csv.write_csv(spellings.for_csv(table), sink)
     elif format == "jsonl":
         encoder = msgspec.json.Encoder(enc_hook=str)
-        for batch in _with_plain_times(table).to_batches(_LINES_AT_ONCE):
-            sink.write(encoder.encode_lines(batch.to_pylist()))
+        for start in range(0, table.num_rows, _LINES_AT_ONCE):
+            rows = spellings.rows_of(table.slice(start, _LINES_AT_ONCE))
+            sink.write(encoder.encode_lines(rows))
     else:
         pq.write_table(table, sink, use_dictionary=repeating(table))
-
-
-def _with_plain_times(table: pa.Table) -> pa.Table:
-    """Nanoseconds in microseconds, as Python has times, or, where that is not exact, as texts.
-    (Python would cut off those of a time of day, and needs pandas for the others.)"""
-    for at, field in enumerate(table.schema):
-        wanted = _in_microseconds(field.type)
-        if wanted is None:
-            continue
-        try:
-            column = table[at].cast(wanted)
-        except pa.ArrowInvalid:
-            column = _exact_times(table[at].cast(pa.string()))
-        table = table.set_column(at, field.name, column)
-    return table
-
-
-def _exact_times(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Arrow's texts of nanoseconds as ISO 8601. Those that need none look as in microseconds, so
-    that no value hangs on what else is in its chunk."""
-    for found, wanted in (
-        (" ", "T"), (r"\.0{9}", ""), (r"(\.\d{6})000", r"\1"),
-        (r"([+-]\d\d)(\d\d)$", r"\1:\2"),
-    ):
-        texts = pc.replace_substring_regex(texts, found, wanted)
-    return texts
-
-
-def _in_microseconds(dtype: Any) -> Any:
-    """None of what has no times in nanoseconds."""
-    if pa.types.is_timestamp(dtype) and dtype.unit == "ns":
-        return pa.timestamp("us", dtype.tz)
-    return pa.time64("us") if pa.types.is_time64(dtype) and dtype.unit == "ns" else None
-
-
-def _without_bytes(table: pa.Table) -> pa.Table:
-    """Bytes as JSON lines have them, in base64: as they are they would be no text."""
-    for at, field in enumerate(table.schema):
-        if any(is_kind(field.type) for is_kind in _BYTES):
-            values = table[at].to_pylist()
-            texts = [None if one is None else b64encode(one).decode() for one in values]
-            table = table.set_column(at, field.name, pa.array(texts, pa.string()))
-    return table
 
 
 def repeating(table: pa.Table) -> list[str]:
@@ -197,4 +153,5 @@ def _with_source(source: str, row: RowError) -> dict[str, Any]:
 
 
 def _shown_id(id: Any) -> Any:
-    return id if id is None or isinstance(id, (bool, int, float)) else clip(str(id))
+    """Numbers as such, all others as texts of JSON lines."""
+    return id if id is None or isinstance(id, (bool, int, float)) else spellings.as_text(id)

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from celeriac import errors
+from celeriac.datasets import spellings
 from celeriac.datasets.reader import Rows, read_chunk, read_pieces
 from celeriac.datasets.records import Chunk, RowError, clip
 from celeriac.datasets.sharing import located, named
@@ -263,14 +264,14 @@ def _join(
 def _row_error(
     number: int, error: errors.CeleriacError, piece: pa.Table, at: int, id_column: str | None
 ) -> RowError:
-    row = piece.slice(at, 1).to_pylist()[0]
+    row = spellings.rows_of(piece.slice(at, 1))[0]
     data = clip(json.dumps(row, ensure_ascii=False, default=_shown))
     named = row[id_column] if id_column else None
     return RowError(row=number, id=named, code=error.code, message=error.message, data=data)
 
 
 def _shown(value: Any) -> str:
-    return f"{len(value):,} bytes" if isinstance(value, bytes) else str(value)
+    return f"{len(value):,} bytes" if isinstance(value, bytes) else spellings.as_text(value)
 
 
 def _check_lease(holds_lease: Callable[[], bool], plan: JobPlan, chunk: Chunk) -> None:

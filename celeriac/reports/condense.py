@@ -67,7 +67,8 @@ def _condensed(values: pa.Array) -> pa.Array:
     if _stays(dtype):
         return values
     if is_type.is_duration(dtype):
-        return pc.divide(values.cast(pa.int64()).cast(pa.float64()), _PER_SECOND[dtype.unit])
+        counts = values.cast(pa.int64()).cast(pa.float64(), safe=False)
+        return pc.divide(counts, _PER_SECOND[dtype.unit])
     if is_type.is_temporal(dtype) or is_type.is_null(dtype):
         return values
     if is_type.is_binary(dtype) or is_type.is_large_binary(dtype):

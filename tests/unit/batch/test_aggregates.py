@@ -188,3 +188,13 @@ def test_nan_is_no_value_and_large_numbers_are_rounded() -> None:
     assert aggregate([table], wanted).to_pylist() == [
         {"by": 1, "count": 3, "n_mean": 2.0, "id_mean": 2.0**53, "n_std": pytest.approx(2**0.5)},
     ]
+
+
+def test_quantiles_of_groups_that_python_has_no_value_for() -> None:
+    """Times that differ by a nanosecond, and years beyond 9999."""
+    wanted = Aggregation.of({"by": ["time", "at"], "quantiles": {"n": [0.5]}})
+    table = pa.table({
+        "time": pa.array([1, 2], pa.time64("ns")),
+        "at": pa.array([253402300800, 253402300800], pa.timestamp("s")), "n": [10.0, 20.0],
+    })
+    assert aggregate([table], wanted)["n_p50"].to_pylist() == [10.0, 20.0]

@@ -171,6 +171,11 @@ def test_any_numbers_have_figures(values: list[float]) -> None:
         assert list(found.histogram.edges) == sorted(found.histogram.edges)
 
 
+def test_a_duration_that_no_float_holds_is_one_of_about_its_length() -> None:
+    column = pa.array([2**60 + 1, None], pa.int64()).cast(pa.duration("s"))
+    assert condense(pa.table({"c": column}))["c"].to_pylist() == [2.0**60, None]
+
+
 def test_a_condensed_row_is_as_small_as_it_says() -> None:
     table = pa.table({
         "t": ["\N{GRINNING FACE}" * 10_000] * 100, "n": [1.0] * 100, "b": [b"x" * 9_999] * 100,
