@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -79,6 +79,19 @@ def columns_of(schema: pa.Schema, where: Place | str) -> list[tuple[str, str]]:
         (field.name, "string" if frequency_of(field) else str(_plain(field.type)))
         for field in schema
     ]
+
+
+def largest(at: Listed, names: Collection[str]) -> dict[str, int]:
+    """The largest amount of some columns of whole numbers, of those that have statistics."""
+    found: dict[str, int] = {}
+    with _open(at.path) as file:
+        for number in range(file.num_row_groups):
+            group = file.metadata.row_group(number)
+            for column in map(group.column, range(group.num_columns)):
+                name, about = column.path_in_schema, column.statistics
+                if name in names and about is not None and about.has_min_max:
+                    found[name] = max(found.get(name, 0), -about.min, about.max)
+    return found
 
 
 def cut_groups(groups: list[Group], chunk_rows: int, chunk_bytes: int) -> Iterator[GroupSpan]:

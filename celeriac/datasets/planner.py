@@ -37,6 +37,8 @@ MAX_CHUNK_BYTES = 1 << 30
 CHECKED_ROWS = (20, 1_000)
 """So many first rows, at least and at most, are read at once, to see that they fit the model."""
 _FRAME_GROUP_ROWS = 50_000
+_EXACT = 1 << 53
+"""Up to here each whole number is a float, too."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def plan(  # noqa: PLR0913 - one source and its options
     in_folders = _typed(source.in_folders, dtypes or {})
     source = source.in_files
     columns = _with_types(source, dtypes or {})
+    _check_exact(source, reads)
     if source.frame is not None:
         files, chunks = _plan_frame(source.frame, options)
     elif source.format == "images":
@@ -228,9 +231,13 @@ def _spans(  # noqa: PLR0913, PLR0917 - a file, how it is cut, and who looks on
 
 def _plan_frame(frame: pa.Table, options: _Options) -> tuple[list[SourceFile], list[Chunk]]:
     with options.need_copies("a frame").making(".parquet") as copy:
-        pq.write_table(
-            frame, copy.temporary, row_group_size=min(_FRAME_GROUP_ROWS, options.chunk_rows)
-        )
+        try:
+            pq.write_table(
+                frame, copy.temporary, row_group_size=min(_FRAME_GROUP_ROWS, options.chunk_rows)
+            )
+        except (pa.ArrowException, OSError):
+            _check_storable(frame)
+            raise
     footer = parquet.read_footer(Listed(str(copy.place), copy.size, 0))
     spans = parquet.cut_groups(footer.groups, options.chunk_rows, options.chunk_bytes)
     cut = Cut([_of_groups(span) for span in spans], copy.size)
@@ -259,6 +266,38 @@ def _plan_images(source: Source, options: _Options) -> tuple[list[SourceFile], l
 
 
 # --- checks --------------------------------------------------------------------------------------
+
+
+def _check_exact(source: Source, reads: Collection[str] | None) -> None:
+    """Raises DatasetError for whole numbers of a Parquet file that the fractions of others would
+    round, as far as its statistics tell."""
+    for found in source.files if source.format == "parquet" else ():
+        assert found.footer is not None  # noqa: S101 - every Parquet file has one
+        whole = [
+            column.name
+            for column, (_, own) in zip(source.columns, found.footer.columns, strict=True)
+            if column.dtype == "double" and own in ("int64", "uint64")
+            and (reads is None or column.name in reads)
+        ]
+        for name, number in parquet.largest(found.at, whole).items() if whole else ():
+            if number > _EXACT:
+                raise errors.DatasetError(
+                    f"{found.at.path}: column {name!r} holds whole numbers beyond 2^53, and is of "
+                    "type double in other files, which would round them; write it with one type, "
+                    "or, if the model does not read it, keep other columns"
+                )
+
+
+def _check_storable(frame: pa.Table) -> None:
+    """Raises DatasetError for a column that Parquet cannot hold."""
+    for name in frame.column_names:
+        try:
+            pq.write_table(frame.select([name]), pa.MockOutputStream())
+        except (pa.ArrowException, OSError) as error:
+            raise errors.DatasetError(
+                f"column {name!r} of the frame, of type {frame.schema.field(name).type}, has no "
+                f"place in Parquet; leave it out, or make texts of it: {errors.told(error)}"
+            ) from error
 
 
 def _check_length(at: Listed, span: Span) -> None:

@@ -276,8 +276,22 @@ def test_types_of_parquet_files_without_anything_in_common_are_named(tmp_path: P
     with pytest.raises(errors.DatasetError, match=r"a\.parquet in: b \(string instead of int64\)"):
         open_source(tmp_path)
     pq.write_table(pa.table({"a": [0.5], "b": [1]}), tmp_path / "b.parquet")
-    pq.write_table(pa.table({"a": [2**53 + 1], "b": [1]}), tmp_path / "a.parquet")
-    with pytest.raises(errors.UnreadableFile, match=r"a\.parquet: column 'a' is of type int64"):
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**53) - 1])
+def test_whole_numbers_that_the_fractions_of_other_files_would_round(
+    tmp_path: Path, number: int
+) -> None:
+    """Refused before the job where statistics tell, in its chunk where there are none."""
+    table = pa.table({"id": pa.array([1, number, None]), "b": [1, 2, 3]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=1)
+    pq.write_table(pa.table({"id": [0.5], "b": [1]}), tmp_path / "b.parquet")
+    source = open_source(tmp_path)
+    with pytest.raises(errors.DatasetError, match=r"a\.parquet: column 'id' holds whole numbers"):
+        plan(source, reads=["id"])
+    assert plan(source, reads=["b"]).rows == 4
+    pq.write_table(table, tmp_path / "a.parquet", write_statistics=False)
+    with pytest.raises(errors.UnreadableFile, match=r"a\.parquet: column 'id' is of type int64"):
         read_all(plan(open_source(tmp_path)))
 
 

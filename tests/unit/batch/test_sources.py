@@ -349,6 +349,15 @@ def test_what_is_no_frame_is_refused(tmp_path: Path) -> None:
             planned(source, tmp_path)
 
 
+def test_a_frame_with_what_parquet_lacks_is_refused_by_its_column(tmp_path: Path) -> None:
+    months = pa.array([pa.MonthDayNano([1, 15, 30])])
+    far = pa.array([2**55], pa.int64()).cast(pa.timestamp("s"))  # milliseconds overflow
+    for odd in (months, far):
+        frame = pa.table({"id": [1], "odd": odd})
+        with pytest.raises(errors.DatasetError, match="column 'odd' of the frame, of type"):
+            planned(frame, tmp_path)
+
+
 # --- images --------------------------------------------------------------------------------------
 
 
