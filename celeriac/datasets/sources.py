@@ -205,7 +205,7 @@ def _find(source: str | Path | S3Path, check: Check | None) -> list[Listed]:
     if path.is_dir():
         files, problem = _of_folder(path, check)
     elif path.exists():
-        files, problem = [listed(path.resolve())], ""
+        files, problem = [listed(_as_named(path, path.resolve()))], ""
     elif glob.has_magic(str(source)):
         files, problem = _of_pattern(source, str(path), check)
     else:
@@ -226,8 +226,8 @@ def _find(source: str | Path | S3Path, check: Check | None) -> list[Listed]:
 
 def _of_folder(path: Place, check: Check | None) -> tuple[list[Listed], str]:
     """The files of a folder, and what is wrong if there are none."""
-    folder = path.resolve()
-    _check_no_versions(folder)
+    _check_no_versions(path.resolve())
+    folder = _as_named(path, path.resolve())
     files = _in_folder(list_files(folder, check))
     problem = f"the folder holds no {_KINDS}"
     if all(_format_of(at) == "images" for at in files):  # these are often sorted into folders
@@ -263,6 +263,16 @@ def _in_matched(
                 if found := _in_folder(list_files(folder, check) + list_below(folder, check)):
                     return found
     return []
+
+
+def _as_named(path: Place, found: Place) -> Place:
+    """``found``, where links lead, since they may soon lead elsewhere; but ``path`` as it is named
+    if only its folders hold columns, as where the files of a table are links into a store."""
+    if isinstance(path, S3Path) or partitions.values_of(f"{found}/"):
+        return found
+    named = Path(os.path.abspath(path))  # noqa: PTH100 - without "..", and links as they are
+    holds = partitions.values_of(f"{named}/") and named.exists() and named.samefile(str(found))
+    return named if holds else found
 
 
 def _check_no_versions(folder: Place) -> None:
@@ -316,8 +326,9 @@ def _matches(
     if check:
         for path in files:
             check(path)
-    once = dict.fromkeys(path.resolve() if path.exists() else path for path in files)
-    return [listed(path) for path in once]  # links may lead to one file by several ways
+    pairs = [(path.resolve() if path.exists() else path, path) for path in reversed(files)]
+    once = dict(pairs)  # links may lead to one file by several ways
+    return [listed(_as_named(path, found)) for found, path in once.items()]
 
 
 def _is_looked_at(name: str, pattern: str) -> bool:

@@ -146,6 +146,30 @@ def test_names_of_columns_may_hold_anything_but_an_equals_sign(tmp_path: Path) -
     ]
 
 
+@pytest.mark.parametrize("source", [
+    "events/date=1/a.csv", "events/date=1", "events/date=2", "events/*/*.csv", "events",
+    "latest.csv",
+])
+def test_files_and_folders_that_are_links_keep_the_columns_of_their_names(
+    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the files of a table lie in a store, by their content; named from anywhere."""
+    store = tmp_path / "store"
+    for folder in ("store/2", "events/date=1", "lake/date=1"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_csv(store / "5f0c1d", [1])
+    write_csv(store / "2" / "a", [2])
+    (tmp_path / "events" / "date=1" / "a.csv").symlink_to(store / "5f0c1d.csv")
+    (tmp_path / "events" / "date=2").symlink_to(store / "2")
+    write_csv(tmp_path / "lake" / "date=1" / "a", [1])
+    (tmp_path / "latest.csv").symlink_to(tmp_path / "lake" / "date=1" / "a.csv")
+    monkeypatch.chdir(tmp_path)
+    for named in (source, tmp_path / source, f"events/../{source}"):
+        found = rows(plan(open_source(named)), ["x", "date"])
+        assert found
+        assert all(row["date"] == str(row["x"]) for row in found)
+
+
 def test_a_hint_does_not_go_in_circles(tmp_path: Path) -> None:
     """Two links to where they are: each way has 2^40 ends. What cannot be read is passed over."""
     folder = tmp_path / "new" / "deep"
