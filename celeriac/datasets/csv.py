@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from operator import itemgetter
 from typing import Any, BinaryIO
 
@@ -36,6 +37,8 @@ TYPES = {
 """``own``: texts that we wrote, of which those without quotes around nothing are null."""
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 _BOM = b"\xef\xbb\xbf"
+_HEXADECIMAL = r"^\s*[+-]?0[xX].*"
+_SCIENTIFIC = r"^-?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]{1,2}$"
 _EXACT = 1e15
 """Numbers below have digits to spare."""
 _FIRST_LOOK_BYTES = 1 << 14
@@ -291,10 +294,12 @@ def _parse(
     if not data.strip(b"\r\n"):
         return pa.schema(list(wanted.items())).empty_table(), []
     try:
-        return _arrow(data, columns, wanted, is_own=is_own)
+        found = _arrow(data, columns, wanted, is_own=is_own)
     except pa.ArrowInvalid:
-        pass
+        found = None
     try:
+        if found is not None and not _holds_hexadecimals(data, columns, wanted):
+            return found
         return _arrow(data, columns, dict.fromkeys(names, pa.string()), is_own=is_own)
     except pa.ArrowInvalid as error:
         raise errors.DatasetError(f"{path}: cannot be read as CSV: {error}") from error
@@ -325,6 +330,17 @@ def _arrow(
         ),
     )
     return table.combine_chunks(), bad
+
+
+def _holds_hexadecimals(data: bytes, columns: list[str], types: dict[str, Any]) -> bool:
+    """True if one of the columns of whole numbers does: Arrow takes 0x10, which is no number in any
+    other column or format, and 0xFFFFFFFFFFFFFFFF for -1."""
+    whole = [name for name, dtype in types.items() if dtype == pa.int64()]
+    if not whole or (b"0x" not in data and b"0X" not in data):
+        return False
+    texts, _ = _arrow(data, columns, dict.fromkeys(whole, pa.string()))
+    found = (pc.match_substring_regex(texts[name], _HEXADECIMAL) for name in whole)
+    return any(pc.any(one).as_py() for one in found)
 
 
 def _convert(
@@ -361,12 +377,29 @@ def _cast(texts: pa.Array, target: Any) -> tuple[pa.Array, list[int]]:
     texts = pc.utf8_trim_whitespace(texts)
     is_null = pc.is_in(texts, value_set=kinds.NULLS)
     texts = pc.if_else(is_null, pa.scalar(None, pa.string()), texts)
+    if target == pa.int64():
+        texts = _without_fractions(texts)
     misfits = list(_misfits(texts, target, 0))
     if misfits:
         mask = np.zeros(len(texts), dtype=bool)
         mask[misfits] = True
         texts = pc.if_else(pa.array(mask), pa.scalar(None, pa.string()), texts)
     return texts.cast(target), misfits
+
+
+def _without_fractions(texts: pa.Array) -> pa.Array:
+    """Whole numbers that are written as fractions, as 3.0 or 1e+05, as such: pandas writes the one
+    where a number is missing, R the other. Hexadecimal ones become no number."""
+    for found, wanted in (
+        (r"^\+([0-9])", r"\1"), (r"^(-?[0-9]+)\.0*$", r"\1"), (_HEXADECIMAL, "-"),
+    ):
+        texts = pc.replace_substring_regex(texts, found, wanted)
+    is_scientific = pc.fill_null(pc.match_substring_regex(texts, _SCIENTIFIC), False)
+    if not is_scientific.true_count:
+        return texts
+    numbers = [Decimal(text) for text in texts.filter(is_scientific).to_pylist()]
+    whole = [str(int(one)) if one == one.to_integral_value() else str(one) for one in numbers]
+    return pc.replace_with_mask(texts, is_scientific, pa.array(whole, pa.string()))
 
 
 def _misfits(texts: pa.Array, target: Any, offset: int) -> Iterator[int]:

@@ -33,6 +33,7 @@ TYPES = {
 _WANTED = {
     "int": "a whole number", "float": "a number", "bool": "true or false", "text": "a text",
 }
+_AS: dict[str, Callable[[Any], Any]] = {"int": int, "float": float, "bool": bool, "text": str}
 _NUMBERS = ("int", "float")
 _INT64 = 1 << 63
 _EXACT = 1 << 53
@@ -218,7 +219,7 @@ def _cells(row: dict[str, Any], types: dict[str, str]) -> list[Any] | str:
             is_null = value is None or (isinstance(value, float) and not math.isfinite(value))
             cells.append(None if is_null else msgspec.json.encode(value).decode())
         elif value is None or _fits(value, dtype):
-            cells.append(float(value) if dtype == "float" and value is not None else value)
+            cells.append(value if value is None else _AS[dtype](value))
         else:
             found = json.dumps(value, ensure_ascii=False)[:80]
             return f"column {name!r}: {found} is not {_WANTED[dtype]}"
@@ -229,7 +230,10 @@ def _fits(value: Any, dtype: str) -> bool:
     kind = _kind(value)
     if dtype == "float":
         return kind == "float" or (type(value) is int and abs(value) <= sys.float_info.max)
-    return kind == dtype or (kind == "long" and dtype == "int")
+    if dtype == "int":  # as of single items, 3.0 is one
+        whole = kind == "float" and value.is_integer() and -_INT64 <= value < _INT64
+        return whole or kind in ("int", "long")
+    return kind == dtype
 
 
 def _kind(value: Any) -> str:

@@ -27,9 +27,11 @@ def _texts(values: list[str]) -> pa.StringArray:
 
 
 NULLS = _texts(arrow_csv.ConvertOptions().null_values)
+_EXPONENT = "[eE](?:-[0-9]{1,3}|[+]?(?:0?[0-9]{1,2}|[12][0-9]{2}|30[0-8]))"
+"""1e400 is no float but infinity."""
 PATTERNS = {
     "int": r"^(0|-?[1-9][0-9]{0,17})$",
-    "float": r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$",
+    "float": rf"^-?(0|[1-9][0-9]{{0,14}})(\.[0-9]+)?({_EXPONENT})?$",
     "bool": r"^(true|false|True|False|TRUE|FALSE)$",
 }
 _ANY = tuple(PATTERNS)
@@ -39,7 +41,7 @@ _CELLS = {
     _ANY: "",
     ("int", "float"): "0|-?[1-9][0-9]{0,14}",
     ("int",): "0|-?[1-9][0-9]{0,17}",
-    ("float",): r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?",
+    ("float",): rf"-?(?:0|[1-9][0-9]{{0,14}})(?:\.[0-9]+)?(?:{_EXPONENT})?",
     ("bool",): "true|false|True|False|TRUE|FALSE",
 }
 _MOST_COLUMNS = 300

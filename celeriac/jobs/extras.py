@@ -66,7 +66,7 @@ def _parts(folder: JobFolder, records: Sequence[ChunkRecord]) -> list[Place]:
 def _dtypes(plan: JobPlan, wanted: Aggregation) -> dict[str, str]:
     """Types for reading parts of text again: groups as they are written, measures as numbers, and
     of what becomes periods numbers as such."""
-    measured = dict.fromkeys(wanted.measured, "float")
+    measured = {name: "float" for name in wanted.measured if name not in wanted.by}
     if plan.scoring.output_format != "csv":
         return {**measured, ERROR: "text"}
     was = {column.name: column.dtype for column in plan.columns}

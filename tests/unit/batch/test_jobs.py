@@ -568,6 +568,20 @@ def test_aggregates_are_the_same_in_every_format(tmp_path: Path, output_format: 
 
 
 @pytest.mark.parametrize("output_format", ["parquet", "csv", "jsonl"])
+def test_groups_of_what_is_measured_are_not_rounded(tmp_path: Path, output_format: str) -> None:
+    wanted = Aggregation.of({"by": "id", "mean": "id"})
+    lines = [f"{2**53},a", f"{2**53 + 1},b"]
+    folder, plan, chunks = make_job(
+        tmp_path, lines, output_format=output_format, aggregate=wanted,
+    )
+    run_all(folder, plan, chunks)
+    finalize(folder, NOW)
+    groups = pq.read_table(folder.aggregates("parquet"))
+    assert [int(one) for one in groups["id"].to_pylist()] == [2**53, 2**53 + 1]
+    assert groups["id_mean"].to_pylist() == [2.0**53] * 2
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "csv", "jsonl"])
 def test_groups_shares_and_periods_are_the_same_in_every_format(
     tmp_path: Path, output_format: str
 ) -> None:

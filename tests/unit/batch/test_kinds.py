@@ -149,6 +149,7 @@ def test_records_that_change_nothing_are_not_taken_apart() -> None:
 
 @pytest.mark.parametrize(("row", "changed"), [
     ("007,1.5,true,," + ",".join(["1"] * 16), {"c0": "text"}),
+    ("1,1e+400,true,NA," + ",".join(["1"] * 16), {"c1": "text"}),
     ("1.5,1,true,NaN," + ",".join(["1"] * 16), {"c0": "float"}),
     ("1,1,1,1," + ",".join(["1"] * 16), {"c2": "text", "c3": "int"}),
     ("1,1,true,NA," + ",".join(["1"] * 14) + ',"a ""b""\nc",1,', {}),  # 21 fields
