@@ -126,10 +126,11 @@ def _not_valid(request: Request, error: Exception) -> Response:
 
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
+    absent = not_offered(request.scope["path"])
+    if error.status_code == 404 or absent:
+        return _respond(request, failures.RouteNotFound(absent))
     if error.status_code == 405:
         return _respond(request, failures.MethodNotAllowed(allow=", ".join(_taken(request))))
-    if error.status_code == 404:
-        return _respond(request, failures.RouteNotFound(not_offered(request.scope["path"])))
     return _respond(request, errors.RequestError(str(error.detail)))
 
 

@@ -75,9 +75,9 @@ class RequestContext:
 
     __slots__ = (
         "batch_items", "body_bytes", "body_is_read", "body_s", "cache", "caller", "code",
-        "compute_ms", "direct", "end_s", "headers", "id", "is_hot", "items", "method", "model",
-        "needs_redis", "passes", "path", "queue_ms", "receive", "route", "scope", "started_s",
-        "timeout_s", "version",
+        "compute_ms", "direct", "end_s", "found", "headers", "id", "is_hot", "items", "method",
+        "model", "needs_redis", "passes", "path", "queue_ms", "receive", "route", "scope",
+        "started_s", "timeout_s", "version",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, id: str, started_s: float) -> None:
@@ -113,6 +113,8 @@ class RequestContext:
         self.items = 0
         self.cache = ""
         """``hit`` or ``miss``; empty if the model keeps no answers."""
+        self.found = 0
+        """Items whose answers were kept."""
         self.batch_items = 0
         self.passes = 0.0
         """Forward passes, or its shares of them."""
@@ -143,6 +145,7 @@ class RequestContext:
         """Keep what an answered call says of its way; of several, the slowest counts."""
         if call.found:
             self.cache = self.cache or "hit"
+            self.found += 1
         elif call.key is not None:
             self.cache = "miss"
         reply = call.reply

@@ -115,7 +115,7 @@ async def predict_many(
 ) -> list[Prediction | errors.CeleriacError]:
     """The outcome of each item, within the request's time. Raises what the client raises."""
     check_count(gateway, items)
-    context.model, context.items = model, len(items)
+    context.model, context.items, context.found = model, len(items), 0
     gate = _enter(gateway, context, model)
     try:
         calls = await gateway.client.calls(model, items, context.left_s(), context.id)

@@ -17,7 +17,7 @@ from producer.gateway.oip.items import (
 )
 
 EXTENSIONS = ("binary_tensor_data", "parameters", "schedule_policy", "statistics",
-              "model_repository(index)")
+              "model_configuration", "model_repository(index)")
 
 
 def server_metadata() -> dict[str, Any]:
@@ -33,11 +33,16 @@ def model_metadata(model: ModelInfo, version: VersionInfo) -> dict[str, Any]:
     return {
         "name": model.name,
         "versions": [str(number) for number in sorted(model.versions)],
-        "platform": f"celeriac_{version.format}",
+        "platform": platform_of(version),
         "inputs": [_as_json(spec) for spec in inputs_of(version.input)],
         "outputs": [_as_json(spec) for spec in outputs_of(version.output).values()],
         "properties": properties,
     }
+
+
+def platform_of(version: VersionInfo) -> str:
+    """What runs the version."""
+    return f"celeriac_{version.format}"
 
 
 def repository_index(catalogue: Catalogue) -> list[dict[str, str]]:

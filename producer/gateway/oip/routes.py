@@ -30,6 +30,7 @@ from producer.gateway.oip.codec import (
     encode_response,
     json_length,
 )
+from producer.gateway.oip.configuration import model_configuration
 from producer.gateway.oip.items import items_of, tensors_of, wanted_outputs
 from producer.gateway.oip.metadata import model_metadata, repository_index, server_metadata
 from producer.gateway.oip.raw import raw_request
@@ -59,9 +60,9 @@ async def infer(gateway: Gateway, context: RequestContext, rest: str) -> Answer:
         gateway.inferences.failed(model.name, version.version, _since(context))
         raise
     gateway.inferences.succeeded(model.name, context.version, Answered(
-        items=context.items, seconds=_since(context), passes=context.passes,
+        items=context.items - context.found, seconds=_since(context), passes=context.passes,
         queue_s=context.queue_ms / 1e3, compute_s=context.compute_ms / 1e3,
-        from_cache=context.cache == "hit",
+        cache=context.cache,
     ))
     return answer
 
@@ -246,6 +247,14 @@ async def index(request: Request) -> list[dict[str, str]]:
 @router.get("/models/{model}/versions/{version}", summary="Inputs and outputs of a version")
 async def metadata(request: Request, model: str) -> dict[str, Any]:
     return model_metadata(*await _asked(request, model))
+
+
+@router.get("/models/{model}/config", summary="The same, as Triton's model configuration")
+@router.get("/models/{model}/versions/{version}/config", summary="... of a version")
+async def configuration(request: Request, model: str) -> dict[str, Any]:
+    info, found = await _asked(request, model)
+    cache = contexts(request)[0].settings.cache
+    return model_configuration(info, found, keeps_answers=cache.enabled)
 
 
 @router.get("/models/{model}/ready", summary="Whether a worker answers for a model")

@@ -14,6 +14,7 @@ class Answered(NamedTuple):
     """What a request that was answered took."""
 
     items: int
+    """That were computed: those of the cache are not counted."""
     seconds: float
     passes: float
     """Forward passes for it, or its shares of them."""
@@ -21,8 +22,8 @@ class Answered(NamedTuple):
     """Of its slowest item, from its publishing until a worker took it; 0 from the cache."""
     compute_s: float
     """Of its slowest batch."""
-    from_cache: bool
-    """All of it was."""
+    cache: str
+    """``hit`` if all of it was there, ``miss`` if not; empty if the model keeps no answers."""
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Counts:
     last_ms: int = 0
     """When the last one was answered, Unix milliseconds."""
     items: int = 0
-    """That were answered."""
+    """That were computed."""
     successes: int = 0
     success_ns: int = 0
     passes: float = 0.0
@@ -41,10 +42,12 @@ class Counts:
     hits: int = 0
     """Of the successes, those from the cache alone."""
     hit_ns: int = 0
+    misses: int = 0
     failures: int = 0
     failure_ns: int = 0
 
     def to_wire(self, name: str, version: int) -> dict[str, Any]:
+        computed = self.successes - self.hits
         return {
             "name": name,
             "version": str(version),
@@ -55,10 +58,11 @@ class Counts:
                 "success": _spent(self.successes, self.success_ns),
                 "fail": _spent(self.failures, self.failure_ns),
                 "queue": _spent(self.successes, self.queue_ns),
-                "compute_input": _spent(0, 0),  # is a part of what follows
-                "compute_infer": _spent(self.successes - self.hits, self.compute_ns),
-                "compute_output": _spent(0, 0),
+                "compute_input": _spent(computed, 0),  # its time is a part of what follows
+                "compute_infer": _spent(computed, self.compute_ns),
+                "compute_output": _spent(computed, 0),
                 "cache_hit": _spent(self.hits, self.hit_ns),
+                "cache_miss": _spent(self.misses, 0),
             },
             "batch_stats": [],
         }
@@ -82,7 +86,8 @@ class Statistics:
         counts.successes += 1
         counts.success_ns += round(answered.seconds * 1e9)
         counts.passes += answered.passes
-        if answered.from_cache:
+        counts.misses += answered.cache == "miss"
+        if answered.cache == "hit":
             counts.hits += 1
             counts.hit_ns += round(answered.seconds * 1e9)
         counts.queue_ns += round(answered.queue_s * 1e9)

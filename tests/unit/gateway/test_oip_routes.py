@@ -247,24 +247,47 @@ def test_statistics_count_what_was_answered_and_what_was_not(gateway: Gateway) -
 
 def test_statistics_have_every_field_of_the_extension() -> None:
     counted = Statistics()
-    for passes, from_cache in ((0.25, False), (0.75, False), (0.0, True)):
+    for items, passes, cache in ((1, 0.25, ""), (1, 0.75, "miss"), (0, 0.0, "hit")):
         counted.succeeded("m", 1, Answered(
-            items=1, seconds=0.5, passes=passes, queue_s=0.25, compute_s=0.125,
-            from_cache=from_cache,
+            items=items, seconds=0.5, passes=passes, queue_s=0.25, compute_s=0.125, cache=cache,
         ))
     (one,) = counted.to_wire([("m", 1)])["model_stats"]
     assert one.keys() == {
         "name", "version", "last_inference", "inference_count", "execution_count",
         "inference_stats", "batch_stats",
     }
-    assert (one["inference_count"], one["execution_count"], one["batch_stats"]) == (3, 1, [])
+    assert (one["inference_count"], one["execution_count"], one["batch_stats"]) == (2, 1, [])
     assert one["inference_stats"] == {
         "success": {"count": 3, "ns": 1_500_000_000}, "fail": {"count": 0, "ns": 0},
         "queue": {"count": 3, "ns": 750_000_000},
-        "compute_input": {"count": 0, "ns": 0}, "compute_output": {"count": 0, "ns": 0},
-        "compute_infer": {"count": 2, "ns": 375_000_000},
-        "cache_hit": {"count": 1, "ns": 500_000_000},
+        "compute_input": {"count": 2, "ns": 0}, "compute_output": {"count": 2, "ns": 0},
+        "compute_infer": {"count": 2, "ns": 375_000_000},  # the counts of the three are equal
+        "cache_hit": {"count": 1, "ns": 500_000_000}, "cache_miss": {"count": 1, "ns": 0},
     }
+
+
+@pytest.mark.parametrize(("path", "data_type"), [
+    ("/v2/models/m/config", "TYPE_STRING"), ("/v2/models/m/versions/next/config", "TYPE_INT64"),
+])
+def test_the_configuration_is_of_one_version(gateway: Gateway, path: str, data_type: str) -> None:
+    assert gateway(path=path, method="GET")[2] == {
+        "name": "m", "platform": "celeriac_echo", "backend": "echo", "version_policy": {"all": {}},
+        "max_batch_size": 0,
+        "input": [{"name": "text", "data_type": "TYPE_STRING", "dims": [-1]}],
+        "output": [{"name": "label", "data_type": data_type, "dims": [-1]}],
+        "response_cache": {"enable": False},
+    }
+
+
+def test_without_a_version_there_is_no_configuration(gateway: Gateway) -> None:
+    status, _, body = gateway(path="/v2/models/m/versions/9/config", method="GET")
+    assert (status, list(body)) == (404, ["error"])
+
+
+def test_what_a_client_of_kserve_asks_by_default_is_not_offered(gateway: Gateway) -> None:
+    status, _, body = gateway(path="/v1/models/m:predict")
+    assert (status, body["error"]["code"]) == (404, "not_found")
+    assert "set the client to V2" in body["error"]["message"]
 
 
 @pytest.mark.parametrize("path", ["/v2", "/v2/"])
