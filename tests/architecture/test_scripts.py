@@ -204,6 +204,7 @@ def test_what_fails_of_tests_and_checks_fails_the_run(
 
 
 TESTS = """
+import os
 from pathlib import Path
 import pytest
 
@@ -212,6 +213,7 @@ def test_once(number):
     seen = Path(f"seen-{{number}}")
     has_run = seen.exists()
     seen.touch()
+    assert number != {dies} or os._exit(1)
     assert has_run and number not in {always}
 
 def test_well():
@@ -219,11 +221,11 @@ def test_well():
 """
 
 
-@pytest.mark.parametrize(("failing", "always", "returncode"), [
-    (3, (), 0), (3, (1,), 1), (4, (), 1),
+@pytest.mark.parametrize(("failing", "always", "dies", "returncode"), [
+    (3, (), None, 0), (3, (1,), None, 1), (4, (), None, 1), (1, (), 0, 1),
 ])
 def test_few_that_fail_beside_the_others_run_once_more_alone_and_are_named(
-    checkout: Path, failing: int, always: tuple[int, ...], returncode: int
+    checkout: Path, failing: int, always: tuple[int, ...], dies: int | None, returncode: int
 ) -> None:
     for name in ("setup", "check"):
         program(checkout / "scripts" / name, "exit 0")
@@ -234,7 +236,8 @@ def test_few_that_fail_beside_the_others_run_once_more_alone_and_are_named(
     """)
     (checkout / "pyproject.toml").unlink()
     (checkout / "tests").mkdir()
-    (checkout / "tests" / "test_it.py").write_text(TESTS.format(failing=failing, always=always))
+    text = TESTS.format(failing=failing, always=always, dies=dies)
+    (checkout / "tests" / "test_it.py").write_text(text)
     done = run(checkout, "scripts/test", TEST_PROCESSES="1")
     assert done.returncode == returncode, done.stdout + done.stderr
     named = done.stdout.partition("Failed beside the others (above), and passed alone:")[2]
