@@ -2,6 +2,10 @@
 
 Quantiles come from a sketch of bins whose width grows with the value (as DDSketch): a result is
 within 0.5 % of a value of that rank, and the sketches of two parts add up.
+
+Groups are exact. What is measured is rounded to floats of 64 bits first: of whole numbers beyond
+2^53 and of decimals 15 to 17 digits count, and so many has a mean. A spread of less than the last
+of them, as of Unix times in nanoseconds within a microsecond, is lost.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ _MILLISECONDS_FROM = 1e11
 """Larger numbers are milliseconds: as seconds they would lie after the year 5138."""
 _LEAST_S, _MOST_S = -62_135_596_800, 253_402_300_799
 """Of the years 1 to 9999."""
+_MOST_DAYS = 11_000_000
+"""From 1970: beyond some more Arrow knows no months."""
 
 
 def in_periods(column: pa.ChunkedArray, period: Period) -> pa.ChunkedArray:
@@ -23,7 +25,10 @@ def in_periods(column: pa.ChunkedArray, period: Period) -> pa.ChunkedArray:
     Dates are dates, times, texts of ISO 8601 (``2025-03-31``, ``2025-03-31T08:00:00+02:00``), or
     numbers: Unix time in seconds or, from 10^11 on, in milliseconds.
     """
-    return pc.cast(pc.floor_temporal(_days(column), unit=period), pa.date32())
+    days = _days(column)
+    is_date = pc.less_equal(pc.abs(days.cast(pa.int32()).cast(pa.int64())), _MOST_DAYS)
+    days = pc.if_else(is_date, days, pa.scalar(None, pa.date32()))
+    return pc.cast(pc.floor_temporal(days, unit=period), pa.date32())
 
 
 def _days(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -86,14 +86,17 @@ def _record_statistics(values: pa.Array, labels: bool) -> dict[str, Any]:
 
 
 def _number_statistics(values: pa.Array, labels: bool) -> dict[str, Any]:
-    finite = np.sort(_finite(values))
+    exact = finite = np.sort(_finite(values))
+    if pa.types.is_integer(values.type):  # of which a float holds those up to 2^53
+        exact = np.sort(values.to_numpy(zero_copy_only=False))
     found: dict[str, Any] = {"kind": "number", "not_finite": len(values) - len(finite)}
     if len(finite) == 0:
         return found
-    distinct = 1 + int(np.count_nonzero(finite[1:] != finite[:-1]))
+    distinct = 1 + int(np.count_nonzero(exact[1:] != exact[:-1]))
     found |= {"distinct": distinct, "numbers": numbers_of(finite), "histogram": histogram(finite)}
     if distinct <= FEW and (finite == np.floor(finite)).all():
-        texts = pa.array([f"{value:.15g}" for value in finite.tolist()], pa.string())
+        shown = [str(one) if isinstance(one, int) else f"{one:.15g}" for one in exact.tolist()]
+        texts = pa.array(shown, pa.string())
         found |= _categories(texts, labels)
     return found
 

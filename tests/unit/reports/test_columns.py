@@ -171,6 +171,15 @@ def test_any_numbers_have_figures(values: list[float]) -> None:
         assert list(found.histogram.edges) == sorted(found.histogram.edges)
 
 
+@pytest.mark.parametrize("dtype", [pa.int64(), pa.uint64()])
+def test_whole_numbers_that_no_float_holds_are_told_apart(dtype: Any) -> None:
+    found = of(pa.array([2**53, 2**53 + 1, None] * 5, dtype))
+    assert (found.distinct, found.nulls) == (2, 5)
+    assert [(one.value, one.count) for one in found.top] == [
+        ("9007199254740992", 5), ("9007199254740993", 5),
+    ]
+
+
 def test_a_duration_that_no_float_holds_is_one_of_about_its_length() -> None:
     column = pa.array([2**60 + 1, None], pa.int64()).cast(pa.duration("s"))
     assert condense(pa.table({"c": column}))["c"].to_pylist() == [2.0**60, None]
