@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import redis
 from sklearn.linear_model import LinearRegression
 
 from celeriac import release
@@ -25,8 +26,8 @@ WAITS = "it waits: no worker serves batch.cpu"
 
 
 @pytest.fixture
-def command(settings: Settings, tmp_path: Path) -> list[str]:
-    """Submits two rows and waits; no worker is there."""
+def command(settings: Settings, redis_client: redis.Redis, tmp_path: Path) -> list[str]:
+    """Submits two rows and waits; no worker is there, nor was one of other tests a moment ago."""
     rows = pd.DataFrame(np.arange(40.0).reshape(20, 2), columns=["a", "b"])
     rows.to_csv(tmp_path / "in.csv", index=False)
     registry, broker = Registry(settings.models.root), Broker(settings)
