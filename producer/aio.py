@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from celeriac.datasets.records import Aggregation, Format
     from producer.datasets import Progress
     from producer.jobs import JobHandle, JobStatus
+    from producer.orders import PlannedBy
 
 
 class AsyncClient:
@@ -184,6 +185,7 @@ class AsyncClient:
         job_id: str | None = None,
         expires_s: float | None = None,
         on_progress: Progress | None = None,
+        planned_by: PlannedBy = "client",
     ) -> JobHandle:
         """As :meth:`Client.submit_dataset`; the handle's own methods block."""
         return await asyncio.to_thread(
@@ -192,7 +194,7 @@ class AsyncClient:
             output_format=output_format, merge=merge, aggregate=aggregate,
             model_column=model_column, error_column=error_column, dedupe=dedupe,
             max_error_share=max_error_share, job_id=job_id, expires_s=expires_s,
-            on_progress=on_progress,
+            on_progress=on_progress, planned_by=planned_by,
         )
 
     async def job(self, job_id: str) -> JobHandle:

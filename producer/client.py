@@ -9,7 +9,7 @@ from __future__ import annotations
 import getpass
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from celeriac.datasets.records import Aggregation, Format
     from producer.datasets import Progress
     from producer.jobs import JobHandle, JobStatus
+    from producer.orders import PlannedBy
 
 PROMOTE_EXTRA_S = 15.0
 """What a promotion may take beyond the check of the version."""
@@ -256,15 +257,26 @@ class Client(Closing):
         job_id: str | None = None,
         expires_s: float | None = None,
         on_progress: Progress | None = None,
+        planned_by: PlannedBy = "client",
     ) -> JobHandle:
         """Score a dataset with the batch workers; as :func:`producer.datasets.submit_dataset`.
 
         Needs the extra ``celeriac[datasets]``. Raises ModelNotFound, VersionNotFound,
         DatasetError and OutputConflict; then nothing was queued.
-        """
-        from producer.datasets import submit_dataset
 
-        return submit_dataset(
+        ``planned_by="worker"`` leaves all that is done with the dataset to a batch worker; as
+        :func:`producer.orders.order_dataset`. It returns within milliseconds, needs no extra, and
+        opens no file; the job is ``validating`` until it is planned, and what is wrong with the
+        dataset or the output ends it as ``failed``, with the same message in ``status().error``.
+        Frames, Arrow tables and ``on_progress`` are refused. To send an order again after an error
+        give it a ``job_id``: the same order is the same job, another one raises Conflict.
+        """
+        from producer import datasets, orders
+
+        submit: Callable[..., JobHandle] = datasets.submit_dataset
+        if orders.is_for_worker(planned_by):
+            submit = orders.order_dataset
+        return submit(
             self.broker, source, model, output, chunk_rows=chunk_rows, text_column=text_column,
             keep_columns=keep_columns, id_column=id_column, output_format=output_format,
             merge=merge, aggregate=aggregate, model_column=model_column,

@@ -38,8 +38,8 @@ class Ordered:
     """What is special about a dataset that a worker plans for somebody else."""
 
     tenant: str
-    roots: tuple[str, ...]
-    """Folders that it may be read from."""
+    roots: tuple[str, ...] | None
+    """Folders that it may be read from; None: any."""
 
 
 def submit_dataset(  # noqa: PLR0913 - a dataset and its options
@@ -83,9 +83,11 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     Raises ModelNotFound, VersionNotFound, DatasetError, OutputConflict, BrokerError; then nothing
     was queued.
     """
-    _check_options(output, output_format, chunk_rows, expires_s)
-    share = check_share(max_error_share)
-    share = broker.settings.batch.max_error_share if share is None else share
+    check_options(
+        output, output_format=output_format, chunk_rows=chunk_rows, aggregate=aggregate,
+        max_error_share=max_error_share, job_id=job_id, expires_s=expires_s,
+    )
+    share = broker.settings.batch.max_error_share if max_error_share is None else max_error_share
     ref = ModelRef.parse(model)
     with redis_errors(broker):
         version = fetch(broker.redis).resolve(ref)
@@ -111,7 +113,7 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     )
     _check_output(found, version.output, scoring)
     now = datetime.now(UTC)
-    wanted = check_job_id(job_id) if job_id else new_job_id(now)
+    wanted = job_id or new_job_id(now)
     shown = sources.describe(source)
     copies = Copies(folder.copies)
     validated = ordered is not None or not folder.holds_job()
@@ -138,9 +140,12 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     return JobHandle(broker, plan.job_id, folder.path, resumed=existed)
 
 
-def _check_options(
-    output: str | Place, output_format: str, chunk_rows: int | None, expires_s: float | None
+def check_options(  # noqa: PLR0913 - what may be wrong whatever the dataset is
+    output: str | Place, *, output_format: str = "parquet", chunk_rows: int | None = None,
+    aggregate: Any = None, max_error_share: float | None = None, job_id: str | None = None,
+    expires_s: float | None = None, **_others: Any,
 ) -> None:
+    """Raises RequestError for what :func:`submit_dataset` takes with no dataset at all."""
     if chunk_rows is not None and chunk_rows < 1:
         raise errors.RequestError(f"chunk_rows is a positive number of rows, not {chunk_rows}")
     if output_format not in get_args(Format):
@@ -151,12 +156,17 @@ def _check_options(
         raise errors.RequestError(f"expires_s is a positive number of seconds, not {expires_s}")
     if output == "":  # the usual way to it is a variable that is not set; else it would be "."
         raise errors.RequestError("no output folder is named: its path is empty")
+    check_share(max_error_share)
+    if aggregate is not None:
+        Aggregation.of(aggregate)
+    if job_id:
+        check_job_id(job_id)
 
 
 def _opened(source: Any, ordered: Ordered | None) -> Source:
     from celeriac.datasets import roots, sources
 
-    if ordered is None:
+    if ordered is None or ordered.roots is None:
         return sources.open_source(source)
     return sources.open_source(source, roots.checking(ordered.roots))
 

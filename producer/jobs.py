@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import redis
+from msgspec import structs
 
 from celeriac import errors
 from celeriac.datasets.places import Place
@@ -18,6 +19,7 @@ from celeriac.datasets.sharing import named
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import DeadChunk, JobEntry, JobState, Ledger
 from celeriac.jobs.manifest import Manifest, read_manifest
+from celeriac.jobs.order import decode_order, encode_order
 from celeriac.jobs.plan import DEFAULT_TENANT, ChunkRecord, JobPlan, check_job_id
 from celeriac.messages import batch_queue
 from celeriac.registry.placement import seen_of_late
@@ -40,6 +42,7 @@ _STOPPING_S = 30
 _REQUEUES = (
     JobState.IN_PROGRESS, JobState.COMPLETED_WITH_ERRORS, JobState.FAILED, JobState.EXPIRED,
 )
+_REOPENS = (JobState.CANCELLED, JobState.FAILED, JobState.EXPIRED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +120,7 @@ class JobHandle:
     ) -> None:
         self.id = job_id
         self.resumed = resumed
-        """True if the output folder held this very job, and it was continued."""
+        """True if this very job was there before, and goes on."""
         self._broker = broker
         self._folder = JobFolder(output)
 
@@ -215,18 +218,29 @@ class JobHandle:
         ``max_error_share`` takes the place of the one that the job was submitted with. Harmless
         for a job that is running: what runs goes on. Chunks that were given up are tried again,
         unless they were dropped; so are those of a job that has ended in which files could not be
-        read. Raises JobNotFound if the folder cannot be read here, and JobFailed if another job
-        has its place.
+        read. A job that was left to a worker to plan, and has ended, is looked at by a worker
+        again: it is ``validating`` until then, and what is wrong ends it as ``failed``. Raises
+        JobNotFound if the folder cannot be read here, and JobFailed if another job has its place.
         """
+        share = check_share(max_error_share)
+        if self._is_ordered():
+            return reopen(self._broker, self.id, share)
         plan = self._folder.load_of(self.id)
         if read_manifest(self._folder) is None:
             if self.status().state.is_final:  # nobody is at work on it
                 self._folder.forget(self._folder.unread(plan))
             publish_missing(
                 self._broker, self._folder, plan, self._folder.chunks(plan),
-                max_error_share=check_share(max_error_share),
+                max_error_share=share,
             )
         return self.status()
+
+    def _is_ordered(self) -> bool:
+        """True while a worker is to plan the job, and if one may look at it again."""
+        with redis_errors(self._broker):
+            entry = self._ledger.entry(self.id)
+            waits = entry is not None and entry.state in (JobState.VALIDATING, *_REOPENS)
+            return waits and bool(self._ledger.order_of(self.id))
 
     def dead(self) -> list[DeadChunk]:
         """The chunks that were given up, each with its reason."""
@@ -247,8 +261,9 @@ class JobHandle:
         return self._folder.unread(self._folder.load())
 
     def planned(self, chunk: int) -> PlannedChunk:
-        """Which rows a chunk has. Raises JobNotFound, or RequestError for a wrong number."""
-        plan = self._folder.load_of(self.id)
+        """Which rows a chunk has. Raises JobNotFound, JobFailed as long as the job has no chunks,
+        or RequestError for a wrong number."""
+        plan = self._planned()
         chunks = self._folder.chunks(plan)
         if not 0 <= chunk < len(chunks):
             raise errors.RequestError(
@@ -336,6 +351,20 @@ class JobHandle:
                 f"job {self.id} has finished: --finished deletes its output in {self.output}, too"
             )
 
+    def _planned(self) -> JobPlan:
+        """As :meth:`JobFolder.load_of`; JobFailed for a job that has no plan (yet)."""
+        try:
+            return self._folder.load_of(self.id)
+        except errors.JobNotFound:
+            with redis_errors(self._broker):
+                entry = self._ledger.entry(self.id)
+            if entry is None or entry.chunks:
+                raise
+            why = f": {entry.error}" if entry.error else ""
+            raise errors.JobFailed(
+                f"job {self.id} is {entry.state}, and nothing of it is in {self.output}{why}"
+            ) from None
+
     def _is_there(self) -> bool:
         return self._folder.holds_job() and self._folder.load().job_id == self.id
 
@@ -350,7 +379,7 @@ class JobHandle:
         Only a folder with ``_SUCCESS`` is whole. Raises JobFailed until it is, or if another job
         has taken the folder, and JobNotFound if it is gone.
         """
-        self._folder.load_of(self.id)
+        self._planned()
         manifest = self._manifest()
         if manifest is None:
             raise errors.JobFailed(
@@ -366,7 +395,7 @@ class JobHandle:
         """
         from celeriac.jobs.report import make_report
 
-        self._folder.load_of(self.id)
+        self._planned()
         return make_report(self._folder, again=again)
 
     def results(self) -> pa.Table:
@@ -388,6 +417,27 @@ def list_jobs(broker: Broker, limit: int = 100) -> list[JobStatus]:
     """The newest jobs first."""
     with redis_errors(broker):
         return _statuses(broker, open_ledger(broker).entries(limit))
+
+
+def reopen(broker: Broker, job_id: str, max_error_share: float | None = None) -> JobStatus:
+    """Have a job go on that was cancelled, has failed or expired; a worker looks what is missing.
+
+    One that was never planned is planned. Any other job stays as it is. Raises JobNotFound,
+    BrokerError, and RequestError for a share that is none.
+    """
+    ledger = open_ledger(broker)
+    share = check_share(max_error_share)
+    with redis_errors(broker):
+        entry, text = ledger.entry(job_id), ledger.order_of(job_id)
+        if entry is None:
+            raise errors.JobNotFound(f"no job {job_id!r}")
+        order = structs.replace(
+            decode_order(text), resumes=True, resume_share=share, expires_ms=0
+        )
+        _, found = ledger.reopen(job_id, encode_order(order))
+        if found:
+            waves.publish_plan(broker.redis, job_id, entry.device or "cpu")
+    return JobHandle.open(broker, job_id).status()
 
 
 def publish_missing(  # noqa: PLR0913 - a job, and how it goes on

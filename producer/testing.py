@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from celeriac.jobs.ledger import DeadChunk
     from producer.datasets import Progress
     from producer.jobs import JobStatus, PlannedChunk, Purged
+    from producer.orders import PlannedBy
 
 _DEFAULTS = RealtimeSettings()
 _CREATED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -197,8 +198,13 @@ class FakeClient(Closing):
         job_id: str | None = None,
         expires_s: float | None = None,
         on_progress: Progress | None = None,
+        planned_by: PlannedBy = "client",
     ) -> FakeJob:
         """A job that is complete at once. It reads no source and writes no file."""
+        from producer import orders
+
+        if orders.is_for_worker(planned_by):
+            orders.check_elsewhere(source, on_progress)
         self.calls.append(FakeCall("submit_dataset", model, (str(source), str(output))))
         name = ModelRef.parse(model).name
         version = self._catalogue.resolve(ModelRef.parse(model)).version

@@ -200,6 +200,18 @@ def expanded(name: str | Path | S3Path) -> Place:
         ) from None
 
 
+def absolute(name: str | Path | S3Path) -> str:
+    """The name under which every process of this machine finds it, whatever folder it looks from.
+
+    Links stay as they are. Raises DatasetError as :func:`expanded` does.
+
+    >>> absolute("/data/in.csv"), absolute("s3://lake/in/")
+    ('/data/in.csv', 's3://lake/in')
+    """
+    found = expanded(name)
+    return str(found.absolute() if isinstance(found, Path) else found)
+
+
 def linked(path: Path) -> Path:
     """``path`` with its links followed. Those that run in a circle stay as they are, and nothing
     behind them can be read: ``Path.resolve`` does the same from Python 3.13 on, and raises

@@ -25,6 +25,7 @@ from celeriac.datasets.places import (
     Listed,
     Place,
     S3Path,
+    absolute,
     expanded,
     is_hidden,
     is_s3,
@@ -136,7 +137,7 @@ def open_files(paths: Sequence[Place]) -> Source:
 def describe(source: Any) -> str:
     """What a job says of its source: where it is, whatever folder one looks from."""
     if isinstance(source, (str, Path, S3Path)):
-        return str(source if is_s3(source) else Path(str(source)).expanduser().absolute())
+        return absolute(source)
     return f"a frame of {len(source):,} rows" if hasattr(source, "__len__") else "a frame"
 
 

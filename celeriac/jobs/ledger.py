@@ -230,7 +230,7 @@ class Ledger:
 
     def order(  # noqa: PLR0913 - what is known of a job before it is planned
         self, job_id: str, *, model: str, version: int, device: str, source: str, output: str,
-        tenant: str, id_column: str, order: str, digest: str,
+        tenant: str, id_column: str, order: str, digest: str, expires_ms: int = 0,
     ) -> tuple[JobState | None, str]:
         """Keep what was asked for, for a worker to plan: ``validating``, with a planner's lease.
 
@@ -240,7 +240,7 @@ class Ledger:
         fields = {
             "model": model, "version": version, "device": device, "source": source,
             "output": output, "tenant": tenant, "id_column": id_column, "order": order,
-            "order_digest": digest,
+            "order_digest": digest, "expires_ms": expires_ms,
         }
         state, held = self._run(scripts.ORDER, job_id, json.dumps(fields))
         with self._client.pipeline(transaction=True) as pipe:

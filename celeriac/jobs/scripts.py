@@ -162,7 +162,7 @@ if state ~= 'cancelled' and state ~= 'failed' and state ~= 'expired' then
   return {state or '', 0}
 end
 if ARGV[3] ~= '' then redis.call('HSET', JOB, 'order', ARGV[3]) end
-redis.call('HDEL', JOB, 'error', 'plan_lease_ms', 'plan_attempts')
+redis.call('HDEL', JOB, 'error', 'plan_lease_ms', 'plan_attempts', 'expires_ms')
 redis.call('HSET', JOB, 'planner_ms', now)
 enter('validating')
 touch()
@@ -403,6 +403,13 @@ if is_open and number('updated_ms') <= now - ARGV[6] then
              .. math.floor(ARGV[6] / 86400000) .. ' days: no worker takes it; a resume goes on')
   touch()
 end
+local expires = number('expires_ms')
+if (state == 'validating' or state == 'in_progress') and expires > 0 and now >= expires then
+  unqueue()
+  enter('expired')
+  redis.call('HSET', JOB, 'error', 'the job had not ended by the time that it was given')
+  touch()
+end
 if state == 'validating' then
   local lease, plans = number('plan_lease_ms'), 0
   if lease > 0 and lease <= now or lease == 0 and number('planner_ms') <= now - ARGV[4] then
@@ -412,13 +419,6 @@ if state == 'validating' then
   end
   keep_in_time()
   return {state, 0, {}, {}, plans}
-end
-local expires = number('expires_ms')
-if state == 'in_progress' and expires > 0 and now >= expires then
-  unqueue()
-  enter('expired')
-  redis.call('HSET', JOB, 'error', 'the job had not ended by the time that it was given')
-  touch()
 end
 local most = tonumber(ARGV[3])
 local publish = {}

@@ -12,6 +12,7 @@ from celeriac import errors
 from celeriac.drift.feedback import VersionAccuracy, accuracies
 from celeriac.drift.prediction_ids import has_truth
 from celeriac.drift.standing import Standing, load_all
+from celeriac.jobs.order import Order
 from celeriac.messages import ModelRef, Prediction
 from celeriac.registry.catalogue import Catalogue, VersionInfo
 from producer import orders
@@ -20,8 +21,8 @@ from producer.calls import Call
 from producer.client import check_expiry
 from producer.feedback import Feedback
 from producer.handles import AsyncPredictionHandle, find, submit
-from producer.jobs import JobHandle, JobStatus, redis_errors, status_of
-from producer.orders import Order, Placed
+from producer.jobs import JobHandle, JobStatus, redis_errors, reopen, status_of
+from producer.orders import Placed
 from producer.serving import Serving, read_serving
 
 
@@ -152,5 +153,5 @@ class GatewayClient(AsyncClient):
         await asyncio.to_thread(handle.cancel)
 
     async def resume_job(self, job_id: str, max_error_share: float | None) -> None:
-        """As :func:`producer.orders.resume`."""
-        await asyncio.to_thread(orders.resume, self._client.broker, job_id, max_error_share)
+        """As :func:`producer.jobs.reopen`."""
+        await asyncio.to_thread(reopen, self._client.broker, job_id, max_error_share)

@@ -19,6 +19,7 @@ from celeriac.datasets.records import Aggregation
 from celeriac.datasets.roots import find_inside, relative_to, roots_of
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import JobState
+from celeriac.jobs.order import Order
 from celeriac.jobs.plan import is_job_id, new_job_id
 from celeriac.messages import ModelRef
 from celeriac.registry.catalogue import VersionInfo
@@ -31,7 +32,6 @@ from producer.gateway.context import Gateway, RequestContext
 from producer.gateway.failures import Forbidden, fault
 from producer.gateway.progress import is_told
 from producer.jobs import JobStatus
-from producer.orders import Order
 
 MOST_SHOWN = 100
 """Jobs of one page, at most."""

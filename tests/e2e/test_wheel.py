@@ -135,10 +135,12 @@ with Client({url!r}) as client:
         client.submit_dataset("in.csv", "reviews", "out")
     except errors.DatasetError as error:
         print(error.message)
+    print(client.submit_dataset("in.csv", "reviews", "out", planned_by="worker").status().source)
 """
     said = run(installed / "python", "-W", "error", "-c", script, cwd=tmp_path).splitlines()
     assert said[0] == "good"
     assert "celeriac[datasets]" in said[1]
+    assert said[2] == str(tmp_path / "in.csv")
     assert run(
         installed / "celeriac", "predict", "reviews", "good", "--output", "json", cwd=tmp_path,
         CELERIAC_BROKER_URL=url,

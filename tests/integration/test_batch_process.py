@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -147,6 +148,28 @@ def test_a_cancelled_job_stops_within_seconds_whatever_its_model_does(
     after = run(broker, tmp_path / "after", [[ROWS, 0]])
     assert after.wait(30).state == "completed"
     assert handle.status().state == "cancelled"
+
+
+SUBMITTER = """
+import sys
+from producer import Client
+with Client(sys.argv[1]) as client:
+    handle = client.submit_dataset("in.csv", "telling", "out", planned_by="worker")
+    status = handle.wait(60)
+    print(status.state, status.rows_ok, [part.name for part in handle.parts()])
+print([name for name in ("numpy", "pyarrow", "celery", "kombu") if name in sys.modules])
+"""
+
+
+def test_who_has_a_worker_plan_loads_nothing_for_it(broker: Broker, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(f"x0,x1\n{ROWS},0\n{ROWS},1\n")
+    done = subprocess.run(
+        [sys.executable, "-c", SUBMITTER, broker.url], cwd=tmp_path, capture_output=True,
+        text=True, timeout=90, check=False,
+    )
+    assert (done.returncode, done.stdout.splitlines()) == (
+        0, ["completed 2 ['part-00000.parquet']", "[]"]
+    ), done.stderr
 
 
 def test_a_large_job_does_not_starve_a_small_one(broker: Broker, tmp_path: Path) -> None:

@@ -119,6 +119,9 @@ def test_submitted_items_and_jobs(client: FakeClient) -> None:
     job = client.submit_dataset("in.csv", "reviews", "out")
     assert client.job(job.id).wait(1).state == "completed"
     assert [status.id for status in client.jobs()] == [job.id]
+    assert client.submit_dataset("in.csv", "reviews", "out", planned_by="worker", job_id="j").id
+    with pytest.raises(errors.RequestError, match="a worker cannot see a list"):
+        client.submit_dataset(["in.csv"], "reviews", "out", planned_by="worker")
 
 
 def test_models_and_promotion(client: FakeClient) -> None:

@@ -1,0 +1,284 @@
+"""Datasets that a worker plans for a Python program; the tasks run in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import redis
+
+import tasks.batch
+import tasks.broker
+from celeriac import errors, host
+from celeriac.jobs.folder import JobFolder
+from celeriac.jobs.order import Order
+from celeriac.messages import BATCH_CHUNK, BATCH_FINALIZE, BATCH_PLAN, MAINTENANCE_QUEUE, ModelRef
+from celeriac.registry.catalogue import fetch, publish
+from celeriac.registry.manifest import Column, InputSchema, ModelDraft, OutputSchema
+from celeriac.registry.store import Registry
+from celeriac.settings import Settings
+from producer import orders
+from producer.aio import AsyncClient
+from producer.client import Client
+from producer.jobs import JobHandle, open_ledger
+from producer.reconciler import reconcile
+
+QUEUE = "batch.cpu"
+ROWS = "id,text\n1,good\n2,bad\n3,fair\n"
+
+
+@pytest.fixture
+def client(
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Client]:
+    """A client, a model ``texts``, and tasks that use this test's settings."""
+    registry = Registry(settings.models.root)
+    schema = InputSchema(kind="text", columns=(Column(name="text", dtype="text"),))
+    draft = ModelDraft(format="echo", input=schema, output=OutputSchema(kind="any"))
+    registry.add("texts", lambda folder: draft)
+    registry.aliases("texts").promote(1, expected=None, who="test", why="")
+    publish(redis_client, registry.infos())
+    for module in (tasks.batch, tasks.broker):
+        monkeypatch.setattr(module, "get_settings", lambda: settings)
+    tasks.broker.kept_broker.cache_clear()
+    host.set_host(host.make_host(settings))
+    with Client(settings=settings) as client:
+        yield client
+    tasks.broker.kept_broker().close()
+    tasks.broker.kept_broker.cache_clear()
+    host.set_host(None)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "in.csv"
+    path.write_text(ROWS)
+    return path
+
+
+def work(client: Client) -> int:
+    """Do what is queued, as workers would; how many messages."""
+    count, redis_ = 0, client.broker.redis
+    does = {
+        BATCH_PLAN: tasks.batch.plan, BATCH_CHUNK: tasks.batch.chunk,
+        BATCH_FINALIZE: tasks.batch.finalize,
+    }
+    while raw := redis_.rpop(QUEUE) or redis_.rpop(MAINTENANCE_QUEUE):
+        message = json.loads(raw)
+        kwargs = json.loads(message["body"])[1]
+        does[message["headers"]["task"]].apply(kwargs=kwargs, routing_key=QUEUE)
+        count += 1
+    return count
+
+
+def ordered(client: Client, source: Any, output: Any, **options: Any) -> JobHandle:
+    return client.submit_dataset(source, "texts", output, planned_by="worker", **options)
+
+
+def test_a_worker_plans_what_the_client_would(
+    client: Client, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path is one in the client's folder, wherever the worker is."""
+    options: dict[str, Any] = {
+        "keep_columns": ("id",), "id_column": "id", "chunk_rows": 2, "max_error_share": 0,
+        "aggregate": {"by": "id"},
+    }
+    plain = client.submit_dataset(source, "texts", tmp_path / "plain", **options)
+    work(client)
+    monkeypatch.chdir(tmp_path)
+    handle = ordered(client, Path("in.csv"), "out", **options)
+    monkeypatch.chdir("/")
+    status = handle.status()
+    assert (status.state, status.source) == ("validating", str(source))
+    assert (status.output, status.version, status.id_column) == (str(tmp_path / "out"), 1, "id")
+    assert (handle.resumed, handle.resume().state) == (False, "validating")
+    assert (handle.dead(), handle.unread(), handle.requeue()) == ([], [], 0)
+    with pytest.raises(errors.DeadlineExceeded, match="is validating"):
+        handle.wait(0)
+    for ask in (handle.parts, handle.results, handle.report, lambda: handle.planned(0)):
+        with pytest.raises(errors.JobFailed, match="is validating, and nothing of it is in"):
+            ask()
+    assert not (tmp_path / "out").exists()
+    work(client)
+    assert handle.wait(5).state == "completed"
+    assert handle.results().equals(plain.results())
+    found, expected = (JobFolder(tmp_path / name).load() for name in ("out", "plain"))
+    assert found.fingerprint == expected.fingerprint
+    assert (found.max_error_share, found.tenant) == (0, expected.tenant)
+    assert [job.id for job in client.jobs()] == [handle.id, plain.id]
+
+
+def test_from_asyncio(client: Client, source: Path, tmp_path: Path) -> None:
+    async def submit() -> JobHandle:
+        async with AsyncClient(settings=client.settings) as asked:
+            return await asked.submit_dataset(
+                str(source), "texts@champion", tmp_path / "out", planned_by="worker"
+            )
+
+    handle = client.job(asyncio.run(submit()).id)
+    work(client)
+    assert handle.status().state == "completed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "says"),
+    [
+        ({"source": pd.DataFrame({"text": ["a"]})}, errors.RequestError, "see a DataFrame of"),
+        ({"on_progress": print}, errors.RequestError, r"handle.wait\(on_progress"),
+        ({"planned_by": "me"}, errors.RequestError, "'client' or 'worker', not 'me'"),
+        ({"output": ""}, errors.RequestError, "no output folder is named"),
+        ({"chunk_rows": 0}, errors.RequestError, "chunk_rows is a positive"),
+        ({"keep_columns": ["a", 1j]}, errors.RequestError, "cannot be told of this dataset"),
+        ({"source": "/data/\udcff.csv"}, errors.RequestError, "cannot be told of this dataset"),
+        ({"output_format": "xml"}, errors.RequestError, "not 'xml'"),
+        ({"max_error_share": 2}, errors.RequestError, "from 0 to 1"),
+        ({"aggregate": {"sum": "id"}}, errors.RequestError, "an aggregation looks like"),
+        ({"expires_s": -1}, errors.RequestError, "expires_s is a positive"),
+        ({"job_id": "a/b"}, errors.RequestError, "is not a job id"),
+        ({"id_column": "x" * 100_000}, errors.PayloadTooLarge, "options take more than"),
+        ({"source": "~nobody-here/in.csv"}, errors.DatasetError, "nobody here has such a home"),
+        ({"model": "none"}, errors.ModelNotFound, "none"),
+        ({"model": "texts@7"}, errors.VersionNotFound, "7"),
+    ],
+)
+def test_what_is_wrong_for_certain_is_refused_at_once(
+    client: Client, source: Path, tmp_path: Path, changes: dict[str, Any],
+    kind: type[Exception], says: str,
+) -> None:
+    asked: dict[str, Any] = {
+        "source": source, "model": "texts", "output": tmp_path / "out", "planned_by": "worker",
+    } | changes
+    with pytest.raises(kind, match=says):
+        client.submit_dataset(**asked)
+    assert client.jobs() == []
+    assert not client.broker.redis.exists(QUEUE)
+
+
+def test_what_is_wrong_with_the_dataset_ends_the_job_with_the_same_words(
+    client: Client, source: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "diary.txt").touch()
+    for name, changes in [
+        ("none.csv", {}), ("in.csv", {"keep_columns": ["price"]}), ("in.csv", {"output": other}),
+    ]:
+        asked: dict[str, Any] = {"output": tmp_path / "out"} | changes
+        with pytest.raises((errors.DatasetError, errors.OutputConflict)) as raised:
+            client.submit_dataset(tmp_path / name, "texts", **asked)
+        handle = ordered(client, tmp_path / name, **asked)
+        work(client)
+        status = handle.wait(0)
+        assert (status.state, status.error) == ("failed", raised.value.message)
+        with pytest.raises(errors.JobFailed, match="is failed, and nothing of it is in") as told:
+            handle.results()
+        assert status.error in told.value.message
+        handle.purge()
+    assert [path.name for path in other.iterdir()] == ["diary.txt"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_that_failed_before_it_was_planned_goes_on_with_resume(
+    client: Client, source: Path, tmp_path: Path
+) -> None:
+    handle = ordered(client, tmp_path / "late.csv", tmp_path / "out")
+    work(client)
+    assert handle.status().state == "failed"
+    source.rename(tmp_path / "late.csv")
+    assert handle.resume().state == "validating"
+    work(client)
+    assert handle.status().state == "completed"
+
+
+def test_a_job_is_cancelled_while_nobody_has_planned_it(
+    client: Client, source: Path, tmp_path: Path
+) -> None:
+    handle = ordered(client, source, tmp_path / "out")
+    assert handle.cancel().state == "cancelled"
+    work(client)
+    assert handle.wait(0).state == "cancelled"
+    assert not (tmp_path / "out").exists()
+    assert handle.resume(max_error_share=0.5).state == "validating"
+    work(client)
+    assert handle.status().state == "completed"
+    assert handle.resume().state == "completed"
+
+
+def test_the_time_of_a_job_passes_while_nobody_plans_it(
+    client: Client, source: Path, tmp_path: Path
+) -> None:
+    handle = ordered(client, source, tmp_path / "out", expires_s=0.001)
+    status = handle.status()
+    assert status.expires_at is not None
+    assert status.expires_at >= status.created_at
+    time.sleep(0.005)
+    reconcile(client.broker, open_ledger(client.broker))
+    status = handle.wait(0)
+    assert (status.state, status.error) == (
+        "expired", "the job had not ended by the time that it was given"
+    )
+    assert (handle.resume().state, handle.status().expires_at) == ("validating", None)
+    work(client)
+    assert handle.status().state == "completed"
+
+
+def test_the_same_order_is_the_same_job(client: Client, source: Path, tmp_path: Path) -> None:
+    first = ordered(client, source, tmp_path / "out", job_id="j1", merge=True)
+    again = ordered(client, source, tmp_path / "out", job_id="j1", merge=True, dedupe=False)
+    assert (first.resumed, again.id, again.resumed) == (False, "j1", True)
+    for changes in ({}, {"merge": True, "expires_s": 60}, {"merge": True, "chunk_rows": 1}):
+        with pytest.raises(errors.Conflict, match="of another order: take another job_id"):
+            ordered(client, source, tmp_path / "out", job_id="j1", **changes)
+    assert work(client) == 3
+    again = ordered(client, source, tmp_path / "out", job_id="j1", merge=True)
+    assert (again.resumed, again.status().state, work(client)) == (True, "completed", 0)
+    other = ordered(client, source, tmp_path / "out", merge=True)
+    work(client)
+    assert (other.status().state, "holds another job" in other.status().error) == ("failed", True)
+    client.submit_dataset(source, "texts", tmp_path / "mine", job_id="mine")
+    with pytest.raises(errors.Conflict):
+        ordered(client, source, tmp_path / "mine", job_id="mine")
+
+
+def test_a_job_that_redis_has_forgotten(client: Client, source: Path, tmp_path: Path) -> None:
+    """Its output is complete already, but only if it is of the same data."""
+    ordered(client, source, tmp_path / "out", job_id="j1")
+    work(client)
+    open_ledger(client.broker).withdraw("j1")
+    handle = ordered(client, source, tmp_path / "out", job_id="j1")
+    assert (handle.resumed, work(client)) == (False, 1)
+    status = handle.status()
+    assert (status.state, status.rows_done) == ("completed", 3)
+    open_ledger(client.broker).withdraw("j1")
+    source.write_text(ROWS.replace("fair", "poor"))
+    handle = ordered(client, source, tmp_path / "out", job_id="j1")
+    assert work(client) == 1
+    status = handle.status()
+    assert (status.state, "holds job j1" in status.error) == ("failed", True)
+    assert JobFolder(tmp_path / "out").success.exists()
+
+
+@pytest.mark.parametrize(
+    ("roots", "says"),
+    [
+        ({}, "the output leads out of the folders"),
+        ({"output_roots": None}, "leads out of the folders that datasets may come from"),
+    ],
+)
+def test_an_order_that_names_no_folders_opens_none(
+    client: Client, source: Path, tmp_path: Path, roots: dict[str, Any], says: str
+) -> None:
+    """No limit must be said: what forgets its roots is refused, as what has none configured."""
+    order = Order(source=str(source), model="texts@1", output=str(tmp_path / "out"), **roots)
+    version = fetch(client.broker.redis).resolve(ModelRef.parse("texts"))
+    orders.place(client.broker, "j1", order, version, "digest")
+    work(client)
+    status = client.job("j1").status()
+    assert (status.state, says in status.error) == ("failed", True)
+    assert not (tmp_path / "out").exists()
