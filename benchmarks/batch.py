@@ -36,6 +36,7 @@ PYTHON = Path(sys.executable)
 CELERIAC, BARE, POOL = "Celeriac", "bare loop", "Pool.map"
 STATISTICS = "Celeriac with statistics"
 PROGRAM = "Celeriac, submitted by a program"
+ORDERS = "Celeriac, planned by a worker for a program"
 """The million rows of numbers are scored with and without the sample that the report's statistics
 need; everything else with it."""
 PROCESSES = 2
@@ -158,13 +159,14 @@ class Bench:
     def _memory(self, source: Path) -> None:
         """Sampling slows a run down, so these runs are not timed. Workers hold the champions of
         their registry, so theirs has the one model that the bare loop holds, too. Who submits is
-        the command, and then a program that has submitted before."""
+        the command, then a program that has submitted before, and one that has workers plan."""
         many, root = HOME / "data" / "many", HOME / "memory-models"
         datasets.linked(many, source, self.effort.large)
         datasets.numeric_models(root, ["lr"])
         with (
             Site(root, ("batch.cpu", "maintenance")) as site,
             site.peer("bare_loop", "lr") as bare,
+            site.peer("batch_client") as light,
         ):
             for _ in range(3):
                 self._note("memory", BARE, site.bare(bare, "numeric", source, memory=True))
@@ -172,6 +174,10 @@ class Bench:
                     self._note("memory", f"{CELERIAC}{name}", site.command(data, "lr", "id"))
                     run = site.job(data, "lr", ["id"], memory=True)
                     self._note("memory", f"{PROGRAM}{name}", run)
+                    run = site.job(
+                        data, "lr", ["id"], memory=True, client=light, planned_by="worker"
+                    )
+                    self._note("memory", f"{ORDERS}{name}", run)
 
     def _chunks(self, site: Site) -> None:
         source = HOME / "data" / "small.csv"
@@ -489,7 +495,10 @@ def _chunk(jobs: Sequence[Run], loops: Sequence[Run], chunks: int) -> Iterator[R
 
 def _memory(found: Results, effort: Effort) -> Iterator[Row]:
     base = middle(found["memory", BARE], "peak_bytes") / 1e6
-    for who, by in ((CELERIAC, ""), (PROGRAM, ", submitted by a program")):
+    for who, by in (
+        (CELERIAC, ""), (PROGRAM, ", submitted by a program"),
+        (ORDERS, ", planned by a worker for a program"),
+    ):
         for suffix, times, bound in (("", 1, None), (f" x {effort.large}", effort.large, 1.1)):
             own = middle(found["memory", f"{who}{suffix}"], "peak_bytes") / 1e6
             yield compared(f"memory, {effort.rows * times:,} rows{by}", own, "MB",

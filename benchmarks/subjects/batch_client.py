@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.subjects.served import serve
-from celeriac.jobs.finalize import read_manifest
 from celeriac.jobs.folder import JobFolder
+from celeriac.jobs.manifest import read_manifest
 from producer import Client
 from producer.jobs import JobHandle
 
@@ -17,13 +18,15 @@ TIMEOUT_S = 600.0
 
 
 def score(client: Client, source: str, output: str, model: str, **options: Any) -> dict[str, Any]:
-    """Submit, and wait for the end."""
+    """Submit, and wait for the end; ``planned_by="worker"``: in a process that never planned."""
     handle = client.submit_dataset(source, model, output, **options)
     submitted = time.perf_counter()
     status = handle.wait(TIMEOUT_S)
     waited_s = time.perf_counter() - submitted
     if status.state != "completed":
         raise RuntimeError(f"{source}: {status.state} {status.error}")
+    if options.get("planned_by") == "worker" and {"numpy", "pyarrow"} & {*sys.modules}:
+        raise RuntimeError("a process that reads no dataset has loaded what reads them")
     return {"rows": status.rows_done, "chunks": status.chunks_total, "waited_s": waited_s,
             "job": handle.id}
 
