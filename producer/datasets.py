@@ -342,7 +342,21 @@ def _check_aggregate(
     numbers += [name for name in answers if all_numbers or name.startswith("probability")]
     others = {*scoring.keeps, *answers} - {*numbers}
     check_aggregation(wanted, numbers, sorted(others))
+    _check_groups(wanted, source, answers)
     _check_label(wanted, schema)
+
+
+def _check_groups(wanted: Aggregation, source: Source, answers: Sequence[str]) -> None:
+    """Raises RequestError for columns whose values cannot be told apart or compared."""
+    from celeriac.datasets.parquet import is_nested
+
+    for column in source.columns:
+        asked = column.name in (*wanted.by, *wanted.share) and column.name not in answers
+        if asked and source.format == "parquet" and is_nested(column.dtype):
+            raise errors.RequestError(
+                f"column {column.name!r} holds lists or records: they make no groups, and have no "
+                "share; choose another column for `by` and `share`"
+            )
 
 
 def _check_label(wanted: Aggregation, schema: OutputSchema) -> None:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from celeriac import errors
 from celeriac.datasets.periods import in_periods
 from celeriac.datasets.records import Aggregation
-from celeriac.datasets.spellings import values_of
+from celeriac.datasets.spellings import for_csv, values_of
 
 MAX_GROUPS = 200_000
 MAX_BINS = 3_000_000
@@ -105,7 +105,7 @@ def _columns_of(
     measured = {_value(name): _floats(table[name]) for name in wanted.measured}
     shares = {
         _value(share_name(name, value)): pc.cast(
-            pc.equal(pc.cast(table[name], pa.string()), as_text(value)), pa.int8()
+            pc.equal(_texts(table, name), as_text(value)), pa.int8()
         ).cast(pa.float64())
         for name, value in wanted.share.items()
     }
@@ -242,8 +242,15 @@ def _numerals(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.replace_substring(pc.replace_substring(texts, "true", "1"), "false", "0")
 
 
+def _texts(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """A column as its parts in CSV have it."""
+    return for_csv(table.select([name]))[name].cast(pa.string())
+
+
 def _keys(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """What groups rows, by its bits: 0.0 and -0.0 are one group, and so is every NaN."""
+    if str(column.type).startswith(("decimal32", "decimal64")):  # Arrow has no kernels for them
+        return column.cast(pa.decimal128(column.type.precision, column.type.scale))
     if not pa.types.is_floating(column.type):
         return column
     if pa.types.is_float16(column.type):  # Arrow cannot add them

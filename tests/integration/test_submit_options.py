@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import redis
 from typer.testing import CliRunner
@@ -122,6 +123,15 @@ def test_an_aggregate_that_cannot_be_is_refused_before_the_plan(
 ) -> None:
     with pytest.raises(errors.RequestError, match=says):
         submit_dataset(broker, FRAME, "mood@1", tmp_path / "out", aggregate=aggregate)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("aggregate", [{"by": "tags"}, {"by": "id", "share": {"tags": "a"}}])
+def test_lists_make_no_groups(broker: Broker, tmp_path: Path, aggregate: Any) -> None:
+    """The job failed with its last step."""
+    frame = pa.table({"id": [1, 2], "text": ["a", "b"], "tags": [["a"], ["b", "c"]]})
+    with pytest.raises(errors.RequestError, match="column 'tags' holds lists or records: they"):
+        submit_dataset(broker, frame, "mood@1", tmp_path / "out", aggregate=aggregate)
     assert not (tmp_path / "out").exists()
 
 

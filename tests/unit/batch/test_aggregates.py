@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -199,3 +200,23 @@ def test_quantiles_of_groups_that_python_has_no_value_for() -> None:
         "at": pa.array([253402300800, 253402300800], pa.timestamp("s")), "n": [10.0, 20.0],
     })
     assert aggregate([table], wanted)["n_p50"].to_pylist() == [10.0, 20.0]
+
+
+@pytest.mark.parametrize(("column", "value", "share"), [
+    (pa.array([b"\xff", b"a", None]), "/w==", 0.5),
+    (pa.array([1, 2, None], pa.duration("ms")), "PT0.002S", 0.5),
+    (pa.array([1, 2, None], pa.int64()), 1, 0.5),
+    (pa.array([Decimal("1.10"), Decimal(2), None]).cast(pa.decimal128(3, 2)), "1.10", 0.5),
+])
+def test_shares_of_values_as_csv_has_them(column: pa.Array, value: Any, share: float) -> None:
+    wanted = Aggregation.of({"by": "group", "share": {"v": value}})
+    table = pa.table({"group": ["a"] * 3, "v": column})
+    assert aggregate([table], wanted)[f"v_share_{value}"].to_pylist() == [share]
+
+
+@pytest.mark.skipif(not hasattr(pa, "decimal64"), reason="newer than the least pyarrow")
+def test_groups_of_small_decimals() -> None:
+    column = pa.array([Decimal("1.10"), Decimal("1.10"), None]).cast(pa.decimal64(5, 2))
+    found = aggregate([pa.table({"price": column})], Aggregation.of({"by": "price"}))
+    assert found["price"].to_pylist() == [Decimal("1.10"), None]
+    assert found["count"].to_pylist() == [2, 1]
