@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import coverage
+import hypothesis
 import pytest
 import redis
 
@@ -36,6 +37,10 @@ ROOT = Path(__file__).parents[1]
 for _name in [name for name in os.environ if name.startswith("CELERIAC_")]:
     del os.environ[_name]  # a developer's own environment must not colour the tests
 
+hypothesis.settings.register_profile(  # how fast a busy machine is, is no property of ours
+    "celeriac", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("celeriac")
 
 LONG = (
     "test_demo.py", "test_optimize.py", "test_batch_kills.py", "test_bad_versions.py",

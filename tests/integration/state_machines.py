@@ -14,7 +14,7 @@ def run_machine(machine: Any, client: Any, *, examples: int, steps: int) -> None
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
         settings=settings(
-            max_examples=examples, stateful_step_count=steps, deadline=None,
+            max_examples=examples, stateful_step_count=steps,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -284,7 +284,7 @@ def test_without_feedback_the_newest_rows_tell_at_the_end_of_the_window(shop: Sh
 def test_a_challenger_that_is_worse_is_refused(shop: Shop) -> None:
     shop.drift("worse")
     assert "not better by 0.01" in shop.until_step("worse", "refused")
-    assert shop.registry.aliases("worse").read() == {"champion": 1}
+    shop.until("worse", lambda: shop.registry.aliases("worse").read() == {"champion": 1})
     assert shop.state("worse").phase is Phase.COOLING
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import ROOT
 from workers.valkey import free_port
 
-pytestmark = pytest.mark.uncounted
+pytestmark = [pytest.mark.uncounted, pytest.mark.timeout(400)]
 
 PAGE = (ROOT / "docs" / "build-your-application.md").read_text()
 BLOCKS = re.findall(r"^```bash\n(.*?)^```", PAGE, re.M | re.S)

@@ -159,7 +159,7 @@ def check_answers(sent: Sent, id: str, raw: bytes) -> None:
     plan=st.lists(st.sampled_from([None, None, UNSENT, UNREAD]), max_size=12),
 )
 @settings(
-    max_examples=60, deadline=None,
+    max_examples=60,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_each_item_is_answered_once_in_its_own_slot_whatever_fails(

@@ -179,7 +179,7 @@ def test_a_file_that_was_cut_off_is_one_bad_item(format: str) -> None:
     assert isinstance(collated.errors[1], errors.InvalidItem)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_damage_is_an_error_of_the_item_or_harmless(data: st.DataObject) -> None:
     chosen = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF"]))

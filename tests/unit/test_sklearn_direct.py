@@ -118,7 +118,7 @@ ANY_TEXT = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.integers(0, len(VECTORIZERS) - 1), st.sampled_from([2, 3]),
     st.lists(ANY_TEXT, min_size=1, max_size=64),
@@ -127,7 +127,7 @@ def test_any_texts(number: int, classes: int, texts: list[str]) -> None:
     check(*known(number, classes), texts)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(ANY_TEXT, min_size=2, max_size=9))
 def test_a_text_is_answered_alike_in_any_company(texts: list[str]) -> None:
     _, way = known(1, 3)

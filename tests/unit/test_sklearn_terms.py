@@ -52,7 +52,7 @@ ANY_TEXT = st.one_of(st.lists(PIECES, max_size=20).map("".join),
                      st.lists(WORDS, max_size=20).map(" ".join))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, len(VECTORIZERS) - 1), st.lists(ANY_TEXT, min_size=1, max_size=5))
 def test_any_texts(number: int, texts: list[str]) -> None:
     check(number, texts)

@@ -57,12 +57,12 @@ def test_lost_work_is_sent_once_more(client: Client, hand: Any) -> None:
 def test_it_is_sent_once_more_only_once(
     client: Client, redis_client: redis.Redis, hand: Any
 ) -> None:
-    waiting = in_thread(client.predict, "echo", "lost", timeout_s=1)
+    waiting = in_thread(client.predict, "echo", "lost", timeout_s=2.5)
     hand.take()
     hand.take()
 
     with pytest.raises(errors.DeadlineExceeded):
-        waiting.result(5)
+        waiting.result(10)
 
     assert redis_client.llen(QUEUE) == 0
     assert client.statistics().envelopes_resent == 1
@@ -99,7 +99,7 @@ def test_a_slow_consumer_gets_nothing_twice(
 
 
 def test_many_lost_envelopes(client: Client, hand: Any) -> None:
-    waiting = in_thread(client.predict_many, "echo", range(1_000), timeout_s=4)
+    waiting = in_thread(client.predict_many, "echo", range(1_000), timeout_s=6)
     lost = 0
     while lost < 1_000:
         lost += len(hand.envelope(hand.take())["items"])
@@ -107,7 +107,7 @@ def test_many_lost_envelopes(client: Client, hand: Any) -> None:
     while answered < 1_000:
         answered += hand.answer(hand.take())
 
-    assert [answer.value for answer in waiting.result(5)] == list(range(1_000))
+    assert [answer.value for answer in waiting.result(10)] == list(range(1_000))
     assert client.statistics().envelopes_resent == client.statistics().envelopes_sent
 
 

@@ -52,7 +52,7 @@ methods = st.one_of(
 )
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, suppress_health_check=list(HealthCheck))
 @given(methods, paths, headers, bodies, st.booleans(), st.booleans())
 def test_one_answer_in_form(
     gateway: RunningGateway, method: str, path: str, headers: list[tuple[bytes, bytes]],

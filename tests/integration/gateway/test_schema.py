@@ -26,7 +26,7 @@ from tests.integration.gateway.conftest import RunningGateway
 pytestmark = pytest.mark.uncounted
 
 FEW = hypothesis_settings(
-    max_examples=10, deadline=None, derandomize=True, database=None,
+    max_examples=10, derandomize=True, database=None,
     suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate],
 )
 MANY = hypothesis_settings(FEW, max_examples=100, derandomize=False)

@@ -253,7 +253,7 @@ def test_whoever_asks_for_it_by_number_is_told_and_nobody_else_waits(
     version = make(World(life, trusted_code, canary))
     life.publish()
     with pytest.raises(errors.RegistryError, match=says) as refused:
-        life.client.predict(f"m@{version}", ITEM, timeout_s=20)
+        life.client.predict(f"m@{version}", ITEM, timeout_s=REFUSED_S)
     assert refused.value.code == code
     assert not canary.exists()
     assert callers.wrong == []

@@ -20,7 +20,7 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.uncounted, pytest.mark.timeout(240)]
 
-EFFECTIVE_S = 5.0
+EFFECTIVE_S = 20.0
 THREADS = 6
 
 

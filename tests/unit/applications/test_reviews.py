@@ -114,7 +114,7 @@ REVIEWS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=REVIEWS, at=st.integers(0, 60))
 def test_a_summary_of_groups_is_that_of_the_reviews(rows: list[Any], at: int) -> None:
     """Through the very aggregation that a job computes, over two parts."""

@@ -39,7 +39,7 @@ SCHEMA = pa.schema([
 ])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=ROWS, at=st.integers(0, 60))
 def test_the_cut_into_parts_changes_nothing(rows: list[dict[str, Any]], at: int) -> None:
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
@@ -101,7 +101,7 @@ def test_what_cannot_be_aggregated_is_named(value: Any, says: str) -> None:
         check_aggregation(Aggregation.of(value), ["n"], ["id", "label"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=ROWS, at=st.integers(0, 60), far=st.sampled_from([0.0, 1e9]))
 def test_the_spread_is_that_of_each_group(rows: list[dict[str, Any]], at: int, far: float) -> None:
     """Also where the values are far from 0."""

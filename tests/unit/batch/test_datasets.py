@@ -350,7 +350,7 @@ def test_a_part_is_written_as_it_is_encoded(kind: Literal["csv", "jsonl"]) -> No
 GROUPS = st.lists(st.builds(Group, st.integers(0, 30), st.integers(0, 300)), max_size=10)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(groups=GROUPS, chunk_rows=st.integers(1, 40), chunk_bytes=st.integers(1, 400))
 def test_row_groups_are_covered_once(
     groups: list[Group], chunk_rows: int, chunk_bytes: int

@@ -217,7 +217,7 @@ CELLS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     start=st.sampled_from(["12", "1.5", "true", "x"]),
     cells=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=30),

@@ -94,7 +94,7 @@ def outcome(call: Callable[..., dict[str, str]], *arguments: Any) -> dict[str, s
         return str(error)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(tables(), st.booleans(), st.sampled_from([1, 8, 64]), st.booleans())
 @example((1, b"5\n" * 9 + b"\xef\xbb\xbf5\n"), True, 1, True)
 @example((2, b"1,2\n" * 9 + b'1,"2'), True, 1, True)
@@ -110,7 +110,7 @@ def test_types_are_those_of_the_plain_way(
     check(*table, is_whole=is_whole, first=first, is_quick=is_quick)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(SCRAPS, max_size=40), st.booleans(), st.sampled_from([1, 16]), st.integers(1, 3))
 @example([b"\xef\xbb\xbf"], True, 1, 1)
 @example([b"\xef\xbb\xbf", b"\n", b"1", b"\n"], True, 1, 1)

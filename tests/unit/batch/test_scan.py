@@ -48,7 +48,7 @@ def parsed(data: bytes) -> list[dict[str, Any]]:
     return rows
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     block=st.sampled_from([1, 3, 7, 1 << 22]), rows=ROWS,
     line_end=st.sampled_from(["\n", "\r\n"]), last_end=st.booleans(),
@@ -75,7 +75,7 @@ def test_spans_cover_each_record_once(
     assert sum(span.rows for span in spans) == len(rows)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.text(alphabet='a,"\n\r', max_size=30).map(str.encode))
 def test_any_bytes_are_cut_as_the_parser_cuts_them(data: bytes) -> None:
     """Quotes in odd places too: one record a span, and the parser sees one in each."""

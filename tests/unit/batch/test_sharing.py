@@ -232,7 +232,7 @@ def test_shared_chunks_hold_what_each_file_holds(
     assert not (tmp_path / "copies").exists(), "small files need no copy"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.text('ab",\n\r 1', max_size=12), min_size=2, max_size=6))
 def test_any_content_is_read_as_it_is_alone(
     tmp_path_factory: pytest.TempPathFactory, bodies: list[str]

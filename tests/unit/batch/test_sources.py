@@ -142,7 +142,7 @@ VALUES = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=st.lists(st.fixed_dictionaries({}, optional=VALUES), min_size=1, max_size=12),
     block=st.sampled_from([1, 7, 1 << 22]), chunk_rows=st.integers(1, 5),

@@ -79,7 +79,7 @@ def test_times_in_lists_records_and_maps_keep_nanoseconds() -> None:
     assert in_json(pairs) == [[["a", "PT0.000000007S"]], None]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(counts=st.lists(INT64 | st.integers(-(10**6), 10**6), min_size=1, max_size=4),
        unit=st.sampled_from(["s", "ms", "us", "ns"]), zone=st.sampled_from([None, "UTC", BERLIN]))
 def test_a_time_hangs_on_nothing_else_and_can_be_read_back(

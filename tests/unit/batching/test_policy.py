@@ -158,7 +158,7 @@ LINES = st.dictionaries(
 
 
 @given(LINES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_everything_is_served_once_in_order_within_the_cap_and_nobody_starves(
     given_lines: dict[str, Any],
 ) -> None:

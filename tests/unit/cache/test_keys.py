@@ -25,7 +25,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(JSON)
 def test_a_worker_finds_the_clients_key_whichever_json_library_it_reads_with(item: Any) -> None:
     sent = encode_item(item)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.signal import lfilter
 
 from celeriac.drift.check import CheckRule, Current, check, no_profile
@@ -319,7 +319,7 @@ ANY_FEATURE = st.one_of(
 RULE = CheckRule(least_rows=5, stretches=4)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(st.dictionaries(st.sampled_from("abc"), ANY_FEATURE),
        st.dictionaries(st.sampled_from("abc"), ANY_FEATURE), st.integers(1, 4))
 def test_nothing_crashes(reference: Features, current: Features, repeat: int) -> None:

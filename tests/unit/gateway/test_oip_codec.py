@@ -59,7 +59,6 @@ def numbers(draw: st.DrawFn) -> tuple[str, Any]:
     return datatype, draw(arrays.arrays(DTYPES[datatype], shape, **finite))
 
 
-@settings(deadline=None)
 @given(numbers())
 def test_numbers_in_json_nested_and_flat_and_in_binary_are_the_same(made: tuple[str, Any]) -> None:
     datatype, array = made
@@ -76,7 +75,6 @@ def test_numbers_in_json_nested_and_flat_and_in_binary_are_the_same(made: tuple[
         assert np.array_equal(tensor.values, array)
 
 
-@settings(deadline=None)
 @given(arrays.arrays("<f4", arrays.array_shapes(max_side=4), elements={"allow_subnormal": False}))
 def test_bf16_is_the_upper_half_of_a_float(array: Any) -> None:
     halves = (array.view("<u4") >> 16).astype("<u2")
@@ -89,7 +87,6 @@ def test_bf16_is_the_upper_half_of_a_float(array: Any) -> None:
     assert "binary only" in refused(body(as_json(np.zeros(1), "BF16"))[0])
 
 
-@settings(deadline=None)
 @given(st.lists(TEXTS, min_size=1))
 def test_texts_in_json_and_in_binary_are_the_same(texts: list[str]) -> None:
     encoded = [text.encode() for text in texts]
@@ -103,7 +100,6 @@ def test_texts_in_json_and_in_binary_are_the_same(texts: list[str]) -> None:
         assert [text.encode() for text in tensor.values] == binary.values == encoded
 
 
-@settings(deadline=None)
 @given(numbers(), st.booleans(), st.one_of(st.none(), TEXTS))
 def test_an_answer_can_be_read_as_a_request_is(
     made: tuple[str, Any], binary: bool, request_id: str | None
@@ -128,7 +124,6 @@ def test_an_answer_can_be_read_as_a_request_is(
     assert words.values == ([b"\xc3\xa4", b""] if binary else ["ä", ""])
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200), st.one_of(st.none(), st.text(max_size=5), st.integers(0, 300)))
 def test_any_bytes_raise_the_one_error(data: bytes, header: str | int | None) -> None:
     refused(data, None if header is None else str(header))
@@ -142,7 +137,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.fixed_dictionaries({}, optional={
         "name": st.one_of(st.text(max_size=3), JSON_VALUES),

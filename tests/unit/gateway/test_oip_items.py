@@ -173,7 +173,6 @@ def test_what_does_not_fit_is_said(schema: InputSchema, tensors: list[Tensor], s
     assert said in refused(schema, *tensors)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(width=32, allow_infinity=False), st.integers(0, 255)),
                 min_size=1, max_size=8))
 def test_binary_and_json_make_the_same_items(rows: list[tuple[float, int]]) -> None:
@@ -229,7 +228,7 @@ def any_tensor(draw: st.DrawFn) -> Tensor:
     return Tensor(name, datatype, shape, draw(arrays.arrays(DTYPES[datatype], shape)))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.sampled_from([TEXT, MIXED, NUMBERS, COUNTS, SIGNAL, IMAGE, ANY]),
     st.lists(any_tensor(), min_size=1, max_size=2, unique_by=lambda one: one.name),

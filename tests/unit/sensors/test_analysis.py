@@ -115,7 +115,7 @@ def test_anomalies_are_those_that_were_called_so() -> None:
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=60), st.randoms())
 def test_whatever_the_numbers_are_the_record_is_json_and_order_does_not_matter(
     values: list[tuple[float, float]], rng: Any

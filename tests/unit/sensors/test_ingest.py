@@ -40,7 +40,7 @@ def value_at(sensor: int, at: int) -> float:
 READINGS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 60)), max_size=80)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(READINGS, st.randoms(use_true_random=False), st.integers(1, 7))
 def test_any_order_and_repetition_leaves_the_same_readings_and_counts_each_once(
     readings: list[tuple[int, int]], rng: Any, size: int
@@ -64,7 +64,7 @@ def test_any_order_and_repetition_leaves_the_same_readings_and_counts_each_once(
     assert sorted(kept) == sorted(at for _, at, _ in plain)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(READINGS, st.randoms(use_true_random=False), st.integers(1, 9))
 def test_what_is_remembered_is_the_newest_in_whatever_order_they_came(
     readings: list[tuple[int, int]], rng: Any, size: int
