@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property, lru_cache
 from itertools import repeat
 from operator import attrgetter
@@ -154,19 +155,54 @@ def _open(files: list[Listed]) -> Source:
     return Source(kind, tuple(opened), _named(columns), long=long)
 
 
+_NO_TABLE = (
+    pa.ArrowException, AttributeError, LookupError, OverflowError, TypeError, ValueError,
+)
+"""What a frame raises that becomes no table."""
+
+
 def _open_frame(frame: Any) -> Source:
     try:
         table = _as_table(frame)
-    except (pa.ArrowException, AttributeError, TypeError, ValueError) as error:
+    except _NO_TABLE as error:
         raise errors.DatasetError(
             f"{type(frame).__name__}: a dataset is a path, an Arrow table or a frame; this one "
-            f"does not become a table: {errors.told(error)}"
+            f"does not become a table: {_blamed(frame)}{errors.told(error)}"
         ) from error
+    _check_one_kind(frame, table)
     table = _without_periods(table.replace_schema_metadata(None))
     columns = parquet.columns_of(table.schema, "the frame")
     if table.num_rows == 0:
         raise errors.DatasetError("the frame has no rows")
     return Source("parquet", (), _named(columns), table)
+
+
+def _blamed(frame: Any) -> str:
+    """The column of a frame that becomes no column of a table; empty if that cannot be told."""
+    for name in getattr(frame, "columns", ()):
+        try:
+            pa.array(frame[name], from_pandas=True)
+        except _NO_TABLE:
+            return f"column {name!r}: "
+    return ""
+
+
+def _check_one_kind(frame: Any, table: pa.Table) -> None:
+    """Raises DatasetError for a column of Python's objects that holds dates and times, of which
+    Arrow makes dates, or times with a zone and without, of which it makes those of one zone."""
+    for field in table.schema if hasattr(frame, "iloc") else ():
+        is_time = pa.types.is_date(field.type) or pa.types.is_timestamp(field.type)
+        if not (is_time and str(frame.dtypes.get(field.name)) == "object"):
+            continue
+        kinds = {
+            (isinstance(one, datetime), getattr(one, "tzinfo", None) is None)
+            for one in frame[field.name] if one is not None and one == one  # noqa: PLR0124 - NaT
+        }
+        if len(kinds) > 1:
+            raise errors.DatasetError(
+                f"column {field.name!r} of the frame holds dates and times, or times with a zone "
+                "and without; give all of them one type (pandas.to_datetime)"
+            )
 
 
 def _as_table(frame: Any) -> pa.Table:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -341,12 +342,37 @@ def test_what_is_no_frame_is_refused(tmp_path: Path) -> None:
     mixed = pd.DataFrame({"id": [1, 2], "odd": ["a", 3]}, dtype=object)
     for source, says in [
         (7, "a dataset is a path, an Arrow table or a frame"),
-        (mixed, "odd"),
+        (mixed, "odd"), (pd.DataFrame([[1, 2]], columns=["a", "a"]), "Duplicate column names"),
         (pa.table({"a": pa.array([], pa.int64())}), "has no rows"),
         (pa.Table.from_arrays([pa.array([1])] * 2, names=["a", "a"]), "column twice: a"),
     ]:
         with pytest.raises(errors.DatasetError, match=says):
             planned(source, tmp_path)
+
+
+@pytest.mark.parametrize(("values", "says"), [
+    ([2**63, 1, None], "does not become a table: column 'odd': OverflowError"),
+    ([date(2026, 11, 26), datetime(2026, 11, 26, 5), None], "column 'odd' of the frame holds"),  # noqa: DTZ001
+    ([datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1), pd.NaT], "'odd' of the frame holds"),  # noqa: DTZ001
+])
+def test_objects_of_several_kinds_are_refused_by_their_column(
+    tmp_path: Path, values: list[Any], says: str
+) -> None:
+    """Of a date and a time Arrow makes two dates, of times with a zone and without one zone's."""
+    frame = pd.DataFrame({"id": [1, 2, 3], "odd": pd.Series(values, dtype=object)})
+    with pytest.raises(errors.DatasetError, match=says):
+        planned(frame, tmp_path)
+
+
+def test_objects_of_one_kind_are_taken(tmp_path: Path) -> None:
+    times = [datetime(2026, 1, 1, tzinfo=UTC), None, pd.NaT]
+    days = [date(9999, 12, 31), None, date(1, 1, 1)]
+    frame = pd.DataFrame({
+        "at": pd.Series(times, dtype=object), "day": pd.Series(days, dtype=object),
+    })
+    rows, _, _ = read_all(planned(frame, tmp_path))
+    assert [row["at"] for row in rows] == [times[0], None, None]
+    assert [row["day"] for row in rows] == days
 
 
 def test_a_frame_with_what_parquet_lacks_is_refused_by_its_column(tmp_path: Path) -> None:
