@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import redis
 
 from celeriac import errors, inputs
+from celeriac.datasets.libraries import require_readers
 from celeriac.datasets.places import Place
 from celeriac.datasets.records import Aggregation, DatasetPlan, Format
 from celeriac.jobs.folder import JobFolder
@@ -91,7 +91,7 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     ref = ModelRef.parse(model)
     with redis_errors(broker):
         version = fetch(broker.redis).resolve(ref)
-    _require_readers()
+    require_readers()
     from celeriac.datasets import sources
     from celeriac.datasets.copies import Copies
 
@@ -377,17 +377,6 @@ def _check_label(wanted: Aggregation, schema: OutputSchema) -> None:
 
 
 _LABELS_SHOWN = 20
-
-
-def _require_readers() -> None:
-    for library in ("numpy", "pyarrow"):
-        try:
-            importlib.import_module(library)
-        except ImportError as error:
-            raise errors.DatasetError(
-                f"datasets need {library}, which is not installed here: "
-                'pip install "celeriac[datasets]"'
-            ) from error
 
 
 def _adding_up(on_progress: Progress, total: int) -> Callable[[int], None]:

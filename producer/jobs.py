@@ -13,6 +13,7 @@ import redis
 from msgspec import structs
 
 from celeriac import errors
+from celeriac.datasets.libraries import require_readers
 from celeriac.datasets.places import Place
 from celeriac.datasets.records import Chunk
 from celeriac.datasets.sharing import named
@@ -391,18 +392,27 @@ class JobHandle:
         """Where ``report.html`` is; made now if it is missing, or ``again``.
 
         Raises JobFailed until the job is complete, if the report cannot be made here, or if another
-        job has taken the folder; JobNotFound if that is gone.
+        job has taken the folder; JobNotFound if that is gone; DatasetError if it must be made, and
+        the extra ``celeriac[datasets]`` is missing.
         """
+        self._planned()
+        if not again and self._manifest() is not None and self._folder.report.exists():
+            return self._folder.report
+        require_readers()
         from celeriac.jobs.report import make_report
 
-        self._planned()
         return make_report(self._folder, again=again)
 
     def results(self) -> pa.Table:
-        """The whole output as one pyarrow table, in the order of the input. See :meth:`parts`."""
+        """The whole output as one pyarrow table, in the order of the input.
+
+        Raises what :meth:`parts` does, and DatasetError without the extra ``celeriac[datasets]``.
+        """
+        parts = self.parts()
+        require_readers()
         from celeriac.datasets.parts import read_parts
 
-        return read_parts(self.parts(), self._folder.load().scoring.output_format)
+        return read_parts(parts, self._folder.load().scoring.output_format)
 
 
 def poll_pause_s(waited_s: float, finalizes: bool = False) -> float:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from celeriac import errors
+from celeriac.datasets.libraries import require_readers
 
 S3_PREFIX = "s3://"
 _CONNECT_TIMEOUT_S = 5.0
@@ -137,10 +138,11 @@ class S3Path:
                 yield Listed(str(S3Path(info.path)), info.size, info.mtime_ns or 0)
 
     def _infos(self, *, recursive: bool) -> Any:
+        filesystem = _filesystem()
         from pyarrow.fs import FileSelector
 
         selector = FileSelector(self.key, allow_not_found=True, recursive=recursive)
-        return _filesystem().get_file_info(selector)
+        return filesystem.get_file_info(selector)
 
     def _kind(self) -> str:
         return str(_filesystem().get_file_info(self.key).type.name)
@@ -353,7 +355,9 @@ def _filesystem() -> Any:
 
 @lru_cache(maxsize=4)
 def _s3(_pid: int, endpoint: str, region: str) -> Any:
-    """A client for each process: its threads do not survive a fork."""
+    """A client for each process: its threads do not survive a fork. Raises DatasetError without the
+    library that has it."""
+    require_readers()
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
     url = urlsplit(endpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,6 +113,25 @@ def test_a_worker_plans_what_the_client_would(
     assert found.fingerprint == expected.fingerprint
     assert (found.max_error_share, found.tenant) == (0, expected.tenant)
     assert [job.id for job in client.jobs()] == [handle.id, plain.id]
+
+
+def test_who_cannot_read_data_is_told_what_for(
+    client: Client, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To submit, wait, and know the files takes no library of data; to read them does."""
+    handle = ordered(client, source, tmp_path / "out")
+    work(client)
+    there = ordered(client, source, "s3://lake/out")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    for library in ("pyarrow", "pyarrow.fs"):
+        monkeypatch.setitem(sys.modules, library, None)
+    assert [part.name for part in handle.parts()] == ["part-00000.parquet"]
+    assert there.cancel().state == "cancelled"
+    assert handle.report().name == "report.html"
+    for ask in (handle.results, lambda: handle.report(again=True), there.results):
+        with pytest.raises(errors.DatasetError, match=r"pip install \"celeriac\[datasets\]"):
+            ask()
+    assert there.resume().state == "validating"
 
 
 def test_from_asyncio(client: Client, source: Path, tmp_path: Path) -> None:
