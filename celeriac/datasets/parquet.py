@@ -369,14 +369,15 @@ def _open(
     path: Place, metadata: Any = None, *, buffer_bytes: int = 0
 ) -> Iterator[pq.ParquetFile]:
     """Fetching ahead is for S3, of which large buffers, too, are better than many requests: of a
-    disk it would hold whole row groups, and cost CPU."""
+    disk it would hold whole row groups, and cost CPU. Times of Spark are by the microsecond: as
+    nanoseconds, which Arrow has them in by default, 9999-12-31 would be a day of 1816."""
     is_remote = isinstance(path, S3Path)
     try:
         with (
             path.open("rb") as stream,
             pq.ParquetFile(
                 _source(path, stream), metadata=metadata, pre_buffer=is_remote,
-                buffer_size=0 if is_remote else buffer_bytes,
+                buffer_size=0 if is_remote else buffer_bytes, coerce_int96_timestamp_unit="us",
             ) as file,
         ):
             yield file

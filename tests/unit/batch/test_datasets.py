@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -293,6 +294,20 @@ def test_whole_numbers_that_the_fractions_of_other_files_would_round(
     pq.write_table(table, tmp_path / "a.parquet", write_statistics=False)
     with pytest.raises(errors.UnreadableFile, match=r"a\.parquet: column 'id' is of type int64"):
         read_all(plan(open_source(tmp_path)))
+
+
+def test_times_as_spark_writes_them(tmp_path: Path) -> None:
+    """In 96 bits. In nanoseconds 9999-12-31, which stands for no end, was a day of 1816."""
+    times = [datetime(9999, 12, 31, 23, 59, 59), datetime(1, 1, 1), None]  # noqa: DTZ001
+    lists = pa.array([times, None, []], pa.list_(pa.timestamp("us")))
+    table = pa.table({"at": pa.array(times, pa.timestamp("us")), "all": lists})
+    path = tmp_path / "a.parquet"
+    pq.write_table(table, path, use_deprecated_int96_timestamps=True, store_schema=False)
+    assert pq.read_schema(path).field("at").type == pa.timestamp("ns")
+    dataset = plan(open_source(path))
+    assert dataset.columns[0].dtype == "timestamp[us]"
+    rows, _, _ = read_all(dataset)
+    assert rows == table.to_pylist()
 
 
 def test_a_changed_or_vanished_file_is_refused(tmp_path: Path) -> None:
