@@ -89,7 +89,7 @@ def _read_csv(path: Path, text_column: str, model: Any) -> Any:
 
 def _read_jsonl(path: Path, _text_column: str, _model: Any) -> Any:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         try:
             rows += [json.loads(line)] if line.strip() else []
         except ValueError as error:

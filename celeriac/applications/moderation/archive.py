@@ -173,11 +173,28 @@ def _open(source: Path, wanted: Sequence[str]) -> Iterator[Any]:
         with source.open("rb") as stream:
             if stream.read(_BEGINNING_BYTES).lstrip().startswith(b"null"):  # it would end Arrow
                 raise errors.DatasetError(f"{source.name} cannot be read: row 1 is not an object")
-        yield from json.read_json(source).to_batches(ROWS_AT_ONCE)
+        table = json.read_json(source)
+        texts = {name: _texts_of(table.schema, name) for name in wanted}
+        if fixed := [(name, dtype) for name, dtype in texts.items() if dtype is not None]:
+            options = json.ParseOptions(explicit_schema=pa.schema(fixed))
+            table = json.read_json(source, parse_options=options)
+        yield from table.to_batches(ROWS_AT_ONCE)
     else:
         raise errors.DatasetError(
             f"{source.name}: an archive is a .csv, .jsonl or .parquet file"
         )
+
+
+def _texts_of(schema: Any, name: str) -> Any:
+    """The type of texts, or of lists of them, that a column of JSON lines must be read with, as
+    Arrow takes those that look like dates for dates; None for any other column."""
+    import pyarrow as pa
+
+    dtype = schema.field(name).type if name in schema.names else pa.null()
+    if pa.types.is_timestamp(dtype):
+        return pa.string()
+    is_list = pa.types.is_list(dtype) and pa.types.is_timestamp(dtype.value_type)
+    return pa.list_(pa.string()) if is_list else None
 
 
 # --- questions -----------------------------------------------------------------------------------

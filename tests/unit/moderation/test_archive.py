@@ -61,6 +61,16 @@ def test_every_form_of_file_gives_the_same(tmp_path: Path, suffix: str) -> None:
     assert [row.id for row in numbered] == ["1", "2", "3", "4", "5"]
 
 
+def test_texts_that_look_like_dates_are_texts(tmp_path: Path) -> None:
+    path = tmp_path / "posts.jsonl"
+    path.write_text('{"id": "2026-11-24", "text": "1999-12-31", "images": ["2026-01-01"], "n": 1}')
+    (tmp_path / "2026-01-01").write_bytes(b"a cat")
+    (row,) = read_rows(path, Columns(id="id", images="images"), POLICY)
+    assert row.id == "2026-11-24"
+    assert row.asked is not None
+    assert [q.item for q in row.asked.questions] == ["1999-12-31", b"a cat"]
+
+
 def test_images_lie_beside_the_archive(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "secret.png").write_bytes(b"secret")
