@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from datetime import date
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -66,9 +67,11 @@ def _csv_column(column: pa.ChunkedArray) -> Any:
         return pa.array(texts, pa.string())
     if pa.types.is_duration(column.type):
         return _durations(column)
-    if pa.types.is_timestamp(column.type) and (odd := _odd_offsets(column)) is not None:
-        return _zoned(column, odd)
-    return column
+    if not pa.types.is_timestamp(column.type):
+        return column
+    column = _in_known_zone(column)
+    odd = _odd_offsets(column)
+    return column if odd is None else _zoned(column, odd)
 
 
 def _spelled(column: Any) -> Any:
@@ -80,7 +83,8 @@ def _spelled(column: Any) -> Any:
         fits = dtype.unit != "ns" and _are_within(column, -most, most)
         return column if fits else _durations(column)
     if kinds.is_time64(dtype) and dtype.unit == "ns":
-        return _in_microseconds(column, pa.time64("us"))
+        plain = _in_microseconds(column)
+        return _iso(column.cast(pa.string())) if plain is None else plain
     if kinds.is_date32(dtype):
         return column if _are_within(column, _FIRST_DAY, _LAST_DAY) else column.cast(pa.string())
     if kinds.is_date64(dtype):
@@ -89,20 +93,57 @@ def _spelled(column: Any) -> Any:
 
 
 def _times(column: Any) -> Any:
+    column = _in_known_zone(column)
     dtype = column.type
-    if (odd := _odd_offsets(column)) is not None:
-        return _iso(_zoned(column, odd))
+    odd = _odd_offsets(column)
     a_day = _DAY_S * _UNITS[dtype.unit]
-    if not _are_within(column, _FIRST_DAY * a_day, _LAST_DAY * a_day):
-        return _iso(column.cast(pa.string()))
-    return _in_microseconds(column, pa.timestamp("us", dtype.tz)) if dtype.unit == "ns" else column
+    if odd is None and _are_within(column, _FIRST_DAY * a_day, _LAST_DAY * a_day):
+        plain = _in_microseconds(column) if dtype.unit == "ns" else column
+        if plain is not None:
+            return plain
+    texts = _iso(column.cast(pa.string()) if odd is None else _zoned(column, odd))
+    return texts if dtype.tz in (None, "UTC") else _by_python(column, texts, odd)
 
 
-def _in_microseconds(column: Any, dtype: Any) -> Any:
+def _in_known_zone(column: Any) -> Any:
+    """The same times in UTC if nobody here knows their zone, as ``utc`` or ``GMT+1``."""
+    zone = column.type.tz
+    return column if _is_known(zone) else column.cast(pa.timestamp(column.type.unit, "UTC"))
+
+
+@lru_cache(maxsize=64)
+def _is_known(zone: str | None) -> bool:
+    times = pa.array([0], pa.timestamp("s", zone))
     try:
-        return column.cast(dtype)
+        times.cast(pa.string())
+        times.to_pylist()
+    except (pa.ArrowInvalid, LookupError, ValueError):
+        return False
+    return True
+
+
+def _by_python(column: Any, texts: Any, odd: Any) -> Any:
+    """The texts of times with those that Python has as it writes them: it knows when summer begins
+    beyond 2037, too, where Arrow's rules end."""
+    counts, unit = _numbers(column), _UNITS[column.type.unit]
+    days = counts // (_DAY_S * unit)
+    fits = (days >= _FIRST_DAY) & (days < _LAST_DAY) & np.asarray(column.is_valid())
+    fits &= counts % max(1, unit // _UNITS["us"]) == 0
+    if odd is not None:
+        fits &= ~np.asarray(odd)
+    times = column.filter(pa.array(fits)).cast(pa.timestamp("us", column.type.tz)).to_pylist()
+    shown = pa.array([msgspec.to_builtins(one) for one in times], pa.string())
+    whole = pa.concat_arrays(texts.chunks) if isinstance(texts, pa.ChunkedArray) else texts
+    return pc.replace_with_mask(whole, pa.array(fits), shown)
+
+
+def _in_microseconds(column: Any) -> Any:
+    """None where that is not exact."""
+    is_time = pa.types.is_time64(column.type)
+    try:
+        return column.cast(pa.time64("us") if is_time else pa.timestamp("us", column.type.tz))
     except pa.ArrowInvalid:
-        return _iso(column.cast(pa.string()))
+        return None
 
 
 def _iso(texts: Any) -> Any:
@@ -110,7 +151,7 @@ def _iso(texts: Any) -> Any:
     for found, wanted in (
         (r"^(-?\d+-\d\d-\d\d) ", r"\1T"), (r"\.0+(Z|[+-]\d{4})?$", r"\1"),
         (r"(\.\d{3})(Z|[+-]\d{4})?$", r"\1000\2"), (r"(\.\d{6})000", r"\1"),
-        (r"([+-]\d\d)(\d\d)$", r"\1:\2"),
+        (r"([+-]\d\d)(\d\d)$", r"\1:\2"), (r"[+]00:00$", "Z"),
     ):
         texts = pc.replace_substring_regex(texts, found, wanted)
     return texts

@@ -188,12 +188,15 @@ def _finite(values: pa.Array) -> np.ndarray[Any, Any]:
 
 
 def _shown_time(value: Any) -> str:
-    try:
-        if pa.types.is_timestamp(value.type):  # by the second
-            value = value.cast(pa.timestamp("s", value.type.tz), safe=False)
-        return str(value.cast(pa.string()).as_py())
-    except (pa.ArrowException, ValueError):
-        return str(value)
+    kinds = [value.type]
+    if pa.types.is_timestamp(value.type):  # by the second; in UTC if nobody knows the zone
+        kinds = [pa.timestamp("s", value.type.tz), pa.timestamp("s", "UTC")]
+    for kind in kinds:
+        try:
+            return str(value.cast(kind, safe=False).cast(pa.string()).as_py())
+        except (pa.ArrowException, ValueError):
+            continue
+    return str(value)
 
 
 def _with(found: ColumnProfile, **fields: Any) -> ColumnProfile:

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from celeriac.datasets.parts import encode_errors, encode_table
 from celeriac.datasets.records import RowError
@@ -56,6 +56,13 @@ def test_an_offset_with_seconds_is_written_in_utc() -> None:
     assert found == [-5_000_000_000, 0]
 
 
+@pytest.mark.parametrize("zone", ["utc", "Z", "GMT+1", "+0100"])
+def test_times_of_a_zone_that_nobody_knows_are_written_in_utc(zone: str) -> None:
+    column = pa.array([1, None], pa.int64()).cast(pa.timestamp("ns", zone))
+    assert in_json(column) == ["1970-01-01T00:00:00.000000001Z", None]
+    assert in_csv(column) == ["1970-01-01 00:00:00.000000001Z", ""]
+
+
 @pytest.mark.parametrize(("unit", "shown"), [
     ("s", "-P1DT3600S"), ("ms", "-PT90S"), ("us", "-PT0.09S"), ("ns", "-PT0.00009S"),
 ])
@@ -81,7 +88,10 @@ def test_times_in_lists_records_and_maps_keep_nanoseconds() -> None:
 
 @settings(max_examples=40)
 @given(counts=st.lists(INT64 | st.integers(-(10**6), 10**6), min_size=1, max_size=4),
-       unit=st.sampled_from(["s", "ms", "us", "ns"]), zone=st.sampled_from([None, "UTC", BERLIN]))
+       unit=st.sampled_from(["s", "ms", "us", "ns"]),
+       zone=st.sampled_from([None, "UTC", BERLIN, "Europe/London"]))
+@example(counts=[-(10**12), 155_536_524_914], unit="s", zone=BERLIN)  # in the summer of 6898
+@example(counts=[1, 1_000], unit="ns", zone="Europe/London")
 def test_a_time_hangs_on_nothing_else_and_can_be_read_back(
     counts: list[int], unit: Any, zone: str | None
 ) -> None:

@@ -180,6 +180,15 @@ def test_whole_numbers_that_no_float_holds_are_told_apart(dtype: Any) -> None:
     ]
 
 
+@pytest.mark.parametrize(("zone", "first"), [
+    (None, "1970-01-01 00:00:00"), ("Europe/Berlin", "1970-01-01 01:00:00+0100"),
+    ("GMT+1", "1970-01-01 00:00:00Z"),
+])
+def test_times_of_any_zone(zone: str | None, first: str) -> None:
+    found = of(pa.array([0, 10**9], pa.int64()).cast(pa.timestamp("ms", zone)))
+    assert (found.kind, found.first, found.distinct) == ("time", first, 2)
+
+
 def test_a_duration_that_no_float_holds_is_one_of_about_its_length() -> None:
     column = pa.array([2**60 + 1, None], pa.int64()).cast(pa.duration("s"))
     assert condense(pa.table({"c": column}))["c"].to_pylist() == [2.0**60, None]
