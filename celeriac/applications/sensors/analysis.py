@@ -172,7 +172,8 @@ def mode_of(values: Array) -> tuple[float, Literal["most frequent", "densest"]]:
         widths = ordered[half - 1 :] / 2 - ordered[: len(ordered) - half + 1] / 2
         start = int(widths.argmin())
         ordered = ordered[start : start + half]
-    return float(ordered[0] / 2 + ordered[-1] / 2), "densest"
+    middle = ordered[0] / 2 + ordered[-1] / 2  # half of the least number there is, is none
+    return float(min(max(middle, ordered[0]), ordered[-1])), "densest"
 
 
 def trend_of(at_ms: Array, values: Array, unit: float = 1.0) -> Trend | None:

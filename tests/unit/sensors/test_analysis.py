@@ -37,6 +37,7 @@ def test_the_usual_figures() -> None:
 def test_the_mode_is_the_most_frequent_value_or_where_values_lie_closest() -> None:
     assert mode_of(np.array([3.0, 1.0, 3.0, 2.0, 3.0, 2.0])) == (3.0, "most frequent")
     assert mode_of(np.array([7.0])) == (7.0, "most frequent")
+    assert mode_of(np.array([-1.0, -5e-324, -5e-324])) == (-5e-324, "densest")  # half of it is 0
     rng = np.random.default_rng(5)
     mode, kind = mode_of(rng.gamma(5.0, 2.0, 4_000))  # whose mode is 8, whose mean is 10
     assert kind == "densest"
