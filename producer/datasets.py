@@ -15,6 +15,7 @@ from celeriac.datasets.libraries import require_readers
 from celeriac.datasets.places import Place
 from celeriac.datasets.records import Aggregation, DatasetPlan, Format
 from celeriac.jobs.folder import JobFolder
+from celeriac.jobs.ledger import JobState
 from celeriac.jobs.manifest import read_manifest
 from celeriac.jobs.memory import give_back
 from celeriac.jobs.plan import DEFAULT_TENANT, Scoring, check_job_id, make_plan, new_job_id
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from celeriac.datasets.copies import Copies
     from celeriac.datasets.sources import Source
 
+MAX_EXPIRES_S = 315_360_000
 Progress = Callable[[int, int], None]
 """Called with the bytes that were read so far and the bytes in all."""
 
@@ -152,8 +154,10 @@ def check_options(  # noqa: PLR0913 - what may be wrong whatever the dataset is
         raise errors.RequestError(
             f"the output is {', '.join(get_args(Format))}, not {output_format!r}"
         )
-    if expires_s is not None and expires_s <= 0:
-        raise errors.RequestError(f"expires_s is a positive number of seconds, not {expires_s}")
+    if expires_s is not None and not 0 < expires_s <= MAX_EXPIRES_S:
+        raise errors.RequestError(
+            f"expires_s is a number of seconds up to {MAX_EXPIRES_S:,} (ten years), not {expires_s}"
+        )
     if output == "":  # the usual way to it is a variable that is not set; else it would be "."
         raise errors.RequestError("no output folder is named: its path is empty")
     check_share(max_error_share)
@@ -229,6 +233,9 @@ def _validating(
         return
     ledger = open_ledger(broker)
     with redis_errors(broker):
+        known = ledger.entry(job_id)
+        if known and known.state is JobState.VALIDATING and ledger.order_of(job_id):
+            raise errors.Conflict(f"job {job_id!r} waits for a worker to plan it: take another id")
         ledger.announce(
             job_id, model=scoring.model, version=scoring.version, source=source,
             output=str(folder.path),

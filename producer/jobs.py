@@ -155,10 +155,12 @@ class JobHandle:
         return self._folder.path
 
     def status(self) -> JobStatus:
-        """Where the job stands now. Raises BrokerError, or JobNotFound if nothing knows it."""
+        """Where the job stands now. Raises BrokerError, JobNotFound if nothing knows it, and
+        JobFailed if Redis does not, and another job has its folder."""
         with redis_errors(self._broker):
             entry = self._ledger.entry(self.id)
             if entry is None:
+                self._folder.load_of(self.id)  # not of another job that has the folder
                 return _status_of_folder(self._folder)
             return _statuses(self._broker, [entry])[0]
 
@@ -216,7 +218,8 @@ class JobHandle:
     def resume(self, max_error_share: float | None = None) -> JobStatus:
         """Publish every chunk that has no valid part; works from the output folder alone.
 
-        ``max_error_share`` takes the place of the one that the job was submitted with. Harmless
+        ``max_error_share`` takes the place of the one that the job was submitted with, unless a
+        worker is yet to plan it. Harmless
         for a job that is running: what runs goes on. Chunks that were given up are tried again,
         unless they were dropped; so are those of a job that has ended in which files could not be
         read. A job that was left to a worker to plan, and has ended, is looked at by a worker

@@ -73,8 +73,8 @@ def order_dataset(  # noqa: PLR0913 - a dataset, and what is said of its job
 
     ``source`` is a file, a folder or a pattern. The same order under the same ``job_id`` is the
     same job (``handle.resumed``). Raises RequestError for what is wrong whatever the dataset is,
-    Conflict for another order under the id of a job, ModelNotFound, VersionNotFound,
-    PayloadTooLarge and BrokerError. All else ends the job as ``failed``.
+    DatasetError for an empty path, Conflict for another order under the id of a job, ModelNotFound,
+    VersionNotFound, PayloadTooLarge and BrokerError. All else ends the job as ``failed``.
     """
     check_options(output, job_id=job_id, expires_s=expires_s, **options)
     check_elsewhere(source, on_progress)
@@ -109,12 +109,15 @@ def is_for_worker(planned_by: str) -> bool:
 
 
 def check_elsewhere(source: Any, on_progress: object) -> None:
-    """Raises RequestError for what a worker cannot plan, because only this process has it."""
+    """Raises RequestError for what a worker cannot plan, because only this process has it, and
+    DatasetError for no dataset."""
     if not isinstance(source, (str, Path, S3Path)):
         raise errors.RequestError(
             f"a worker cannot see a {type(source).__name__} of this process: write it to a file "
             "and name that, or leave planned_by out and this process plans the job"
         )
+    if not str(source):
+        raise errors.DatasetError("no dataset is named: its path is empty")
     if on_progress is not None:
         raise errors.RequestError(
             "on_progress tells how far this process has planned, and planned_by='worker' leaves "
@@ -155,7 +158,8 @@ def plan(
     order, folder = decode_order(text), JobFolder(entry.output)
     held = _held(folder, job_id)
     complete = None if held is None else read_manifest(folder)
-    if order.source and not (held and order.resumes):
+    resumes = order.resumes or order.resume_share is not None  # orders of before have the share
+    if order.source and not (held and resumes):
         _submit(broker, job_id, order, is_stopped)
     elif held is None:
         raise errors.JobNotFound("the job's output folder is gone; submit the dataset again")
@@ -203,8 +207,11 @@ def _submit(
         if is_stopped():
             raise errors.Cancelled(f"job {job_id} was stopped while it was planned")
 
+    options = order.options
+    if order.resume_share is not None:
+        options = options | {"max_error_share": order.resume_share}
     submit_dataset(
-        broker, order.source, order.model, order.output, **order.options, job_id=job_id,
+        broker, order.source, order.model, order.output, **options, job_id=job_id,
         expires_s=_left_s(order), on_progress=check,
         ordered=Ordered(order.tenant, order.source_roots),
     )

@@ -19,6 +19,7 @@ import tasks.broker
 from celeriac import errors, host
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.order import Order
+from celeriac.keys import job_key
 from celeriac.messages import BATCH_CHUNK, BATCH_FINALIZE, BATCH_PLAN, MAINTENANCE_QUEUE, ModelRef
 from celeriac.registry.catalogue import fetch, publish
 from celeriac.registry.manifest import Column, InputSchema, ModelDraft, OutputSchema
@@ -159,10 +160,12 @@ def test_from_asyncio(client: Client, source: Path, tmp_path: Path) -> None:
         ({"output_format": "xml"}, errors.RequestError, "not 'xml'"),
         ({"max_error_share": 2}, errors.RequestError, "from 0 to 1"),
         ({"aggregate": {"sum": "id"}}, errors.RequestError, "an aggregation looks like"),
-        ({"expires_s": -1}, errors.RequestError, "expires_s is a positive"),
+        ({"expires_s": -1}, errors.RequestError, "expires_s is a number of seconds up to"),
+        ({"expires_s": 1e12}, errors.RequestError, "not 1000000000000.0"),
         ({"job_id": "a/b"}, errors.RequestError, "is not a job id"),
         ({"id_column": "x" * 100_000}, errors.PayloadTooLarge, "options take more than"),
         ({"source": "~nobody-here/in.csv"}, errors.DatasetError, "nobody here has such a home"),
+        ({"source": ""}, errors.DatasetError, "no dataset is named: its path is empty"),
         ({"model": "none"}, errors.ModelNotFound, "none"),
         ({"model": "texts@7"}, errors.VersionNotFound, "7"),
     ],
@@ -227,6 +230,7 @@ def test_a_job_is_cancelled_while_nobody_has_planned_it(
     assert handle.resume(max_error_share=0.5).state == "validating"
     work(client)
     assert handle.status().state == "completed"
+    assert JobFolder(tmp_path / "out").load().max_error_share == 0.5
     assert handle.resume().state == "completed"
 
 
@@ -282,6 +286,28 @@ def test_a_job_that_redis_has_forgotten(client: Client, source: Path, tmp_path: 
     status = handle.status()
     assert (status.state, "holds job j1" in status.error) == ("failed", True)
     assert JobFolder(tmp_path / "out").success.exists()
+
+
+def test_a_forgotten_job_is_not_taken_for_another_one_in_its_folder(
+    client: Client, source: Path, tmp_path: Path
+) -> None:
+    client.submit_dataset(source, "texts", tmp_path / "out")
+    work(client)
+    handle = ordered(client, source, tmp_path / "out")
+    assert handle.status().state == "validating"
+    client.broker.redis.delete(job_key(handle.id))
+    with pytest.raises(errors.JobFailed, match=r"holds job .* now, not"):
+        handle.wait(0)
+
+
+def test_a_job_that_waits_for_its_plan_keeps_its_id(
+    client: Client, source: Path, tmp_path: Path
+) -> None:
+    handle = ordered(client, source, tmp_path / "out", job_id="mine")
+    with pytest.raises(errors.Conflict, match="'mine' waits for a worker"):
+        client.submit_dataset(source, "texts", tmp_path / "other", job_id="mine")
+    work(client)
+    assert handle.wait(0).state == "completed"
 
 
 @pytest.mark.parametrize(
