@@ -189,22 +189,33 @@ def _quantiles(
     totals: pa.Table, sketch: pa.Table, name: str, wanted: Aggregation
 ) -> dict[float, list[float | None]]:
     bins: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
-    keys = zip(*(values_of(sketch[column]) for column in wanted.by), strict=True)
+    groups, keys = _groups_of(totals, sketch, wanted.by)
     cells = zip(sketch[_BIN].to_pylist(), sketch[_COUNT].to_pylist(), strict=True)
     for key, cell in zip(keys, cells, strict=True):
         bins.setdefault(_findable(key), []).append(cell)
     shares = wanted.quantiles[name]
     found: dict[float, list[float | None]] = {share: [] for share in shares}
     value = _value(name)
-    columns = [*wanted.by, f"{value}_min", f"{value}_max"]
-    for row in zip(*(values_of(totals[one]) for one in columns), strict=True):
-        least, most = row[-2:]
-        cells_of = sorted(bins.get(_findable(row[:-2]), []))
+    ends = (totals[f"{value}_{end}"].to_pylist() for end in ("min", "max"))
+    for group, least, most in zip(groups, *ends, strict=True):
+        cells_of = sorted(bins.get(_findable(group), []))
         for share in shares:
             found[share].append(
                 min(max(_at(cells_of, share), least), most) if cells_of else None
             )
     return found
+
+
+def _groups_of(
+    totals: pa.Table, sketch: pa.Table, by: Sequence[str]
+) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """The groups of each row of both, spelled together, so that equal ones are."""
+    columns = [
+        values_of(pa.chunked_array([*totals[one].chunks, *sketch[one].chunks], totals[one].type))
+        for one in by
+    ]
+    keys = list(zip(*columns, strict=True))
+    return keys[: totals.num_rows], keys[totals.num_rows :]
 
 
 def _at(cells: list[tuple[int, int]], share: float) -> float:

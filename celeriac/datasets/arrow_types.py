@@ -23,6 +23,8 @@ def common(one: str, other: str) -> str | None:
 
     >>> common("null", "string"), common("int64", "double"), common("string", "int64")
     ('string', 'double', None)
+    >>> common("timestamp[us]", "timestamp[ns]")
+    'timestamp[us]'
     """
     if one == other:
         return one
@@ -33,7 +35,16 @@ def common(one: str, other: str) -> str | None:
         return other if pa.types.is_null(first) else one
     if _is_text(first) and _is_text(second):
         return "string"
+    if pa.types.is_timestamp(first) and pa.types.is_timestamp(second):
+        return _time(first, second)
     return _number(first, second)
+
+
+def _time(first: Any, second: Any) -> str | None:
+    """Spark writes microseconds, pandas nanoseconds, in which no year is beyond 2262."""
+    if first.tz != second.tz:
+        return None
+    return str(pa.timestamp("us", first.tz))
 
 
 def _is_text(dtype: Any) -> bool:
@@ -65,7 +76,8 @@ def named(dtype: str) -> Any:
 def conformed(table: pa.Table, types: Mapping[str, str], path: str) -> pa.Table:
     """The table with the types of the plan, where those of its file are others.
 
-    Raises UnreadableFile if a value does not fit: a whole number that a fraction would round.
+    Raises UnreadableFile if a value does not fit: a whole number that a fraction would round, a
+    time that microseconds would.
     """
     for at, field in enumerate(table.schema):
         wanted = types.get(field.name)

@@ -27,11 +27,15 @@ def _texts(values: list[str]) -> pa.StringArray:
 
 
 NULLS = _texts(arrow_csv.ConvertOptions().null_values)
-_EXPONENT = "[eE](?:-[0-9]{1,3}|[+]?(?:0?[0-9]{1,2}|[12][0-9]{2}|30[0-8]))"
-"""1e400 is no float but infinity."""
+_EXPONENT = "[eE](?:-[0-9]{1,3}|[+]?(?:0?[0-9]{1,2}|1[0-9]{2}|2[0-8][0-9]|29[0-2]))"
+_FLOAT = (
+    rf"-?(?:(?:0|[1-9][0-9]{{0,14}})(?:\.[0-9]+)?(?:{_EXPONENT})?"
+    r"|[0-9](?:\.[0-9]+)?[eE][+]?(?:29[3-9]|30[0-7]))"
+)
+"""1e400 is no float but infinity, and so is 999999999999999e294."""
 PATTERNS = {
     "int": r"^(0|-?[1-9][0-9]{0,17})$",
-    "float": rf"^-?(0|[1-9][0-9]{{0,14}})(\.[0-9]+)?({_EXPONENT})?$",
+    "float": rf"^{_FLOAT}$",
     "bool": r"^(true|false|True|False|TRUE|FALSE)$",
 }
 _ANY = tuple(PATTERNS)
@@ -41,7 +45,7 @@ _CELLS = {
     _ANY: "",
     ("int", "float"): "0|-?[1-9][0-9]{0,14}",
     ("int",): "0|-?[1-9][0-9]{0,17}",
-    ("float",): rf"-?(?:0|[1-9][0-9]{{0,14}})(?:\.[0-9]+)?(?:{_EXPONENT})?",
+    ("float",): _FLOAT,
     ("bool",): "true|false|True|False|TRUE|FALSE",
 }
 _MOST_COLUMNS = 300

@@ -190,13 +190,14 @@ def _blamed(frame: Any) -> str:
 def _check_one_kind(frame: Any, table: pa.Table) -> None:
     """Raises DatasetError for a column of Python's objects that holds dates and times, of which
     Arrow makes dates, or times with a zone and without, of which it makes those of one zone."""
-    for field in table.schema if hasattr(frame, "iloc") else ():
+    for at in range(frame.shape[1] if hasattr(frame, "iloc") else 0):
+        field, column = table.schema.field(at), frame.iloc[:, at]
         is_time = pa.types.is_date(field.type) or pa.types.is_timestamp(field.type)
-        if not (is_time and str(frame.dtypes.get(field.name)) == "object"):
+        if not (is_time and str(column.dtype) == "object"):
             continue
         kinds = {
             (isinstance(one, datetime), getattr(one, "tzinfo", None) is None)
-            for one in frame[field.name] if one is not None and one == one  # noqa: PLR0124 - NaT
+            for one in column.dropna()
         }
         if len(kinds) > 1:
             raise errors.DatasetError(
@@ -305,11 +306,16 @@ def _in_matched(
 def _as_named(path: Place, found: Place) -> Place:
     """``found``, where links lead, since they may soon lead elsewhere; but ``path`` as it is named
     if only its folders hold columns, as where the files of a table are links into a store."""
-    if isinstance(path, S3Path) or partitions.values_of(f"{found}/"):
+    if isinstance(path, S3Path) or _columns_of(found):
         return found
     named = Path(os.path.abspath(path))  # noqa: PTH100 - without "..", and links as they are
-    holds = partitions.values_of(f"{named}/") and named.exists() and named.samefile(str(found))
+    holds = _columns_of(named) and named.exists() and named.samefile(str(found))
     return named if holds else found
+
+
+def _columns_of(path: Place) -> dict[str, Any]:
+    """What the folders of a file say, or those of a folder with its own name."""
+    return partitions.values_of(f"{path}/" if path.is_dir() else str(path))
 
 
 def _check_no_versions(folder: Place) -> None:
@@ -363,9 +369,12 @@ def _matches(
     if check:
         for path in files:
             check(path)
-    pairs = [(path.resolve() if path.exists() else path, path) for path in reversed(files)]
-    once = dict(pairs)  # links may lead to one file by several ways
-    return [listed(_as_named(path, found)) for found, path in once.items()]
+    once: dict[Any, Place] = {}  # links may lead to one file by several ways
+    for path in sorted(files):
+        at = path.resolve() if path.exists() else path
+        named = _as_named(path, at)
+        once.setdefault((at, tuple(_columns_of(named).items())), named)
+    return [listed(path) for path in once.values()]
 
 
 def _is_looked_at(name: str, pattern: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from base64 import b64encode
 from datetime import date
 from functools import lru_cache
+from itertools import chain, islice
 from typing import Any
 
 import msgspec
@@ -32,9 +33,21 @@ _BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_b
 
 def rows_of(table: pa.Table) -> list[dict[str, Any]]:
     """The rows as Python values that ``msgspec`` writes as JSON without a loss."""
-    names = table.column_names
-    cells = zip(*map(values_of, table.columns), strict=True)
-    return [dict(zip(names, row, strict=True)) for row in cells]
+    nested: dict[str, list[Any]] = {}
+    for at, field in enumerate(table.schema):
+        column = table[at]
+        if not pa.types.is_nested(field.type):
+            column = _spelled(column)
+        elif _holds_times(field.type):
+            nested[field.name] = values_of(column)
+            column = pa.nulls(table.num_rows)  # its place
+        if column is not table[at]:
+            table = table.set_column(at, field.name, column)
+    rows: list[dict[str, Any]] = table.to_pylist()
+    for name, values in nested.items():
+        for row, value in zip(rows, values, strict=True):
+            row[name] = value
+    return rows
 
 
 def values_of(column: Any) -> list[Any]:
@@ -42,7 +55,10 @@ def values_of(column: Any) -> list[Any]:
     if not pa.types.is_nested(column.type):
         found: list[Any] = _spelled(column).to_pylist()
         return found
-    return [_inner(one) for one in column] if _holds_times(column.type) else column.to_pylist()
+    if not _holds_times(column.type):
+        return list(column.to_pylist())
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return list(chain.from_iterable(map(_nested, chunks)))
 
 
 def as_text(value: Any) -> str:
@@ -215,15 +231,23 @@ def _holds_times(dtype: Any) -> bool:
     return bool(pa.types.is_temporal(dtype))
 
 
-def _inner(cell: Any) -> Any:
-    """The value of a list or a record; of a map its pairs, as Arrow has them."""
+def _nested(array: Any) -> list[Any]:
+    """The values of lists or records, all of what is in them spelled at once."""
+    if pa.types.is_map(array.type):
+        return [_pairs(one) for one in array]
+    if pa.types.is_struct(array.type):
+        names = [field.name for field in array.type]
+        cells = zip(*map(values_of, array.flatten()), strict=True)
+        rows = zip(array.is_valid().to_pylist(), cells, strict=True)
+        return [dict(zip(names, row, strict=True)) if there else None for there, row in rows]
+    values = iter(values_of(pc.list_flatten(array)))
+    lengths = pc.list_value_length(array).to_pylist()
+    return [None if length is None else list(islice(values, length)) for length in lengths]
+
+
+def _pairs(cell: Any) -> Any:
+    """Of a map, as Arrow has them."""
     if not cell.is_valid:
         return None
-    if isinstance(cell, pa.MapScalar):
-        keys, values = (values_of(cell.values.field(at)) for at in (0, 1))
-        return list(zip(keys, values, strict=True))
-    if isinstance(cell, pa.StructScalar):
-        return {name: _inner(one) for name, one in cell.items()}
-    if pa.types.is_nested(cell.type):
-        return values_of(cell.values)
-    return values_of(pa.repeat(cell, 1))[0]
+    keys, values = (values_of(cell.values.field(at)) for at in (0, 1))
+    return list(zip(keys, values, strict=True))

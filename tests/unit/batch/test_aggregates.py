@@ -200,6 +200,10 @@ def test_quantiles_of_groups_that_python_has_no_value_for() -> None:
         "at": pa.array([253402300800, 253402300800], pa.timestamp("s")), "n": [10.0, 20.0],
     })
     assert aggregate([table], wanted)["n_p50"].to_pylist() == [10.0, 20.0]
+    of_days = Aggregation.of({"by": "day", "quantiles": {"n": [0.5]}})
+    days = pa.array([20_000, 2_932_896], pa.int32()).cast(pa.date32())  # the last day of 9999
+    table = pa.table({"day": days, "n": pa.array([1.0, None])})
+    assert aggregate([table], of_days)["n_p50"].to_pylist() == [1.0, None]
 
 
 @pytest.mark.parametrize(("column", "value", "share"), [

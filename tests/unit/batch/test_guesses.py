@@ -70,6 +70,7 @@ def test_a_guess_that_a_later_value_refutes_gives_way(
 @pytest.mark.parametrize(("written", "kind"), [
     ("12345678901234567", "text"), ("inf", "text"), ("1e300", "float"), ("NaN", "float"),
     ("-12345678901234567", "text"), ("-1e300", "float"), ("1e400", "text"), ("1e-300", "float"),
+    ("9e308", "text"), ("12e307", "text"), ("123456789012345e292", "float"), ("1.5e+307", "float"),
 ])
 def test_no_number_is_rounded_by_a_guess(tmp_path: Path, written: str, kind: str) -> None:
     found = planned(tmp_path / "a.csv", f"{HEAD}1,{written},true,5\n1,2,true,5\n")

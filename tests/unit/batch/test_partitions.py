@@ -170,6 +170,17 @@ def test_files_and_folders_that_are_links_keep_the_columns_of_their_names(
         assert all(row["date"] == str(row["x"]) for row in found)
 
 
+def test_links_of_several_folders_may_lead_to_one_file(tmp_path: Path) -> None:
+    """Of equal files a store keeps one; its own name may look like a folder's."""
+    (tmp_path / "store").mkdir()
+    write_csv(tmp_path / "store" / "h=1", [7])
+    for date in (1, 2):
+        (tmp_path / f"date={date}").mkdir()
+        (tmp_path / f"date={date}" / "a.csv").symlink_to(tmp_path / "store" / "h=1.csv")
+    found = rows(plan(open_source(f"{tmp_path}/*/a.csv")), ["x", "date"])
+    assert [(row["x"], row["date"]) for row in found] == [(7, "1"), (7, "2")]
+
+
 def test_a_hint_does_not_go_in_circles(tmp_path: Path) -> None:
     """Two links to where they are: each way has 2^40 ends. What cannot be read is passed over."""
     folder = tmp_path / "new" / "deep"

@@ -365,7 +365,7 @@ def test_objects_of_several_kinds_are_refused_by_their_column(
 
 
 def test_objects_of_one_kind_are_taken(tmp_path: Path) -> None:
-    times = [datetime(2026, 1, 1, tzinfo=UTC), None, pd.NaT]
+    times = [datetime(2026, 1, 1, tzinfo=UTC), pd.NA, pd.NaT]
     days = [date(9999, 12, 31), None, date(1, 1, 1)]
     frame = pd.DataFrame({
         "at": pd.Series(times, dtype=object), "day": pd.Series(days, dtype=object),

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings, strategies as st
 
 from celeriac.datasets.parts import encode_errors, encode_table
 from celeriac.datasets.records import RowError
-from celeriac.datasets.spellings import values_of
+from celeriac.datasets.spellings import rows_of, values_of
 
 BERLIN = "Europe/Berlin"
 INT64 = st.integers(-(2**63) + 1, 2**63 - 1)
@@ -84,6 +84,25 @@ def test_times_in_lists_records_and_maps_keep_nanoseconds() -> None:
     ]
     pairs = pa.array([[("a", 7)], None], pa.map_(pa.string(), pa.duration("ns")))
     assert in_json(pairs) == [[["a", "PT0.000000007S"]], None]
+
+
+TIME = pa.timestamp("us")
+AT = datetime(2020, 1, 1, 1, 2, 3)  # noqa: DTZ001 - a column without a zone
+
+
+@pytest.mark.parametrize("column", [
+    pa.array([[AT], None, [], [AT, None]], pa.list_(TIME)),
+    pa.array([[AT, AT], None, [None, AT]], pa.list_(TIME, 2)),
+    pa.array([[[AT]], None, [None, []]], pa.large_list(pa.list_(TIME))),
+    pa.array([{"a": AT, "b": [1]}, None, {}], pa.struct({"a": TIME, "b": pa.list_(pa.int8())})),
+    pa.array([[{"a": AT}], None, []], pa.list_(pa.struct({"a": TIME}))),
+    pa.array([[("x", AT)], None, []], pa.map_(pa.string(), TIME)),
+], ids=str)
+def test_times_in_others_are_those_of_python_where_it_has_them(column: pa.Array) -> None:
+    for some in (column, column[1:], pa.chunked_array([column[1:], column]), column[:0]):
+        assert values_of(some) == some.to_pylist()
+        table = pa.table({"n": range(len(some)), "of": some, "last": ["z"] * len(some)})
+        assert rows_of(table) == table.to_pylist()
 
 
 @settings(max_examples=40)
