@@ -42,6 +42,14 @@ class Ordered:
     tenant: str
     roots: tuple[str, ...] | None
     """Folders that it may be read from; None: any."""
+    planner: str
+    """As in :meth:`Ledger.enter`."""
+    check: Callable[[], None]
+    """Raises Cancelled if the job is not to be planned any more."""
+
+
+class Replaced(errors.Cancelled):
+    """Another process plans the job: what is in its folder may be that one's."""
 
 
 def submit_dataset(  # noqa: PLR0913 - a dataset and its options
@@ -127,6 +135,8 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
             sample_rows=broker.settings.batch.sample_rows,
             tenant=ordered.tenant if ordered else DEFAULT_TENANT,
         )
+        if ordered:
+            ordered.check()
         existed = folder.holds_job()
         plan = folder.create(ours, dataset.chunks)
     if ordered:
@@ -136,6 +146,7 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
         publish_missing(
             broker, folder, plan, list(dataset.chunks), expires_ms=expires_ms,
             max_error_share=share, validated=validated and plan.job_id == wanted,
+            planner=ordered.planner if ordered else "",
         )
     else:
         copies.discard()
@@ -218,6 +229,8 @@ def _discarding(copies: Copies) -> Iterator[None]:
     """No job, no copies."""
     try:
         yield
+    except Replaced:
+        raise
     except BaseException:
         copies.discard()
         raise

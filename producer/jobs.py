@@ -18,7 +18,7 @@ from celeriac.datasets.places import Place
 from celeriac.datasets.records import Chunk
 from celeriac.datasets.sharing import named
 from celeriac.jobs.folder import JobFolder
-from celeriac.jobs.ledger import DeadChunk, JobEntry, JobState, Ledger
+from celeriac.jobs.ledger import Answer, DeadChunk, JobEntry, JobState, Ledger
 from celeriac.jobs.manifest import Manifest, read_manifest
 from celeriac.jobs.order import decode_order, encode_order
 from celeriac.jobs.plan import DEFAULT_TENANT, ChunkRecord, JobPlan, check_job_id
@@ -456,12 +456,12 @@ def reopen(broker: Broker, job_id: str, max_error_share: float | None = None) ->
 def publish_missing(  # noqa: PLR0913 - a job, and how it goes on
     broker: Broker, folder: JobFolder, plan: JobPlan, chunks: list[Chunk], *, expires_ms: int = 0,
     max_error_share: float | None = None, validated: bool = False,
-    given_up: Sequence[DeadChunk] = (),
+    given_up: Sequence[DeadChunk] = (), planner: str = "",
 ) -> int:
     """Enter the job in the ledger and publish the chunks without a valid part; how many.
 
-    ``given_up``: chunks that stay so, beside those that were dropped. ``validated``: as
-    :meth:`Ledger.enter`.
+    ``given_up``: chunks that stay so, beside those that were dropped. ``validated`` and
+    ``planner``: as :meth:`Ledger.enter`. Raises Cancelled if the job is no longer that planner's.
     """
     records = {chunk.number: folder.valid_record(plan, chunk) for chunk in chunks}
     done = [record for record in records.values() if record is not None]
@@ -474,8 +474,10 @@ def publish_missing(  # noqa: PLR0913 - a job, and how it goes on
         change = open_ledger(broker).enter(
             plan, str(folder.path), done, window=broker.settings.batch.wave_chunks,
             sizes=[chunk.rows for chunk in chunks], given_up=left_out, expires_ms=expires_ms,
-            max_error_share=max_error_share, validated=validated,
+            max_error_share=max_error_share, validated=validated, planner=planner,
         )
+        if change.answer is Answer.LOST:
+            raise errors.Cancelled(f"job {plan.job_id} is no longer this process's to plan")
         waves.publish(broker, Job.of_plan(plan, str(folder.path)), change)
     return len(chunks) - len(done) - len(left_out)
 

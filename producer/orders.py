@@ -19,7 +19,7 @@ from celeriac.datasets.places import Place, S3Path, absolute
 from celeriac.datasets.records import Aggregation
 from celeriac.datasets.roots import find_inside
 from celeriac.jobs.folder import JobFolder
-from celeriac.jobs.ledger import JobEntry, JobState
+from celeriac.jobs.ledger import Answer, JobEntry, JobState
 from celeriac.jobs.manifest import Manifest, read_manifest
 from celeriac.jobs.order import Order, decode_order, encode_order
 from celeriac.jobs.plan import JobPlan, new_job_id
@@ -27,7 +27,7 @@ from celeriac.messages import ModelRef
 from celeriac.registry.catalogue import VersionInfo, fetch
 from producer import waves
 from producer.broker import Broker
-from producer.datasets import Ordered, check_options, submit_dataset
+from producer.datasets import Ordered, Replaced, check_options, submit_dataset
 from producer.jobs import JobHandle, JobStatus, open_ledger, publish_missing, redis_errors
 
 PlannedBy = Literal["client", "worker"]
@@ -145,11 +145,12 @@ def _as_json(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def plan(
-    broker: Broker, job_id: str, is_stopped: Callable[[], bool] = lambda: False
+    broker: Broker, job_id: str, planner: str, is_stopped: Callable[[], bool] = lambda: False
 ) -> JobStatus | None:
     """Plan what was ordered, or go on with what was planned before; None: nobody knows it.
 
-    Raises what :func:`producer.datasets.submit_dataset` does, and Cancelled if it was stopped.
+    Raises what :func:`producer.datasets.submit_dataset` does, and Cancelled if it was stopped,
+    or the job is no longer that of ``planner``, a token of :meth:`Ledger.claim_plan`.
     """
     with redis_errors(broker):
         entry, text = open_ledger(broker).entry(job_id), open_ledger(broker).order_of(job_id)
@@ -160,13 +161,13 @@ def plan(
     complete = None if held is None else read_manifest(folder)
     resumes = order.resumes or order.resume_share is not None  # orders of before have the share
     if order.source and not (held and resumes):
-        _submit(broker, job_id, order, is_stopped)
+        _submit(broker, job_id, order, planner, is_stopped)
     elif held is None:
         raise errors.JobNotFound("the job's output folder is gone; submit the dataset again")
     elif complete is None:
-        _go_on(broker, folder, held, order)
+        _go_on(broker, folder, held, order, planner)
     if complete is not None:
-        _finish(broker, complete)
+        _finish(broker, complete, planner)
     return JobHandle(broker, job_id, folder.path).status()
 
 
@@ -196,7 +197,7 @@ def _held(folder: JobFolder, job_id: str) -> JobPlan | None:
 
 
 def _submit(
-    broker: Broker, job_id: str, order: Order, is_stopped: Callable[[], bool]
+    broker: Broker, job_id: str, order: Order, planner: str, is_stopped: Callable[[], bool]
 ) -> None:
     """Plan what was ordered. The same plan of a job that was forgotten goes on; another one is
     refused, as ever."""
@@ -205,6 +206,7 @@ def _submit(
 
     def check(_read: int, _total: int) -> None:
         if is_stopped():
+            _check_planner(broker, job_id, planner)  # or its time is over
             raise errors.Cancelled(f"job {job_id} was stopped while it was planned")
 
     options = order.options
@@ -213,25 +215,41 @@ def _submit(
     submit_dataset(
         broker, order.source, order.model, order.output, **options, job_id=job_id,
         expires_s=_left_s(order), on_progress=check,
-        ordered=Ordered(order.tenant, order.source_roots),
+        ordered=Ordered(
+            order.tenant, order.source_roots, planner,
+            lambda: _check_planner(broker, job_id, planner),
+        ),
     )
 
 
-def _go_on(broker: Broker, folder: JobFolder, held: JobPlan, order: Order) -> None:
+def _check_planner(broker: Broker, job_id: str, planner: str) -> None:
+    """Raises Cancelled if the job has ended, and Replaced if it is another's to plan."""
+    with redis_errors(broker):
+        answer = open_ledger(broker).renew_plan(job_id, broker.settings.batch.lease_s, planner)
+    if answer is Answer.LOST:
+        raise Replaced(f"job {job_id} is no longer this process's to plan")
+    if answer is not Answer.KEPT:
+        raise errors.Cancelled(f"job {job_id} was stopped while it was planned")
+
+
+def _go_on(
+    broker: Broker, folder: JobFolder, held: JobPlan, order: Order, planner: str
+) -> None:
+    _check_planner(broker, held.job_id, planner)
     folder.forget(folder.unread(held))  # nobody is at work on a job that is planned
     publish_missing(
         broker, folder, held, folder.chunks(held), max_error_share=order.resume_share,
-        expires_ms=order.expires_ms, validated=True,
+        expires_ms=order.expires_ms, validated=True, planner=planner,
     )
 
 
-def _finish(broker: Broker, complete: Manifest) -> None:
+def _finish(broker: Broker, complete: Manifest, planner: str) -> None:
     """End a job that turned out to be complete."""
     dead = complete.rows_dead
     with redis_errors(broker):
         open_ledger(broker).finish(
             complete.job_id, JobState(complete.state), rows_done=complete.rows_in - dead,
-            rows_failed=complete.rows_failed - dead, rows_dead=dead,
+            rows_failed=complete.rows_failed - dead, rows_dead=dead, planner=planner,
         )
 
 

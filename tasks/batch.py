@@ -114,23 +114,23 @@ def plan(self: Task, job_id: str, v: int = 1) -> None:  # noqa: ARG001
     """Plan an ordered job, or look what is missing of one that goes on; then queue its chunks."""
     check_contract(v)
     batch = get_settings().batch
-    answer, state = patiently(lambda: _ledger().claim_plan(
+    answer, state, planner = patiently(lambda: _ledger().claim_plan(
         job_id, lease_s=batch.lease_s, max_attempts=batch.max_attempts
     ))
     if answer is not Answer.GRANTED:
         log.info("job needs no plan", answer=answer, state=state)
         return
     lease = ChunkLease(
-        lambda: _ledger().renew_plan(job_id, batch.lease_s),
+        lambda: _ledger().renew_plan(job_id, batch.lease_s, planner),
         lease_s=batch.lease_s, timeout_s=PLAN_TIMEOUT_S,
     )
     try:
         with lease:
-            status = orders.plan(kept_broker(), job_id, lease.is_stopped)
+            status = orders.plan(kept_broker(), job_id, planner, lease.is_stopped)
     except (redis.RedisError, errors.BrokerError) as error:  # its lease lapses by itself
         log.warning("job not planned", reason=str(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, the job says so
-        _not_planned(job_id, error, lease)
+        _not_planned(job_id, error, lease, planner)
     else:
         log.info("job planned", state=status.state, rows=status.rows_total) if status else None
 
@@ -277,15 +277,17 @@ def _how(error: WorkerLostError) -> str:
 _OUTCOMES = {Answer.COMMITTED: "scored", Answer.REPEATED: "repeated", Answer.FENCED: "fenced"}
 
 
-def _not_planned(job_id: str, error: Exception, lease: ChunkLease) -> None:
-    if lease.is_stopped() and not lease.is_over:
+def _not_planned(job_id: str, error: Exception, lease: ChunkLease, planner: str) -> None:
+    if isinstance(error, errors.Cancelled) and not lease.is_over:
         log.info("job no longer planned", reason=str(error))
         return
     text = error.message if isinstance(error, errors.CeleriacError) else errors.told(error)
     if lease.is_over:
         text = f"planning the dataset took longer than {PLAN_TIMEOUT_S:g} s"
-    log.warning("job cannot be planned", reason=text)
-    patiently(lambda: _ledger().fail(job_id, text[:2_000]))
+    if patiently(lambda: _ledger().fail_plan(job_id, text[:2_000], planner)):
+        log.warning("job cannot be planned", reason=text)
+    else:
+        log.info("job no longer planned", reason=text)
 
 
 def _skip(claim: Claim, job_id: str, output: str) -> None:

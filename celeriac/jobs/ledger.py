@@ -262,16 +262,23 @@ class Ledger:
 
     def claim_plan(
         self, job_id: str, *, lease_s: float, max_attempts: int
-    ) -> tuple[Answer, JobState | None]:
-        """May this process plan the job? If it is GRANTED, its lease begins."""
-        answer, state = self._run(
+    ) -> tuple[Answer, JobState | None, str]:
+        """May this process plan the job? If it is GRANTED, its lease begins.
+
+        The token tells this planner from those before and after it: nothing of a planner counts
+        once the job was claimed, ordered or reopened anew.
+        """
+        answer, state, planner = self._run(
             scripts.CLAIM_PLAN, job_id, round(lease_s * 1_000), max_attempts
         )
-        return _answer(answer), _state(state)
+        return _answer(answer), _state(state), _text(planner)
 
-    def renew_plan(self, job_id: str, lease_s: float) -> Answer:
-        """KEPT, or why planning should stop: CANCELLED, UNKNOWN."""
-        return _answer(self._run(scripts.RENEW_PLAN, job_id, round(lease_s * 1_000)))
+    def renew_plan(self, job_id: str, lease_s: float, planner: str) -> Answer:
+        """KEPT, or why planning should stop.
+
+        CANCELLED: the job has ended, or is gone; LOST: it is another's to plan.
+        """
+        return _answer(self._run(scripts.RENEW_PLAN, job_id, round(lease_s * 1_000), planner))
 
     def release_plan(self, job_id: str) -> None:
         """The process that planned the job is gone: another one may begin."""
@@ -301,6 +308,7 @@ class Ledger:
         max_error_share: float | None = None,
         judged_rows: int = JUDGED_ROWS,
         validated: bool = False,
+        planner: str = "",
     ) -> Change:
         """Enter a job, or rebuild its entry from what is on storage.
 
@@ -309,7 +317,8 @@ class Ledger:
         When more than ``max_error_share`` of the rows so far (at least ``judged_rows``, or all)
         have failed, the job fails; None keeps what the job had, or else what its plan says.
         ``validated``: the job was shown while it was planned; if it has ended meanwhile (it was
-        cancelled), it stays so.
+        cancelled), it stays so, which is CANCELLED. ``planner``: who has planned a job that was
+        ordered; LOST, and nothing has changed, if it is no longer that one's.
         """
         done = list(records)
         settled = {*(record.chunk for record in done), *(one.chunk for one in given_up)}
@@ -323,33 +332,41 @@ class Ledger:
             "sizes": json.dumps(list(sizes)), "judged_rows": judged_rows, "tenant": plan.tenant,
             "id_column": plan.scoring.id_column or "",
         }
-        state, completes, wave = self._run(
+        change = self._change(
             scripts.ENTER, plan.job_id, json.dumps(fields),
             json.dumps([record.chunk for record in done]),
             json.dumps({one.chunk: _dead_entry(one) for one in given_up}),
             json.dumps([chunk for chunk in range(plan.chunks) if chunk not in settled]),
             "" if max_error_share is None else max_error_share, plan.max_error_share,
-            int(validated),
+            int(validated), planner,
         )
-        with self._client.pipeline(transaction=True) as pipe:
-            self._list(pipe, plan.job_id, self._now_ms(), plan.tenant)
-            pipe.execute()
-        return Change(Answer.GRANTED, _state(state), bool(completes), _numbers(wave))
+        if change.answer is Answer.GRANTED:
+            with self._client.pipeline(transaction=True) as pipe:
+                self._list(pipe, plan.job_id, self._now_ms(), plan.tenant)
+                pipe.execute()
+        return change
 
-    def finish(
-        self, job_id: str, state: JobState, *, rows_done: int, rows_failed: int, rows_dead: int
+    def finish(  # noqa: PLR0913 - how a job has ended, and who says so
+        self, job_id: str, state: JobState, *, rows_done: int, rows_failed: int, rows_dead: int,
+        planner: str = "",
     ) -> None:
         """The finaliser's verdict; the rows of dead chunks are apart from the others.
 
-        Also of a job that was reopened, and turns out to be complete.
+        Also that of the ``planner`` of a job that was reopened, and turns out to be complete.
         """
         rows = (rows_done, rows_failed, rows_dead)
-        self._move(job_id, state, "", rows, JobState.FINALIZING, JobState.VALIDATING)
+        self._move(job_id, state, "", rows, planner, JobState.FINALIZING, JobState.VALIDATING)
 
     def fail(self, job_id: str, reason: str) -> None:
         """End a job that cannot go on; chunks that are still queued will not run."""
         sources = (JobState.VALIDATING, JobState.IN_PROGRESS, JobState.FINALIZING)
-        self._move(job_id, JobState.FAILED, reason, ("", "", ""), *sources)
+        self._move(job_id, JobState.FAILED, reason, ("", "", ""), "", *sources)
+
+    def fail_plan(self, job_id: str, reason: str, planner: str) -> bool:
+        """End a job that cannot be planned. False: it was not this planner's to end any more."""
+        return self._move(
+            job_id, JobState.FAILED, reason, ("", "", ""), planner, JobState.VALIDATING
+        )
 
     def cancel(self, job_id: str) -> JobState | None:
         """Ask that no chunk starts and that running ones stop; returns the state now."""
@@ -529,11 +546,11 @@ class Ledger:
         return Change(_answer(answer), _state(state), bool(completes), _numbers(wave))
 
     def _move(
-        self, job_id: str, state: JobState, error: str, rows: tuple[Any, Any, Any],
+        self, job_id: str, state: JobState, error: str, rows: tuple[Any, Any, Any], planner: str,
         *sources: JobState,
-    ) -> JobState | None:
-        return _state(
-            self._run(scripts.MOVE, job_id, str(state), error, *rows, *map(str, sources))
+    ) -> bool:
+        return bool(
+            self._run(scripts.MOVE, job_id, str(state), error, *rows, planner, *map(str, sources))
         )
 
     def _run(

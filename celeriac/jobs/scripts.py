@@ -98,6 +98,21 @@ local function unqueue()
   for _, chunk in ipairs(redis.call('ZRANGE', QUEUED, 0, -1)) do place(chunk, WAITING, chunk) end
 end
 
+-- The job's time may be over while nobody has planned it, or while it runs.
+local function expire_in_time()
+  local expires = number('expires_ms')
+  if (state ~= 'validating' and state ~= 'in_progress') or expires == 0 or now < expires then
+    return
+  end
+  unqueue()
+  enter('expired')
+  redis.call('HSET', JOB, 'error', 'the job had not ended by the time that it was given')
+  touch()
+end
+
+-- Who planned the job before it was reopened, ordered anew or given to another is not its planner.
+local function is_planner(token) return redis.call('HGET', JOB, 'planner') == token end
+
 -- As 12,345.
 local function with_commas(count)
   local text, changed = string.format('%d', count), 1
@@ -151,6 +166,7 @@ ORDER = _PRELUDE + """
 if state then return {state, redis.call('HGET', JOB, 'order_digest') or ''} end
 for name, value in pairs(cjson.decode(ARGV[3])) do redis.call('HSET', JOB, name, value) end
 redis.call('HSET', JOB, 'created_ms', now, 'planner_ms', now)
+redis.call('HDEL', JOB, 'planner')
 enter('validating')
 touch()
 return {'', ''}
@@ -162,34 +178,40 @@ if state ~= 'cancelled' and state ~= 'failed' and state ~= 'expired' then
   return {state or '', 0}
 end
 if ARGV[3] ~= '' then redis.call('HSET', JOB, 'order', ARGV[3]) end
-redis.call('HDEL', JOB, 'error', 'plan_lease_ms', 'plan_attempts', 'expires_ms')
+redis.call('HDEL', JOB, 'error', 'plan_lease_ms', 'plan_attempts', 'expires_ms', 'planner')
 redis.call('HSET', JOB, 'planner_ms', now)
 enter('validating')
 touch()
 return {state, 1}
 """
 
-# ARGV: lease in ms, attempts allowed.
+# ARGV: lease in ms, attempts allowed. The planner is told by its token from every other one.
 CLAIM_PLAN = _PRELUDE + """
-if not state then return {'unknown', ''} end
-if state ~= 'validating' then return {'done', state} end
-if number('plan_lease_ms') > now then return {'busy', state} end
+if not state then return {'unknown', '', ''} end
+expire_in_time()
+if state ~= 'validating' then return {'done', state, ''} end
+if number('plan_lease_ms') > now then return {'busy', state, ''} end
 local attempts = redis.call('HINCRBY', JOB, 'plan_attempts', 1)
 if attempts > tonumber(ARGV[4]) then
   enter('failed')
   redis.call('HSET', JOB, 'error', 'planning the dataset ended its worker process '
              .. (attempts - 1) .. ' times; the worker log has the reason')
   touch()
-  return {'dead', state}
+  return {'dead', state, ''}
 end
-redis.call('HSET', JOB, 'plan_lease_ms', now + ARGV[3])
+local token = string.format('%.0f', now_us)
+redis.call('HSET', JOB, 'plan_lease_ms', now + ARGV[3], 'planner', token)
 touch()
-return {'granted', state}
+return {'granted', state, token}
 """
 
-# ARGV: lease in ms. Only a job that has ended meanwhile stops its planner.
+# ARGV: lease in ms, the planner's token. It stops if its job has ended meanwhile, is gone, or is
+# another's to plan.
 RENEW_PLAN = _PRELUDE + """
-if not state then return 'unknown' end
+if not state then return 'cancelled' end
+if not is_planner(ARGV[4]) then
+  return (state == 'cancelled' or state == 'failed' or state == 'expired') and 'cancelled' or 'lost'
+end
 if state == 'validating' then
   redis.call('HSET', JOB, 'plan_lease_ms', now + ARGV[3])
   keep()
@@ -207,10 +229,12 @@ return state
 """
 
 # ARGV: fields as JSON, done chunks as a JSON list, dropped ones with their entries, missing ones,
-# the largest share of failed rows ('': as before), its default, and '1' for a job that was shown
-# while it was planned: if it has ended meanwhile, it stays so.
+# the largest share of failed rows ('': as before), its default, '1' for a job that was shown while
+# it was planned: if it has ended meanwhile, it stays so; and the token of its planner ('': it was
+# not ordered).
 ENTER = _PRELUDE + """
-if ARGV[9] == '1' and state and state ~= 'validating' then return {state, 0, {}} end
+if ARGV[10] ~= '' and not is_planner(ARGV[10]) then return {'lost', state or '', 0, {}} end
+if ARGV[9] == '1' and state and state ~= 'validating' then return {'cancelled', state, 0, {}} end
 local finalizer = state == 'finalizing' and redis.call('HGET', JOB, 'finalizer')
 for name, value in pairs(cjson.decode(ARGV[3])) do redis.call('HSET', JOB, name, value) end
 if ARGV[7] == '' then
@@ -243,7 +267,7 @@ local completes = settle()
 if completes == 1 and finalizer then redis.call('HSET', JOB, 'finalizer', finalizer) end
 local wave = top_up()
 touch()
-return {state, completes, wave}
+return {'granted', state, completes, wave}
 """
 
 # ARGV: chunk, lease in ms, owner, worker, attempts allowed, mark of the kernel: that of the first
@@ -403,13 +427,7 @@ if is_open and number('updated_ms') <= now - ARGV[6] then
              .. math.floor(ARGV[6] / 86400000) .. ' days: no worker takes it; a resume goes on')
   touch()
 end
-local expires = number('expires_ms')
-if (state == 'validating' or state == 'in_progress') and expires > 0 and now >= expires then
-  unqueue()
-  enter('expired')
-  redis.call('HSET', JOB, 'error', 'the job had not ended by the time that it was given')
-  touch()
-end
+expire_in_time()
 if state == 'validating' then
   local lease, plans = number('plan_lease_ms'), 0
   if lease > 0 and lease <= now or lease == 0 and number('planner_ms') <= now - ARGV[4] then
@@ -526,9 +544,11 @@ end
 return state or ''
 """
 
-# ARGV: new state, error, rows done, failed and dead ('' keeps them), states it may come from.
+# ARGV: new state, error, rows done, failed and dead ('' keeps them), the token of the planner who
+# says so ('': anybody), states it may come from. 1 if it has moved.
 MOVE = _PRELUDE + """
-for index = 8, #ARGV do
+if ARGV[8] ~= '' and not is_planner(ARGV[8]) then return 0 end
+for index = 9, #ARGV do
   if state == ARGV[index] then
     enter(ARGV[3])
     redis.call('HSET', JOB, 'error', ARGV[4])
@@ -537,10 +557,10 @@ for index = 8, #ARGV do
                  'rows_dead', ARGV[7])
     end
     touch()
-    return state
+    return 1
   end
 end
-return state or ''
+return 0
 """
 
 # ARGV: owner. This finaliser is at work, and no other one: on a full disk each would delete what

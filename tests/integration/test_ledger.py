@@ -555,8 +555,8 @@ def test_a_job_is_remembered_as_long_as_it_is_open(
 
     order(ledger)
     assert outlives(lambda: sweep(ledger))
-    claim_plan(ledger)
-    assert outlives(lambda: ledger.renew_plan("j1", 60))
+    token = planner(ledger)
+    assert outlives(lambda: ledger.renew_plan("j1", 60, token))
     enter(ledger)
     assert outlives(lambda: sweep(ledger))
     run = claim(ledger, 0)
@@ -606,6 +606,12 @@ def claim_plan(ledger: Ledger, lease_s: float = 60) -> Answer:
     return ledger.claim_plan("j1", lease_s=lease_s, max_attempts=2)[0]
 
 
+def planner(ledger: Ledger, lease_s: float = 60) -> str:
+    answer, _, token = ledger.claim_plan("j1", lease_s=lease_s, max_attempts=2)
+    assert answer is Answer.GRANTED
+    return token
+
+
 def test_an_order_is_kept_once_and_planned_by_one(ledger: Ledger) -> None:
     assert order(ledger) == (None, "")
     assert order(ledger, "other") == (JobState.VALIDATING, "d")
@@ -614,13 +620,13 @@ def test_an_order_is_kept_once_and_planned_by_one(ledger: Ledger) -> None:
     assert claim_plan(ledger) is Answer.GRANTED
     assert claim_plan(ledger) is Answer.BUSY
     ledger.release_plan("j1")
-    assert claim_plan(ledger) is Answer.GRANTED
-    assert ledger.renew_plan("j1", 60) is Answer.KEPT
+    token = planner(ledger)
+    assert ledger.renew_plan("j1", 60, token) is Answer.KEPT
     assert not sweep(ledger, queued_s=0).plans
     plan = msgspec.structs.replace(job(), tenant="shop")
-    assert enter(ledger, plan=plan, validated=True).wave == (0, 1, 2)
-    assert enter(ledger, plan=plan, validated=True).wave == ()  # a second planner, late
-    assert ledger.renew_plan("j1", 60) is Answer.KEPT
+    assert enter(ledger, plan=plan, validated=True, planner=token).wave == (0, 1, 2)
+    assert enter(ledger, plan=plan, validated=True, planner=token).wave == ()  # its answer was lost
+    assert ledger.renew_plan("j1", 60, token) is Answer.KEPT
     assert claim_plan(ledger) is Answer.DONE
 
 
@@ -644,23 +650,52 @@ def test_a_job_that_was_cancelled_while_it_was_planned_stays_so_until_it_is_reop
     ledger: Ledger,
 ) -> None:
     order(ledger)
-    claim_plan(ledger)
+    token = planner(ledger)
     assert ledger.cancel("j1") is JobState.CANCELLED
-    assert ledger.renew_plan("j1", 60) is Answer.CANCELLED
-    assert enter(ledger, validated=True).state is JobState.CANCELLED
+    assert ledger.renew_plan("j1", 60, token) is Answer.CANCELLED
+    assert enter(ledger, validated=True, planner=token).state is JobState.CANCELLED
     assert entry(ledger).chunks_queued == 0
     assert ledger.reopen("j1", '{"b": 2}') == (JobState.VALIDATING, True)
     assert ledger.reopen("j1", "") == (JobState.VALIDATING, False)
     assert ledger.order_of("j1") == '{"b": 2}'
-    assert claim_plan(ledger) is Answer.GRANTED
-    assert enter(ledger, validated=True).state is JobState.IN_PROGRESS
+    token = planner(ledger)
+    assert enter(ledger, validated=True, planner=token).state is JobState.IN_PROGRESS
     ledger.fail("j1", "no")
     assert ledger.reopen("j1", "") == (JobState.VALIDATING, True)
     assert entry(ledger).error == ""
     ledger.finish("j1", JobState.COMPLETED, rows_done=30, rows_failed=0, rows_dead=0)
     assert ledger.reopen("j1", "") == (JobState.COMPLETED, False)
     assert ledger.reopen("absent", "") == (None, False)
-    assert ledger.renew_plan("absent", 60) is Answer.UNKNOWN
+    assert ledger.renew_plan("absent", 60, token) is Answer.CANCELLED
+
+
+@pytest.mark.parametrize("how", ["claimed", "reopened", "ordered", "forgotten"])
+def test_a_planner_has_no_say_once_the_job_is_not_its_own(
+    ledger: Ledger, redis_client: redis.Redis, how: str
+) -> None:
+    order(ledger)
+    token = planner(ledger, lease_s=0)
+    if how == "reopened":
+        ledger.cancel("j1")
+        ledger.reopen("j1", "")
+    elif how in ("ordered", "forgotten"):
+        ledger.withdraw("j1")
+    if how == "ordered":
+        order(ledger)
+    other = planner(ledger) if how == "claimed" else ""
+    before = redis_client.hgetall(job_key("j1"))
+    gone = how == "forgotten"
+    assert ledger.renew_plan("j1", 60, token) is (Answer.CANCELLED if gone else Answer.LOST)
+    assert enter(ledger, validated=True, planner=token).answer is Answer.LOST
+    assert not ledger.fail_plan("j1", "no such file", token)
+    ledger.finish(
+        "j1", JobState.COMPLETED, rows_done=30, rows_failed=0, rows_dead=0, planner=token
+    )
+    assert redis_client.hgetall(job_key("j1")) == before
+    assert redis_client.exists(JOBS_KEY) != gone
+    if other:
+        assert ledger.fail_plan("j1", "no such file", other)
+        assert entry(ledger).state is JobState.FAILED
 
 
 def test_pages_of_a_tenant(ledger: Ledger, redis_client: redis.Redis) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from celeriac.registry.catalogue import fetch, publish
 from celeriac.registry.manifest import Column, InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
 from celeriac.settings import Settings
-from producer import orders
+from producer import datasets, orders
 from producer.aio import AsyncClient
 from producer.client import Client
 from producer.jobs import JobHandle, open_ledger
@@ -77,6 +78,19 @@ def work(client: Client) -> int:
         does[message["headers"]["task"]].apply(kwargs=kwargs, routing_key=QUEUE)
         count += 1
     return count
+
+
+def disturb(monkeypatch: pytest.MonkeyPatch, step: str, does: Callable[[], object]) -> None:
+    """The next planner finds at this step of its work that ``does`` has happened."""
+    steps = {"reads": "_plan", "writes": "publish_missing"}
+    usual = getattr(datasets, steps[step])
+
+    def disturbed(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(datasets, steps[step], usual)
+        does()
+        return usual(*args, **options)
+
+    monkeypatch.setattr(datasets, steps[step], disturbed)
 
 
 def ordered(client: Client, source: Any, output: Any, **options: Any) -> JobHandle:
@@ -234,19 +248,24 @@ def test_a_job_is_cancelled_while_nobody_has_planned_it(
     assert handle.resume().state == "completed"
 
 
+@pytest.mark.parametrize("seen_by", ["reconciler", "planner"])
 def test_the_time_of_a_job_passes_while_nobody_plans_it(
-    client: Client, source: Path, tmp_path: Path
+    client: Client, source: Path, tmp_path: Path, seen_by: str
 ) -> None:
     handle = ordered(client, source, tmp_path / "out", expires_s=0.001)
     status = handle.status()
     assert status.expires_at is not None
     assert status.expires_at >= status.created_at
     time.sleep(0.005)
-    reconcile(client.broker, open_ledger(client.broker))
+    if seen_by == "reconciler":
+        reconcile(client.broker, open_ledger(client.broker))
+    else:
+        work(client)
     status = handle.wait(0)
     assert (status.state, status.error) == (
         "expired", "the job had not ended by the time that it was given"
     )
+    assert not (tmp_path / "out").exists()
     assert (handle.resume().state, handle.status().expires_at) == ("validating", None)
     work(client)
     assert handle.status().state == "completed"
@@ -306,6 +325,92 @@ def test_a_job_that_waits_for_its_plan_keeps_its_id(
     handle = ordered(client, source, tmp_path / "out", job_id="mine")
     with pytest.raises(errors.Conflict, match="'mine' waits for a worker"):
         client.submit_dataset(source, "texts", tmp_path / "other", job_id="mine")
+    work(client)
+    assert handle.wait(0).state == "completed"
+
+
+@pytest.mark.parametrize("step", ["reads", "writes"])
+def test_a_job_that_was_purged_while_it_was_planned_stays_so(
+    client: Client, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    handle = ordered(client, source, tmp_path / "out", job_id="j1")
+
+    def purge() -> None:
+        handle.cancel()
+        handle.purge()
+
+    disturb(monkeypatch, step, purge)
+    assert work(client) == 1
+    assert (client.jobs(), open_ledger(client.broker).active()) == ([], [])
+    assert not JobFolder(tmp_path / "out").job.exists()
+
+
+@pytest.mark.parametrize("step", ["reads", "writes"])
+def test_another_order_under_the_id_is_planned_by_its_own_planner(
+    client: Client, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    handle = ordered(client, source, tmp_path / "out", job_id="j1")
+    other = tmp_path / "other.csv"
+    other.write_text("id,text\n7,other\n")
+
+    def replace() -> None:
+        handle.cancel()
+        handle.purge()
+        ordered(client, other, tmp_path / "out", job_id="j1")
+
+    disturb(monkeypatch, step, replace)
+    work(client)
+    status = handle.wait(0)
+    assert (status.state, status.source, status.rows_done) == ("completed", str(other), 1)
+    assert handle.results()["id"].to_pylist() == [7]
+
+
+@pytest.mark.parametrize("step", ["reads", "writes"])
+def test_a_resume_counts_that_a_planner_has_not_noticed(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The copy of a compressed file is the next planner's as well."""
+    source = tmp_path / "in.csv.gz"
+    source.write_bytes(gzip.compress(ROWS.encode()))
+    handle = ordered(client, source, tmp_path / "out", expires_s=600, max_error_share=0.1)
+    redis_ = client.broker.redis
+
+    def resume() -> None:
+        handle.cancel()
+        handle.resume(max_error_share=0.9)
+
+    disturb(monkeypatch, step, resume)
+    work(client)
+    status = handle.wait(0)
+    assert (status.state, status.expires_at) == ("completed", None)
+    assert float(redis_.hget(job_key(handle.id), "max_error_share")) == 0.9
+
+
+def test_a_planner_that_was_given_up_does_not_end_the_job(
+    client: Client, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = ordered(client, source, tmp_path / "out")
+
+    def give_up() -> None:
+        open_ledger(client.broker).release_plan(handle.id)
+        tasks.batch.plan.apply(kwargs={"job_id": handle.id})
+        assert handle.status().state == "in_progress"
+        raise errors.DatasetError("the file server is away")
+
+    disturb(monkeypatch, "reads", give_up)
+    work(client)
+    assert handle.wait(0).state == "completed"
+
+
+@pytest.mark.parametrize("step", ["reads", "writes"])
+def test_an_order_that_was_forgotten_while_it_was_planned_is_given_again(
+    client: Client, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    ordered(client, source, tmp_path / "out", job_id="j1")
+    disturb(monkeypatch, step, lambda: client.broker.redis.delete(job_key("j1")))
+    assert work(client) == 1
+    handle = ordered(client, source, tmp_path / "out", job_id="j1")
+    assert not handle.resumed
     work(client)
     assert handle.wait(0).state == "completed"
 

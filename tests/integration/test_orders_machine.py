@@ -45,6 +45,9 @@ class OrderMachine(RuleBasedStateMachine):
         self.digest = self.text = ""
         self.lease_s = GONE_S
         self.attempts = 0
+        self.planner = ""
+        """Who plans the job now; ``planners``: all that ever did."""
+        self.planners: list[str] = []
 
     # --- callers ----------------------------------------------------------------------------------
 
@@ -85,7 +88,9 @@ class OrderMachine(RuleBasedStateMachine):
 
     @rule(lease_s=LEASES)
     def claim(self, lease_s: float) -> None:
-        answer, state = self.ledger.claim_plan("j1", lease_s=lease_s, max_attempts=ATTEMPTS)
+        answer, state, planner = self.ledger.claim_plan(
+            "j1", lease_s=lease_s, max_attempts=ATTEMPTS
+        )
         if self.state is None:
             assert answer is Answer.UNKNOWN
         elif self.state is not JobState.VALIDATING:
@@ -99,14 +104,21 @@ class OrderMachine(RuleBasedStateMachine):
             assert answer is Answer.GRANTED
             self.attempts += 1
             self.lease_s = lease_s
+            assert planner not in self.planners
+            self.planners.append(planner)
+            self.planner = planner
         assert state is self.state
 
-    @precondition(lambda self: self.state is not None)
-    @rule(lease_s=LEASES)
-    def renew(self, lease_s: float) -> None:
-        answer = self.ledger.renew_plan("j1", lease_s)
-        assert (answer is Answer.CANCELLED) == (self.state in REOPENED)
-        if self.state is JobState.VALIDATING:
+    @precondition(lambda self: self.planners)
+    @rule(lease_s=LEASES, data=st.data())
+    def renew(self, lease_s: float, data: st.DataObject) -> None:
+        planner = data.draw(st.sampled_from(self.planners))
+        answer = self.ledger.renew_plan("j1", lease_s, planner)
+        if self.state in REOPENED:
+            assert answer is Answer.CANCELLED
+        else:
+            assert answer is (Answer.KEPT if planner == self.planner else Answer.LOST)
+        if self.state is JobState.VALIDATING and planner == self.planner:
             self.lease_s = lease_s
 
     @rule()
@@ -115,15 +127,17 @@ class OrderMachine(RuleBasedStateMachine):
         if self.state is JobState.VALIDATING:
             self.lease_s = GONE_S
 
-    @precondition(lambda self: self.state is not None)
-    @rule(chunks_done=st.integers(0, 2))
-    def enter(self, chunks_done: int) -> None:
+    @precondition(lambda self: self.planners)
+    @rule(chunks_done=st.integers(0, 2), data=st.data())
+    def enter(self, chunks_done: int, data: st.DataObject) -> None:
         """A planner has written the plan; it may be one that was replaced or stopped long ago."""
+        planner = data.draw(st.sampled_from(self.planners))
         change = self.ledger.enter(
             job(2), "/out", [record(chunk) for chunk in range(chunks_done)], window=2,
-            sizes=[10, 10], validated=True,
+            sizes=[10, 10], validated=True, planner=planner,
         )
-        if self.state is JobState.VALIDATING:
+        assert (change.answer is Answer.LOST) == (planner != self.planner)
+        if self.state is JobState.VALIDATING and planner == self.planner:
             self.state = JobState.FINALIZING if chunks_done == 2 else JobState.IN_PROGRESS
             assert bool(change.wave) == (chunks_done < 2)
         else:
@@ -131,10 +145,20 @@ class OrderMachine(RuleBasedStateMachine):
             assert not change.completes
         assert change.state is self.state, "what has ended stays so"
 
+    @precondition(lambda self: self.planners)
+    @rule(data=st.data())
+    def planner_fails(self, data: st.DataObject) -> None:
+        planner = data.draw(st.sampled_from(self.planners))
+        ends = planner == self.planner and self.state is JobState.VALIDATING
+        assert self.ledger.fail_plan("j1", "no such file", planner) == ends
+        if ends:
+            self.state = JobState.FAILED
+        self._check_state()
+
     @precondition(lambda self: self.state is not None)
     @rule()
-    def planner_fails(self) -> None:
-        self.ledger.fail("j1", "no such file")
+    def chunk_ends_the_job(self) -> None:
+        self.ledger.fail("j1", "no such model")
         if self.state not in FINAL:
             self.state = JobState.FAILED
         self._check_state()
@@ -188,10 +212,10 @@ class OrderMachine(RuleBasedStateMachine):
         """However it stands: a reconciler and an honest planner bring an order to its end."""
         if self.state is None:
             return
-        self.ledger.renew_plan("j1", GONE_S)
+        self.ledger.renew_plan("j1", GONE_S, self.planner)
         if self.state is JobState.VALIDATING:
             assert self.ledger.sweep("j1", most=10, queued_s=0, finalizer_s=0).plans
-            answer, _ = self.ledger.claim_plan("j1", lease_s=HELD_S, max_attempts=ATTEMPTS)
+            answer, *_ = self.ledger.claim_plan("j1", lease_s=HELD_S, max_attempts=ATTEMPTS)
             assert answer in (Answer.GRANTED, Answer.DEAD)
             assert (answer is Answer.DEAD) == (self.attempts == ATTEMPTS)
 
@@ -199,7 +223,7 @@ class OrderMachine(RuleBasedStateMachine):
 
     def _begin(self) -> None:
         self.state = JobState.VALIDATING
-        self.lease_s, self.attempts = GONE_S, 0
+        self.lease_s, self.attempts, self.planner = GONE_S, 0, ""
 
     def _check_state(self) -> None:
         entry: Any = self.ledger.entry("j1")
