@@ -82,7 +82,7 @@ def work(client: Client) -> int:
 
 def disturb(monkeypatch: pytest.MonkeyPatch, step: str, does: Callable[[], object]) -> None:
     """The next planner finds at this step of its work that ``does`` has happened."""
-    steps = {"reads": "_plan", "writes": "publish_missing"}
+    steps = {"reads": "_plan", "has read": "make_plan", "writes": "publish_missing"}
     usual = getattr(datasets, steps[step])
 
     def disturbed(*args: Any, **options: Any) -> Any:
@@ -365,19 +365,22 @@ def test_another_order_under_the_id_is_planned_by_its_own_planner(
     assert handle.results()["id"].to_pylist() == [7]
 
 
-@pytest.mark.parametrize("step", ["reads", "writes"])
+@pytest.mark.parametrize("step", ["reads", "has read", "writes"])
 def test_a_resume_counts_that_a_planner_has_not_noticed(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """The copy of a compressed file is the next planner's as well."""
     source = tmp_path / "in.csv.gz"
     source.write_bytes(gzip.compress(ROWS.encode()))
-    handle = ordered(client, source, tmp_path / "out", expires_s=600, max_error_share=0.1)
+    handle = ordered(
+        client, source, tmp_path / "out", expires_s=600, max_error_share=0.1, chunk_rows=1
+    )
     redis_ = client.broker.redis
 
     def resume() -> None:
         handle.cancel()
         handle.resume(max_error_share=0.9)
+        tasks.batch.plan.apply(kwargs={"job_id": handle.id})
 
     disturb(monkeypatch, step, resume)
     work(client)
