@@ -26,7 +26,7 @@ from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import Claim, Ledger
 from celeriac.jobs.manifest import read_manifest
 from celeriac.keys import JOBS_KEY, job_key
-from celeriac.messages import BATCH_CHUNK, BATCH_FINALIZE, MAINTENANCE_QUEUE, batch_queue
+from celeriac.messages import BATCH_CHUNK, MAINTENANCE_QUEUE
 from celeriac.registry.catalogue import publish
 from celeriac.registry.manifest import Column, InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
@@ -37,8 +37,7 @@ from producer.datasets import submit_dataset
 from producer.jobs import JobHandle, list_jobs
 from producer.reconciler import reconcile
 from producer.waves import Job, publish_chunks
-
-QUEUE = batch_queue("cpu")
+from tests.integration.batch_tasks import QUEUE, run_here, work
 
 
 @pytest.fixture
@@ -57,17 +56,11 @@ def broker(
     for name, schema in [("texts", texts), ("numbers", numbers)]:
         registry.add(name, lambda folder, schema=schema: draft.model_copy(update={"input": schema}))
     publish(redis_client, registry.infos())
-    for module in (tasks.batch, tasks.broker):
-        monkeypatch.setattr(module, "get_settings", lambda: settings)
     monkeypatch.setattr(tasks.batch, "MESSAGE_S", 0.0)  # a chunk a message, unless a test says else
-    tasks.broker.kept_broker.cache_clear()
-    host.set_host(host.make_host(settings))
     broker = Broker(settings)
-    yield broker
+    with run_here(settings, monkeypatch):
+        yield broker
     broker.close()
-    tasks.broker.kept_broker().close()
-    tasks.broker.kept_broker.cache_clear()
-    host.set_host(None)
 
 
 @pytest.fixture
@@ -88,29 +81,8 @@ def submit(broker: Broker, reviews: Path, tmp_path: Path) -> Callable[..., JobHa
     return submit
 
 
-def run_message(message: dict[str, Any]) -> None:
-    """Run the task of a message as a worker would, here."""
-    _, kwargs, _ = json.loads(message["body"])
-    task = {BATCH_CHUNK: tasks.batch.chunk, BATCH_FINALIZE: tasks.batch.finalize}
-    queue = message["properties"]["delivery_info"]["routing_key"]
-    task[message["headers"]["task"]].apply(kwargs=kwargs, routing_key=queue)
-
-
 def queued(client: redis.Redis, queue: str) -> list[dict[str, Any]]:
     return [json.loads(raw) for raw in reversed(client.lrange(queue, 0, -1))]
-
-
-def work(client: redis.Redis, *, chunks: int | None = None, twice: bool = False) -> int:
-    """Run what is queued: some chunks, or all of them and the finalisers."""
-    done = 0
-    while chunks is None or done < chunks:
-        raw = client.rpop(QUEUE) or (client.rpop(MAINTENANCE_QUEUE) if chunks is None else None)
-        if raw is None:
-            break
-        for _ in range(2 if twice else 1):
-            run_message(json.loads(raw))
-        done += 1
-    return done
 
 
 def with_window(broker: Broker, chunks: int) -> None:

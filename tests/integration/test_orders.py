@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,11 +16,11 @@ import redis
 
 import tasks.batch
 import tasks.broker
-from celeriac import errors, host
+from celeriac import errors
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.order import Order
 from celeriac.keys import job_key
-from celeriac.messages import BATCH_CHUNK, BATCH_FINALIZE, BATCH_PLAN, MAINTENANCE_QUEUE, ModelRef
+from celeriac.messages import ModelRef
 from celeriac.registry.catalogue import fetch, publish
 from celeriac.registry.manifest import Column, InputSchema, ModelDraft, OutputSchema
 from celeriac.registry.store import Registry
@@ -31,8 +30,9 @@ from producer.aio import AsyncClient
 from producer.client import Client
 from producer.jobs import JobHandle, open_ledger
 from producer.reconciler import reconcile
+from tests.integration import batch_tasks
+from tests.integration.batch_tasks import QUEUE, run_here
 
-QUEUE = "batch.cpu"
 ROWS = "id,text\n1,good\n2,bad\n3,fair\n"
 
 
@@ -47,15 +47,8 @@ def client(
     registry.add("texts", lambda folder: draft)
     registry.aliases("texts").promote(1, expected=None, who="test", why="")
     publish(redis_client, registry.infos())
-    for module in (tasks.batch, tasks.broker):
-        monkeypatch.setattr(module, "get_settings", lambda: settings)
-    tasks.broker.kept_broker.cache_clear()
-    host.set_host(host.make_host(settings))
-    with Client(settings=settings) as client:
+    with run_here(settings, monkeypatch), Client(settings=settings) as client:
         yield client
-    tasks.broker.kept_broker().close()
-    tasks.broker.kept_broker.cache_clear()
-    host.set_host(None)
 
 
 @pytest.fixture
@@ -67,17 +60,7 @@ def source(tmp_path: Path) -> Path:
 
 def work(client: Client) -> int:
     """Do what is queued, as workers would; how many messages."""
-    count, redis_ = 0, client.broker.redis
-    does = {
-        BATCH_PLAN: tasks.batch.plan, BATCH_CHUNK: tasks.batch.chunk,
-        BATCH_FINALIZE: tasks.batch.finalize,
-    }
-    while raw := redis_.rpop(QUEUE) or redis_.rpop(MAINTENANCE_QUEUE):
-        message = json.loads(raw)
-        kwargs = json.loads(message["body"])[1]
-        does[message["headers"]["task"]].apply(kwargs=kwargs, routing_key=QUEUE)
-        count += 1
-    return count
+    return batch_tasks.work(client.broker.redis)
 
 
 def disturb(monkeypatch: pytest.MonkeyPatch, step: str, does: Callable[[], object]) -> None:
