@@ -124,8 +124,11 @@ def settle_all(outcomes: Iterable[tuple[Call, Outcome]]) -> int:
     settled = _Settled()
     try:
         for call, outcome in outcomes:
-            if call._once.acquire(blocking=False):
-                call.outcome = outcome
+            with call._once:  # who comes second finds the outcome of the first
+                is_first = call.outcome is None
+                if is_first:
+                    call.outcome = outcome
+            if is_first:
                 settled.add(call)
     finally:  # what was settled is told, whatever becomes of the rest
         settled.tell()

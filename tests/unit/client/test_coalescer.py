@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,6 +20,7 @@ from producer.coalescer import Coalescer
 from producer.envelopes import MAX_ENVELOPE_BYTES, pack
 from producer.flights import Flights
 from producer.publisher import Publisher
+from producer.realtime import Realtime
 from producer.refusals import Refusals
 from producer.replies import outcomes, read_reply
 from producer.statistics import Counts
@@ -174,3 +176,17 @@ def test_replies_with_predictions() -> None:
         assert found[:2] == [
             Prediction(model="a", version=2, label="error"), Prediction(model="a", version=2),
         ]  # fmt: skip
+
+
+def test_who_gives_up_while_the_outcome_arrives_gets_that_one() -> None:
+    """A settler has been first, and has not got round to the outcome yet."""
+    call = make_call()
+    realtime = Realtime(Broker(Settings(broker=BrokerSettings(url="redis://127.0.0.1:1/0"))))
+    answer = Prediction(model="a", version=1)
+    call._once.acquire()
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(realtime.late, call, 1.0)
+        time.sleep(0.05)
+        call.outcome = answer
+        call._once.release()
+        assert late.result(10) is answer
