@@ -1,7 +1,8 @@
 """Single flight: equal items of a cached model that are under way at the same time go once.
 
-The first call for an item leads; those for an equal item follow it, and get its outcome. What is
-the leader's own fate (its deadline, its caller's cancelling) is not theirs: they start anew.
+The first call for an item leads; those for an equal item, of a model that is named alike, follow it,
+and get its outcome: an alias may mean another version to the worker by now than to this client. What
+is the leader's own fate (its deadline, its caller's cancelling) is not theirs: they start anew.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from producer.statistics import Counts
 MAX_FOLLOWERS = 1_000
 """Calls that follow one leader, at most; further ones go by themselves."""
 
+Key = tuple[str, str]
+"""The model as the caller wrote it, and the cache key of the item."""
+
 
 class Flight:
     """One item that is under way: its leader and its followers."""
 
     __slots__ = ("_flights", "followers", "key")
 
-    def __init__(self, flights: Flights, key: str) -> None:
+    def __init__(self, flights: Flights, key: Key) -> None:
         self._flights = flights
         self.key = key
         self.followers: list[Call] = []
@@ -35,23 +39,24 @@ class Flight:
 
 
 class Flights:
-    """The flights of one client, by the cache key of their item. Bounded by the open items."""
+    """The flights of one client. Bounded by the open items."""
 
     def __init__(self, send: Callable[[list[Call]], None], counts: Counts) -> None:
         self._send = send
         self._counts = counts
         self._lock = threading.Lock()
-        self._flights: dict[str, Flight] = {}
+        self._flights: dict[Key, Flight] = {}
 
     def lead(self, call: Call) -> bool:
         """True if ``call`` must be sent; False if it follows an equal one, which is under way."""
         if call.key is None or call.anew:
             return True
+        key = call.model, call.key
         with self._lock:
-            flight = self._flights.get(call.key)
+            flight = self._flights.get(key)
             leads = flight is None
             if flight is None:
-                flight = self._flights[call.key] = call.flight = Flight(self, call.key)
+                flight = self._flights[key] = call.flight = Flight(self, key)
             elif len(flight.followers) >= MAX_FOLLOWERS:
                 return True
             else:

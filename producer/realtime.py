@@ -66,8 +66,15 @@ class Realtime:
     def send(self, route: Route, calls: list[Call], *, on_loop: bool = False) -> None:
         """Send what was prepared, as :meth:`start` does."""
         good = [call for call in calls if call.outcome is None]
-        if good:
+        if not good:
+            return
+        try:
             self._send(route, good, on_loop)
+        except errors.CeleriacError:
+            raise
+        except BaseException:  # an interrupt: what follows one of them would wait for its end
+            abandon(good)
+            raise
 
     def wait(self, call: Call, end_s: float, timeout_s: float) -> Prediction:
         """The answer to ``call``, until the monotonic time ``end_s``.

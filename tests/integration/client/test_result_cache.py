@@ -176,3 +176,21 @@ def test_what_is_in_the_cache_is_checked(
     for value in (b"", b"\xff", b"[]", b'{"model": "kept", "version": "one"}'):
         redis_client.set(key, value)
         assert client.predict("kept", "a").value == "a"
+
+
+def test_a_call_that_is_interrupted_as_it_is_sent_leads_nobody_astray(
+    client: Client, lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.predict("echo", 1)
+    exchange = client.realtime._exchange
+    assert exchange is not None
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exchange.coalescer, "submit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.predict("kept", "a")
+    assert client.statistics().open_items == 0
+    assert client.predict("kept", "a", timeout_s=2).value == "a"

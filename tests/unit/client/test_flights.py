@@ -116,3 +116,15 @@ def test_a_flight_lands_once(flights: Flights, sent: list[Call]) -> None:
 
     assert sent == [follower]
     assert not flights.lead(make_call())  # the later flight goes on
+
+
+def test_an_alias_and_its_version_do_not_fly_together(flights: Flights) -> None:
+    """The worker may know of a promotion by which the alias means another version."""
+    alias, version = make_call(), make_call()
+    version.model = "a@1"
+    assert flights.lead(alias)
+    assert flights.lead(version)
+
+    alias.settle(Prediction(model="a", version=2, value=2))
+
+    assert version.outcome is None
