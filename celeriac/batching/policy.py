@@ -124,7 +124,11 @@ def choose(lines: Mapping[K, Line], turns: Turns[K], now_ms: float) -> Choice[K]
     """The next batch; a pause if all lines may wait for more; None if nothing waits."""
     cuts = {key: cut_batch(line, now_ms) for key, line in lines.items()}
     ready = {key: ready_ms(lines[key], cut) for key, cut in cuts.items()}
-    due = [key for key, until_ms in ready.items() if until_ms <= now_ms]
+    # Nobody has longer to wait than was said, unless the clock was set back since.
+    due = [
+        key for key, until_ms in ready.items()
+        if not now_ms < until_ms <= now_ms + lines[key].max_wait_ms
+    ]
     if not due:
         return Pause(until_ms=min(ready.values())) if ready else None
     key = _next(due, cuts, turns, now_ms) if len(due) > 1 else due[0]

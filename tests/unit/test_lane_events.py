@@ -154,3 +154,13 @@ def test_the_message_is_the_one_that_celery_publishes(
     mine = make(1.0)
     mine.answered(RECEIVED, GOOD, 0.5)
     assert set(shown(mine)[1]) == set(event)
+
+
+def test_a_clock_that_is_set_back_keeps_nothing_from_being_shown() -> None:
+    clock = Clock()
+    events = make(1.0, clock=clock)
+    events.answered(RECEIVED, GOOD, 0.1)
+    assert events.due() is not None
+    clock.now -= 50
+    events.answered(RECEIVED, GOOD, 0.1)
+    assert events.due() is not None

@@ -98,7 +98,8 @@ class LaneEvents:
 
     def due(self) -> Publication | None:
         """What waits, if the last message is old enough."""
-        return self.take() if self._clock() - self._sent >= EVERY_S else None
+        is_soon = 0 <= self._clock() - self._sent < EVERY_S  # below 0: the clock was set back
+        return None if is_soon else self.take()
 
     def take(self) -> Publication | None:
         """What waits, now; None if nothing does. A message that gets lost is not made again."""

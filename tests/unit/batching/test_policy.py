@@ -88,6 +88,11 @@ def test_a_batch_may_wait_for_more_but_not_longer_than_it_said() -> None:
     assert choice.cut.closed == WAIT
 
 
+def test_a_batch_does_not_wait_for_a_clock_that_was_set_back() -> None:
+    lines = {"a": line(Message(arrived_ms=3_600_100.0), max_wait_ms=5.0)}
+    assert isinstance(choose(lines, Turns(), 101.0), Choice)
+
+
 def test_a_batch_does_not_wait_past_a_deadline() -> None:
     lines = {"a": line(Message(1, 150.0, 100.0), max_wait_ms=500.0, item_s=0.01)}
     assert choose(lines, Turns(), 102.0) == Pause(until_ms=130.0)
