@@ -1,8 +1,8 @@
 """Single flight: equal items of a cached model that are under way at the same time go once.
 
-The first call for an item leads; those for an equal item, of a model that is named alike, follow it,
-and get its outcome: an alias may mean another version to the worker by now than to this client. What
-is the leader's own fate (its deadline, its caller's cancelling) is not theirs: they start anew.
+The first call for an item leads; those for an equal item follow it, and get its outcome, if they
+name the model alike: an alias may mean another version to the worker by now than to this client.
+The leader's own fate (its deadline, its caller's cancelling) is not theirs: they start anew.
 """
 
 from __future__ import annotations
