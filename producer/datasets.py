@@ -362,8 +362,20 @@ def _check_aggregate(
     numbers += [name for name in answers if all_numbers or name.startswith("probability")]
     others = {*scoring.keeps, *answers} - {*numbers}
     check_aggregation(wanted, numbers, sorted(others))
+    _check_not_hidden(wanted, scoring)
     _check_groups(wanted, source, answers)
     _check_label(wanted, schema)
+
+
+def _check_not_hidden(wanted: Aggregation, scoring: Scoring) -> None:
+    """Raises RequestError for a column whose name in the output is that of one of the job's."""
+    from celeriac.jobs.columns import extra_columns
+
+    for name in {*extra_columns(scoring)}.intersection(wanted.reads, scoring.keeps):
+        raise errors.RequestError(
+            f"column {name!r} of the dataset cannot be aggregated: `{name}_column` adds one of "
+            f"that name to the output, where yours is `input_{name}`; rename yours, or do without"
+        )
 
 
 def _check_groups(wanted: Aggregation, source: Source, answers: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ of them, as of Unix times in nanoseconds within a microsecond, is lost.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
@@ -282,7 +283,7 @@ def _means(wanted: Aggregation) -> list[str]:
 def _shown(wanted: Aggregation) -> list[str]:
     """Columns of the result beside those of ``by`` and the count."""
     return [
-        *(f"{name}_mean" for name in wanted.mean),
+        *(f"{name}_mean" for name in dict.fromkeys(wanted.mean)),
         *(share_name(*pair) for pair in wanted.share.items()),
         *(f"{name}_std" for name in wanted.std),
         *(_rank_name(name, share) for name, some in wanted.quantiles.items() for share in some),
@@ -321,6 +322,11 @@ def _check_own(wanted: Aggregation) -> None:
         if name in own:
             raise errors.RequestError(
                 f"the aggregates have a column {name!r} of their own: rename that of `by`"
+            )
+    for name, count in Counter([*wanted.by, *_shown(wanted)]).items():
+        if count > 1:
+            raise errors.RequestError(
+                f"the aggregates would have a column {name!r} twice; ask for it once"
             )
 
 

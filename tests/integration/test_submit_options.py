@@ -126,6 +126,21 @@ def test_an_aggregate_that_cannot_be_is_refused_before_the_plan(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("aggregate", [
+    {"by": "error"}, {"by": "id", "mean": "error"}, {"by": "id", "share": {"error": 1}},
+])
+def test_a_column_that_the_job_hides_makes_no_groups(
+    broker: Broker, tmp_path: Path, aggregate: Any
+) -> None:
+    """Its aggregates were those of the job's own column: null."""
+    frame = FRAME.assign(error=[0.5, 1.5])
+    with pytest.raises(errors.RequestError, match="'error' of the dataset cannot be aggregated"):
+        submit_dataset(
+            broker, frame, "mood@1", tmp_path / "out", aggregate=aggregate, error_column=True
+        )
+    submit_dataset(broker, frame, "mood@1", tmp_path / "out", aggregate=aggregate)
+
+
 @pytest.mark.parametrize("aggregate", [{"by": "tags"}, {"by": "id", "share": {"tags": "a"}}])
 def test_lists_make_no_groups(broker: Broker, tmp_path: Path, aggregate: Any) -> None:
     """The job failed with its last step."""

@@ -165,6 +165,18 @@ def test_a_group_is_not_named_as_a_figure_is(value: Any, taken: str) -> None:
         check_aggregation(Aggregation.of(value), ["n"], ["id", taken])
 
 
+@pytest.mark.parametrize(("value", "twice"), [
+    ({"by": ["id", "id"]}, "id"), ({"by": "id", "std": ["n", "n"]}, "n_std"),
+    ({"by": "id", "quantiles": {"n": [0.5, 0.5]}}, "n_p50"),
+    ({"by": "id", "quantiles": {"n": [0.5, 0.500000001]}}, "n_p50"),
+])
+def test_a_figure_is_asked_for_once(value: Any, twice: str) -> None:
+    """The job failed with its last step, or one of the two was lost."""
+    with pytest.raises(errors.RequestError, match=f"a column '{twice}' twice"):
+        check_aggregation(Aggregation.of(value), ["n"], ["id"])
+    check_aggregation(Aggregation.of({"by": "id", "mean": ["n", "n"]}), ["n"], ["id"])
+
+
 def test_a_group_may_be_named_bin() -> None:
     table = pa.table({"bin": ["a", "b"], "n": [1.0, 2.0]})
     wanted = Aggregation.of({"by": "bin", "quantiles": {"n": [0.5]}})
