@@ -90,8 +90,8 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     ended ``expires_s`` from now is ``expired``: nothing more of it runs, unless it is resumed.
     ``ordered``: the job ``job_id`` is shown already, and takes no folder of another one.
 
-    Raises ModelNotFound, VersionNotFound, DatasetError, OutputConflict, BrokerError; then nothing
-    was queued.
+    Raises ModelNotFound, VersionNotFound, DatasetError, OutputConflict, BrokerError, and Conflict
+    if ``job_id`` is that of a job with another output that has not ended; then nothing was queued.
     """
     check_options(
         output, output_format=output_format, chunk_rows=chunk_rows, aggregate=aggregate,
@@ -249,6 +249,11 @@ def _validating(
         known = ledger.entry(job_id)
         if known and known.state is JobState.VALIDATING and ledger.order_of(job_id):
             raise errors.Conflict(f"job {job_id!r} waits for a worker to plan it: take another id")
+        if known and not known.state.is_final and known.output != str(folder.path):
+            raise errors.Conflict(
+                f"job {job_id!r} is {known.state}, with its output in {known.output}: take another "
+                "id, or wait for its end"
+            )
         ledger.announce(
             job_id, model=scoring.model, version=scoring.version, source=source,
             output=str(folder.path),

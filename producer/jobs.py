@@ -298,7 +298,8 @@ class JobHandle:
             )
         self._folder.reopen(found)
         self._folder.forget(unread)  # not before the manifest, which vouches for them
-        count = self._requeue_dead(plan, found) if found else 0
+        is_here = status.output == str(self.output)  # or Redis knows it where it was before
+        count = self._requeue_dead(plan, found) if found and is_here else 0
         if unread or not count:  # or Redis has forgotten the job
             publish_missing(
                 self._broker, self._folder, plan, self._folder.chunks(plan),

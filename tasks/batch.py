@@ -141,7 +141,9 @@ def chunk(self: Task, job_id: str, chunk_no: int, output: str, v: int = 1) -> No
     check_contract(v)
     began_s = time.monotonic()
     runner = _runner(str(self.request.id))
-    claim = patiently(lambda: _ledger().claim(job_id, chunk_no, **asdict(runner)))
+    claim = patiently(
+        lambda: _ledger().claim(job_id, chunk_no, output=output, **asdict(runner))
+    )
     if claim.answer is not Answer.GRANTED:
         _skip(claim, job_id, output)
         return
@@ -160,7 +162,7 @@ def finalize(self: Task, job_id: str, output: str, v: int = 1) -> None:
     """Check every part, write manifest.json and _SUCCESS."""
     check_contract(v)
     ledger, owner = _ledger(), str(self.request.id)
-    answer, state = patiently(lambda: ledger.finalizing(job_id, owner))
+    answer, state = patiently(lambda: ledger.finalizing(job_id, owner, output=output))
     if answer in (Answer.BUSY, Answer.DONE):
         log.info("job needs no finaliser", answer=answer, state=state)
         return
@@ -171,7 +173,13 @@ def finalize(self: Task, job_id: str, output: str, v: int = 1) -> None:
         timeout_s=FINALIZER_TIMEOUT_S,
     ):
         given_up = patiently(lambda: ledger.dead(job_id))
-        manifest = finalizing.finalize(folder, datetime.now(UTC), given_up)
+        try:
+            manifest = finalizing.finalize(
+                folder, datetime.now(UTC), given_up, lambda: _is_still_wanted(job_id, owner)
+            )
+        except errors.Cancelled as error:
+            log.info("job does not end yet", reason=error.message)
+            return
         _sum_up(folder)
     dead = manifest.rows_dead
     patiently(lambda: ledger.finish(
@@ -458,8 +466,17 @@ def _publish_chunk(job_id: str, chunk_no: int, output: str, delay_s: float) -> N
 
 
 def _still_finalizing(job_id: str, owner: str) -> Answer:
-    _ledger().finalizing(job_id, owner)
-    return Answer.KEPT
+    answer, _ = _ledger().finalizing(job_id, owner, is_at_work=True)
+    return Answer.LOST if answer in (Answer.BUSY, Answer.DONE) else Answer.KEPT
+
+
+def _is_still_wanted(job_id: str, owner: str) -> bool:
+    """False if the job goes on, or ends anew, since somebody resumed it. True as well if Redis
+    cannot be asked: nobody can have resumed it meanwhile."""
+    try:
+        return _still_finalizing(job_id, owner) is Answer.KEPT
+    except redis.RedisError:
+        return True
 
 
 def _too_long(chunk_no: int) -> str:

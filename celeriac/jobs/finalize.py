@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -21,10 +21,14 @@ from celeriac.jobs.manifest import DeadPart, Manifest, PartSummary, read_manifes
 from celeriac.jobs.plan import CONTRACT, ChunkRecord, JobPlan, part_rows
 
 
-def finalize(folder: JobFolder, now: datetime, dead: Sequence[DeadChunk] = ()) -> Manifest:
+def finalize(
+    folder: JobFolder, now: datetime, dead: Sequence[DeadChunk] = (),
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> Manifest:
     """Check and close a job. Safe to run twice: the second time changes nothing.
 
-    ``dead``: the chunks that may lack a part. Raises JobFailed that names the first other part
+    ``dead``: the chunks that may lack a part. ``is_wanted`` is asked once, before anything looks
+    finished. Raises Cancelled if the job goes on instead; JobFailed that names the first other part
     that is missing, damaged or wrong, or the reason if every chunk is dead; JobNotFound if the
     folder was deleted.
     """
@@ -43,7 +47,7 @@ def finalize(folder: JobFolder, now: datetime, dead: Sequence[DeadChunk] = ()) -
             f"({manifest.rows_ok} answered, {manifest.rows_failed} failed)"
         )
     with _leaving_room(folder):
-        manifest = _written(folder, plan, records, manifest)
+        manifest = _written(folder, plan, records, manifest, is_wanted)
     if not lost:  # else chunks may be tried again
         remove_copies(folder.copies)
     return manifest
@@ -61,7 +65,8 @@ def _leaving_room(folder: JobFolder) -> Iterator[None]:
 
 
 def _written(
-    folder: JobFolder, plan: JobPlan, records: list[ChunkRecord], manifest: Manifest
+    folder: JobFolder, plan: JobPlan, records: list[ChunkRecord], manifest: Manifest,
+    is_wanted: Callable[[], bool],
 ) -> Manifest:
     """Write all that the parts are made into, the manifest and last of all _SUCCESS."""
     # Late, as above.
@@ -77,6 +82,8 @@ def _written(
     folder.remove_debris(records)
     if folder.clear_ends():
         raise folder.gone(plan.job_id)
+    if not is_wanted():
+        raise errors.Cancelled(f"job {plan.job_id} goes on: it was resumed while it ended")
     write_file(folder.manifest, msgspec.json.format(msgspec.json.encode(manifest)))
     write_file(folder.success, b"")
     return manifest

@@ -372,13 +372,18 @@ class Ledger:
         """Ask that no chunk starts and that running ones stop; returns the state now."""
         return _state(self._run(scripts.CANCEL, job_id))
 
-    def finalizing(self, job_id: str, owner: str) -> tuple[Answer, JobState | None]:
+    def finalizing(
+        self, job_id: str, owner: str, *, output: str = "", is_at_work: bool = False
+    ) -> tuple[Answer, JobState | None]:
         """A finaliser is at work: if it is GRANTED, no other one is, and none is sent for a while.
 
-        BUSY: another one has been heard of lately. DONE: the job goes on, or has ended. ``owner``
-        names the message: who is killed goes on as it comes again.
+        BUSY: another one has been heard of lately, or, of one that ``is_at_work`` already, the job
+        went on meanwhile and ends anew. DONE: the job goes on, has ended, or has moved from the
+        folder ``output``. ``owner`` names the message: who is killed goes on as it comes again.
         """
-        answer, state = self._run(scripts.FINALIZING, job_id, owner)
+        answer, state = self._run(
+            scripts.FINALIZING, job_id, owner, output, "1" if is_at_work else ""
+        )
         return _answer(answer), _state(state)
 
     def entry(self, job_id: str) -> JobEntry | None:
@@ -423,15 +428,17 @@ class Ledger:
 
     def claim(  # noqa: PLR0913 - who claims what, and on which terms
         self, job_id: str, chunk: int, *, owner: str, worker: str, lease_s: float,
-        max_attempts: int, mark: str = "",
+        max_attempts: int, mark: str = "", output: str = "",
     ) -> Claim:
         """May this chunk run? If it is GRANTED, the attempt counts and the lease begins.
 
         ``owner`` names the message, so that a process that ended can be given up by it; ``mark``
-        says how often the kernel has killed so far.
+        says how often the kernel has killed so far. UNKNOWN as well if the job's output is no
+        longer the folder ``output``.
         """
         answer, state, attempt, epoch, completes, wave, first_mark = self._run(
-            scripts.CLAIM, job_id, chunk, round(lease_s * 1_000), owner, worker, max_attempts, mark
+            scripts.CLAIM, job_id, chunk, round(lease_s * 1_000), owner, worker, max_attempts, mark,
+            output,
         )
         return Claim(
             _answer(answer), _state(state), bool(completes), _numbers(wave), chunk, int(attempt),

@@ -113,6 +113,11 @@ end
 -- Who planned the job before it was reopened, ordered anew or given to another is not its planner.
 local function is_planner(token) return redis.call('HGET', JOB, 'planner') == token end
 
+-- A message of before the output was moved; what it would do is not this job's any more.
+local function is_of_elsewhere(output)
+  return output ~= '' and redis.call('HGET', JOB, 'output') ~= output
+end
+
 -- As 12,345.
 local function with_commas(count)
   local text, changed = string.format('%d', count), 1
@@ -271,10 +276,11 @@ return {'granted', state, completes, wave}
 """
 
 # ARGV: chunk, lease in ms, owner, worker, attempts allowed, mark of the kernel: that of the first
-# attempt is kept.
+# attempt is kept; and the output folder of the message ('': not told).
 CLAIM = _PRELUDE + """
 local chunk = ARGV[3]
 if not state then return {'unknown', '', 0, 0, 0, {}, ''} end
+if is_of_elsewhere(ARGV[9]) then return {'unknown', state, 0, 0, 0, {}, ''} end
 if redis.call('SISMEMBER', DONE, chunk) == 1 then return {'done', state, 0, 0, 0, {}, ''} end
 if redis.call('HEXISTS', DEAD, chunk) == 1 then return {'dead', state, 0, 0, 0, {}, ''} end
 if state ~= 'in_progress' then return {'cancelled', state, 0, 0, 0, {}, ''} end
@@ -563,12 +569,14 @@ end
 return 0
 """
 
-# ARGV: owner. This finaliser is at work, and no other one: on a full disk each would delete what
-# the other has written. The sweep lets go of one that is silent.
+# ARGV: owner, the output folder of its message ('': not told), '1' for one that is at work already.
+# This finaliser is at work, and no other one: on a full disk each would delete what the other has
+# written. The sweep lets go of one that is silent. One at work whose job went on meanwhile does not
+# take it up again: it knows of chunks as they were.
 FINALIZING = _PRELUDE + """
 if not state then return {'unknown', ''} end
-if state ~= 'finalizing' then return {'done', state} end
-local owner = redis.call('HGET', JOB, 'finalizer') or ARGV[3]
+if state ~= 'finalizing' or is_of_elsewhere(ARGV[4]) then return {'done', state} end
+local owner = redis.call('HGET', JOB, 'finalizer') or (ARGV[5] == '' and ARGV[3])
 if owner ~= ARGV[3] then return {'busy', state} end
 redis.call('HSET', JOB, 'finalizer', ARGV[3], 'finalizer_ms', now)
 touch()

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 import tasks.batch
 import tasks.broker
 from celeriac import errors, host
+from celeriac.jobs import extras
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import Claim, Ledger
 from celeriac.jobs.manifest import read_manifest
@@ -769,6 +770,75 @@ def test_chunks_that_were_given_up(
     assert "no chunk was given up" in cli("dead", "list", handle.id)[1]
     assert "no chunk was given up" in cli("dead", "list", str(handle.output))[1]
     assert "no chunk was given up" in cli("dead", "requeue", handle.id)[1]
+
+
+def test_a_job_that_is_resumed_while_it_ends_does_not_end_without_what_is_tried_again(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score, write_merged, is_mended = tasks.batch._score, extras.write_merged, []
+
+    def fail(job_id: str, output: str, claim: Claim, *rest: Any) -> Any:
+        if claim.chunk == 0 and not is_mended:
+            raise OSError("the disk is away")
+        return score(job_id, output, claim, *rest)
+
+    def resuming(*job: Any) -> Any:
+        if not is_mended:
+            is_mended.append(True)
+            assert handle.resume().state == "in_progress"
+        return write_merged(*job)
+
+    monkeypatch.setattr(tasks.batch, "_score", fail)
+    monkeypatch.setattr(extras, "write_merged", resuming)
+    handle = submit(chunk_rows=50)
+    work(redis_client)
+    manifest = read_manifest(JobFolder(handle.output))
+    assert manifest is not None
+    assert (manifest.dead, manifest.rows_dead, len(manifest.parts)) == ((), 0, 2)
+    assert (handle.status().state, handle.status().rows_dead) == ("completed_with_errors", 0)
+
+
+def test_a_job_goes_on_where_its_output_was_moved(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Messages of before name the old place."""
+    score, is_mended = tasks.batch._score, []
+
+    def fail(job_id: str, output: str, claim: Claim, *rest: Any) -> Any:
+        if claim.chunk == 3 and not is_mended:
+            raise OSError("the disk is away")
+        return score(job_id, output, claim, *rest)
+
+    monkeypatch.setattr(tasks.batch, "_score", fail)
+    submit()
+    work(redis_client, chunks=3)
+    (tmp_path / "out").rename(tmp_path / "moved")
+    moved = JobHandle.from_output(broker, tmp_path / "moved")
+    assert moved.resume().state == "in_progress"
+    work(redis_client)
+    assert (moved.status().state, moved.status().chunks_dead) == ("completed_with_errors", 1)
+    is_mended.append(True)
+    (tmp_path / "moved").rename(tmp_path / "again")
+    again = JobHandle.from_output(broker, tmp_path / "again")
+    assert again.requeue() == 1
+    work(redis_client)
+    assert (again.status().state, again.status().chunks_dead) == ("completed_with_errors", 0)
+    assert again.results().num_rows == 99
+
+
+def test_the_id_of_a_job_that_runs_is_not_taken_for_another_output(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    first = submit(job_id="reviews")
+    with pytest.raises(errors.Conflict, match=f"is in_progress, with its output in {first.output}"):
+        submit(job_id="reviews", output=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    work(redis_client)
+    assert first.status().state == "completed_with_errors"
+    second = submit(job_id="reviews", output=tmp_path / "other")  # the last one of that name counts
+    work(redis_client)
+    assert second.results().num_rows == 99
 
 
 @pytest.mark.parametrize("share", [1.0, 0.1])

@@ -481,7 +481,10 @@ def test_the_reconciler_sends_again_what_was_lost(ledger: Ledger) -> None:
     assert enter(ledger, [record(n) for n in range(3)]).completes  # a resume meanwhile
     assert ledger.finalizing("j1", "second")[0] is Answer.BUSY
     assert sweep(ledger, finalizer_s=0).completes is True
-    assert ledger.finalizing("j1", "second")[0] is Answer.GRANTED
+    assert ledger.finalizing("j1", "first", is_at_work=True)[0] is Answer.BUSY  # it was let go of
+    assert ledger.finalizing("j1", "second", output="/moved")[0] is Answer.DONE
+    assert ledger.finalizing("j1", "second", output="/out")[0] is Answer.GRANTED
+    assert ledger.finalizing("j1", "second", is_at_work=True)[0] is Answer.GRANTED
     finish(ledger, JobState.COMPLETED)
     assert ledger.finalizing("j1", "second") == (Answer.DONE, JobState.COMPLETED)
     assert sweep(ledger, finalizer_s=0).completes is False
