@@ -80,7 +80,7 @@ def from_binary(name: str, datatype: str, shape: Sequence[int], data: memoryview
         values = np.frombuffer(data, "|u1") != 0
     else:
         values = np.frombuffer(data, DTYPES[datatype])
-    return Tensor(name, datatype, sides, values.reshape(sides))
+    return Tensor(name, datatype, sides, _shaped(name, values, sides))
 
 
 def _split_bytes(name: str, data: memoryview, count: int) -> list[bytes]:
@@ -140,7 +140,7 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw)
     sides = tuple(shape)
     if kind == "BYTES":
         return Tensor(name, datatype, sides, flat)
-    return Tensor(name, datatype, sides, _array(name, datatype, flat).reshape(sides))
+    return Tensor(name, datatype, sides, _shaped(name, _array(name, datatype, flat), sides))
 
 
 def _flat(name: str, kind: str, shape: Sequence[int], data: msgspec.Raw) -> list[Any]:
@@ -230,6 +230,15 @@ def _array(name: str, datatype: str, values: list[Any]) -> Any:
     if np.isinf(array).any():
         raise _wrong(name, f"a value does not fit {datatype}")
     return array
+
+
+def _shaped(name: str, values: Any, sides: tuple[int, ...]) -> Any:
+    """An array of as many values as ``sides`` say. Without any, the other sides may be too large
+    for numpy."""
+    try:
+        return values.reshape(sides)
+    except ValueError as error:
+        raise _wrong(name, f"shape {list(sides)} is too large") from error
 
 
 def _dtype(name: str, datatype: str) -> str:

@@ -168,6 +168,7 @@ ONE = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1.5]}
     ({"shape": [-1]}, "found -1"),
     ({"shape": [1, 2**31]}, "found 2147483648"),
     ({"shape": [1, 2**31 - 1, 2**31 - 1]}, "data has 1"),
+    ({"shape": [0, 2**31 - 1, 2**31 - 1], "data": []}, "[0, 2147483647, 2147483647] is too large"),
     ({"shape": []}, "1 to 16 dimensions"),
     ({"shape": [1] * 17}, "1 to 16 dimensions"),
     ({"shape": [2, 1], "data": [[1, 2]]}, "nested, but not as shape [2, 1]"),
@@ -277,6 +278,8 @@ def test_binary_data_must_be_what_the_sizes_say() -> None:
     assert "a number of bytes" in refused(*body(as_binary(-1, "FP32", (2,)), binary=b""))
     few = as_binary(8, "BYTES", (3,))
     assert "need more than 8 bytes" in refused(*body(few, binary=b"12345678"))
+    empty = as_binary(0, "FP32", (0, 2**31 - 1, 2**31 - 1))
+    assert "is too large" in refused(*body(empty, binary=b""))
     huge = as_binary(8, "BYTES", (2**31 - 1, 2**31 - 1))
     assert "at most 1,000 are taken" in refused(*body(huge, binary=b"12345678"))
 
