@@ -137,17 +137,20 @@ async def submit(request: Request) -> Response:
 
 async def accept(
     gateway: Gateway, context: RequestContext, wanted: JobRequest, path: str = "/v1/jobs",
+    asked: msgspec.Struct | None = None,
 ) -> Response:
     """Keep an order; the answer is the job, which will be found under ``path``.
 
-    Raises Forbidden for a path outside the roots, Conflict for an idempotency key of another one.
+    ``asked`` is the body that came, if that is not ``wanted``: by it the same request is known
+    again. Raises Forbidden for a path outside the roots, Conflict for an idempotency key of
+    another one.
     """
     if wanted.aggregate is not None:
         Aggregation.of(wanted.aggregate)
     version = await _version(gateway, context, wanted.model)
     order = await results.in_thread(_order, gateway, context, wanted, version)
     job_id = _job_id(context)
-    digest = orders.digest_of(msgspec.to_builtins(wanted))
+    digest = orders.digest_of(msgspec.to_builtins(asked or wanted))
     placed = await gateway.client.order_job(job_id, order, version, digest)
     if not placed.is_same:
         raise errors.Conflict("this Idempotency-Key came with another body before; take a new key")

@@ -69,6 +69,11 @@ class ResultFile(NamedTuple):
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
+def check_finished(folder: JobFolder, job_id: str) -> None:
+    """Raises Conflict if the folder has no results (yet), or those of another job."""
+    _manifest(folder, job_id)
+
+
 def list_results(folder: JobFolder, job_id: str) -> list[ResultFile]:
     """The files of a finished job. Raises Conflict if it has none (yet)."""
     return [_sized(folder, one) for one in _named(folder, _manifest(folder, job_id))]

@@ -20,6 +20,7 @@ from celeriac.applications.reviews.sentiment import (
 )
 from celeriac.applications.reviews.summary import ReviewSummary
 from celeriac.datasets.records import Period
+from celeriac.jobs.folder import JobFolder
 from celeriac.messages import ModelRef, Prediction
 from producer.applications.reviews import DEFAULT_MODEL
 from producer.gateway import body, jobs, predict, results
@@ -144,7 +145,7 @@ async def summarise(request: Request) -> Response:
         keep_columns=[name for name in (wanted.product, wanted.date) if name],
         aggregate=msgspec.to_builtins(aggregate),
     )
-    return await jobs.accept(gateway, context, job, "/v1/reviews/summaries")
+    return await jobs.accept(gateway, context, job, "/v1/reviews/summaries", asked=wanted)
 
 
 @router.get("/summaries/{id}", summary="What the reviews of a finished job say", responses={
@@ -166,7 +167,19 @@ async def page(id: str, request: Request) -> Response:
 async def _found(id: str, request: Request) -> ReviewSummary:
     gateway, context = contexts(request)
     folder = await jobs.folder_of(gateway, context, id)
-    return await results.in_thread(dataset.read_summary, folder)
+    return await results.in_thread(_read, folder, id)
+
+
+def _read(folder: JobFolder, job_id: str) -> ReviewSummary:
+    """The summary of that very job: its folder may hold another one's. Raises Conflict until it
+    has finished, and RequestError if it was submitted for something else."""
+    results.check_finished(folder, job_id)
+    try:
+        return dataset.read_summary(folder)
+    except errors.RequestError as error:  # which names the folder
+        raise errors.RequestError(
+            f"job {job_id} was not submitted for a summary of reviews (POST /v1/reviews/summaries)"
+        ) from error
 
 
 async def _outcomes(

@@ -196,7 +196,7 @@ def test_a_summary_over_http(stack: JobsStack) -> None:
     assert stack.ask("GET", where).status in (200, 409)
     assert stack.finished(answer.json["id"])["status"] == "completed"
     check_mixed(stack.ask("GET", where).json)
-    (figures,) = stack.folder.rglob("reviews.json")
+    (figures,) = stack.folder.rglob("sum-1/reviews.json")
     check_mixed(json.loads(figures.read_text()))
     page = stack.ask("GET", f"{where}/page")
     assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
@@ -210,6 +210,41 @@ def test_a_summary_over_http(stack: JobsStack) -> None:
     assert failed["status"] == "failed"
     assert "no column x" in failed["error"]["message"]
     assert stack.ask("GET", late.headers["location"]).status == 409
+    other = stack.ask("POST", "/v1/reviews/summaries", wanted)  # into the folder of the first
+    assert stack.finished(other.json["id"])["status"] == "failed"
+    plain = stack.submit("plain", source="mixed.csv")
+    stack.finished(plain["id"])
+    for one, status, says in (
+        (other.json["id"], 409, "has no results"), (plain["id"], 400, "not submitted for a summary")
+    ):
+        told = stack.ask("GET", f"/v1/reviews/summaries/{one}")
+        assert (told.status, says in told.json["error"]["message"]) == (status, True), told.body
+        assert str(stack.folder) not in told.json["error"]["message"]
+
+
+def test_a_summary_is_asked_for_again_after_a_promotion(
+    stack: JobsStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same key and body mean the same job, whatever version they mean by now."""
+    client, version = stack.gateway.client, stack.gateway.client.version
+    wanted = {"source": "mixed.csv", "output": "sum-again", "product": "asin"}
+
+    async def promoted(ref: ModelRef, timeout_s: float) -> VersionInfo:
+        found = await version(ModelRef.parse(ref.name), timeout_s)
+        return found.model_copy(update={"version": 2})
+
+    def ask() -> Any:
+        return stack.ask("POST", "/v1/reviews/summaries", wanted, Idempotency_Key="again")
+
+    first = ask()
+    monkeypatch.setattr(client, "version", promoted)
+    again = ask()
+    assert (first.status, again.status) == (202, 200), again.body
+    assert again.json["id"] == first.json["id"]
+    assert again.json["version"] == 1
+    wanted["product"] = "text"
+    assert ask().status == 409
+    stack.finished(first.json["id"])
 
 
 def test_the_command(
