@@ -137,7 +137,8 @@ def check_count(gateway: Gateway, items: list[Any]) -> None:
 
 
 def _enter(gateway: Gateway, context: RequestContext, model: str) -> Gate:
-    path = context.scope.get("raw_path", b"")
+    """Of other routes the body names the model, so their path is no way to it."""
+    path = context.scope.get("raw_path", b"") if context.is_hot else b""
     return gateway.pressure.enter(model, time.monotonic(), path, context.route)
 
 

@@ -158,6 +158,8 @@ class Protocol(HttpToolsProtocol):
     set and cancelled, costs a tenth of a refusal."""
     _idle_since_s = 0.0
     """When the last answer left, by the loop's clock."""
+    _running: RequestResponseCycle | None = None
+    """The request that is being answered; uvicorn's ``cycle`` is the one whose head came last."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -206,6 +208,8 @@ class Protocol(HttpToolsProtocol):
         if refusal is None:
             super().on_headers_complete()
             self.scope[DIRECT] = Direct(self.cycle)  # type: ignore[literal-required]
+            if not self.pipeline:
+                self._running = self.cycle
         else:
             self.cycle = Refused()  # type: ignore[assignment]
             self.transport.write_now(refusal)  # type: ignore[attr-defined]
@@ -217,6 +221,11 @@ class Protocol(HttpToolsProtocol):
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         super().connection_lost(exc)
+        running = self._running
+        if running is not None and running is not self.cycle and not running.response_complete:
+            # Another request came behind it, and uvicorn tells the last one alone.
+            running.disconnected = True
+            running.message_event.set()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -233,7 +242,9 @@ class Protocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.flow.resume_reading()
             if self.pipeline:
-                self._start_asgi_task(*self.pipeline.pop())
+                cycle, app = self.pipeline.pop()
+                self._running = cycle
+                self._start_asgi_task(cycle, app)
         if self.cycle.more_body and self.cycle.response_complete:
             self._linger()
 
@@ -306,11 +317,14 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, error: errors.CeleriacError) -> None:
-        """Answer in the place of the application, and close the connection."""
+        """Answer in the place of the application, and close the connection. A request that has
+        its answer gets no second one for the rest of its body."""
         if self.transport.is_closing():
             return
         cycle: RequestResponseCycle | None = self.cycle
-        if cycle is None or cycle.response_complete or not cycle.response_started:
+        if cycle is None or (
+            not self._is_in_body() if cycle.response_complete else not cycle.response_started
+        ):
             path = self.url.decode("latin-1")
             self.transport.write(failures.response(error, new_request_id(), path, closes=True))
         self.transport.close()

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
+from celeriac.registry.manifest import OutputSchema
 from celeriac.settings import Settings
-from producer.gateway import access, metrics
+from producer.gateway import access, disconnects, metrics
 from producer.gateway.app import build
 from producer.gateway.guard import Guard
 from producer.gateway.pressure import Gate
 from producer.gateway.server import uvicorn_server
 from producer.gateway.transport import Protocol
-from tests.unit.gateway.wire import FakeClient, Wire, parsed
+from tests.unit.gateway.wire import PREDICTION, FakeClient, Wire, parsed
 
 PATH = b"/v1/models/busy/predict"
 BODY = b'{"item": 1}'
@@ -120,6 +121,72 @@ def test_answers_that_nobody_takes_are_not_piled_up() -> None:
         while protocol.tasks:
             await asyncio.wait(protocol.tasks)
         assert wire.sent.count(b"HTTP/1.1 429") == 100
+
+    talk(play)
+
+
+def test_a_path_that_leads_to_many_models_is_not_shut_with_one_of_them(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The body names the model: another one may have room."""
+    output = OutputSchema(kind="classifier", labels=("good", "bad"), probabilities=True)
+
+    async def version(*_: Any) -> Any:
+        return SimpleNamespace(version=PREDICTION["version"], output=output)
+
+    monkeypatch.setattr(FakeClient, "version", version, raising=False)
+
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        gate = guard.gateway.pressure._gates["busy"]
+        gate.is_shut = False
+        for model, status in ((b"busy", b"200"), (b"other", b"200"), (b"busy", b"429")):
+            wire.writes.clear()
+            body = b'{"review": "x", "model": "%s"}' % model
+            protocol.data_received(request(b"/v1/reviews/sentiment", body=body))
+            await asyncio.wait(protocol.tasks)
+            assert wire.sent.startswith(b"HTTP/1.1 " + status), (model, wire.sent)
+            gate.is_shut = True
+
+    talk(play)
+
+
+def test_what_follows_an_answer_gets_no_second_one() -> None:
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        guard.gateway.pressure._gates["busy"].is_shut = False
+        head = b"POST %s HTTP/1.1\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n"
+        protocol.data_received(head % PATH + b"1\r\nx\r\n")
+        await asyncio.wait(protocol.tasks)
+        assert wire.sent.startswith(b"HTTP/1.1 415")
+        protocol.data_received(b"this is no chunk")
+        await asyncio.sleep(0)
+        assert wire.sent.count(b"HTTP/1.1 ") == 1
+        assert wire.closed
+
+    talk(play)
+
+
+def test_who_goes_away_is_missed_also_if_a_request_has_come_behind(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disconnects, "WATCH_AFTER_S", 0.0)
+    monkeypatch.setattr(disconnects, "LOOK_S", 0.01)
+    heard = asyncio.Event()
+
+    async def forever(*_: Any) -> None:
+        heard.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(FakeClient, "call", forever)
+
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        guard.gateway.pressure._gates["busy"].is_shut = False
+        protocol.data_received(request() + request())
+        (task,) = protocol.tasks
+        await heard.wait()
+        protocol.connection_lost(None)
+        await asyncio.wait([task], timeout=5)
+        assert task.done()
+        assert not wire.sent
 
     talk(play)
 
