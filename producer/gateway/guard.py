@@ -37,6 +37,8 @@ from producer.gateway.rates import Rates
 log = get_logger(__name__)
 
 _JSON_LINE = b"%s: %s" % JSON
+_UNFORESEEN = errors.CeleriacError().message
+"""Of what was logged where it was caught."""
 NEEDS_REDIS = "/v1/"
 """Nothing below it can be answered without."""
 
@@ -87,7 +89,7 @@ class Guard:
         scope["celeriac"] = context
         watches = self.gateway.watches
         watch = watches.begin(context)
-        reply = _Reply(context, send)
+        reply = _Reply(self.gateway, context, send)
         try:
             answer = await self._answer(context, reply)
         except asyncio.CancelledError:
@@ -144,7 +146,7 @@ class Guard:
         if context.method == "HEAD":
             scope = {**scope, "method": "GET"}  # every GET has its HEAD
         try:
-            await self._cold(scope, reply.bounded(self.gateway), reply.send)
+            await self._cold(scope, reply.bounded(), reply.send)
         finally:
             context.route = getattr(scope.get("route"), "path", context.route)
 
@@ -175,8 +177,13 @@ class Guard:
     def _aborted(self, context: RequestContext, watch: Watch) -> Answer | None:
         """The answer to a request whose handler was cancelled by its watch."""
         cause = watch.cause
-        if cause is None:  # by somebody else: the process ends
+        if cause is None and not self.gateway.is_draining:
             raise asyncio.CancelledError
+        if cause is None:  # by the server, whose time to end is over
+            cause = failures.GatewayBusy(
+                "the gateway ends, and there was no answer in time; ask again, or another one",
+                failures.BUSY_RETRY_S,
+            )
         task = asyncio.current_task()
         if task is not None:
             task.uncancel()
@@ -205,9 +212,10 @@ class Guard:
 class _Reply:
     """What the cold application receives and sends, within bounds and with our headers."""
 
-    __slots__ = ("_context", "_is_whole", "_send", "started", "status")
+    __slots__ = ("_context", "_gateway", "_is_whole", "_send", "started", "status")
 
-    def __init__(self, context: RequestContext, send: Send) -> None:
+    def __init__(self, gateway: Gateway, context: RequestContext, send: Send) -> None:
+        self._gateway = gateway
         self._context = context
         self._send = send
         self._is_whole = False
@@ -223,6 +231,8 @@ class _Reply:
             self._context.needs_redis = False
             headers = list(message.get("headers", ()))
             headers.append((b"x-request-id", self._context.id.encode("ascii")))
+            if self._gateway.is_draining:
+                headers.append((b"connection", b"close"))
             message["headers"] = headers
         elif self._context.method == "HEAD":  # the server sends no body, so streams end here
             if self._is_whole:
@@ -231,9 +241,9 @@ class _Reply:
             message["more_body"] = False
         await self._send(message)
 
-    def bounded(self, gateway: Gateway) -> Receive:
+    def bounded(self) -> Receive:
         """``receive`` that ends with PayloadTooLarge beyond the limit."""
-        limit, size = gateway.limits.max_body_bytes, 0
+        limit, size = self._gateway.limits.max_body_bytes, 0
         receive = self._context.receive
 
         async def bounded_receive() -> Message:
@@ -250,8 +260,11 @@ class _Reply:
 
 
 def failed(context: RequestContext, error: errors.CeleriacError) -> Answer:
-    """The answer to a request that failed."""
+    """The answer to a request that failed. What callers are not told is in the log."""
     context.code = error.code
+    if error.code in failures.UNSPOKEN and error.message != _UNFORESEEN:
+        log.error("request failed", request=context.id, route=context.route, code=error.code,
+                  problem=error.message)
     return Answer(
         failures.status_of(error), failures.body(error, context.id, context.path),
         (JSON, *failures.headers(error)),

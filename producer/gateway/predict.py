@@ -82,7 +82,7 @@ async def predict(gateway: Gateway, context: RequestContext, model: str) -> Answ
         if request.item is not msgspec.UNSET:
             raise fault("give 'item' or 'items', not both", "item")
         check_count(gateway, request.items)
-        return await _predict_many(gateway, context, model, unwrap_all(request.items, data))
+        return await _predict_many(gateway, context, model, unwrap_each(request.items, data))
     if request.item is msgspec.UNSET:
         raise fault('the body has neither "item" nor "items"', "item")
     (item,) = unwrap_all([request.item], data)
@@ -155,7 +155,10 @@ async def _predict_one(
 async def _predict_many(
     gateway: Gateway, context: RequestContext, model: str, items: list[Any]
 ) -> Answer:
-    outcomes = await predict_many(gateway, context, model, items)
+    """``items`` as :func:`unwrap_each` gives them; what is an error already is not sent."""
+    good = [item for item in items if not isinstance(item, errors.InvalidItem)]
+    answers = iter(await predict_many(gateway, context, model, good))
+    outcomes = [item if isinstance(item, errors.InvalidItem) else next(answers) for item in items]
     found = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
     if outcomes and not found:
         _raise_whole(outcomes[0])
@@ -197,6 +200,22 @@ def unwrap_all(items: list[Any], data: bytes) -> list[Any]:
     if b"$" in data or b"\\" in data:  # a wrapped array, bytes, or perhaps a "$" in disguise
         return list(map(unwrap, items))
     return [JsonItem(item) if isinstance(item, (dict, list)) else item for item in items]
+
+
+def unwrap_each(items: list[Any], data: bytes) -> list[Any]:
+    """As :func:`unwrap_all`, with the error in the place of an item that cannot be unwrapped: one
+    of many harms no other."""
+    try:
+        return unwrap_all(items, data)
+    except errors.InvalidItem:
+        return list(map(_unwrapped, items))
+
+
+def _unwrapped(item: Any) -> Any:
+    try:
+        return unwrap(item)
+    except errors.InvalidItem as error:
+        return error
 
 
 def unwrap(item: Any) -> Any:

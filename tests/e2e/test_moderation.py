@@ -308,9 +308,14 @@ def test_over_http(gateway: RunningGateway) -> None:
     found = http.post(path, {"text": "You idiot", "images": [file], "id": "p-2"})
     assert (found.status, found.json["decision"]) == (200, "block")
     assert {score["part"] for score in found.json["scores"]} == {"text", "images[0]"}
-    posts = [{"text": "Hi"}, {"text": "Damn, really good"}, {}, {"text": "a" * 1_000_001}]
+    posts = [
+        {"text": "Hi"}, {"text": "Damn, really good"}, {}, {"text": "a" * 1_000_001},
+        {"text": "Hi", "images": ["?"]},
+    ]
     first, second, *wrong = http.post(f"{path}/batch", {"posts": posts}).json["decisions"]
-    assert [one["error"]["code"] for one in wrong] == ["request_invalid", "payload_too_large"]
+    codes = [one["error"]["code"] for one in wrong]
+    assert codes == ["request_invalid", "payload_too_large", "request_invalid"]
+    assert wrong[2]["error"]["field"] == "images[0]"
     assert (first["decision"], second["decision"]) == ("allow", "review")
     listed = http.get(f"{path}/reviews?limit=500").json
     assert second["id"] in {review["id"] for review in listed["reviews"]}

@@ -54,6 +54,17 @@ def test_many_items_keep_their_order_and_their_own_errors(http_client: Http) -> 
     assert (answer.json["model"], answer.json["version"]) == ("reviews", 1)
 
 
+def test_an_item_that_wraps_nothing_has_its_own_error(http_client: Http) -> None:
+    wrong = [{"$bytes": "!"}, {"$array": "AAAA", "dtype": "<f8", "shape": [64]}]
+    answer = http_client.post("/v1/models/echo/predict", {"items": ["a", *wrong, "b"]})
+    assert answer.status == 200, answer.body
+    first, *bad, last = answer.json["predictions"]
+    assert (first["value"], last["value"]) == ("a", "b")
+    assert [one["error"]["code"] for one in bad] == ["item_invalid"] * 2
+    alone = http_client.post("/v1/models/echo/predict", {"items": wrong})
+    assert [one["error"]["code"] for one in alone.json["predictions"]] == ["item_invalid"] * 2
+
+
 def test_an_empty_list_of_items(http_client: Http) -> None:
     answer = http_client.post("/v1/models/reviews/predict", {"items": []})
     assert (answer.status, answer.json["predictions"]) == (200, [])

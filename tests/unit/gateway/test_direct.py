@@ -97,3 +97,11 @@ def test_a_connection_that_ends_is_told_so(data: bytes, drains: bool) -> None:
     status, headers, body = parsed(wire.sent)
     assert (status, headers["connection"], body) == (200, "close", PREDICTION)
     assert wire.was_closed
+
+
+@pytest.mark.parametrize("path", [b"/v2", b"/nothing", b"/health/ready", b"/v1/jobs/%20"])
+def test_so_it_is_by_all_routes(path: bytes) -> None:
+    """Or a connection that is kept is cut while its next request is on the way."""
+    wire = sent([b"GET %s HTTP/1.1\r\n\r\n" % path], drains=True)
+    assert parsed(wire.sent)[1]["connection"] == "close"
+    assert wire.was_closed

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 from typing import Any
 
+import pytest
+
+from celeriac import errors
 from celeriac.messages import Prediction
 from celeriac.settings import Settings
 from producer.calls import Call
+from producer.gateway import guard, moderation
 from producer.gateway.app import build
 
 
@@ -22,7 +27,7 @@ class FakeClient:
         return []
 
 
-async def ask(app: Any, body: bytes) -> list[dict[str, Any]]:
+async def ask(app: Any, body: bytes, path: str = "/classify") -> list[dict[str, Any]]:
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -31,7 +36,7 @@ async def ask(app: Any, body: bytes) -> list[dict[str, Any]]:
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/classify", "query_string": b"",
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"",
              "headers": []}
     await app(scope, receive, send)
     return sent
@@ -60,3 +65,25 @@ def test_a_request_leaves_nothing_for_the_garbage_collector() -> None:
         return min([await garbage() for _ in range(3)])
 
     assert asyncio.run(main()) == 0
+
+
+def test_what_a_caller_is_not_told_is_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a policy whose version was used with other content, say: it names a folder."""
+    said: list[dict[str, Any]] = []
+    monkeypatch.setattr(guard.log, "error", lambda _, **named: said.append(named))
+
+    class Moderator:
+        async def moderate_many(self, *_: Any, **__: Any) -> Any:
+            raise errors.Conflict("the policy house@1 has been used, see 1.json of /srv/policies")
+
+    monkeypatch.setattr(moderation, "moderator_of", lambda _: Moderator())
+    client: Any = FakeClient()
+    app = build(Settings(), client).public
+    app.gateway.pulse.is_up = True
+    start, body = asyncio.run(ask(app, b'{"text": "x"}', "/v1/moderation"))
+    error = json.loads(body["body"])["error"]
+    assert (start["status"], error["code"]) == (500, "config_invalid")
+    assert "/srv" not in error["message"]
+    (line,) = said
+    assert "see 1.json of /srv/policies" in line["problem"]
+    assert line["request"] == error["request_id"]
