@@ -19,7 +19,6 @@ from celeriac.registry.catalogue import (
     fetch,
     fetch_generation,
 )
-from celeriac.settings import hide_password
 from producer import forks
 from producer.broker import Broker, broker_error, check_server
 
@@ -111,8 +110,7 @@ class Routes:
             return self._start_refresh().result(timeout_s)
         except TimeoutError as error:
             raise errors.DeadlineExceeded(
-                f"Redis at {hide_password(self._broker.url)} gave no catalogue of the models "
-                f"within {timeout_s:g} s"
+                f"Redis gave no catalogue of the models within {timeout_s:g} s"  # callers read it
             ) from error
 
     def _start_refresh(self) -> Future[Catalogue]:
