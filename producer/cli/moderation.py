@@ -93,7 +93,7 @@ def explain(id: Id, as_json: Json = False) -> None:
             "policy": found.policy and found.policy.model_dump(),
         })
         return
-    post = f", post {record.post}" if record.post else ""
+    post = f", post {shown(record.post)}" if record.post else ""
     typer.echo(f"{record.decision}, {record.at}, policy {record.policy}{post}")
     for reason in record.reasons:
         typer.echo(f"- {told(reason)}")
@@ -102,7 +102,8 @@ def explain(id: Id, as_json: Json = False) -> None:
     for part, digest in record.digests.items():
         typer.echo(f"  {part}: {digest}")
     for human in found.reviews:
-        typer.echo(f"reviewed: {human.reviewed}, by {human.by}, {human.at}  {human.note}".rstrip())
+        told_by = f"by {shown(human.by)}, {human.at}  {shown(human.note, 2_000)}"
+        typer.echo(f"reviewed: {human.reviewed}, {told_by}".rstrip())
 
 
 @app.command()
@@ -167,7 +168,7 @@ def reviews(
         return
     for review in found:
         at = datetime.fromtimestamp(review.at_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M")
-        typer.echo(f"{review.id}  {at}  {review.record.post}".rstrip())
+        typer.echo(f"{review.id}  {at}  {shown(review.record.post)}".rstrip())
         for reason in review.record.reasons:
             typer.echo(f"  - {told(reason)}")
         if review.text:

@@ -65,6 +65,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     reused: tuple[str, ...]
     """Models whose scores of the run before were taken."""
     decisions: dict[str, int]
+    registered: dict[str, str] = {}
+    """By model, when that version was registered: another one may have its number later."""
     compared_with: str = ""
     because: tuple[str, ...] = ()
     """What is different from then."""
@@ -353,10 +355,13 @@ def differences(
     if summary["policy_digest"] != before.policy_digest:
         found.append(f"policy {before.policy} -> {summary['policy']}")
     models: Mapping[str, str] = summary["models"]
+    registered: Mapping[str, str] = summary.get("registered", {})
     for name in sorted(models.keys() | before.models.keys()):
         new, old = models.get(name, "none"), before.models.get(name, "none")
         if new != old:
             found.append(f"model {old} -> {new}")
+        elif name in before.registered and registered.get(name) != before.registered[name]:
+            found.append(f"model {new}, registered anew")
     return tuple(found)
 
 

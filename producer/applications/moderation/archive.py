@@ -63,8 +63,9 @@ def moderate_archive(  # noqa: PLR0913 - an archive, and its options
     models = client.models()
     check_labels(policy, labels_of(models, policy))
     versions = _versions(models, policy)
+    registered = _registered(models, versions)
     asked = _ask(source, output, policy, columns)
-    reused = _reusable(versions, asked, earlier)
+    reused = _reusable(versions, registered, asked, earlier)
     wanted = [
         (versions[model], file) for model, (file, _) in asked.items()
         if model not in reused and file.count
@@ -78,7 +79,8 @@ def moderate_archive(  # noqa: PLR0913 - an archive, and its options
     found: dict[str, Any] = {
         "source": source.name, "rows": sum(decisions.counts.values()) + decisions.failed,
         "failed": decisions.failed, "policy": policy.ref, "policy_digest": policy.digest,
-        "models": versions, "asked": {model: digest for model, (_, digest) in asked.items()},
+        "models": versions, "registered": registered,
+        "asked": {model: digest for model, (_, digest) in asked.items()},
         "reused": tuple(sorted(reused)), "decisions": dict(sorted(decisions.counts.items())),
     }
     if before is not None and earlier is not None:
@@ -100,6 +102,17 @@ def _versions(models: Mapping[str, ModelInfo], policy: Policy) -> dict[str, str]
         ref = ModelRef.parse(model)
         found[model] = f"{ref.name}@{catalogue.resolve(ref).version}"
     return found
+
+
+def _registered(
+    models: Mapping[str, ModelInfo], versions: Mapping[str, str]
+) -> dict[str, str]:
+    """When each of :func:`_versions` was registered."""
+    catalogue = Catalogue(models=dict(models))
+    return {
+        model: catalogue.resolve(ModelRef.parse(version)).created_at
+        for model, version in versions.items()
+    }
 
 
 def _ask(
@@ -138,16 +151,17 @@ def _write_questions(
 
 
 def _reusable(
-    versions: Mapping[str, str], asked: Mapping[str, tuple[QuestionFile, str]],
-    earlier: Summary | None,
+    versions: Mapping[str, str], registered: Mapping[str, str],
+    asked: Mapping[str, tuple[QuestionFile, str]], earlier: Summary | None,
 ) -> set[str]:
-    """Models that an earlier run asked the same."""
+    """Models of which an earlier run asked the same version the same."""
     if earlier is None:
         return set()
     return {
         model for model, (file, digest) in asked.items()
         if file.count and earlier.asked.get(model) == digest
         and earlier.models.get(model) == versions[model]
+        and earlier.registered.get(model) == registered[model]
     }
 
 

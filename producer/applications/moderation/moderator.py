@@ -30,6 +30,10 @@ from producer.applications.moderation.gathering import Gathered
 from producer.client import Client, who
 from producer.closing import Closing
 
+LONG_CHARS = 20_000
+"""To look through longer texts takes an event loop 10 ms and more, so a thread does it: a million
+characters with look-alikes take half a second."""
+
 
 class Moderator(Closing):
     """Decides on posts with the models of a client.
@@ -211,7 +215,11 @@ class AsyncModerator:
         self, posts: list[Post], timeout_s: float | None, tenant: str
     ) -> list[Decision | errors.CeleriacError]:
         policy = self.desk.policy()
-        found: list[Any] = ask_each(posts, policy)
+        is_long = sum(len(one.text) for one in posts if isinstance(one.text, str)) > LONG_CHARS
+        found: list[Any] = (
+            await asyncio.to_thread(ask_each, posts, policy) if is_long
+            else ask_each(posts, policy)
+        )
         asked = [one for one in found if isinstance(one, Asked)]
         outcomes = await self._outcomes(asked, timeout_s)
         if self.desk.must_check(asked, outcomes, policy):

@@ -186,6 +186,23 @@ def test_differences_name_policy_and_models() -> None:
     assert differences(now, before) == ("policy house@1 -> house@2", "model words@1 -> words@2")
 
 
+def test_a_version_that_took_the_number_of_another_is_asked_again(tmp_path: Path) -> None:
+    file = QuestionFile(tmp_path / "words.parquet", "text")
+    file.add(Question("words", "hello", "text"))
+    asked = {"words": (file, file.close())}
+    earlier = Summary(
+        source="a.csv", rows=1, failed=0, policy="house@1", policy_digest="x",
+        models={"words": "words@1"}, asked={"words": asked["words"][1]}, reused=(), decisions={},
+        registered={"words": "2026-11-25T09:00:00+00:00"},
+    )
+    for registered, reused in (("2026-11-25T09:00:00+00:00", {"words"}), ("2026-11-26", set())):
+        found = runs._reusable({"words": "words@1"}, {"words": registered}, asked, earlier)
+        assert found == reused
+    now = {"policy_digest": "x", "policy": "house@1", "models": {"words": "words@1"},
+           "registered": {"words": "2026-11-26"}}
+    assert differences(now, earlier) == ("model words@1, registered anew",)
+
+
 def test_half_a_run_is_none(tmp_path: Path) -> None:
     with pytest.raises(errors.DatasetError, match="is not the output"):
         read_summary(tmp_path)
