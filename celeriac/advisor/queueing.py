@@ -135,6 +135,10 @@ class Times:
         ]
 
 
+MANY_STOPS = 200
+"""Of one batch; more are not counted one by one: of a model of 10 s they were a minute's work."""
+
+
 class Stops:
     """What work takes that others interrupt, by chance."""
 
@@ -149,6 +153,10 @@ class Stops:
     def prolonged(self, work_s: float) -> float:
         """How long ``work_s`` of undisturbed work takes."""
         left_s = took_s = work_s * self._sharing.slower
+        stops = left_s * self._sharing.stops_per_s
+        if stops > MANY_STOPS:  # so many that their sum is normal
+            stop_s = self._sharing.stop_s
+            return took_s + self._chance.gauss(stops * stop_s, math.sqrt(2 * stops) * stop_s)
         while self._until_s <= left_s:
             left_s -= self._until_s
             took_s += self._chance.expovariate(1 / self._sharing.stop_s)

@@ -66,6 +66,7 @@ def test_bad_readings_have_their_errors_and_the_rest_goes_on(http_client: Http) 
     ({"readings": {}}, 400, "readings"),
     ({"readings": [], "threshold": -1}, 400, "threshold"),
     ({"readings": [1] * 20_001}, 413, "max_readings"),
+    ({"readings": line("a", 1_001), "model": "overflow", "threshold": 1}, 413, "max_items"),
     ({"readings": line("a", 1), "model": "nobody", "threshold": 1}, 404, "nobody"),
     ({"readings": line("a", 1), "model": "overflow"}, 400, "anomaly_threshold"),
     ({"readings": line("a", 1), "model": "table", "threshold": 1}, 200, None),

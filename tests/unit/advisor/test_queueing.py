@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 
 from celeriac.advisor.queueing import (
@@ -140,6 +141,23 @@ def test_stops_take_their_share_of_the_time() -> None:
     took_s = [stops.prolonged(0.001) for _ in range(50_000)]
     assert sum(took_s) == pytest.approx(50_000 * 0.0015 * (1 + 50 * 0.004), rel=0.02)
     assert min(took_s) == pytest.approx(0.0015)
+
+
+def test_many_stops_are_not_counted_one_by_one() -> None:
+    """Of a model of a minute they are three thousand for each batch."""
+    stops = Stops(Sharing(slower=1.5, stops_per_s=50, stop_s=0.004))
+    drawn: list[float] = []
+    draw = stops._chance.expovariate
+
+    def counted(rate: float) -> float:
+        drawn.append(rate)
+        return draw(rate)
+
+    stops._chance.expovariate = counted  # type: ignore[method-assign]
+    took_s = [stops.prolonged(60.0) for _ in range(2_000)]
+    assert sum(took_s) == pytest.approx(2_000 * 90 * (1 + 50 * 0.004), rel=0.001)
+    assert 0.35 < np.std(took_s) < 0.41  # of the sum of 4,500 stops: 0.004 sqrt(2 x 4,500)
+    assert not drawn
 
 
 def test_who_shares_cores_waits_longer_above_all_in_the_tail() -> None:
