@@ -414,6 +414,9 @@ def _fail(job_id: str, output: str, claim: Claim, error: Exception) -> None:
     max_attempts = get_settings().batch.max_attempts
     reason = policy.reason(error, claim.chunk, claim.attempt, max_attempts)
     if policy.ends_job(error, claim.attempt, max_attempts):
+        if _is_overtaken(job_id, claim):
+            log.info("chunk does not count", reason=reason)
+            return
         metrics.CHUNKS.labels("failed").inc()
         log.error("chunk failed", attempt=claim.attempt, reason=reason)
         patiently(lambda: _ledger().fail(job_id, reason))
@@ -427,6 +430,13 @@ def _fail(job_id: str, output: str, claim: Claim, error: Exception) -> None:
     if change.answer is Answer.AGAIN:
         delay_s = policy.retry_delay_s(claim.attempt)
         _publish_chunk(job_id, claim.chunk, output, delay_s)
+
+
+def _is_overtaken(job_id: str, claim: Claim) -> bool:
+    """True if the chunk was claimed anew, or is done: what this run met does not end the job."""
+    lease_s = get_settings().batch.lease_s
+    answer = patiently(lambda: _ledger().renew(job_id, claim.chunk, claim.epoch, lease_s))
+    return answer is Answer.LOST
 
 
 def _give_back(job_id: str, claim: Claim, reason: str) -> Change:

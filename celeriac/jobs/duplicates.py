@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from celeriac import errors
 from celeriac.outputs import TableAnswers
 
 _ROW = "\0row"
@@ -50,9 +51,13 @@ def spread(answers: TableAnswers, groups: Groups) -> TableAnswers:
     """The answer of each group for all its rows."""
     where = pa.array(groups.group_of)
     columns = {name: column.take(where) for name, column in answers.columns.items()}
-    failed = {}
-    for group, error in answers.errors.items():
-        failed.update(dict.fromkeys(np.flatnonzero(groups.group_of == group).tolist(), error))
+    failed: dict[int, errors.CeleriacError] = {}
+    if answers.errors:
+        rows = np.argsort(groups.group_of, kind="stable")  # group by group
+        ends = np.cumsum(np.bincount(groups.group_of, minlength=len(groups.first)))
+        for group, error in answers.errors.items():
+            start = ends[group - 1] if group else 0
+            failed.update(dict.fromkeys(rows[start : ends[group]].tolist(), error))
     return TableAnswers(columns, failed)
 
 

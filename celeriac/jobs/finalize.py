@@ -29,8 +29,8 @@ def finalize(
 
     ``dead``: the chunks that may lack a part. ``is_wanted`` is asked once, before anything looks
     finished. Raises Cancelled if the job goes on instead; JobFailed that names the first other part
-    that is missing, damaged or wrong, or the reason if every chunk is dead; JobNotFound if the
-    folder was deleted.
+    that is missing, damaged or wrong, or the reason if every chunk is dead, or if another job has
+    the folder now; JobNotFound if that was deleted.
     """
     # Late: callers, who only read manifests, need no pyarrow.
     from celeriac.datasets.copies import remove_copies
@@ -82,6 +82,7 @@ def _written(
     folder.remove_debris(records)
     if folder.clear_ends():
         raise folder.gone(plan.job_id)
+    folder.load_of(plan.job_id)  # another job may have its place
     if not is_wanted():
         raise errors.Cancelled(f"job {plan.job_id} goes on: it was resumed while it ended")
     write_file(folder.manifest, msgspec.json.format(msgspec.json.encode(manifest)))

@@ -144,7 +144,7 @@ class JobFolder:
             held = self.load()
             if held.fingerprint != plan.fingerprint:
                 raise errors.OutputConflict(self._conflict(held, plan)) from None
-            return self._with_chunks(held, chunks)
+            return self._with_chunks(self._with_files(held, plan), chunks)
         except OSError as error:
             raise errors.OutputConflict(
                 f"{self.path}: cannot be written to: {error.strerror or error}"
@@ -155,6 +155,15 @@ class JobFolder:
             if not self.plan.exists():  # else another caller goes on with the job
                 remove_file(self.job)
             raise
+
+    def _with_files(self, held: JobPlan, plan: JobPlan) -> JobPlan:
+        """The job that is held, with the times of its files as they are now: one that was restored
+        or touched has the same content, as its digest says, and is not taken for a changed one."""
+        if held.files == plan.files:
+            return held
+        held = msgspec.structs.replace(held, files=plan.files)
+        write_file(self.job, msgspec.json.format(msgspec.json.encode(held)))
+        return held
 
     def _with_chunks(self, plan: JobPlan, chunks: tuple[Chunk, ...]) -> JobPlan:
         write_file(self.plan, encode_chunks(chunks))

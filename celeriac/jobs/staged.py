@@ -54,7 +54,8 @@ class StagedChunk(ABC):
     def publish(self, record: ChunkRecord, plan: JobPlan, chunk: Chunk) -> ChunkRecord:
         """Make this run's files the chunk's; returns the record that holds.
 
-        If another run was first, its record holds and this run's files go. Raises StorageError.
+        If another run was first, its record holds and this run's files go. Raises StorageError, and
+        JobFailed if another job has taken the folder and was first.
         """
         path, data = self._folder.record(record.chunk), msgspec.json.encode(record)
         try:
@@ -64,12 +65,21 @@ class StagedChunk(ABC):
             if held is not None:
                 self.discard()
                 return held
+            self._check_ours(plan)
             write_file(path, data)  # what is there is damaged, or of another plan
         except OSError as error:
             self.discard()
             raise unwritten(path, error) from error
         self.settle(record)
         return record
+
+    def _check_ours(self, plan: JobPlan) -> None:
+        """This run may be of a job whose output was deleted, and another one's is there now."""
+        try:
+            self._folder.load_of(plan.job_id)
+        except BaseException:
+            self.discard()
+            raise
 
     @abstractmethod
     def settle(self, record: ChunkRecord) -> None:

@@ -798,6 +798,28 @@ def test_a_job_that_is_resumed_while_it_ends_does_not_end_without_what_is_tried_
     assert (handle.status().state, handle.status().rows_dead) == ("completed_with_errors", 0)
 
 
+def test_a_run_that_was_overtaken_does_not_end_its_job(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its process was stopped for longer than a lease, say."""
+    score, ledger = tasks.batch._score, Ledger(broker.redis, 600)
+
+    def late(job_id: str, output: str, claim: Claim, *rest: Any) -> Any:
+        if claim.chunk != 3 or claim.attempt > 1:
+            return score(job_id, output, claim, *rest)
+        ledger.renew(job_id, 3, claim.epoch, lease_s=0)
+        other = ledger.claim(job_id, 3, owner="o", worker="w", lease_s=60, max_attempts=3)
+        ledger.commit(job_id, score(job_id, output, other, *rest), other.epoch)
+        raise errors.DatasetError("the source has changed since")
+
+    monkeypatch.setattr(tasks.batch, "_score", late)
+    handle = submit()
+    work(redis_client)
+    assert (handle.status().state, handle.status().error) == ("completed_with_errors", "")
+    assert handle.results().num_rows == 99
+
+
 def test_a_job_goes_on_where_its_output_was_moved(
     submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -144,6 +145,51 @@ def test_a_folder_that_another_job_has_taken_is_not_taken_for_the_job(tmp_path: 
     folder, plan, _ = make_job(tmp_path, LINES)
     with pytest.raises(errors.JobFailed, match=f"holds job {plan.job_id} now, not another-one"):
         folder.load_of("another-one")
+
+
+def test_a_run_of_a_job_whose_output_was_deleted_leaves_that_of_the_next_one_alone(
+    tmp_path: Path
+) -> None:
+    folder, plan, chunks = make_job(tmp_path, LINES)
+
+    def slow(table: pa.Table) -> TableAnswers:
+        shutil.rmtree(folder.path)
+        run_all(*make_job(tmp_path, LINES, version=2))
+        finalize(folder, NOW)
+        return TableAnswers({"prediction": table["text"].combine_chunks()})
+
+    with pytest.raises(errors.JobFailed, match=f"holds job .* now, not {plan.job_id} any more"):
+        run_chunk(folder, plan, chunks[0], slow, epoch=7)
+    found = read_manifest(folder)
+    assert found is not None
+    part = folder.part(0, "parquet").read_bytes()
+    assert hashlib.sha256(part).hexdigest() == found.parts[0].sha256
+    assert not list(folder.path.rglob(".tmp-*"))
+
+
+def test_a_finaliser_of_a_job_whose_output_was_deleted_does_not_end_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, plan, chunks = make_job(tmp_path, LINES)
+    run_all(folder, plan, chunks)
+    other = msgspec.json.encode(replace(plan, job_id="the-next"))
+    monkeypatch.setattr(extras, "write_aggregates", lambda *_: folder.job.write_bytes(other) and ())
+    with pytest.raises(errors.JobFailed, match=f"holds job the-next now, not {plan.job_id}"):
+        finalize(folder, NOW)
+    assert not folder.success.exists()
+    assert not folder.manifest.exists()
+
+
+def test_a_file_that_was_touched_has_not_changed_if_it_is_submitted_again(tmp_path: Path) -> None:
+    folder, plan, chunks = make_job(tmp_path, LINES)
+    first = run_chunk(folder, plan, chunks[0], shout)
+    os.utime(tmp_path / "in.csv", (1, 1))
+    with pytest.raises(errors.DatasetError, match="has changed since the job was submitted"):
+        run_chunk(folder, plan, chunks[1], shout)
+    folder, again, chunks = make_job(tmp_path, LINES)
+    assert (again.job_id, again.fingerprint) == (plan.job_id, plan.fingerprint)
+    assert run_all(folder, folder.load(), chunks)[0] == first
+    assert finalize(folder, NOW).rows_in == 5
 
 
 def test_a_finished_chunk_is_not_computed_again(tmp_path: Path) -> None:
