@@ -63,11 +63,12 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def claim(self) -> tuple[str, str, int, str]:
         """What is told once: kind, date and attempt of a schedule, or time, version and state of a
-        model."""
+        model. That a run could not begin, and that it has failed, are two things."""
         if self.model:
             about = f"{self.model}:{self.entry}:{self.state}"
             return (str(self.kind), self.at, self.version, about)
-        return (str(self.kind), self.date, self.attempt, self.schedule)
+        begun = "" if self.job_id or self.kind is not AlertKind.FAILED else ":not begun"
+        return (str(self.kind), self.date, self.attempt, f"{self.schedule}{begun}")
 
     @property
     def id(self) -> str:

@@ -33,6 +33,8 @@ LONGEST_DELAY_S = 3_600.0
 _LONGEST_URL = 2_048
 _URL = re.compile(r"[!-~]+")
 """Visible ASCII: nothing that could end a line of the request."""
+_MOST_ADDRESSES = 4
+"""Of a host, that are tried."""
 _PORTS = {"https": 443, "http": 80}
 _METADATA = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.16"})
 """Where clouds answer their machines, outside of the link-local networks."""
@@ -141,14 +143,28 @@ def post(target: Target, body: bytes, headers: Mapping[str, str], timeout_s: flo
 
 
 def _connect(target: Target, end_s: float) -> socket.socket:
-    address = _address(target, end_s)
-    left_s = max(0.001, end_s - time.monotonic())
-    connection = socket.create_connection((address, target.port), timeout=left_s)
+    connection = _reached(target, _addresses(target, end_s), end_s)
     if not target.is_tls:
         return connection
     return ssl.create_default_context().wrap_socket(
         connection, server_hostname=target.host, do_handshake_on_connect=False
     )
+
+
+def _reached(target: Target, addresses: list[str], end_s: float) -> socket.socket:
+    """By the first address that answers: a machine may have no way to the others. Raises OSError.
+    """
+    for number, address in enumerate(addresses, 1):
+        left_s = (end_s - time.monotonic()) / (len(addresses) - number + 1)
+        try:
+            found = socket.create_connection((address, target.port), timeout=max(0.001, left_s))
+        except OSError:
+            if number == len(addresses):
+                raise
+        else:
+            found.settimeout(max(0.001, end_s - time.monotonic()))
+            return found
+    raise AssertionError("a host without an address")
 
 
 def _exchange(
@@ -165,14 +181,15 @@ def _exchange(
     return channel.getresponse().status
 
 
-def _address(target: Target, end_s: float) -> str:
-    """The address to connect to. Raises Undelivered if it is none that a webhook may go to."""
-    found = _look_up(target, end_s)
-    address = str(found[0][4][0])
+def _addresses(target: Target, end_s: float) -> list[str]:
+    """The addresses to connect to, the best first. Raises Undelivered if there is none that a
+    webhook may go to."""
+    found = dict.fromkeys(str(one[4][0]) for one in _look_up(target, end_s))
     is_free = target.is_operators or _is_literal(target.host)
-    if not is_free and not is_allowed(address, target.host):
+    allowed = [one for one in found if is_free or is_allowed(one, target.host)]
+    if not allowed:
         raise Undelivered(f"the host {target.host} has an address that webhooks do not go to")
-    return address
+    return allowed[:_MOST_ADDRESSES]
 
 
 def _look_up(target: Target, end_s: float) -> list[Any]:

@@ -122,8 +122,11 @@ def look_after(broker: Broker, now: datetime) -> dict[str, Looked | None]:
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Entries of the beat schedule: the watch, if there is anything to watch."""
-    if not any(schedule.enabled for schedule in settings.nightly.values()):
+    """Entries of the beat schedule: the watch, if there is anything to watch, or anybody to tell:
+    it has alerts sent that were not delivered, those of drift too."""
+    alerts = settings.alerts
+    is_any = any(schedule.enabled for schedule in settings.nightly.values())
+    if not (is_any or alerts.webhook or alerts.command):
         return {}
     return {"nightly-watch": every(WATCH_EVERY_S, NIGHTLY_WATCH)}
 

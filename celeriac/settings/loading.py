@@ -171,7 +171,9 @@ def _explain_one(item: dict[str, Any]) -> str:
     location = ".".join(str(part) for part in item["loc"])
     if item["type"] != "extra_forbidden":
         problem = item["msg"].removeprefix("Value error, ")
-        return f"{location}: {problem} (found {item['input']!r})"
+        found = item["input"]
+        shown = hide_password(found) if isinstance(found, str) and "://" in found else found
+        return f"{location}: {problem} (found {shown!r})"
     name = str(item["loc"][-1])
     close = difflib.get_close_matches(name, _names_beside(item["loc"][:-1]), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""

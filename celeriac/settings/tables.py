@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator
 
+from celeriac import errors
 from celeriac.settings.adapt import AdaptSettings
 from celeriac.settings.nightly import NightlySettings, checked_apart, checked_model
 from celeriac.settings.section import Section
@@ -253,13 +253,16 @@ class AlertSettings(Section):
     @field_validator("webhook")
     @classmethod
     def _an_address(cls, url: str) -> str:
+        if not url:
+            return url
+        from celeriac.webhooks import operators_target  # TLS and HTTP: few processes call any
+
         try:
-            parts = urlsplit(url)
-            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            usable = False
-        if url and not usable:
-            raise ValueError("is no address; it looks like https://host/path")
+            operators_target(url)
+        except errors.RequestError as error:
+            raise ValueError(
+                "is no address; it looks like https://host/path, without a password, spaces or #"
+            ) from error
         return url
 
 

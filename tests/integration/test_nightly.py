@@ -196,7 +196,12 @@ def test_a_run_that_fails_leaves_the_date_owed(
     assert redis_client.exists(nightly_slot_key("sales")) == 0
     assert alerts(redis_client) == {("failed", str(DAY))}
     late.rename(source)
-    assert begin(broker, owner="second")
+    end(broker, begin(broker, owner="second"), JobState.FAILED)
+    look(broker, DUE + timedelta(hours=1))
+    events = nights.records_of(broker, "sales").events()
+    told = [one.text for one in events if one.what == "failed"]
+    assert told[0] == "the disk is full"  # other news than that it could not begin
+    assert "no such file" in told[1]
 
 
 def test_a_night_that_was_planned_but_not_queued_goes_on(
@@ -482,6 +487,8 @@ def test_beat_sends_the_watch(broker: Broker, settings: Settings) -> None:
     off = broker.settings.nightly["sales"].model_copy(update={"enabled": False})
     disabled = settings.model_copy(update={"nightly": {"sales": off}})
     assert tasks.nightly.beat_schedule(disabled) == {}
+    told = settings.model_copy(update={"alerts": AlertSettings(webhook="https://host/path")})
+    assert tasks.nightly.beat_schedule(told)  # what was not delivered is tried again
     assert tasks.nightly.look_after(Broker(disabled), DUE) == {}
 
 

@@ -134,6 +134,8 @@ def test_one_that_is_like_no_setting_is_told_and_ignored(caplog: pytest.LogCaptu
         (f"{OPTIONS}aggregate = {{by = []}}", ["options.aggregate.by", "at least 1"]),
         (f"{OPTIONS}aggregate = {{by = 'x', quantiles = {{y = [2]}}}}", ["quantiles.y.0"]),
         ("[alerts]\nwebhook = 'host/hook'", ["alerts.webhook: is no address", "https://host"]),
+        ("[alerts]\nwebhook = 'https://me:secret@host/hook'", ["password", "me:***@host"]),
+        ("[alerts]\nwebhook = 'https://host/to a page'", ["alerts.webhook: is no address"]),
         ("[alerts]\nwebhok = ''", ["did you mean 'webhook'"]),
     ],
 )

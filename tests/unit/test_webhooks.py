@@ -156,6 +156,17 @@ def test_answers_are_read_within_bounds(peer: Peer) -> None:
             post(peer.target, b"{}", {}, 2)
 
 
+def test_a_name_with_an_address_that_nobody_listens_at(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As localhost has, where a receiver is at 127.0.0.1 alone, and ::1 comes first."""
+    peer.said, port = b"HTTP/1.1 204 No Content\r\n\r\n", peer.target.port
+    found = [("", "", 0, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
+    monkeypatch.setattr(webhooks, "_look_up", lambda *_: found)
+    target = check_target(f"http://localhost:{port}/x", [f"localhost:{port}"])
+    assert post(target, b"{}", {}, 5) == 204
+
+
 def test_a_receiver_that_sends_a_byte_now_and_then(peer: Peer) -> None:
     peer.said, peer.pause_s = b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 50, 0.05
     started = time.monotonic()
