@@ -56,7 +56,7 @@ def newest(broker: Broker, name: str, day: date) -> Run:
     output = output_path(schedule, day)
     try:
         found = runs(broker, name, day)
-    except (errors.JobNotFound, OSError) as error:
+    except (errors.JobNotFound, errors.JobFailed, OSError) as error:
         return Run(
             day=day, attempt=1, state=RunState.UNREADABLE, output=output, reason=str(error)
         )
@@ -220,7 +220,9 @@ def _held(broker: Broker, name: str, ours: Holder) -> ChunkLease:
 def _keep(broker: Broker, name: str, ours: Holder, job_id: str) -> None:
     """The slot is the job's until it has ended."""
     with_job = Holder(date=ours.date, attempt=ours.attempt, owner=ours.owner, job_id=job_id)
-    records_of(broker, name).swap(ours, with_job, broker.settings.batch.job_ttl_s)
+    records, ttl_s = records_of(broker, name), broker.settings.batch.job_ttl_s
+    if not records.swap(ours, with_job, ttl_s):
+        records.swap(None, with_job, ttl_s)  # Redis has forgotten it meanwhile
 
 
 def _adopt(broker: Broker, name: str, ours: Holder, run: Run) -> None:
@@ -243,10 +245,11 @@ def _submit(
     """Job id, and what was done."""
     if folder.holds_job():
         run = _seen(broker, folder, day, attempt)
-        if run.state.can_begin:  # else: made since we looked
+        if not run.state.can_begin:  # made since we looked
+            return run.job_id, "found"
+        if folder.plan.exists():  # else: who planned it was killed before it was written
             JobHandle.from_output(broker, folder.path).resume()
             return run.job_id, "resumed"
-        return run.job_id, "found"
     handle = submit_dataset(
         broker, dataset_path(schedule, day), schedule.model, folder.path,
         **schedule.options.arguments(),

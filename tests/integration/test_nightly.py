@@ -204,14 +204,17 @@ def test_a_run_that_fails_leaves_the_date_owed(
     assert "no such file" in told[1]
 
 
+@pytest.mark.parametrize(
+    "step", ["producer.datasets.publish_missing", "celeriac.jobs.folder.JobFolder._with_chunks"]
+)
 def test_a_night_that_was_planned_but_not_queued_goes_on(
-    broker: Broker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    broker: Broker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def killed(*_: object, **__: object) -> int:
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr("producer.datasets.publish_missing", killed)
+        patch.setattr(step, killed)
         with pytest.raises(SystemExit):
             begin(broker, owner="first")
     assert redis_client.llen(batch_queue("cpu")) == 0
@@ -453,6 +456,23 @@ def test_a_planning_task_keeps_its_slot_and_a_killed_one_loses_it_soon(
     assert not redis_client.exists(slot)
 
 
+def test_a_slot_that_redis_forgets_while_a_night_is_planned_is_its_jobs_all_the_same(
+    broker: Broker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = nights.submit_dataset
+
+    def submits(*arguments: Any, **options: Any) -> JobHandle:
+        handle = submit(*arguments, **options)
+        redis_client.delete(nightly_slot_key("sales"))
+        return handle
+
+    monkeypatch.setattr("producer.nights.submit_dataset", submits)
+    job_id = begin(broker)
+    holder = nights.under_way(broker, "sales")
+    assert holder is not None
+    assert holder.job_id == job_id
+
+
 def test_an_old_job_that_redis_may_have_forgotten_is_left_alone(
     make_broker: Callable[..., Broker], redis_client: redis.Redis
 ) -> None:
@@ -466,13 +486,15 @@ def test_an_old_job_that_redis_may_have_forgotten_is_left_alone(
     assert sent(redis_client) == []
 
 
+@pytest.mark.parametrize("name", ["job.json", "manifest.json"])
 def test_a_folder_that_cannot_be_read_keeps_nothing_else_from_its_turn(
-    make_broker: Callable[..., Broker], redis_client: redis.Redis
+    make_broker: Callable[..., Broker], redis_client: redis.Redis, name: str
 ) -> None:
     broker = make_broker(first_date=BEFORE)
-    folder = JobFolder(output_path(broker.settings.nightly["sales"], BEFORE))
+    folder = Path(output_path(broker.settings.nightly["sales"], BEFORE))
     begin(broker, BEFORE)
-    folder.job.write_text("{")
+    (folder / name).write_text("{")
+    (folder / "_SUCCESS").touch()
     redis_client.flushall()
     assert state(broker, BEFORE) is RunState.UNREADABLE
     look(broker, DUE)
