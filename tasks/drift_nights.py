@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from celeriac import errors
@@ -27,6 +29,7 @@ log = get_logger(__name__)
 
 LOOKBACK_DAYS = 31
 """How far back a night looks for what is open."""
+_UNREADABLE = (errors.JobNotFound, errors.JobFailed, OSError)
 
 
 def check_date(broker: Broker, name: str, day: date, attempt: int, *, owner: str) -> bool:
@@ -46,30 +49,65 @@ def tell_job(broker: Broker, name: str, schedule: NightlySettings, run: Run) -> 
     records = nights.records_of(broker, name)
     if records.is_drift_told(run.day, run.attempt):
         return
-    report = found_by(schedule, run.output)
+    try:
+        report = found_by(schedule, run.output)
+    except _UNREADABLE as error:
+        _complain(run.output, str(error))
+        return
     if report is not None:
         _announce(broker, name, schedule, run.day, run.attempt, report)
     records.mark_drift_told(run.day, run.attempt)
 
 
-def earlier(schedule: NightlySettings, day: date, attempt: int) -> list[DriftReport]:
-    """What was found by all attempts before this one, the oldest first. One that cannot be read
-    says nothing, and keeps no later night from it."""
+@lru_cache(maxsize=1_000)
+def _complain(output: str, reason: str) -> None:
+    """Once in a process, not at each look."""
+    log.warning("what a night has found cannot be read", output=output, reason=reason)
+
+
+IsTold = Callable[[date, int], bool]
+"""Of an attempt: what it has found has been announced."""
+
+
+def _always(_day: date, _attempt: int) -> bool:
+    """A comparison is done only when it has been told."""
+    return True
+
+
+def earlier(
+    schedule: NightlySettings, day: date, attempt: int, is_told: IsTold = _always
+) -> list[DriftReport]:
+    """What was found, and told, by all attempts before this one, the oldest first. One that cannot
+    be read says nothing, and keeps no later night from it."""
+    days = [day - timedelta(days=back) for back in range(LOOKBACK_DAYS, 0, -1)]
+    found = [one for before in days for one in _found_on(schedule, before, is_told)]
+    return found + _found_on(schedule, day, is_told, attempt - 1)
+
+
+def later(
+    schedule: NightlySettings, day: date, is_told: IsTold = _always
+) -> list[DriftReport]:
+    """The same of later dates: this one is caught up."""
+    days = [day + timedelta(days=ahead) for ahead in range(1, LOOKBACK_DAYS + 1)]
+    return [one for after in days for one in _found_on(schedule, after, is_told)]
+
+
+def _found_on(
+    schedule: NightlySettings, day: date, is_told: IsTold, most: int = MAX_ATTEMPTS
+) -> list[DriftReport]:
+    """By the first ``most`` attempts at a date."""
     found = []
-    for back in range(LOOKBACK_DAYS, -1, -1):
-        before = day - timedelta(days=back)
-        most = attempt - 1 if before == day else MAX_ATTEMPTS
-        for number in range(1, most + 1):
-            output = output_path(schedule, before, number)
-            if not nights.holds(schedule, output):
-                break
-            try:
-                report = found_by(schedule, output)
-            except (errors.JobNotFound, errors.JobFailed) as error:
-                log.warning("what a night has found cannot be read", reason=error.message)
-                continue
-            if report is not None:
-                found.append(report)
+    for number in range(1, most + 1):
+        output = output_path(schedule, day, number)
+        if not nights.holds(schedule, output):
+            break
+        try:
+            report = found_by(schedule, output) if is_told(day, number) else None
+        except _UNREADABLE as error:
+            _complain(output, str(error))
+            continue
+        if report is not None:
+            found.append(report)
     return found
 
 
@@ -120,7 +158,9 @@ def _announce(  # noqa: PLR0913, PLR0917 - which attempt has found what
     broker: Broker, name: str, schedule: NightlySettings, day: date, attempt: int,
     report: DriftReport,
 ) -> None:
-    before = earlier(schedule, day, attempt)
+    records = nights.records_of(broker, name)
+    is_told = records.is_drift_told if schedule.kind == "dataset" else _always
     announce(broker, *checks.events(
-        before, report, entry=name, what=f"{name}, {day}", said=headline(report)
+        earlier(schedule, day, attempt, is_told), report, later(schedule, day, is_told),
+        entry=name, what=f"{name}, {day}", said=headline(report),
     ))

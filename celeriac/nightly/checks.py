@@ -59,17 +59,19 @@ def finish(folder: Place, report: DriftReport) -> None:
         remove_file(folder / _UNTOLD)
 
 
-def events(
-    before: Sequence[DriftReport], now: DriftReport, *, entry: str, what: str, said: str
+def events(  # noqa: PLR0913 - what was found, and how it is told
+    before: Sequence[DriftReport], now: DriftReport, after: Sequence[DriftReport] = (), *,
+    entry: str, what: str, said: str,
 ) -> list[DriftEvent]:
-    """The episodes of an entry of the schedule that ``now`` closes and opens, after what was found
-    ``before``: what closes comes first, so that data which are mended hold up nothing else.
+    """The episodes of an entry of the schedule that ``now`` closes and opens, between what was
+    found ``before`` its date, and ``after`` it if it was caught up: what closes comes first, so
+    that data which are mended hold up nothing else.
 
-    An episode stays open until a night says that it is over: too few rows say nothing. ``what`` was
-    looked at; ``said``: the whole in one sentence.
+    An episode stays open until a night says that it is over: too few rows say nothing, and too few
+    labels nothing of the answers. ``what`` was looked at; ``said``: the whole in one sentence.
     """
-    was = _open_after(before)
-    found = _after(was, now)
+    was = _open_after([*before, *after])
+    found = _open_after([*before, now, *after])
     at_s = datetime.fromisoformat(now.made_at).timestamp()
     opened = [
         DriftEvent(
@@ -116,8 +118,13 @@ def _after(was: _Open, report: DriftReport) -> _Open:
         return was
     about = report.model, report.version
     found = {(kind, *about) for kind in kinds(report)}
-    if report.state == "broken":  # says nothing about the rest
-        found |= {one for one in was if one[1:] == about and one[0] != "data_quality"}
+    is_measured = report.quality is not None and report.quality.is_compared
+    found |= {
+        one for one in was if one[1:] == about and (
+            one[0] != "data_quality" if report.state == "broken"  # says nothing about the rest
+            else one[0] == "concept_drift" and not is_measured
+        )
+    }
     return frozenset(found)
 
 

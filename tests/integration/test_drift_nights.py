@@ -254,13 +254,65 @@ def test_a_job_tells_what_its_report_has_found_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     broker = make_broker(kind="dataset", drift=True, check={})
-    report = DriftReport(
-        model="sizes", version=1, source="in", made_at="2026-11-22T02:00:00+00:00", state="drift",
-        rows=9, rows_total=9,
-    )
-    monkeypatch.setattr(drift_nights, "found_by", lambda schedule, output: report)
+    monkeypatch.setattr(drift_nights, "found_by", lambda schedule, output: found("drift"))
     run = Run(day=DAY, attempt=1, state=RunState.COMPLETED, output=str(tmp_path / "out"))
     for _ in range(2):
         schedule = broker.settings.nightly["watched"]
         drift_nights.tell_job(broker, "watched", schedule, run)
+    assert announced(redis_client) == [("opened", "data_drift")]
+
+
+def found(state: Any) -> DriftReport:
+    return DriftReport(
+        model="sizes", version=1, source="in", made_at="2026-11-22T02:00:00+00:00", state=state,
+        rows=9, rows_total=9,
+    )
+
+
+def test_a_night_that_is_caught_up_closes_nothing_that_is_open_since(
+    broker: Broker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = [DAY + number * ONE_DAY for number in range(3)]
+    states = dict(zip(days, ("drift", "stable", "drift"), strict=True))
+    monkeypatch.setattr(drift_nights, "_compared", lambda *wanted: found(states[wanted[-1]]))
+    for day in (days[0], days[2], days[1]):
+        compare(broker, day)
+    assert announced(redis_client) == [("opened", "data_drift")]
+
+
+def test_drift_of_before_it_was_to_be_told_is_told(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The entry has got ``drift = true`` while its jobs were finding drift."""
+    broker = make_broker(kind="dataset", drift=True, check={})
+    days = [DAY + number * ONE_DAY for number in range(3)]
+    outputs = {str(tmp_path / "out" / str(day)) for day in days}
+    monkeypatch.setattr(drift_nights, "found_by", lambda schedule, output: found("drift"))
+    monkeypatch.setattr("producer.nights.holds", lambda schedule, output: output in outputs)
+    schedule = broker.settings.nightly["watched"]
+    for day in days[1:]:
+        run = Run(day=day, attempt=1, state=RunState.COMPLETED, output=str(tmp_path / str(day)))
+        drift_nights.tell_job(broker, "watched", schedule, run)
+    assert announced(redis_client) == [("opened", "data_drift")]
+
+
+def test_what_a_job_has_found_may_be_out_of_reach(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Other dates of the schedule are looked after all the same, and it is told later."""
+    broker = make_broker(kind="dataset", drift=True, check={})
+    reports = [errors.JobFailed("manifest.json: is missing"), OSError("no route"), found("drift")]
+
+    def found_by(*_: object) -> DriftReport:
+        report = reports.pop(0)
+        if isinstance(report, Exception):
+            raise report
+        return report
+
+    monkeypatch.setattr(drift_nights, "found_by", found_by)
+    run = Run(day=DAY, attempt=1, state=RunState.COMPLETED, output=str(tmp_path / "out"))
+    for _ in range(3):
+        drift_nights.tell_job(broker, "watched", broker.settings.nightly["watched"], run)
     assert announced(redis_client) == [("opened", "data_drift")]

@@ -68,6 +68,32 @@ def test_an_episode_opens_and_closes_once(
     assert told(*states) == expected
 
 
+@pytest.mark.parametrize("quality", [
+    None, Quality(measure="AUC", reference=0.8, current=0.9, error=0.1, rows=9, fell=False),
+])  # fmt: skip
+def test_without_labels_nobody_says_that_answers_are_as_good_again(quality: Quality | None) -> None:
+    now = msgspec.structs.replace(report("drift", 1), quality=quality)
+    found = checks.events(
+        [report("worse", fell=True)], now, entry="n", what="n", said="it has changed"
+    )
+    assert [(one.state, one.kind) for one in found] == [("opened", "data_drift")]
+
+
+@pytest.mark.parametrize(("before", "now", "after", "expected"), [
+    ("drift", "stable", "drift", []), ("stable", "drift", "drift", []),
+    ("stable", "drift", "stable", []), ("broken", "stable", "broken", []),
+    ("stable", "drift", "not_enough_data", [("opened", "data_drift")]),
+    ("drift", "stable", "not_enough_data", [("closed", "data_drift")]),
+])  # fmt: skip
+def test_a_date_that_is_caught_up_tells_what_later_ones_leave_as_it_is(
+    before: str, now: str, after: str, expected: list[tuple[str, str]]
+) -> None:
+    found = checks.events(
+        [report(before)], report(now, 2), [report(after, 1)], entry="n", what="n", said="so"
+    )
+    assert [(one.state, one.kind) for one in found] == expected
+
+
 def test_what_an_event_says() -> None:
     found = report("drift", features=(
         feature("hour", "drift", 0.2), feature("temp", "drift", 0.9), feature("wind", "stable"),
