@@ -362,13 +362,15 @@ def _without_feedback(work: _Work, state: Adaptation) -> Step:
 def _roll_back(work: _Work, state: Adaptation, why: str) -> Step:
     try:
         done = release.rollback(
-            work.registry, work.model, who=adaptation.NOBODY, why=f"drift: does worse: {why}"
+            work.registry, work.model, who=adaptation.NOBODY, why=f"drift: does worse: {why}",
+            champion=state.challenger, to=state.champion,
         )
     except errors.CeleriacError as error:
         return adaptation.ended(
             state, "not_rolled_back", f"does worse: {why}; {error.message}", work.rule, time.time()
         )
-    publish_registry(work.client)
+    with suppress(redis.RedisError, errors.CeleriacError):  # beat has it published again
+        publish_registry(work.client)
     return adaptation.ended(
         state, "rolled_back", f"to version {done['version']}: {why}", work.rule, time.time()
     )

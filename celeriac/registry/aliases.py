@@ -113,14 +113,18 @@ class Aliases:
             self._move(old, new, who, why, metrics)
             return True
 
-    def rollback(self, *, expected: int, who: str, why: str) -> None:
+    def rollback(
+        self, *, expected: int, who: str, why: str, champion: int | None = None
+    ) -> None:
         """Make ``previous`` the champion again. There is no ``previous`` after it.
 
-        ``expected`` is the ``previous`` that the caller has seen. Raises PromotionRefused if it
-        is no longer that.
+        ``expected`` is the ``previous`` that the caller has seen, ``champion`` the version that is
+        to go, if it is only to be that one. Raises PromotionRefused if they are other ones.
         """
         with self._changing():
             old = self.read()
+            if champion is not None:
+                self._check(CHAMPION, old.get(CHAMPION), champion)
             self._check(PREVIOUS, old.get(PREVIOUS), expected)
             new = old | {CHAMPION: expected}
             del new[PREVIOUS]

@@ -48,10 +48,14 @@ def promote(  # noqa: PLR0913 - a promotion, and what its history says
     }
 
 
-def rollback(registry: Registry, name: str, *, who: str, why: str = "") -> dict[str, Any]:
+def rollback(  # noqa: PLR0913 - a rollback, and what its history says
+    registry: Registry, name: str, *, who: str, why: str = "", champion: int | None = None,
+    to: int | None = None,
+) -> dict[str, Any]:
     """Make the champion before the last promotion the champion again, after its files verify.
 
-    Returns ``{"model", "version", "from"}``. Raises ModelNotFound, ModelCorrupt, or
+    ``champion`` and ``to``: only from this version to that one, if somebody has promoted nothing
+    else meanwhile. Returns ``{"model", "version", "from"}``. Raises ModelNotFound, ModelCorrupt, or
     PromotionRefused if there is nothing to go back to.
     """
     aliases = registry.aliases(check_model_name(name))
@@ -61,8 +65,9 @@ def rollback(registry: Registry, name: str, *, who: str, why: str = "") -> dict[
         raise errors.PromotionRefused(
             f"{name} has no previous champion to go back to; promote a version by its number"
         )
+    target = to or target
     registry.verify(name, target)
-    aliases.rollback(expected=target, who=who, why=why)
+    aliases.rollback(expected=target, who=who, why=why, champion=champion)
     return {"model": name, "version": target, "from": before.get(CHAMPION)}
 
 

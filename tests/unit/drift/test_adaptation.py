@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+import redis
 from pydantic import ValidationError
 
 from celeriac import errors
@@ -16,9 +19,11 @@ from celeriac.drift import adaptation, adaptation_log
 from celeriac.drift.adaptation import Adaptation, Compared, Figure, Phase, Step
 from celeriac.drift.adaptation_log import NAME, AdaptationLog, Line
 from celeriac.drift.events import DriftEvent
+from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema
+from celeriac.registry.store import Registry
 from celeriac.settings import Settings
 from celeriac.settings.adapt import AdaptSettings
-from tasks.adaptation import TOLD_WITHIN_S, alert_of, news
+from tasks.adaptation import TOLD_WITHIN_S, _next, _Work, alert_of, news
 
 RULE = AdaptSettings(
     retrain="shop.retrain", queue="training", labelled="rows.csv", label="truth",
@@ -233,6 +238,67 @@ def test_figures_of_other_measures_are_not_compared() -> None:
     compared = Compared(champion=figure(0.8), challenger=figure(2.0, "mean absolute error"))
     with pytest.raises(errors.RequestError, match="cannot be compared"):
         adaptation.judged(until(Phase.JUDGING), compared, RULE, 1)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    """Version 2 has taken the place of version 1."""
+    found = Registry(tmp_path)
+    draft = ModelDraft(
+        format="echo", input=InputSchema(kind="any"), output=OutputSchema(kind="any")
+    )
+    for _ in range(3):
+        found.add("delays", lambda folder: draft)
+    for version in (1, 2):
+        promote(found, version)
+    return found
+
+
+def promote(registry: Registry, version: int) -> None:
+    aliases = registry.aliases("delays")
+    aliases.promote(version, expected=aliases.read().get("champion"), who="ada", why="")
+
+
+def after_the_window(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]
+) -> Step:
+    """Version 2 does worse on the newest rows; ``meanwhile``: while they are answered."""
+
+    def compare(*_: object) -> Compared:
+        meanwhile()
+        return Compared(champion=figure(0.8), challenger=figure(0.6))
+
+    def away(*_: object) -> None:
+        raise redis.ConnectionError
+
+    monkeypatch.setattr("tasks.adaptation._compare", compare)
+    monkeypatch.setattr("tasks.adaptation._lately", lambda *_: None)
+    monkeypatch.setattr("tasks.adaptation.publish_registry", away)  # beat has it done again
+    broker: Any = SimpleNamespace(redis=None)
+    step = _next(_Work(broker, registry, RULE, "delays"), until(Phase.WATCHING), 1e9)
+    assert step is not None
+    return step
+
+
+def test_a_version_that_does_worse_is_rolled_back(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = after_the_window(registry, monkeypatch, lambda: None)
+    assert (step.what, step.state.phase) == ("rolled_back", Phase.COOLING)
+    assert registry.aliases("delays").read() == {"champion": 1}
+
+
+@pytest.mark.parametrize("promoted", [(3,), (3, 2)])
+def test_what_a_person_promotes_meanwhile_is_not_rolled_back(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, promoted: tuple[int, ...]
+) -> None:
+    """Nor a version taken that was not looked at."""
+    step = after_the_window(
+        registry, monkeypatch, lambda: [promote(registry, version) for version in promoted]
+    )
+    assert step.what == "not_rolled_back"
+    assert "meanwhile" in step.why
+    assert registry.aliases("delays").read()["champion"] == promoted[-1]
 
 
 # --- the history ----------------------------------------------------------------------------------
