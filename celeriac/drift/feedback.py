@@ -34,6 +34,10 @@ _Z_95 = 1.959964
 _RECORD = """
 local seen, counts, stream, versions = unpack(KEYS)
 local nonce, seen_until, most, bucket, kept, right, off, waiting, name, now = unpack(ARGV)
+local function add(what, value)  -- HINCRBYFLOAT keeps 17 digits after the point: too few
+  local sum = (redis.call('HGET', counts, bucket .. what) or 0) + value
+  redis.call('HSET', counts, bucket .. what, string.format('%.17g', sum))
+end
 if redis.call('SISMEMBER', seen, nonce) == 1 then return 'again' end
 if redis.call('SCARD', seen) >= tonumber(most) then return 'full' end
 redis.call('SADD', seen, nonce)
@@ -42,8 +46,8 @@ redis.call('HINCRBY', counts, bucket .. ':rows', 1)
 if off == '' then
   redis.call('HINCRBY', counts, bucket .. ':right', right)
 else
-  redis.call('HINCRBYFLOAT', counts, bucket .. ':off', off)
-  redis.call('HINCRBYFLOAT', counts, bucket .. ':square', string.format('%.17g', off * off))
+  add(':off', off)
+  add(':square', off * off)
 end
 redis.call('EXPIRE', counts, kept)
 if redis.call('LLEN', stream) < tonumber(waiting) then

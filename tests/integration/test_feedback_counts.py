@@ -73,6 +73,14 @@ def test_numbers_have_an_absolute_error(redis_client: redis.Redis) -> None:
     assert accuracy_since(redis_client, "reviews", 3, NOON, NOON).rows == 4
 
 
+def test_errors_of_small_numbers_have_a_spread_too(redis_client: redis.Redis) -> None:
+    for off in (1e-10, 2e-10, 6e-10):
+        count(redis_client, label(off=off))
+    found = accuracy_since(redis_client, "reviews", 3, NOON, NOON)
+    assert found.value == pytest.approx(3e-10)
+    assert found.error == pytest.approx(1e-10 * math.sqrt(14 / 3 / 3))
+
+
 def test_of_no_labels_nothing_is_said(redis_client: redis.Redis) -> None:
     found = accuracy_since(redis_client, "reviews", 3, NOON, NOON)
     assert (found.rows, found.interval) == (0, (0.0, 1.0))
