@@ -54,6 +54,20 @@ def codes(feature: FeatureProfile, values: Array) -> Array:
     return _category_codes(feature.categories, feature.known_values, values)
 
 
+def reference_codes(feature: FeatureProfile, values: Array) -> Array:
+    """The same of the reference itself, as its counts have it: a rare category that came once
+    counts as unseen there, as others like it will be elsewhere.
+    """
+    found = codes(feature, values)
+    if feature.kind != "category" or not feature.counts[-2]:
+        return found
+    shortened = [None if value is None else value[:CATEGORY_CHARS] for value in values.tolist()]
+    often = Counter(shortened)
+    is_once = np.array([often[value] == 1 for value in shortened], dtype=bool)
+    other = len(feature.categories)
+    return np.where(is_once & (found == other), other + 1, found)
+
+
 def counts(feature: FeatureProfile, values: Array) -> Array:
     """Rows by bin, as int64."""
     return np.bincount(codes(feature, values), minlength=feature.bins)

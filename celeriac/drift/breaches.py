@@ -56,7 +56,7 @@ def rise_of_counts(
     rise = nulls / max(rows, 1) - feature.nulls / max(feature.rows, 1)
     if feature.kind == "category":
         new, present = int(counts[-2]), int(counts[:-1].sum())
-        before = feature.counts[-2] / max(feature.rows, 1)
+        before = feature.counts[-2] / max(feature.rows - feature.nulls, 1)
         rise = max(rise, new / max(present, 1) - before)
     said = [*_of_nulls(feature, counts, chance), *_of_new_values(feature, counts, chance)]
     return rise, next((finding.text for finding in said if finding.level == "bad"), "")
@@ -73,7 +73,7 @@ def _of_nulls(
 ) -> Iterator[Finding]:
     nulls, rows = int(counts[-1]), int(counts.sum())
     before = feature.nulls / max(feature.rows, 1)
-    if _has_risen(feature, nulls, rows, feature.nulls, chance):
+    if _has_risen(feature, (nulls, rows), (feature.nulls, feature.rows), chance):
         now = "every value is null" if nulls == rows else f"{share(nulls, rows)} are null"
         text = f"{now}; in the reference {share(before, 1) if before else 'none was'}"
         yield Finding(level="bad", what=feature.name, text=text)
@@ -89,7 +89,8 @@ def _of_new_values(
     if feature.kind != "category":
         return
     unseen, rows = int(counts[-2]), int(counts[:-1].sum())
-    if _has_risen(feature, unseen, rows, feature.counts[-2], chance):
+    before = feature.counts[-2], feature.rows - feature.nulls
+    if _has_risen(feature, (unseen, rows), before, chance):
         text = f"{share(unseen, rows)} of its values were never seen in the reference"
         yield Finding(level="bad", what=feature.name, text=text)
 
@@ -128,12 +129,13 @@ def _of_range(feature: FeatureProfile, values: Array) -> Iterator[Finding]:
 
 
 def _has_risen(
-    feature: FeatureProfile, found: int, rows: int, before: int, chance: float
+    feature: FeatureProfile, now: tuple[int, int], reference: tuple[int, int], chance: float
 ) -> bool:
-    """More than chance and a little give."""
-    if not rows or found / rows - before / max(feature.rows, 1) < LEAST_RISE:
+    """More than chance and a little give. ``now`` and ``reference``: so many of so many rows."""
+    (found, rows), (before, others) = now, reference
+    if not rows or found / rows - before / max(others, 1) < LEAST_RISE:
         return False
-    expected = (before + 1) / (feature.rows + 2)
+    expected = (before + 1) / (others + 2)
     tau = feature.autocorrelation_rows
     alone, trials = max(1, round(found / tau)), max(1, round(rows / tau))
     return float(bdtrc(alone - 1, trials, expected)) < chance

@@ -326,9 +326,10 @@ def _multivariate(
     codes = np.column_stack([
         bins.codes(one, current.features[one.name].values[rows]) for one in used
     ])
-    stride = max(1.0, profile.rows / max(coded.rows, 1))
-    dependence = max(1.0, max(one.autocorrelation_rows for one in used) / stride)
-    found = two_samples(used, coded.matrix()[:, at], codes, dependence)
+    tau = max(one.autocorrelation_rows for one in used)
+    strides = profile.rows / max(coded.rows, 1), current.stride * current.rows / len(rows)
+    dependence, other = (max(1.0, tau / max(1.0, stride)) for stride in strides)
+    found = two_samples(used, coded.matrix()[:, at], codes, dependence, other)
     if found is None:
         return Multivariate(state="not_enough_data", threshold=rule.least_auc)
     is_drift = found.auc >= rule.least_auc and found.p_value < rule.level

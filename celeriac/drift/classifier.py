@@ -52,21 +52,24 @@ class _Design:
 
 
 def two_samples(
-    features: Sequence[FeatureProfile], reference: Array, current: Array, dependence: float = 1.0
+    features: Sequence[FeatureProfile], reference: Array, current: Array, dependence: float = 1.0,
+    other: float = 1.0,
 ) -> TwoSamples | None:
     """Of two sets of rows ``(rows, features)`` of bin numbers; None if there are too few.
 
-    ``dependence``: how many rows of each tell as much as one that stands alone.
+    ``dependence`` and ``other``: how many rows of each tell as much as one that stands alone.
     """
-    fewest = min(len(reference), len(current))
-    if fewest < max(LEAST_ROWS, LEAST_INDEPENDENT_ROWS * dependence) or not features:
+    alone = len(reference) / dependence, len(current) / other
+    if min(len(reference), len(current)) < LEAST_ROWS or not features:
+        return None
+    if min(alone) < LEAST_INDEPENDENT_ROWS:
         return None
     design = _design(features, np.vstack([reference, current]))
     if not design.owners:
         return None
     is_current = np.arange(len(reference) + len(current)) >= len(reference)
     fold = np.concatenate([_folds(len(reference)), _folds(len(current))])
-    areas, losses, alone = [], np.zeros(len(features)), np.zeros(len(features))
+    areas, losses, gains = [], np.zeros(len(features)), np.zeros(len(features))
     for held in (0, 1):
         seen, test = fold != held, fold == held
         weights = _fit(design.columns[seen], is_current[seen])
@@ -79,20 +82,20 @@ def two_samples(
             if own and np.abs(weights[own]).max() > 1e-3:
                 part = parts[:, own].sum(axis=1)
                 losses[number] += (area - auc(scores - part, is_current[test])) / 2
-                alone[number] += (auc(part, is_current[test]) - 0.5) / 2
+                gains[number] += (auc(part, is_current[test]) - 0.5) / 2
     area = float(np.mean(areas))
     if losses.max() <= LEAST_LOSS:  # each could do without any other
-        losses = alone
+        losses = gains
     named = [(features[at].name, float(losses[at])) for at in np.argsort(-losses)]
     return TwoSamples(
-        auc=area, p_value=_p_value(area, len(reference), len(current), dependence),
+        auc=area, p_value=_p_value(area, *alone),
         features=tuple((name, loss) for name, loss in named if loss > LEAST_LOSS)[:10],
     )
 
 
-def _p_value(area: float, rows: int, others: int, dependence: float) -> float:
-    rows_alone, others_alone = rows / dependence, others / dependence
-    spread = np.sqrt((rows_alone + others_alone + 1) / (12 * rows_alone * others_alone))
+def _p_value(area: float, rows: float, others: float) -> float:
+    """``rows`` and ``others`` that stand alone."""
+    spread = np.sqrt((rows + others + 1) / (12 * rows * others))
     return float(ndtr(-(area - 0.5) / spread))
 
 

@@ -60,34 +60,36 @@ def make_profile(  # noqa: PLR0913 - what a profile is made of
     """
     rows = max((len(one.values) for one in features.values()), default=0)
     kept = list(features.items())[:MOST_FEATURES]
-    found = [_feature(name, one, window_rows) for name, one in kept]
+    made = [_feature(name, one, window_rows) for name, one in kept]
+    found = [feature for feature, _ in made]
     return ReferenceProfile(
         source=source, rows=rows, rows_given=rows if rows_given is None else rows_given,
         features=tuple(found), texts=tuple(texts), performance=performance,
-        coded=_coded(features, found, rows),
+        coded=_coded(made, rows),
         warnings=tuple(_warnings(found, rows, len(features))),
     )
 
 
-def _feature(name: str, one: Feature, window_rows: int) -> FeatureProfile:
+def _feature(name: str, one: Feature, window_rows: int) -> tuple[FeatureProfile, Array]:
+    """And the reference itself, as numbers of bins."""
     make = bins.number_feature if bins.is_number(one.values) else bins.category_feature
     feature = make(name, one.values, unit=one.unit, role=one.role)
-    codes = bins.codes(feature, one.values)
+    codes = bins.reference_codes(feature, one.values)
     if feature.rows == 0:
-        return feature
+        return feature, codes
     tau = autocorrelation_rows(series(feature, codes))
     feature = feature.model_copy(update={"autocorrelation_rows": round(tau, 3)})
     found = calibrate(feature, codes, window_rows=window_rows)
-    return feature.model_copy(update={"calibration": found})
+    return feature.model_copy(update={"calibration": found}), codes
 
 
-def _coded(features: Features, found: Sequence[FeatureProfile], rows: int) -> CodedRows | None:
-    inputs = [one for one in found if one.role == "input"][:CODED_FEATURES]
+def _coded(made: Sequence[tuple[FeatureProfile, Array]], rows: int) -> CodedRows | None:
+    inputs = [one for one in made if one[0].role == "input"][:CODED_FEATURES]
     if not inputs or rows == 0:
         return None
     at = np.unique(np.linspace(0, rows - 1, min(rows, CODED_ROWS)).astype(np.int64))
-    codes = np.column_stack([bins.codes(one, features[one.name].values[at]) for one in inputs])
-    return CodedRows.of(tuple(one.name for one in inputs), codes)
+    matrix = np.column_stack([codes[at] for _, codes in inputs])
+    return CodedRows.of(tuple(feature.name for feature, _ in inputs), matrix)
 
 
 def _warnings(found: Sequence[FeatureProfile], rows: int, given: int) -> list[str]:

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.signal import lfilter
 
+from celeriac.drift import reference
+from celeriac.drift.calibration import threshold
 from celeriac.drift.check import CheckRule, Current, check, no_profile
 from celeriac.drift.features import Feature, Features
 from celeriac.drift.profile import Performance, ReferenceProfile
@@ -126,6 +128,23 @@ def test_neighbours_that_are_alike_do_not_make_drift() -> None:
     assert found.count("drift") <= 1
 
 
+def test_rows_that_stand_closer_than_those_of_the_reference_do_not_make_drift(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a long reference the classifier knows each thirteenth row; these are neighbours."""
+    monkeypatch.setattr(reference, "calibrate", lambda *_, **__: None)
+    noise = np.random.default_rng(0).normal(size=(12, 33_000))
+    alike = lfilter([1], [1, -0.98], noise, axis=1)[:, 2_000:]
+    whole = {f"x{at}": values for at, values in enumerate(alike)}
+    profile = make_profile({name: Feature(values[:26_000]) for name, values in whole.items()})
+    report = compared(profile, {
+        name: Feature(values[28_000:30_000]) for name, values in whole.items()
+    })
+    assert report.state == "stable"
+    assert report.multivariate is not None
+    assert report.multivariate.state == "not_enough_data"
+
+
 # --- broken --------------------------------------------------------------------------------------
 
 
@@ -207,6 +226,31 @@ def test_a_flood_of_new_categories(profile: ReferenceProfile) -> None:
     report = compared(profile, {"size": numbers(1_000), "colour": flood})
     assert "never seen" in broken(report, "colour")
     assert len(report.dump()) < 20_000
+
+
+def shops(seed: int, nulls: float = 0.0) -> Feature:
+    """Three of ten are of shops that hardly come twice."""
+    chance = np.random.default_rng(seed)
+    names = np.array(["north", "south", "east"], dtype=object)[chance.integers(0, 3, 2_000)]
+    is_rare = chance.random(2_000) < 0.3
+    names[is_rare] = [f"shop {number}" for number in chance.integers(0, 10**6, is_rare.sum())]
+    names[chance.random(2_000) < nulls] = None
+    return Feature(names)
+
+
+def test_values_that_come_once_are_no_flood_beside_nulls() -> None:
+    profile = make_profile({"shop": shops(1, nulls=0.5), "size": numbers(2_000)})
+    report = compared(profile, {"shop": shops(2, nulls=0.5), "size": numbers(2_000, seed=1)})
+    assert report.state == "stable"
+
+
+def test_values_that_come_once_do_not_give_rows_away() -> None:
+    profile = make_profile({"shop": shops(1), "size": numbers(2_000)})
+    report = compared(profile, {"shop": shops(2), "size": numbers(2_000, seed=1)})
+    assert report.state == "stable"
+    calibration = profile.by_name["shop"].calibration
+    assert calibration is not None
+    assert threshold(calibration, rows_between_alarms=100_000) < 0.2
 
 
 def test_a_constant(profile: ReferenceProfile) -> None:
