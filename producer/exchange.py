@@ -58,8 +58,8 @@ class Exchange:
         if self._lookup_thread is not None:
             self._lookup_thread.stop()
             self._lookup_thread.join(CLOSE_S)
-        self.coalescer.stop()
         self._reader.stop()
+        self.coalescer.stop()
         self.coalescer.join(CLOSE_S)
         self.coalescer.fail_all("the client was closed before the answer came")
         self._reader.join(CLOSE_S)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from typing import Any
 
 import redis
 
 from celeriac import errors
-from celeriac.keys import seen_key
+from celeriac.keys import REPLY_TTL_S, reply_key, seen_key
 from celeriac.messages import gpu_role
 from producer import resends, wire
 from producer.broker import Broker, broker_error
@@ -141,6 +142,10 @@ class Publisher:
             self._channel.exchange(*(("LPUSH", one.queue, one.message) for one in again))
 
     def close(self) -> None:
+        """End, with an empty reply: it wakes the reader, which waits for the next one."""
+        key = reply_key(self._reply_to)
+        with contextlib.suppress(redis.RedisError):
+            self._channel.exchange(("RPUSH", key, b""), ("EXPIRE", key, REPLY_TTL_S))
         self._channel.close()
 
     def _refuse_unserved(self, late: list[SentEnvelope]) -> None:

@@ -109,7 +109,7 @@ class Realtime:
         return encode(item, self._broker.settings.realtime.max_item_bytes)
 
     def close(self) -> None:
-        """End the threads; calls without an answer fail with Cancelled. Takes 2 s at most."""
+        """End the threads; calls without an answer fail with Cancelled. Takes 3 s at most."""
         with self._lock:
             self._closed = True
             finalizer, self._finalizer, self._exchange = self._finalizer, None, None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-import time
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -50,54 +50,56 @@ class ReplyReader:
         self, broker: Broker, client_id: str, publisher: Publisher, refusals: Refusals,
         counts: Counts,
     ) -> None:
-        self._broker = broker
         self._channel = Channel(broker.redis)
         self._key = reply_key(client_id)
         self._publisher = publisher
         self._refusals = refusals
         self._counts = counts
         self._stopping = threading.Event()
-        self._heard = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="celeriac-read", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Read no more. Does not wait."""
+        """Read no more once the empty reply has come with which the publisher ends, or none does.
+        Does not wait."""
         self._stopping.set()
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the end of the thread, which an empty reply wakes unless Redis is silent."""
-        if self._thread is threading.current_thread() or not self._thread.is_alive():
-            return
-        if time.monotonic() - self._heard > 2 * POP_WAIT_S:
-            self._thread.join(timeout_s)
-            return
-        try:
-            self._broker.redis.rpush(self._key, b"")
-            self._thread.join(timeout_s)
-            self._broker.redis.delete(self._key)
-        except redis.RedisError:  # then the thread has lost Redis too, and ends by itself
+        if self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
         retry_s = FIRST_RETRY_S
-        pop = ("BLMPOP", POP_WAIT_S, 1, self._key, "LEFT", "COUNT", POP_REPLIES)
-        while not self._stopping.is_set():
+        going_on = True
+        while going_on:
             try:
-                popped = self._channel.ask(*pop)
-                self._heard = time.monotonic()
+                replies = self._pop()
                 retry_s = FIRST_RETRY_S
-                if popped:
-                    settle_all(self._outcomes(popped[1]))
+                going_on = bool(replies and all(replies)) or not self._stopping.is_set()
+                settle_all(self._outcomes(replies))
             except redis.RedisError as error:
                 log.debug("reply list lost, again in %g s: %s", retry_s, error)
                 self._channel.close()
-                self._stopping.wait(retry_s)
+                going_on = not self._stopping.wait(retry_s)
                 retry_s = min(retry_s * 2, LONGEST_RETRY_S)
             except Exception:  # the thread must outlive any one reply
                 log.exception("a reply could not be handled")
+                going_on = not self._stopping.is_set()
+        self._leave()
+
+    def _pop(self) -> list[bytes]:
+        popped = self._channel.ask(
+            "BLMPOP", POP_WAIT_S, 1, self._key, "LEFT", "COUNT", POP_REPLIES
+        )
+        replies: list[bytes] = popped[1] if popped else []
+        return replies
+
+    def _leave(self) -> None:
+        if self._channel.connected:  # else others' replies expire
+            with contextlib.suppress(redis.RedisError):
+                self._channel.once(("DEL", self._key))
         self._channel.close()
 
     def _outcomes(self, replies: list[bytes]) -> Iterator[tuple[Call, Outcome]]:
