@@ -57,16 +57,18 @@ class Channel:
         return answers
 
     def exchange(self, *commands: Command) -> list[Any]:
-        """As :meth:`once`; where the connection was lost, all is sent once more.
+        """As :meth:`once`; where the connection was lost, or led to a replica, all is sent once
+        more.
 
         So the commands must bear to be done twice.
         """
         try:
-            return self.once(*commands)
+            answers = self.once(*commands)
         except redis.TimeoutError:
             raise
         except redis.ConnectionError:
             return self.once(*commands)
+        return answers if self.connected else self.once(*commands)
 
     def ask(self, *command: Any) -> Any:
         """The answer to one command, as :meth:`exchange`; an error answer is raised."""

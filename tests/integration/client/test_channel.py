@@ -41,3 +41,18 @@ def test_a_lost_connection_is_made_anew(
     assert not channel.connected
     assert channel.ask("PING") == b"PONG"
     channel.close()
+
+
+def test_what_a_replica_refuses_is_sent_to_who_has_its_name_now(
+    own_server: EmbeddedServer, server: EmbeddedServer, redis_client: redis.Redis
+) -> None:
+    """After a failover connections lead to a server that takes no writes any more."""
+    channel = Channel(connect(Settings(broker=BrokerSettings(url=own_server.url))))
+    assert channel.exchange(("SET", "place", "old"), ("GET", "place")) == [b"OK", b"old"]
+    with redis.Redis.from_url(own_server.url) as admin:
+        admin.replicaof("127.0.0.1", free_port())
+    channel._connection.port = redis_client.connection_pool.connection_kwargs["port"]
+
+    assert channel.exchange(("SET", "place", "new"), ("GET", "place"))[1] == b"new"
+    assert redis_client.get("place") == b"new"
+    channel.close()
