@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from producer.jobs import JobHandle, JobStatus
     from producer.orders import PlannedBy
 
+THREAD_S = 0.1
+"""A thread that keeps the time of a call may be so late."""
+
 
 class AsyncClient:
     """:class:`producer.client.Client` for asyncio, with the same arguments and defaults.
@@ -208,7 +211,16 @@ class AsyncClient:
     async def _route(self, model: str, timeout_s: float) -> Route:
         routes = self._client.realtime.routes
         known = routes.known(model)
-        return known if known else await asyncio.to_thread(routes.find, model, timeout_s)
+        if known:
+            return known
+        finding = asyncio.to_thread(routes.find, model, timeout_s)
+        try:  # the loop's threads may all be taken
+            return await asyncio.wait_for(finding, timeout_s + THREAD_S)
+        except TimeoutError as error:
+            raise errors.DeadlineExceeded(
+                f"the models could not be looked up within {timeout_s:g} s: the threads of the "
+                "event loop (its default executor) are all taken"
+            ) from error
 
     async def _call(
         self, model: str, item: Any, timeout_s: float | None, request: str = ""

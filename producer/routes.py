@@ -117,10 +117,11 @@ class Routes:
         """The refresh that is under way, or a new one: at most one at a time."""
         with self._lock:
             if self._refresh is None:
-                self._refresh = Future()
+                refresh: Future[Catalogue] = Future()
                 threading.Thread(
-                    target=self._run, args=(self._refresh,), name="celeriac-models", daemon=True
+                    target=self._run, args=(refresh,), name="celeriac-models", daemon=True
                 ).start()
+                self._refresh = refresh  # it ends behind the lock that we hold
             return self._refresh
 
     def _run(self, refresh: Future[Catalogue]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -148,3 +150,27 @@ def test_one_client_in_two_loops(settings: Settings, lane: Lane) -> None:
     assert run(client.predict("echo", 1)).value == 1
     assert run(client.predict("echo", 2)).value == 2
     run(client.close())
+
+
+def test_a_loop_whose_threads_are_taken_waits_no_longer_than_it_said(
+    settings: Settings, lane: Lane
+) -> None:
+    """The first call of a client asks Redis for the models, in a thread."""
+
+    async def work() -> float:
+        going_on = threading.Event()
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        busy = asyncio.create_task(asyncio.to_thread(going_on.wait, 4))
+        await asyncio.sleep(0)
+        client = AsyncClient(settings=settings)
+        started = time.monotonic()
+        with pytest.raises(errors.DeadlineExceeded):
+            await client.predict("echo", 1, timeout_s=0.3)
+        took_s = time.monotonic() - started
+        going_on.set()
+        await busy
+        await client.close()
+        return took_s
+
+    assert run(work()) < 3

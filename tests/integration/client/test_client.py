@@ -118,6 +118,19 @@ def test_a_changed_catalogue_is_followed_in_the_background(
     assert any(refused() for _ in range(100))
 
 
+def test_where_no_thread_can_be_started_the_next_call_tries_again(
+    client: Client, lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        with pytest.raises(RuntimeError):
+            client.models()
+    assert set(client.models()) == {"echo", "texts"}
+
+
 def test_a_redis_that_has_lost_the_catalogue_keeps_nobody_from_asking(
     client: Client, lane: Lane, registry: Registry, redis_client: redis.Redis
 ) -> None:
