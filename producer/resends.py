@@ -23,6 +23,10 @@ HELD_TURNS = 3
 """... and for so many turns of the worker: it is buffered behind a batch, and then in one ..."""
 LONGEST_HELD = 0.3
 """... but no longer than this share of its time: what is sent once more needs some, too."""
+LATEST_LOOK_S = 30.0
+"""Who has hours is not kept waiting for a share of them: the first look comes after so long ..."""
+LONGEST_PAUSE_S = 10.0
+"""... and the next ones after so long, at the latest."""
 _FADING = 0.95
 
 
@@ -44,9 +48,10 @@ def due(envelopes: Iterable[SentEnvelope], now_ms: int) -> list[SentEnvelope]:
         if envelope.resent:
             continue
         if not envelope.look_ms:
-            envelope.look_ms = envelope.sent_ms + int(envelope.time_ms * FIRST_LOOK)
+            first_ms = min(envelope.time_ms * FIRST_LOOK, 1_000 * LATEST_LOOK_S)
+            envelope.look_ms = envelope.sent_ms + int(first_ms)
         if now_ms >= envelope.look_ms:
-            envelope.look_ms = now_ms + max(1, int(envelope.time_ms * NEXT_LOOK))
+            envelope.look_ms = now_ms + max(1, int(_pause_ms(envelope)))
             found.append(envelope)
     return found
 
@@ -56,7 +61,7 @@ def is_lost(envelope: SentEnvelope, now_ms: int, turn_ms: float) -> bool:
 
     Otherwise plans its next look. ``turn_ms``: how long turns of its worker take.
     """
-    held_ms = max(NEXT_LOOK * envelope.time_ms, HELD_TURNS * turn_ms)
+    held_ms = max(_pause_ms(envelope), HELD_TURNS * turn_ms)
     held_ms = max(1, int(min(held_ms, LONGEST_HELD * envelope.time_ms)))
     if not envelope.gone_ms:
         envelope.gone_ms = now_ms
@@ -64,6 +69,10 @@ def is_lost(envelope: SentEnvelope, now_ms: int, turn_ms: float) -> bool:
         return True
     envelope.look_ms = envelope.gone_ms + held_ms
     return False
+
+
+def _pause_ms(envelope: SentEnvelope) -> float:
+    return min(envelope.time_ms * NEXT_LOOK, 1_000 * LONGEST_PAUSE_S)
 
 
 class TurnTimes:

@@ -9,7 +9,14 @@ import pytest
 from producer import wire
 from producer.calls import Call
 from producer.envelopes import SentEnvelope
-from producer.resends import TurnTimes, due, is_lost, still_waits
+from producer.resends import (
+    LATEST_LOOK_S,
+    LONGEST_PAUSE_S,
+    TurnTimes,
+    due,
+    is_lost,
+    still_waits,
+)
 
 NOW_MS = 1_000_000
 
@@ -106,3 +113,12 @@ def test_our_own_message_tells_when_it_was_sent() -> None:
 
     assert still_waits(envelope.sent_ms, envelope.message)
     assert not still_waits(envelope.sent_ms - 1, envelope.message)
+
+
+def test_who_has_hours_does_not_wait_for_a_share_of_them() -> None:
+    envelope = make_envelope(3_600_000)
+    at_ms = NOW_MS + int(LATEST_LOOK_S * 1_000)
+    assert not due([envelope], at_ms - 1)
+    assert due([envelope], at_ms)
+    assert not is_lost(envelope, at_ms, 0)
+    assert is_lost(envelope, at_ms + int(LONGEST_PAUSE_S * 1_000), 0)
