@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+from celeriac import errors
+from celeriac.messages import ModelRef, predict_queue
+from celeriac.registry.catalogue import fetch
 from celeriac.submissions.ledger import BATCH_ITEMS, Overview, SubmissionLedger, WaitingLine
 from producer import nudges
 from producer.broker import Broker
@@ -38,8 +41,42 @@ def reconcile(
             break
     overview = ledger.overview()
     overdue = [line for line in overview.lines if line.oldest_s >= queued_s]
-    counts["messages"] = sum(_call_again(broker, overdue).values())
+    moved = _moved(broker, ledger, overdue)
+    counts["moved"] = sum(moved.values())
+    left = [line for line in overdue if line.name not in moved]
+    counts["messages"] = sum(_call_again(broker, left).values())
     return {what: count for what, count in counts.items() if count}, overview
+
+
+def move(broker: Broker, ledger: SubmissionLedger, model: str, queue: str, to: str) -> int:
+    """Have what waits for ``model`` in one queue wait in another one, where its version is answered
+    now; how many they were. Raises redis.RedisError.
+    """
+    total = 0
+    for _ in range(MOST_SWEEPS):
+        moved = ledger.move(model, queue, to, MOST_AT_ONCE)
+        nudges.publish_calls(broker.redis, to, model, -(-moved // BATCH_ITEMS))
+        total += moved
+        if moved < MOST_AT_ONCE:
+            break
+    return total
+
+
+def _moved(broker: Broker, ledger: SubmissionLedger, lines: list[WaitingLine]) -> dict[str, int]:
+    """Move the lines whose versions are answered elsewhere now, by the catalogue; how many
+    submissions, by line."""
+    if not lines:
+        return {}
+    catalogue = fetch(broker.redis)
+    moved = {}
+    for line in lines:
+        try:
+            device = catalogue.resolve(ModelRef.parse(line.model)).device
+        except errors.RequestError:  # whoever takes it says so
+            continue
+        if predict_queue(device) != line.queue:
+            moved[line.name] = move(broker, ledger, line.model, line.queue, predict_queue(device))
+    return moved
 
 
 def _call_again(broker: Broker, overdue: list[WaitingLine]) -> dict[str, int]:

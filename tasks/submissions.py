@@ -9,6 +9,7 @@ import msgspec
 from celery import shared_task
 
 from celeriac import errors, metrics
+from celeriac.host import get_host
 from celeriac.jobs.chunk import process_name
 from celeriac.logs import get_logger
 from celeriac.messages import (
@@ -16,6 +17,7 @@ from celeriac.messages import (
     PREDICT_SUBMITTED,
     SUBMISSIONS_RECONCILE,
     check_contract,
+    predict_queue,
 )
 from celeriac.settings import get_settings
 from celeriac.submissions.deliveries import Deliveries
@@ -45,6 +47,10 @@ def predict_submitted(model: str, queue: str, v: int = CONTRACT) -> None:
     """Predict the oldest submissions that wait for ``model`` in ``queue``, at most one batch."""
     check_contract(v)
     ledger, settings = _ledger(), get_settings().submissions
+    if (right := _right_queue(model, queue)) != queue:
+        moved = lost_submissions.move(kept_broker(), ledger, model, queue, right)
+        log.info("submissions moved to the queue of another device", items=moved, queue=right)
+        return
     claims = ledger.claim(
         queue, model, worker=process_name(), lease_s=settings.lease_s,
         message=nudges.call_to_line(queue, model),
@@ -74,6 +80,16 @@ def reconcile() -> dict[str, int] | None:
     if found:
         log.warning("submissions reconciled", **found)
     return found or None
+
+
+def _right_queue(model: str, queue: str) -> str:
+    """Of the device whose workers answer for ``model`` now; ``queue`` if that is this one's."""
+    host = get_host()
+    try:
+        _, device = host.placed(model)
+    except errors.CeleriacError:  # each item is told
+        return queue
+    return queue if device == host.device else predict_queue(device)
 
 
 def _run(

@@ -313,6 +313,14 @@ class SubmissionLedger:
         claims = (Claim(_text(name), epoch, attempt, item) for name, epoch, attempt, item in taken)
         return Claims(tuple(claims), int(expired), _texts(hosts))
 
+    def move(self, model: str, queue: str, to: str, most: int) -> int:
+        """Have those that wait for ``model`` in one queue wait in another one; how many they were.
+
+        Nothing is published that calls for them.
+        """
+        line, other = submission_line(queue, model), submission_line(to, model)
+        return int(self._run(scripts.MOVE, line, other, most))
+
     def renew(self, claims: Iterable[Claim], lease_s: float) -> int:
         """Hold them for ``lease_s`` more; how many are still held."""
         runs = (value for claim in claims for value in (claim.name, claim.epoch))

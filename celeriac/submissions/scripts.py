@@ -216,6 +216,24 @@ end
 return {claims, expired, listed(hosts)}
 """
 
+# ARGV: line, the line to which those go that wait in it, how many at most. They keep their places.
+MOVE = _PRELUDE + """
+local from, to = WAITING .. ARGV[1], WAITING .. ARGV[2]
+local waiting = redis.call('ZRANGE', from, 0, ARGV[3] - 1, 'WITHSCORES')
+local moved = 0
+for index = 1, #waiting, 2 do
+  local name = waiting[index]
+  redis.call('ZREM', from, name)
+  if fields(name, 'state')[1] == 'queued' then
+    redis.call('HSET', SUBMISSION .. name, 'line', ARGV[2])
+    redis.call('ZADD', to, waiting[index + 1], name)
+    redis.call('SADD', LINES, ARGV[2])
+    moved = moved + 1
+  end
+end
+return moved
+"""
+
 # ARGV: lease in ms, then name and epoch of each. How many are still held.
 RENEW = _PRELUDE + """
 local held = 0

@@ -1,0 +1,106 @@
+"""Submitted items whose version answers on another device than when they came."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+import redis
+
+from celeriac.host import ModelHost, set_host
+from celeriac.registry import catalogue
+from celeriac.registry.store import Registry
+from celeriac.runtimes import LoadOptions
+from celeriac.settings import Settings
+from celeriac.submissions.ledger import SubmissionLedger
+from producer import lost_submissions
+from producer.broker import Broker
+from producer.client import Client
+from tasks import submissions as tasks
+from tests.integration.gpu.conftest import add_echo
+
+CPU, GPU = "predict.cpu", "predict.gpu"
+
+
+@pytest.fixture
+def registry(settings: Settings, redis_client: redis.Redis) -> Registry:
+    registry = Registry(settings.models.root)
+    add_echo(registry, "m", "cpu")
+    catalogue.publish(redis_client, registry.infos())
+    return registry
+
+
+@pytest.fixture
+def broker(settings: Settings) -> Iterator[Broker]:
+    with Broker(settings) as broker:
+        yield broker
+
+
+@pytest.fixture
+def host(
+    registry: Registry, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ModelHost]:
+    """A worker of the CPU in this process."""
+    host = ModelHost(registry, LoadOptions())
+    host.refresh()
+    set_host(host)
+    monkeypatch.setattr(tasks, "kept_broker", lambda: broker)
+    yield host
+    set_host(None)
+
+
+def calls(client: redis.Redis, queue: str) -> list[str]:
+    """The lines to which messages call."""
+    return [json.loads(raw)["headers"]["line"] for raw in client.lrange(queue, 0, -1)]
+
+
+def test_a_worker_leaves_them_to_the_device_that_answers_now(
+    settings: Settings, registry: Registry, redis_client: redis.Redis, host: ModelHost
+) -> None:
+    with Client(settings=settings) as client:
+        handles = [client.submit("m", number) for number in range(40)]
+        asked = client.submit("m@1", 1)
+        add_echo(registry, "m", "gpu")
+        host.refresh()
+
+        tasks.predict_submitted("m", CPU)
+
+        assert {handle.status().state for handle in handles} == {"queued"}
+        assert calls(redis_client, GPU) == [f"{GPU}:m"] * 2
+        ledger = SubmissionLedger(redis_client)
+        found = ledger.claim(GPU, "m", worker="w", lease_s=60, message=b"").taken
+        assert [int(claim.item) for claim in found] == list(range(32))  # as they came
+        assert {claim.attempt for claim in found} == {1}
+        assert handles[39].cancel()
+        tasks.predict_submitted("m@1", CPU)
+        assert asked.status().state == "done"
+        tasks.predict_submitted("m", CPU)  # the second message of before
+        assert len(calls(redis_client, GPU)) == 2
+
+
+def test_the_reconciler_follows_the_catalogue(
+    settings: Settings, registry: Registry, redis_client: redis.Redis, broker: Broker
+) -> None:
+    """As the CPU stands in for GPU workers that are gone."""
+    add_echo(registry, "gone", "gpu")
+    catalogue.publish(redis_client, registry.infos())
+    ledger = SubmissionLedger(redis_client)
+    with Client(settings=settings) as client:
+        handle, other = client.submit("gone", 1), client.submit("m", 1)
+        assert lost_submissions.reconcile(broker, ledger, queued_s=0)[0] == {}
+        infos = registry.infos()
+        version = infos["gone"].versions[1].model_copy(update={"device": "cpu"})
+        infos["gone"] = infos["gone"].model_copy(update={"versions": {1: version}})
+        catalogue.publish(redis_client, infos)
+
+        assert lost_submissions.reconcile(broker, ledger, queued_s=60)[0] == {}  # not overdue
+        assert lost_submissions.reconcile(broker, ledger, queued_s=0)[0] == {"moved": 1}
+        assert lost_submissions.reconcile(broker, ledger, queued_s=0)[0] == {}
+        assert calls(redis_client, CPU) == [f"{CPU}:gone", f"{CPU}:m"]
+        (claim,) = ledger.claim(CPU, "gone", worker="w", lease_s=60, message=b"").taken
+        ledger.commit([(claim, b'{"model":"gone","version":1,"value":1}')])
+        assert handle.result(1).value == 1
+        assert other.status().state == "queued"
+        assert handle.status().submitted_at <= datetime.now(UTC)
