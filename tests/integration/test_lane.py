@@ -367,3 +367,48 @@ def test_replies_that_a_full_redis_refuses_are_kept(
     assert set(replies(redis_client)) == {"first"}
     lane.step()
     assert set(replies(redis_client)) == {"first", "second"}
+
+
+class Panic(BaseException):
+    """As libraries that are written in Rust raise."""
+
+
+def test_whatever_a_model_raises_the_lane_goes_on(
+    lane: Lane, host: ModelHost, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def panics(*_: Any) -> Any:
+        raise Panic
+
+    push(redis_client, envelope("e", [1]))
+    with monkeypatch.context() as patch:
+        patch.setattr(Scorer, "score", panics)
+        lane.step()
+    error = replies(redis_client)["e"].error
+    assert error is not None
+    assert error["code"] == "worker_failed"
+
+
+def test_a_version_that_goes_before_its_turn_is_loaded_aside(
+    lane: Lane, host: ModelHost, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More versions than are kept are asked for, say."""
+    host.registry.add("echo", lambda folder: host.registry.get("echo", 1))
+    host.refresh()
+    push(redis_client, envelope("first", ["p"], model="echo@2"))
+    turn_until(lane, redis_client, "first")
+    ready, slow = host.is_ready, SlowLoad(monkeypatch)
+
+    def goes_then(name: str, version: int) -> bool:
+        found = ready(name, version)
+        host._loaded.pop(("echo", 2), None)
+        return found
+
+    push(redis_client, envelope("pinned", ["p"], model="echo@2"))
+    with monkeypatch.context() as patch:
+        patch.setattr(host, "is_ready", goes_then)
+        lane.step()
+    push(redis_client, envelope("champion", ["c"]))
+    turn_until(lane, redis_client, "champion")
+    assert "pinned" not in replies(redis_client)
+    slow.go.set()
+    assert turn_until(lane, redis_client, "pinned").error is None

@@ -66,7 +66,7 @@ class Batch(msgspec.Struct):
             self._score(host)
         except errors.CeleriacError as error:
             self._fail(error)
-        except (Exception, SystemExit) as error:  # the callers must learn of it too
+        except BaseException as error:  # the callers must learn of it too, and the lane goes on
             log.exception("batch failed", model=self.target[0], version=self.target[1])
             self._fail(errors.WorkerError(
                 f"{self.target[0]}@{self.target[1]} could not be used; the worker's log names "

@@ -225,6 +225,10 @@ class Lane:
             if not self._outbox:  # what is answered goes first
                 self._pause((choice.until_ms - self._now_ms()) / 1000)
             return 0
+        if not self._is_ready(choice.key):  # it went since they came: it is loaded again, aside
+            for one in self._buffer.take_all(choice.key):
+                self._admit_one(one, now_ms)
+            return 0
         began_s = time.monotonic()
         batch = self._batch = self._take(choice)
         batch.score(self.host)
@@ -399,6 +403,12 @@ class Lane:
                 self._park(target, one)
         except errors.Overloaded as error:
             self._fail(one, error)
+
+    def _is_ready(self, target: Target) -> bool:
+        try:
+            return self.host.is_ready(*target)
+        except errors.Overloaded:
+            return False
 
     def _park(self, target: Target, one: Received) -> None:
         model, version = target
