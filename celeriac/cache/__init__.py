@@ -19,7 +19,7 @@ def open_cache(settings: Settings) -> Cache:
     chosen = settings.cache
     if not chosen.enabled:
         return Cache(None)
-    store = RedisStore(chosen.url or settings.broker_url, chosen.timeout_ms / 1000)
+    store = RedisStore(settings.cache_url, chosen.timeout_ms / 1000)
     return Cache(store, ttl_s=chosen.ttl_s, max_value_bytes=chosen.max_value_bytes)
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 
 from celeriac import errors
-from celeriac.settings import variables
+from celeriac.settings import certificates, variables
 from celeriac.settings.tables import Settings
 
 log = logging.getLogger(__name__)
@@ -53,9 +53,10 @@ def get_settings() -> Settings:
 def check_broker_url(url: str, whose: str = "broker") -> str:
     """``url`` itself; raises ConfigError if it cannot be the address of a Redis."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(certificates.checked(url))
         usable = (
             parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0
+            and certificates.is_known(parts.query)
             # redis-py would take database 0 for anything that is no number.
             and re.fullmatch(r"/?|/[0-9]+", parts.path)
         )
@@ -64,7 +65,8 @@ def check_broker_url(url: str, whose: str = "broker") -> str:
     if not usable:
         raise errors.ConfigError(
             f"the {whose} URL {hide_password(url)!r} is not usable; "
-            "it looks like redis://host:6379/0 (or rediss:// for TLS)"
+            "it looks like redis://host:6379/0, or rediss://host:6379/0 for TLS, whose "
+            "ssl_cert_reqs is required, optional or none"
         )
     return url
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from celeriac import errors
+from celeriac.settings import certificates
 from celeriac.settings.adapt import AdaptSettings
 from celeriac.settings.nightly import NightlySettings, checked_apart, checked_model
 from celeriac.settings.section import Section
@@ -20,7 +21,8 @@ class BrokerSettings(Section):
     """``[broker]``: the Redis (or Valkey, 7.0 or newer) that carries everything."""
 
     url: str | None = None
-    """``redis://host:port/db``. Unset: the embedded server of ``celeriac up``."""
+    """``redis://host:port/db``, with TLS ``rediss://``. Unset: the embedded server of
+    ``celeriac up``."""
     connect_timeout_s: Annotated[float, Field(gt=0, le=60)] = 2.0
     socket_timeout_s: Annotated[float, Field(ge=2, le=60)] = 5.0
     """A reply of Redis later than this counts as a broken connection."""
@@ -444,4 +446,10 @@ class Settings(Section):
     @property
     def broker_url(self) -> str:
         """The broker in use: the configured one, or the embedded server's address."""
-        return self.broker.url or f"redis://127.0.0.1:{self.stack.redis_port}/0"
+        url = self.broker.url or f"redis://127.0.0.1:{self.stack.redis_port}/0"
+        return certificates.checked(url)
+
+    @property
+    def cache_url(self) -> str:
+        """The Redis of the result cache: its own, or the broker's."""
+        return certificates.checked(self.cache.url) if self.cache.url else self.broker_url

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
+from celery import Celery
 
 from celeriac import errors
 from celeriac.settings import hide_password, load_settings, variables
@@ -24,6 +28,34 @@ def test_defaults_name_the_embedded_server(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     settings = load_settings(environ={})
     assert settings.broker_url == "redis://127.0.0.1:6389/0"
+
+
+@pytest.mark.parametrize(("options", "then"), [
+    ("", "?ssl_cert_reqs=required"),
+    ("?ssl_cert_reqs=CERT_REQUIRED", "?ssl_cert_reqs=required"),  # as Celery has it
+    ("?ssl_ca_certs=/etc/a%20b.pem", "?ssl_ca_certs=/etc/a%20b.pem&ssl_cert_reqs=required"),
+    ("?ssl_cert_reqs=none", "?ssl_cert_reqs=none"),
+])
+def test_all_who_connect_check_the_certificate_alike(options: str, then: str) -> None:
+    address = "rediss://:secret@h:1/0"
+    settings = load_settings(environ={"CELERIAC_BROKER_URL": address + options})
+    assert settings.broker_url == settings.cache_url == address + then
+    app = Celery(broker=settings.broker_url, backend=settings.broker_url, set_as_current=False)
+    connection = app.connection()
+    wanted = ssl.CERT_NONE if "none" in then else ssl.CERT_REQUIRED
+    assert app.backend.connparams["ssl_cert_reqs"] == wanted
+    assert connection.ssl["ssl_cert_reqs"] == wanted
+    pool = redis.ConnectionPool.from_url(settings.broker_url)
+    made: Any = pool.make_connection()
+    assert made.cert_reqs == wanted
+    assert made.ca_certs == app.backend.connparams.get("ssl_ca_certs")
+    assert made.ca_certs == connection.ssl.get("ssl_ca_certs")
+
+
+@pytest.mark.parametrize("section", ["BROKER", "CACHE"])
+def test_an_unknown_check_of_the_certificate_is_refused(section: str) -> None:
+    with pytest.raises(errors.ConfigError, match="ssl_cert_reqs is required, optional or none"):
+        load_settings(environ={f"CELERIAC_{section}_URL": "rediss://h/0?ssl_cert_reqs=yes"})
 
 
 def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
