@@ -260,14 +260,11 @@ def _take_steps(work: _Work) -> Adaptation:
 def _next(work: _Work, state: Adaptation, now_s: float) -> Step | None:
     """Do what the phase calls for; the step that follows, None if it is not its time."""
     rule = work.rule
-    late = adaptation.overdue(state, rule, now_s)
-    if late is not None:
-        asked = state.phase is Phase.RETRAINING
-        return late._replace(why=late.why + work.hook.unserved()) if asked else late
-    if state.phase in (Phase.IDLE, Phase.COOLING):
-        return None
     if state.phase is Phase.RETRAINING:
         return _retraining(work, state, now_s)
+    late = adaptation.overdue(state, rule, now_s)
+    if late is not None or state.phase in (Phase.IDLE, Phase.COOLING):
+        return late
     champion = work.champion()
     if state.phase is Phase.WATCHING:
         return _watching(work, state, now_s, champion)
@@ -282,13 +279,15 @@ def _next(work: _Work, state: Adaptation, now_s: float) -> Step | None:
 
 
 def _retraining(work: _Work, state: Adaptation, now_s: float) -> Step | None:
+    """What the hook has answered counts, however late somebody looks: it had its own time."""
     rule = work.rule
-    if not state.is_asked:
+    late = adaptation.overdue(state, rule, now_s)
+    if late is None and not state.is_asked:
         work.hook.call(state)
         return adaptation.asked(state, rule)
-    found = work.hook.outcome(state)
+    found = work.hook.outcome(state) if state.is_asked else None
     if found is None:
-        return None
+        return None if late is None else late._replace(why=late.why + work.hook.unserved())
     try:
         version = work.hook.challenger(state, found)
     except errors.CeleriacError as error:

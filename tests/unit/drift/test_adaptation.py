@@ -24,6 +24,7 @@ from celeriac.registry.store import Registry
 from celeriac.settings import Settings
 from celeriac.settings.adapt import AdaptSettings
 from tasks.adaptation import TOLD_WITHIN_S, _next, _Work, alert_of, news
+from tasks.hook import Answer
 
 RULE = AdaptSettings(
     retrain="shop.retrain", queue="training", labelled="rows.csv", label="truth",
@@ -299,6 +300,23 @@ def test_what_a_person_promotes_meanwhile_is_not_rolled_back(
     assert step.what == "not_rolled_back"
     assert "meanwhile" in step.why
     assert registry.aliases("delays").read()["champion"] == promoted[-1]
+
+
+def test_a_challenger_that_was_there_in_time_counts_though_nobody_looked(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The maintenance role was away until the time of the training was over."""
+    state = adaptation.asked(until(Phase.RETRAINING), RULE).state
+    monkeypatch.setattr("tasks.hook.Hook.outcome", lambda *_: Answer(2))
+    monkeypatch.setattr("tasks.hook.Hook.unserved", lambda _: "")
+    work = _Work(SimpleNamespace(redis=None), registry, RULE, "delays")  # type: ignore[arg-type]
+    step = _next(work, state, state.until_s + 1)
+    assert step is not None
+    assert (step.what, step.state.challenger) == ("judging", 2)
+    monkeypatch.setattr("tasks.hook.Hook.outcome", lambda *_: None)
+    step = _next(work, state, state.until_s + 1)
+    assert step is not None
+    assert step.what == "failed"
 
 
 # --- the history ----------------------------------------------------------------------------------
