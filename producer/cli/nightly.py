@@ -85,7 +85,8 @@ def run(
         last = nights.newest(broker, name, day)
         if last.state is RunState.UNREADABLE:
             raise errors.JobNotFound(f"{name} for {day}: {last.reason}")
-        attempt = last.attempt if last.state.can_begin else last.attempt + 1
+        is_anew = last.state is RunState.LOST and force
+        attempt = last.attempt if last.state.can_begin and not is_anew else last.attempt + 1
         has_run = not force and not last.state.can_begin
         if has_run:
             text = (

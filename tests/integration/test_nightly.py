@@ -706,6 +706,24 @@ def test_run_queues_a_date_and_says_what_it_does(
         assert isinstance(invoke(*words).exception, errors.CeleriacError)
 
 
+def test_what_was_planned_and_lost_goes_on_or_begins_anew_by_force(
+    broker: Broker, invoke: Callable[..., Any], redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def killed(*_: object, **__: object) -> int:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("producer.datasets.publish_missing", killed)
+        with pytest.raises(SystemExit):
+            begin(broker)
+    assert state(broker) is RunState.LOST
+    assert "(attempt 1)" in invoke("run", "sales", "--date", str(DAY)).output
+    assert f"{DAY}.attempt-2" in invoke("run", "sales", "--date", str(DAY), "--force").output
+    assert [one["attempt"] for one in sent(redis_client)] == [1, 2]
+    assert begin(broker, attempt=2)
+
+
 def test_a_run_without_its_dataset_is_told_where_run_says(
     broker: Broker, invoke: Callable[..., Any], tmp_path: Path
 ) -> None:
