@@ -21,7 +21,7 @@ from celeriac import errors
 from celeriac.outputs import concat
 from celeriac.registry.manifest import Architecture, InputSchema, ModelVersion, OutputSchema
 from celeriac.runtimes import LoadOptions, Output, Saved, frameworks, library
-from celeriac.runtimes.sklearn_direct import UNKNOWN, UNUSUAL, Found, direct
+from celeriac.runtimes.sklearn_direct import UNKNOWN, UNUSUAL, Found, direct, kind_of
 
 FILE = "model.skops"
 SUFFIX = ".skops"
@@ -84,6 +84,7 @@ class SklearnModel:
         self._transform, self._estimator = _split(estimator)
         self._gives_scores = output.kind == "regressor" and _is_outlier_detector(self._estimator)
         self._by_argmax = output.outputs == 1 and _is_by_argmax(self._estimator)
+        self._is_stack = output.outputs > 1 and kind_of(self._estimator) == "StackingClassifier"
         self._width = getattr(estimator, "n_features_in_", None)
         self.part_bytes = None if self._transform is None else COPY_BYTES
         """Of the rows of a table that are taken at once; None: all that are given."""
@@ -110,15 +111,27 @@ class SklearnModel:
             return Output(values=-np.asarray(self._estimator.score_samples(inputs)))
         if not self._output.probabilities:
             return Output(values=_flat(np.asarray(self._estimator.predict(inputs))))
-        probabilities = self._estimator.predict_proba(inputs)
+        probabilities = self._probabilities(inputs)
         if self._by_argmax:
             values = self._estimator.classes_.take(probabilities.argmax(axis=1))
         else:
             values = _flat(np.asarray(self._estimator.predict(inputs)))
-        if self._output.outputs > 1 and not isinstance(probabilities, list):
-            # One probability for each of several labels that may all be true.
-            probabilities = [np.column_stack([1 - column, column]) for column in probabilities.T]
         return Output(values=values, probabilities=probabilities)
+
+    def _probabilities(self, inputs: Any) -> Any:
+        """``(n, labels)``; of several outputs, a list of one such array for each."""
+        if self._is_stack:  # its own predict_proba gives that of each first label alone
+            last = self._estimator.final_estimator_
+            found = last.predict_proba(self._estimator.transform(inputs))
+        else:
+            found = self._estimator.predict_proba(inputs)
+        if not isinstance(found, list):
+            is_of_second = found.shape[1] == 1 and len(self._output.labels) == 2
+            if self._output.outputs == 1 and not is_of_second:
+                return found
+            # One probability for each of several labels that may all be true.
+            found = [np.column_stack([1 - column, column]) for column in found.T]
+        return found[0] if self._output.outputs == 1 else found
 
     def _shortly(self, inputs: Any) -> Output | None:
         """None: there is no shorter way for these inputs."""
@@ -158,7 +171,7 @@ def _is_by_argmax(estimator: Any) -> bool:
     A logistic regression compares the scores that its probabilities are made of. One against the
     rest (liblinear) is left out: far from the boundary several probabilities are 1.
     """
-    kind = type(estimator).__name__
+    kind = kind_of(estimator)
     if kind == "LogisticRegression":
         return estimator.solver != "liblinear" or len(estimator.classes_) == 2
     return kind in _BY_ARGMAX
@@ -295,9 +308,12 @@ def _flat(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _split(estimator: Any) -> tuple[Any, Any]:
-    """A pipeline as (all but the last step, last step): what is common is computed once."""
+    """A pipeline as (all but the last step, last step): what is common is computed once.
+
+    One of another library may have steps that do not transform, as imbalanced-learn's.
+    """
     steps = getattr(estimator, "steps", None)
-    if type(estimator).__name__ != "Pipeline" or not steps or len(steps) < 2:
+    if kind_of(estimator) != "Pipeline" or not steps or len(steps) < 2:
         return None, estimator
     return estimator[:-1], steps[-1][1]
 

@@ -68,12 +68,12 @@ def direct(estimator: Any, texts: Sequence[str] = ()) -> Found:
 
 
 def _direct(estimator: Any, texts: Sequence[str]) -> Found:
-    if _kind(estimator) in _FORESTS and estimator.n_outputs_ == 1:
+    if kind_of(estimator) in _FORESTS and estimator.n_outputs_ == 1:
         way = _forest(estimator)
         why = _forest_differs(way, estimator)
         return Found(None if why else way, why)
     steps = [step for _, step in getattr(estimator, "steps", ())]
-    if (_kind(estimator), *map(_kind, steps)) != _TEXTS:
+    if (kind_of(estimator), *map(kind_of, steps)) != _TEXTS:
         return Found(None, UNKNOWN)
     vectorizer, classifier = steps
     if vectorizer.input != "content" or any(
@@ -87,7 +87,7 @@ def _direct(estimator: Any, texts: Sequence[str]) -> Found:
     return Found(None if why else way, why)
 
 
-def _kind(estimator: Any) -> str:
+def kind_of(estimator: Any) -> str:
     """The name of a class of scikit-learn's own; "": of any other, which may do otherwise."""
     kind = type(estimator)
     return kind.__name__ if kind.__module__.startswith("sklearn.") else ""
