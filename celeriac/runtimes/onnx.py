@@ -22,7 +22,13 @@ import numpy as np
 from celeriac import errors
 from celeriac.inputs import ARRAYS, take
 from celeriac.outputs import from_logits
-from celeriac.registry.manifest import Architecture, InputSchema, ModelVersion, OutputSchema
+from celeriac.registry.manifest import (
+    MANIFEST_NAME,
+    Architecture,
+    InputSchema,
+    ModelVersion,
+    OutputSchema,
+)
 from celeriac.runtimes import LoadOptions, Output, Saved, frameworks, library, onnx_graph
 from celeriac.runtimes.columns import classified, values_of
 
@@ -33,6 +39,8 @@ RECIPE = ("scores",)
 MOST_BYTES = 2**31 - 1
 """Of one file: protobuf has no larger ones. Weights beyond that lie in files beside it."""
 
+_TAKEN = (FILE, MANIFEST_NAME, "profile.json", "optimize.json", "optimize.svg")
+"""Names that weights beside the graph cannot have: a version has files of these."""
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
 _REFUSED = ("PyOp", "EPContext")
 """Operators of known domains that run, or read, something beside the file."""
@@ -177,11 +185,11 @@ def dtype_of(model: OnnxFile) -> Literal["float32", "float64"] | None:
     inputs = [*check(model.data).inputs.values()]
     if len(inputs) != 1 or inputs[0] == _STRING:
         return None
-    return "float64" if inputs[0] == _DOUBLE else "float32"
+    return "float64" if inputs[0] in _WIDE else "float32"
 
 
-_STRING, _DOUBLE = 8, 11
-"""ONNX's numbers of these types."""
+_STRING, _WIDE = 8, (6, 7, 11)
+"""ONNX's numbers of these types; the second: int32, int64, and double."""
 
 
 # --- what may be loaded --------------------------------------------------------------------------
@@ -216,7 +224,14 @@ def _check_external(graph: onnx_graph.Graph, folder: Path) -> None:
     home = folder.resolve()
     for name in sorted(graph.external):
         parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts or "\\" in name or name == FILE:
+        if parts and parts[0] in _TAKEN[1:]:
+            raise errors.RegistryError(
+                f"{FILE} keeps weights in {name!r}, which is a file of each version itself; save "
+                "them under another name"
+            )
+        if not parts or name.startswith("/") or ".." in parts or "\\" in name or (
+            parts[0] in _TAKEN
+        ):
             raise errors.UntrustedModel(
                 f"{FILE} names weights outside its folder: {name!r}; they must lie beside it"
             )
@@ -289,10 +304,10 @@ def _one_tensor(one: Any, schema: InputSchema) -> Callable[[Any], dict[str, Any]
     sides = one.shape[1:]
     fixed = schema.kind in ARRAYS and all(isinstance(side, int) for side in sides)
     if schema.frame:
-        return lambda frame: {name: frame.to_numpy(dtype=dtype)}
+        return lambda frame: {name: _as(dtype, frame.to_numpy(), name)}
     if not fixed:
-        return lambda array: {name: array.astype(dtype, copy=False)}
-    return lambda array: {name: array.astype(dtype, copy=False).reshape(len(array), *sides)}
+        return lambda array: {name: _as(dtype, array, name)}
+    return lambda array: {name: _as(dtype, array, name).reshape(len(array), *sides)}
 
 
 def _tensor_of_each_column(
@@ -309,12 +324,27 @@ def _tensor_of_each_column(
     places = {name: number for number, name in enumerate(names)}
     if schema.frame:
         return lambda frame: {
-            name: frame[name].to_numpy(dtype=dtype).reshape(-1, 1)
+            name: _as(dtype, frame[name].to_numpy(), name).reshape(-1, 1)
             for name, dtype in wanted_dtypes.items()
         }
     return lambda rows: {
-        name: rows[:, places[name], None].astype(dtype) for name, dtype in wanted_dtypes.items()
+        name: _as(dtype, rows[:, places[name], None], name)
+        for name, dtype in wanted_dtypes.items()
     }
+
+
+def _as(dtype: Any, values: Any, name: str) -> Any:
+    """``values`` as the graph's numbers or texts. Raises ValueError if it takes whole numbers, or
+    true and false, and one of these is none: a cast would make another number of it."""
+    with np.errstate(invalid="ignore"):
+        found = values.astype(dtype, copy=False)
+    if dtype in _EXACT and (found != values).any():
+        wanted = "true or false" if dtype is np.bool_ else f"whole numbers ({dtype.__name__})"
+        raise ValueError(f"the graph's input {name!r} takes {wanted}")
+    return found
+
+
+_EXACT = (np.int64, np.int32, np.bool_)
 
 
 # --- what comes out ------------------------------------------------------------------------------

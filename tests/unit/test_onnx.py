@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pandas as pd
+import pyarrow as pa
 import pytest
 import skl2onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -152,6 +155,21 @@ def test_weights_outside_the_folder(registry: Registry, tmp_path: Path, place: s
         release.register("m", path, examples=ROWS, registry=registry)
 
 
+@pytest.mark.parametrize(
+    "name", ["model.json", "profile.json", "./profile.json", "optimize.json", "./model.onnx"]
+)
+def test_weights_with_the_name_of_a_file_of_each_version(
+    registry: Registry, tmp_path: Path, name: str
+) -> None:
+    """The version's own file would take the place of the weights."""
+    path = tmp_path / "some.onnx"
+    path.write_bytes(model(external=name).SerializeToString())
+    (tmp_path / name).write_bytes(WEIGHTS.tobytes())
+    with pytest.raises(errors.RegistryError, match=r"under another name|outside its folder"):
+        release.register("m", path, examples=ROWS, registry=registry)
+    assert registry.names() == []
+
+
 def test_a_link_to_weights_outside_the_folder(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "secret.bin").write_bytes(WEIGHTS.tobytes())
     path = tmp_path / "in" / "some.onnx"
@@ -218,6 +236,49 @@ def test_too_large_for_the_format(monkeypatch: pytest.MonkeyPatch, registry: Reg
 def test_texts_where_it_takes_numbers(registry: Registry) -> None:
     with pytest.raises(errors.RegistryError):
         release.register("m", model().SerializeToString(), examples=["a", "b"], registry=registry)
+
+
+def _of_whole_numbers(kind: int, inputs: dict[str, Any]) -> bytes:
+    """Its inputs, added, as doubles."""
+    names = list(inputs)
+    values = [helper.make_tensor_value_info(name, kind, ["n", width])
+              for name, width in inputs.items()]
+    nodes = [helper.make_node("Cast", [name], [f"{name} wide"], to=TensorProto.DOUBLE)
+             for name in names]
+    nodes.append(helper.make_node("Sum", [f"{name} wide" for name in names], ["y"]))
+    result = helper.make_tensor_value_info("y", TensorProto.DOUBLE, ["n", None])
+    graph = helper.make_graph(nodes, "g", values, [result])
+    imports = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString()
+
+
+@pytest.mark.parametrize(("kind", "good", "bad"), [
+    (TensorProto.INT64, [2**40 + 1, 16_777_217], 2.7), (TensorProto.INT64, [1, 2], None),
+    (TensorProto.INT32, [16_777_217, 3], 2**31), (TensorProto.BOOL, [1, 0], 2),
+])
+@pytest.mark.parametrize("inputs", [{"x": 2}, {"x0": 1, "x1": 1}])
+def test_what_is_no_whole_number_is_not_made_one(
+    registry: Registry, kind: int, good: list[float], bad: Any, inputs: dict[str, Any]
+) -> None:
+    frame = pd.DataFrame([[1.0, 0.0], [0.0, 1.0]], columns=["x0", "x1"])
+    data = _of_whole_numbers(kind, inputs)
+    version = release.register(
+        "m", data, examples=frame if len(inputs) > 1 else frame.to_numpy(), registry=registry
+    )
+    scorer = Scorer.load(registry, "m", version.version, LoadOptions())
+    items = [good, [bad, 1], good]
+    found = scorer.score(items)
+    expected = good if len(inputs) == 1 else sum(good)
+    assert found[0]["value"] == found[2]["value"] == expected
+    wanted = "takes true or false" if kind == TensorProto.BOOL else r"takes whole numbers \(int"
+    assert re.search(f"input 'x0?' {wanted}", found[1]["error"]["message"])
+    names = ["x0", "x1"]
+    columns = zip(names, map(pa.array, zip(*items, strict=True), [pa.float64()] * 2), strict=True)
+    table = scorer.score_table(pa.table(dict(columns)))
+    assert list(table.errors) == [1]
+    assert [column.to_pylist()[0] for column in table.columns.values()] == (
+        expected if len(inputs) == 1 else [expected]
+    )
 
 
 def test_it_runs_on_the_cpu_of_workers_with_a_gpu(registry: Registry) -> None:
