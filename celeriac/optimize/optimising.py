@@ -16,7 +16,7 @@ from celeriac.optimize import choosing, plot, served
 from celeriac.optimize.building import Builder
 from celeriac.optimize.choosing import Gain, Verdict
 from celeriac.optimize.measuring import Measured, Task, faster, measure, read_answers
-from celeriac.optimize.parity import Allowed, Parity, check_labels, compare
+from celeriac.optimize.parity import Allowed, Parity, check_labels, compare, golden_problem
 from celeriac.optimize.variants import ORIGINAL, Skipped, Variant, plan
 from celeriac.outputs import Output
 from celeriac.registry.manifest import GoldenExample, ModelDraft, ModelVersion, Passes, Profile
@@ -256,9 +256,13 @@ class Optimiser:
 
     def _parity(self, before: Output, name: str) -> Parity:
         after = read_answers(self._answers(name))
-        return compare(
+        found = compare(
             before, after, self._manifest.output, self._wanted.allowed, self._labels
         )
+        problem = found.problem or golden_problem(
+            self._measured[ORIGINAL].golden, self._measured[name].golden, self._wanted.allowed
+        )
+        return replace(found, problem=problem)
 
     # --- register -------------------------------------------------------------------------------
 

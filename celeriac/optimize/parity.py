@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,6 +68,27 @@ def compare(
             metric=_accuracy(after, labels), metric_before=_accuracy(before, labels),
         )
     return _judged(found, allowed)
+
+
+def golden_problem(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], allowed: Allowed
+) -> str:
+    """Why answers to the golden examples, as callers get them, are not those of the same model; "":
+    they are. Values of a regressor say nothing without their spread."""
+    pairs = [*zip(before, after, strict=True)]
+    for number, (one, new) in enumerate(pairs, start=1):
+        if "error" in new and "error" not in one:
+            return f"golden example {number} fails: {new['error']['message']}"
+    other = sum(one.get("label") != new.get("label") for one, new in pairs)
+    if other > math.ceil((1 - allowed.agreement) * len(pairs)):
+        return f"other labels for {other} of {len(pairs)} golden examples"
+    error = max((
+        float(np.abs(np.subtract(one["probability"], new["probability"])).max())
+        for one, new in pairs if "probability" in one and one["label"] == new["label"]
+    ), default=0.0)
+    if error > allowed.error:
+        return f"off by {error:.2g} with a golden example; {allowed.error:g} is allowed"
+    return ""
 
 
 def check_labels(schema: OutputSchema, labels: Sequence[Any]) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from celeriac import errors
+from celeriac import errors, release
 from celeriac.optimize import choosing
-from celeriac.optimize.parity import Allowed, check_labels, compare
+from celeriac.optimize.optimising import Optimiser, Wanted
+from celeriac.optimize.parity import Allowed, check_labels, compare, golden_problem
+from celeriac.optimize.variants import ORIGINAL
 from celeriac.outputs import Output
 from celeriac.registry.manifest import OutputSchema
+from celeriac.registry.store import Registry
+from celeriac.runtimes import LoadOptions
 
 CLASSES = OutputSchema(kind="classifier", labels=("a", "b"), probabilities=True)
 NUMBERS = OutputSchema(kind="regressor")
@@ -43,6 +49,47 @@ def test_labels_and_probabilities(
     found = compare(answers(0.1, 0.9, 0.6), answers(*other), CLASSES, allowed)
     assert found.problem.startswith(problem)
     assert bool(found.problem) == bool(problem)
+
+
+YES = {"label": "yes", "probability": 0.8}
+FAILED = {"error": {"code": "model_failed", "message": "it raised"}}
+
+
+@pytest.mark.parametrize(("before", "after", "allowed", "problem"), [
+    (YES, YES | {"probability": 0.805}, Allowed(), ""),
+    (YES, YES | {"probability": 0.7}, Allowed(), "off by 0.1 with a golden example; 0.01 is"),
+    (YES, YES | {"label": "no"}, Allowed(), "other labels for 1 of 2 golden examples"),
+    (YES, YES | {"label": "no"}, Allowed(agreement=0.9), ""),
+    (YES, FAILED, Allowed(agreement=0), "golden example 2 fails: it raised"),
+    (FAILED, FAILED, Allowed(), ""),
+    ({"label": [1, 0], "probability": [0.9, 0.8]}, {"label": [1, 0], "probability": [0.9, 0.7]},
+     Allowed(), "off by 0.1 "),
+    ({"value": 1.0}, {"value": 1.1}, Allowed(), ""),
+])
+def test_golden_answers(before: Any, after: Any, allowed: Allowed, problem: str) -> None:
+    found = golden_problem([YES, before], [YES, after], allowed)
+    assert found.startswith(problem)
+    assert bool(found) == bool(problem)
+
+
+def test_a_form_that_agrees_on_the_samples_and_not_on_golden_examples_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a graph whose tokenizer knows no umlauts, where no sample has any."""
+    registry = Registry(tmp_path / "models")
+    release.register("m", "echo", examples=["a"], registry=registry)
+    optimiser = Optimiser(
+        registry, "m", 1, options=LoadOptions(), wanted=Wanted(), items=["a", "b", "c"]
+    )
+    same = answers(0.1, 0.9, 0.6)
+    monkeypatch.setattr("celeriac.optimize.optimising.read_answers", lambda _: same)
+    optimiser._work = tmp_path
+    optimiser._measured = {
+        ORIGINAL: SimpleNamespace(golden=[YES]),  # type: ignore[dict-item]
+        "onnx": SimpleNamespace(golden=[YES | {"label": "no"}]),  # type: ignore[dict-item]
+    }
+    assert optimiser._parity(same, ORIGINAL).problem == ""
+    assert optimiser._parity(same, "onnx").problem == "other labels for 1 of 1 golden examples"
 
 
 def test_accuracy_may_not_fall() -> None:
