@@ -22,7 +22,8 @@ MANIFEST_NAME = "model.json"
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # The catalogue could not be read with NaN in it, by anybody, of any model.
 
 
 class FileRecord(_Record):

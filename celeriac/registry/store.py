@@ -141,9 +141,7 @@ class Registry:
         """
         home = self.root / check_model_name(name)
         try:
-            home.mkdir(parents=True, exist_ok=True)
-            _clear_abandoned(home)
-            folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=home))
+            folder = _make_folder(home)
         except OSError as error:
             raise errors.RegistryError(
                 f"{self.root}: no model can be written here ({error.strerror}); "
@@ -294,11 +292,14 @@ class Registry:
 def _numbered(
     name: str, number: int, records: tuple[FileRecord, ...], draft: ModelDraft
 ) -> ModelVersion:
-    return ModelVersion(
-        **{field: getattr(draft, field) for field in ModelDraft.model_fields},
-        name=name, version=number, files=records,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"), created_by=_user(),
-    )
+    try:
+        return ModelVersion(
+            **{field: getattr(draft, field) for field in ModelDraft.model_fields},
+            name=name, version=number, files=records,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"), created_by=_user(),
+        )
+    except ValidationError as error:
+        raise _unsayable(name, _reason(error)) from error
 
 
 def _as_json(manifest: ModelVersion) -> bytes:
@@ -307,10 +308,14 @@ def _as_json(manifest: ModelVersion) -> bytes:
         data = first | manifest.model_dump(mode="json")
         return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False).encode()
     except ValueError as error:
-        raise errors.RegistryError(
-            f"{manifest.name}: {MANIFEST_NAME} takes finite numbers and valid Unicode; of its "
-            f"metrics, texts and golden examples something is neither ({error})"
-        ) from error
+        raise _unsayable(manifest.name, str(error)) from error
+
+
+def _unsayable(name: str, reason: str) -> errors.RegistryError:
+    return errors.RegistryError(
+        f"{name}: {MANIFEST_NAME} takes finite numbers and valid Unicode; of its metrics, texts "
+        f"and golden examples something is neither ({reason})"
+    )
 
 
 def _make_read_only(folder: Path) -> None:
@@ -344,6 +349,18 @@ def _verify_file(
 
 def _corrupt(manifest: ModelVersion, path: str, what: str) -> errors.ModelCorrupt:
     return errors.ModelCorrupt(f"{manifest.ref}: {path} {what}; register the model again")
+
+
+def _make_folder(home: Path, tries: int = 20) -> Path:
+    """A folder for a version, beside its final place. Raises OSError."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        _clear_abandoned(home)
+        return Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=home))
+    except (FileNotFoundError, FileExistsError):
+        if tries == 1:
+            raise
+    return _make_folder(home, tries - 1)  # a first registration that failed took ``home`` away
 
 
 def _clear_abandoned(home: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from celeriac import errors
 from celeriac.messages import ModelRef
+from celeriac.registry.catalogue import Catalogue
 from celeriac.registry.manifest import (
     FileRecord,
     InputSchema,
@@ -129,6 +131,23 @@ def test_what_no_manifest_can_say_is_refused_and_leaves_nothing(
     assert list(registry.root.iterdir()) == []
 
 
+def test_a_first_registration_that_fails_beside_another_takes_nothing_away(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It removes the model's folder, which is empty, just before the other makes its own in it."""
+    make, taken = tempfile.mkdtemp, list[str]()
+
+    def late(prefix: str, dir: Path) -> str:
+        if len(taken) < 3:
+            taken.append(prefix)
+            dir.rmdir()
+        return make(prefix=prefix, dir=dir)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", late)
+    assert registry.add("reviews", write).version == 1
+    assert registry.verify("reviews", 1).version == 1
+
+
 def test_a_root_that_cannot_be_written_is_named_with_its_setting(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.RegistryError, match=r"file: no model .*CELERIAC_MODELS_ROOT"):
@@ -230,6 +249,24 @@ def test_a_damaged_manifest_does_not_take_others_down(registry: Registry) -> Non
         registry.get("reviews", 1)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_a_number_that_json_has_not_takes_down_one_version_only(
+    registry: Registry, number: str
+) -> None:
+    """Nobody could read a catalogue with it."""
+    path = version_folder(registry) / "model.json"
+    registry.add("digits", write)
+    path.chmod(0o644)
+    path.write_text(path.read_text().replace('"accuracy": 0.5', f'"accuracy": {number}'))
+    with pytest.raises(errors.ModelCorrupt, match=r"model.json is damaged \(metrics.acc"):
+        registry.get("reviews", 1)
+    published = Catalogue(models=registry.infos()).model_dump_json()
+    found = Catalogue.model_validate_json(published).models
+    assert {name: list(model.versions) for name, model in found.items()} == {
+        "digits": [1], "reviews": [],
+    }
+
+
 def test_damaged_aliases_take_down_one_model_only(registry: Registry) -> None:
     registry.add("reviews", write)
     registry.add("digits", write)
@@ -325,8 +362,6 @@ def test_a_version_copied_by_hand_is_refused(registry: Registry) -> None:
 
 
 def test_references_resolve_as_in_the_catalogue(registry: Registry) -> None:
-    from celeriac.registry.catalogue import Catalogue
-
     registry.add("reviews", write)
     registry.aliases("reviews").promote(1, expected=None, who="a", why="")
     catalogue = Catalogue(models=registry.infos())
