@@ -101,8 +101,11 @@ def _from_records(examples: Sequence[Any], count: int, dtype: Any) -> Samples:
 def _from_frame(
     examples: Any, count: int, dtype: Literal["float32", "float64"] | None
 ) -> Samples:
-    frame = _spread(examples, count)
+    if not examples.columns.is_unique:
+        twice = examples.columns[examples.columns.duplicated()][0]
+        raise errors.RegistryError(f"two columns of the examples are named {twice!r}: rename one")
     columns = tuple(_frame_column(name, examples[name]) for name in examples.columns)
+    frame = _with_missing(_spread(examples, count), examples, columns)
     items = [encode_item(_without_nan(row)) for row in frame.to_dict("records")]
     if dtype is None:
         return Samples(frame, items, InputSchema(kind="table", columns=columns, frame=True))
@@ -111,6 +114,18 @@ def _from_frame(
         raise errors.RegistryError(f"column {texts[0]!r} holds text; the model takes numbers only")
     schema = InputSchema(kind="table", columns=columns, dtype=dtype)
     return Samples(frame.to_numpy(dtype=dtype), items, schema)
+
+
+def _with_missing(chosen: Any, examples: Any, columns: Sequence[Column]) -> Any:
+    """With an example more for each column of texts that lacks one, if none of ``chosen`` does:
+    what the model makes of that is tried, too."""
+    import pandas as pd
+
+    for name in (column.name for column in columns if column.nullable):
+        if not chosen[name].isna().any():
+            lacking = examples[examples[name].isna()].head(1)
+            chosen = pd.concat([chosen, lacking], ignore_index=True)
+    return chosen
 
 
 def _frame_column(name: Any, series: Any) -> Column:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +60,8 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
     ``[models] runtimes`` takes.
     ``examples`` are inputs as the model takes them: a list of texts, a pandas frame, or an array
     whose first axis counts them. The input schema is inferred from them, and ``golden`` of them
-    are kept with their answers: whoever promotes the version reproduces them first.
+    are kept with their answers (and one more for a column of texts that may be missing, if none of
+    these lacks one): whoever promotes the version reproduces them first.
     ``kind="regressor"`` has a scikit-learn outlier detector answer with its score, the higher the
     stranger, instead of -1 and 1. ``labels`` names the outputs of a torch classifier, in order (of
     several outputs: one list for each); without it a Module is a regressor. ``serving`` says
@@ -77,6 +79,7 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
     """
     check_model_name(name)
     _check_options(description, device, serving)
+    plain_metrics = _plain_metrics(metrics or {})
     settings = get_settings()
     registry = registry or Registry(settings.models.root)
     model = _opened(model)
@@ -97,10 +100,10 @@ def register(  # noqa: PLR0913 - the words of a notebook; all but three have a d
             format=form, input=samples.schema, output=output, device=device,
             architecture=architecture, frameworks=saved.frameworks,
             recipe=saved.recipe | dict(recipe or {}),
-            metrics={key: float(value) for key, value in (metrics or {}).items()},
+            metrics=plain_metrics,
             description=description, serving=serving or Serving(),
         )
-        expected = answers(found, output, name, 1)
+        expected = _answers(found, output, name)
         reread = _reread(name, folder, draft, LoadOptions.of(settings))
         golden = _golden(name, samples.items, expected, reread.score(samples.items))
         _write_profile(folder, reread, examples, reference, reference_labels)
@@ -120,6 +123,14 @@ def _check_options(description: str, device: str, serving: Serving | None) -> No
             "a version for the CPU is registered in float32; celeriac optimize compares bfloat16 "
             "with it, and registers it where it is faster"
         )
+
+
+def _plain_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    plain = {key: float(value) for key, value in metrics.items()}
+    for key, value in plain.items():
+        if not math.isfinite(value):
+            raise errors.RegistryError(f"the metric {key!r} is {value}; metrics are finite numbers")
+    return plain
 
 
 def _opened(model: Any) -> Any:
@@ -168,8 +179,8 @@ def _samples(
 
 
 def _as_given(samples: Samples) -> Samples:
-    """Samples whose ``raw`` a model of arrays or images takes. Raises RegistryError."""
-    if samples.schema.kind not in ARRAYS:
+    """Samples whose ``raw`` a model of numbers or images takes. Raises RegistryError."""
+    if samples.schema.kind not in (*ARRAYS, "table"):
         return samples
     limits = Limits(item_bytes=2**62, image_pixels=get_settings().realtime.max_image_pixels)
     collated = collate(samples.items, samples.schema, limits)
@@ -243,16 +254,29 @@ def _try(model: Model, samples: Samples) -> Output:
     """What the model in memory answers. Raises RegistryError if it does not take its examples."""
     try:
         output = model.predict(samples.raw)
+        count = len(output.values)
     except Exception as error:
         raise errors.RegistryError(
             f"the model does not answer its examples: {errors.told(error)}"
         ) from error
-    if len(output.values) != len(samples.items):
+    if count != len(samples.items):
         raise errors.RegistryError(
-            f"the model gave {len(output.values)} answers to {len(samples.items)} examples; "
+            f"the model gave {count} answers to {len(samples.items)} examples; "
             "give the examples as it takes them (a text model: a list of texts, no frame)"
         )
     return output
+
+
+def _answers(found: Output, schema: OutputSchema, name: str) -> list[dict[str, Any]]:
+    """What callers get of it. Raises RegistryError if it is not what the model says it answers."""
+    try:
+        return answers(found, schema, name, 1)
+    except Exception as error:
+        raise errors.RegistryError(
+            f"the model's answers are not those of a {schema.kind} with {schema.outputs} "
+            f"output{'s' if schema.outputs > 1 else ''} ({errors.told(error)}); of a search over "
+            "models of several outputs (GridSearchCV), give its best_estimator_"
+        ) from error
 
 
 def _with_outputs(output: OutputSchema, values: Any) -> OutputSchema:
@@ -271,6 +295,14 @@ def _reread(name: str, folder: Path, draft: ModelDraft, options: LoadOptions) ->
     return Scorer(manifest, model, limits_of(options))
 
 
+def _of_nulls(item: Any) -> str:
+    """Why a model may answer otherwise when it is read back."""
+    if isinstance(item, dict) and None in item.values():
+        return ("Was it trained on None where a text is missing? Workers give it NaN there, as "
+                "pandas reads files: train it so")
+    return "Does it keep something that its format does not save?"
+
+
 def _golden(
     name: str, items: Sequence[Any], expected: Sequence[dict[str, Any]],
     found: Sequence[dict[str, Any]],
@@ -285,7 +317,7 @@ def _golden(
             raise errors.RegistryError(
                 f"{name}: read back from its files, the model answers example {number} with "
                 f"{essence(other)}; the one in memory answers {essence(one)}. "
-                "Does it keep something that its format does not save?"
+                f"{_of_nulls(items[number - 1])}"
             )
     return tuple(
         GoldenExample(item=item, answer=essence(answer))

@@ -18,15 +18,20 @@ import skl2onnx
 import skops.io
 import structlog
 import torch
+from scipy.sparse import csr_matrix
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.compose import make_column_transformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 from torch import nn
 
 from celeriac import errors, release, runtimes
-from celeriac.registry.manifest import Architecture, InputSchema
+from celeriac.registry.manifest import Architecture, Column, InputSchema
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
 from celeriac.runtimes.architectures import MLP, DigitCNN
@@ -427,6 +432,45 @@ def test_a_schema_can_be_given(registry: Registry) -> None:
     assert version.input == schema
 
 
+@pytest.mark.parametrize("form", ["frame", "lists", "records", "array"])
+@pytest.mark.parametrize("kind", ["torch", "onnx", "sklearn"])
+def test_a_schema_of_a_table_can_be_given_with_examples_of_any_form(
+    registry: Registry, kind: str, form: str
+) -> None:
+    frame = pd.DataFrame(X, columns=list("abc"))
+    examples = {"frame": frame, "lists": X.tolist(), "records": frame.to_dict("records"),
+                "array": X}[form]
+    fitted = LogisticRegression().fit(X, Y)
+    graph = skl2onnx.to_onnx(fitted, X[:1].astype(np.float32), options={"zipmap": False})
+    model = {"torch": MLP(3, 2), "onnx": graph.SerializeToString(), "sklearn": fitted}[kind]
+    schema = InputSchema(kind="table", dtype="float32",
+                         columns=tuple(Column(name=name) for name in "abc"))
+    version = release.register(
+        "m", model, examples=examples, input=schema, registry=registry,
+        labels=[0, 1] if kind == "torch" else None,
+    )
+    assert len(version.golden) == 8
+
+
+def test_a_text_that_may_be_missing_is_among_what_is_tried(registry: Registry) -> None:
+    """Workers give NaN; for scikit-learn None is another category."""
+    frame = pd.DataFrame({"a": X[:, 0], "city": pd.Series(["x", "y", "z"] * 10, dtype=object)})
+    frame.loc[[5, 17], "city"] = None
+    columns = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["city"]))
+    for missing, is_right in ((np.nan, True), (None, False)):
+        frame["city"] = [city if isinstance(city, str) else missing for city in frame["city"]]
+        frame["city"] = frame["city"].astype(object).where(frame["city"].notna(), missing)
+        labels = frame["city"].isna()
+        model = make_pipeline(columns, LogisticRegression(C=1e3)).fit(frame, labels)
+        if is_right:
+            version = release.register("m", model, examples=frame, registry=registry)
+            assert [one.answer["label"] for one in version.golden] == [False] * 8 + [True]
+            continue
+        assert None in model[0].transformers_[0][1].categories_[0]
+        with pytest.raises(errors.RegistryError, match="trained on None where a text is missing"):
+            release.register("m", model, examples=frame, registry=registry)
+
+
 def test_two_heads_of_a_network() -> None:
     from celeriac.registry.manifest import OutputSchema
 
@@ -463,6 +507,13 @@ def test_two_heads_of_a_network() -> None:
         (Path("model.joblib"), {}, "celeriac models import"),
         (LinearRegression().fit(X, Y), {"examples": []}, "at least one"),
         (LinearRegression().fit(X, Y), {"examples": [{"a": object()}]}, "column 'a'"),
+        (LinearRegression().fit(X, Y), {"examples": pd.DataFrame(X, columns=["a", "b", "a"])},
+         "two columns of the examples are named 'a'"),
+        (LinearRegression().fit(X, Y), {"metrics": {"r2": float("nan")}}, "metric 'r2' is nan"),
+        (GridSearchCV(OneVsRestClassifier(LogisticRegression()), {"estimator__C": [1.0]}, cv=2)
+         .fit(X, np.c_[Y, 1 - Y]), {}, "not those of a classifier with 1 output .*best_estimator_"),
+        (OneVsRestClassifier(LogisticRegression()).fit(X, csr_matrix(np.c_[Y, 1 - Y])), {},
+         "does not answer its examples"),
     ],
 )
 def test_what_cannot_be_registered_is_explained(
