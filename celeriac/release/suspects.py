@@ -77,17 +77,13 @@ def look(path: Path) -> Suspect:
 def _opened(path: Path, data: bytes) -> tuple[Kind, bytes]:
     """The kind of a file, and the pickle in it."""
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if "schema.json" in names:
-                return "skops", b""
-            if any(name.endswith("/constants.pkl") for name in names):
-                return "torchscript", b""
-            pickles = [name for name in names if name.endswith("/data.pkl")]
-            if not pickles:
-                return "other", b""
-            with archive.open(pickles[0]) as file:
-                return "torch", file.read(_MOST_BYTES)
+        try:
+            return _of_archive(path)
+        except (zipfile.BadZipFile, RuntimeError, OSError, ValueError) as error:
+            raise errors.RequestError(
+                f"{path}: is a damaged or encrypted archive ({errors.told(error)}); write the "
+                "model again"
+            ) from error
     for magic, unpacker in _PACKED:
         if data.startswith(magic):
             try:
@@ -97,6 +93,20 @@ def _opened(path: Path, data: bytes) -> tuple[Kind, bytes]:
     if path.suffix in (".pt", ".pth"):
         return "torch", data
     return ("pickle" if data[:1] in (b"\x80", b"(", b"c", b"]", b"}") else "other"), data
+
+
+def _of_archive(path: Path) -> tuple[Kind, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if "schema.json" in names:
+            return "skops", b""
+        if any(name.endswith("/constants.pkl") for name in names):
+            return "torchscript", b""
+        pickles = [name for name in names if name.endswith("/data.pkl")]
+        if not pickles:
+            return "other", b""
+        with archive.open(pickles[0]) as file:
+            return "torch", file.read(_MOST_BYTES)
 
 
 def _is_text(head: bytes) -> bool:

@@ -71,3 +71,17 @@ def _looked_at(path: Path, monkeypatch: pytest.MonkeyPatch) -> suspects.Suspect:
     finally:
         tracemalloc.stop()
     return found
+
+
+def test_a_damaged_or_encrypted_archive(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/data.pkl", PROGRAM)
+    whole = path.read_bytes()
+    listed = whole.index(b"PK\x01\x02")
+    encrypted = bytearray(whole)
+    encrypted[listed + 8] |= 1
+    for damaged in (whole[10:], whole.replace(b"PK\x01\x02", b"PK\x01\x09"), bytes(encrypted)):
+        path.write_bytes(damaged)
+        with pytest.raises(errors.RequestError, match=r"net.pt: is a damaged or encrypted archive"):
+            suspects.look(path)
