@@ -7,6 +7,7 @@ second process its GPU is answered with an error.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -44,12 +45,12 @@ class DeviceLoss:
     def __call__(self, found: Pass | None, reason: str) -> None:
         """Say what was lost (never a payload), give back what is in hand, end the process."""
         self._once.acquire()  # a second thread waits for the end
-        log.critical(
-            "GPU lost; the process ends", reason=reason,
-            model=found.model if found else "-", version=found.version if found else 0,
-            items=found.items if found else 0,
-        )
         try:
+            log.critical(
+                "GPU lost; the process ends", reason=reason,
+                model=found.model if found else "-", version=found.version if found else 0,
+                items=found.items if found else 0,
+            )
             if self.lane is not None:
                 log.warning("given back to the queues", messages=self.lane.abandon())
             _answer_again_delivered()
@@ -58,7 +59,8 @@ class DeviceLoss:
         except Exception:
             log.exception("nothing given back")
         finally:
-            sys.stdout.flush()
+            with contextlib.suppress(OSError, ValueError):  # a full disk, a closed pipe
+                sys.stdout.flush()
             self._end(EXIT_CODE)
 
 

@@ -15,7 +15,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from celeriac import errors
+from celeriac.logs import get_logger
 from celeriac.settings.variables import PINNED_GPU
+
+log = get_logger(__name__)
 
 VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
 _NONE = "-1"
@@ -38,19 +41,27 @@ class Gpu:
 
 
 def find() -> list[Gpu]:
-    """All GPUs that NVML knows, in the order of the PCI bus.
+    """All GPUs that NVML knows, in the order of the PCI bus; one that does not answer, as after
+    it has fallen off the bus, is left out, and keeps its number.
 
     Raises NoGpu, which says why none can be found.
     """
     nvml = load_nvml()
+    found, reason = list[Gpu](), ""
     try:
-        return [
-            gpu for number in range(nvml.nvmlDeviceGetCount()) for gpu in _parts(nvml, number)
-        ]
+        for number in range(nvml.nvmlDeviceGetCount()):
+            try:
+                found += _parts(nvml, number)
+            except nvml.NVMLError as error:
+                reason = str(error)
+                log.warning("a GPU does not answer", gpu=number, reason=reason)
     except nvml.NVMLError as error:
-        raise errors.NoGpu(f"the NVIDIA driver does not tell its GPUs: {error}") from error
+        reason = str(error)
     finally:
         nvml.nvmlShutdown()
+    if reason and not found:
+        raise errors.NoGpu(f"the NVIDIA driver does not tell its GPUs: {reason}")
+    return found
 
 
 def load_nvml() -> Any:

@@ -32,7 +32,11 @@ class GpuCollector(Collector):
             handle = self._handle()
         if handle is None:
             return
-        memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
+        try:
+            memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
+        except self._nvml.NVMLError as error:  # it has fallen off the bus, say
+            self._be_silent(str(error))
+            return
         yield self._gauge("memory_used_bytes", "Memory of the GPU in use", memory.used)
         yield self._gauge("memory_bytes", "Memory of the GPU", memory.total)
         try:
@@ -52,9 +56,12 @@ class GpuCollector(Collector):
             reason = error.message
         except self._nvml.NVMLError as error:
             reason = str(error)
+        self._be_silent(reason)
+        return None
+
+    def _be_silent(self, reason: str) -> None:
         self._silent = True
         log.warning("no metrics of the GPU", gpu=self._gpu.label, reason=reason)
-        return None
 
     def _gauge(self, name: str, text: str, value: float) -> GaugeMetricFamily:
         family = GaugeMetricFamily(f"celeriac_gpu_{name}", text, labels=["gpu", "name"])

@@ -28,3 +28,16 @@ def inject(monkeypatch: pytest.MonkeyPatch) -> Inject:
         monkeypatch.setenv("STAND_IN_GPUS", json.dumps(found))
 
     return gpus
+
+
+def lose(monkeypatch: pytest.MonkeyPatch, uuid: str) -> None:
+    """A GPU of the stand-in falls off the bus: NVML lists it, and it does not answer."""
+    nvml = sys.modules["pynvml"]
+    memory = nvml.nvmlDeviceGetMemoryInfo
+
+    def lost(handle: dict[str, object]) -> object:
+        if handle["uuid"] == uuid:
+            raise nvml.NVMLError("GPU is lost")
+        return memory(handle)
+
+    monkeypatch.setattr(nvml, "nvmlDeviceGetMemoryInfo", lost)

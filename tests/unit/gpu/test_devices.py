@@ -11,7 +11,7 @@ import pytest
 from celeriac import errors
 from celeriac.settings.variables import PINNED_GPU
 from tests.conftest import STAND_INS
-from tests.unit.gpu.conftest import Inject
+from tests.unit.gpu.conftest import Inject, lose
 from workers import devices
 from workers.devices import ORDER, VISIBLE, Gpu
 
@@ -35,6 +35,17 @@ def test_all_gpus_are_found_and_a_divided_one_by_its_parts(inject: Inject) -> No
         ("0", "GPU-aaaa-1"), ("1.0", "MIG-1111"), ("1.1", "MIG-2222"), ("2", "GPU-bbbb-2"),
     ]
     assert (found[0].name, found[3].memory_bytes) == ("NVIDIA A100", 16_000_000_000)
+
+
+def test_a_gpu_that_does_not_answer_hides_no_other(
+    inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inject(A100, T4)
+    lose(monkeypatch, "GPU-aaaa-1")
+    assert [(one.label, one.uuid) for one in devices.usable({})] == [("1", "GPU-bbbb-2")]
+    inject(A100)
+    with pytest.raises(errors.NoGpu, match="does not tell its GPUs: GPU is lost"):
+        devices.find()
 
 
 @pytest.mark.usefixtures("inject")

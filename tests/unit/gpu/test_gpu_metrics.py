@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.unit.gpu.conftest import Inject
+from tests.unit.gpu.conftest import Inject, lose
 from workers import devices
 from workers.devices import Gpu
 from workers.gpu_metrics import gpu_registry, render_gpu
@@ -45,3 +45,12 @@ def test_without_nvml_or_gpu_the_other_metrics_remain(
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert shown("GPU-1", "0", "NVIDIA A100") == ""
     assert render_gpu(gpu_registry({})) == b""
+
+
+def test_a_gpu_that_is_lost_takes_no_other_metrics_away(
+    inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inject(A100, {"uuid": "GPU-2", "name": "NVIDIA A100"})
+    lose(monkeypatch, "GPU-1")
+    assert shown("GPU-1", "0", "NVIDIA A100") == ""
+    assert "memory_used_bytes" in shown("GPU-2", "1", "NVIDIA A100")
