@@ -84,7 +84,10 @@ def _named(label: Any) -> tuple[str, Any]:
     if isinstance(label, bool):
         return "truth", str(label).lower()
     if isinstance(label, (int, float)):
-        return "number", f"{label:.15g}"
+        try:
+            return "number", f"{label:.15g}"
+        except OverflowError:  # a whole number beyond all others
+            return "number", str(label)
     return "text", label
 
 

@@ -101,6 +101,7 @@ def test_a_number_is_more_or_less_off() -> None:
 
 @pytest.mark.parametrize(("predicted", "label", "output", "message"), [
     ("good", "great", CLASSES, "'great' is no class of this version; it knows 'bad', 'good'"),
+    (1, 10**400, NUMBERED, "10000.* is no class"),
     ("good", 1, CLASSES, "1 is no class"), (1, "1", NUMBERED, "'1' is no class"),
     (1, True, NUMBERED, "True is no class"), ("good", None, CLASSES, "not None"),
     ("good", ["good"], CLASSES, "a label is a text"), (2.5, "4", NUMBER, "answers with numbers"),
