@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -121,6 +122,28 @@ def test_one_and_many(gateway: Gateway) -> None:
     }
     assert gateway("x", "y")[2]["outputs"][0]["data"] == ["a", "a"]
     assert [items for _, items, _ in gateway.asked] == [["x"], ["x", "y"]]
+
+
+@pytest.mark.parametrize(("texts", "aside"), [(1, False), (30_000, True)])
+def test_many_texts_do_not_hold_up_the_loop(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, texts: int, aside: bool
+) -> None:
+    decoded: list[int] = []
+
+    def decode(*_: Any) -> Any:
+        decoded.append(threading.get_ident())
+        raise errors.RequestError("seen")
+
+    monkeypatch.setattr(routes, "decode_request", decode)
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1, texts],
+              "parameters": {"binary_data_size": 4 * texts}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    headers = ((b"inference-header-content-length", b"%d" % len(head)),)
+    status, _, body = asyncio.run(gateway._ask(
+        "POST", "/v2/models/m/infer", headers, head + bytes(4 * texts)
+    ))
+    assert (status, body) == (400, {"error": "seen"})
+    assert (decoded != [threading.get_ident()]) == aside
 
 
 def test_what_memory_does_not_have_is_looked_up(gateway: Gateway) -> None:
