@@ -29,6 +29,10 @@ log = get_logger(__name__)
 
 LOOKBACK_DAYS = 31
 """How far back a night looks for what is open."""
+_UNKNOWN = (
+    "its version was registered without a reference, or no report was made of its rows (the log of "
+    "the maintenance worker, [batch] sample_rows)"
+)
 _UNREADABLE = (errors.JobNotFound, errors.JobFailed, OSError)
 
 
@@ -56,6 +60,9 @@ def tell_job(broker: Broker, name: str, schedule: NightlySettings, run: Run) -> 
         return
     if report is not None:
         _announce(broker, name, schedule, run.day, run.attempt, report)
+    else:
+        log.warning("drift of a job is not known", schedule=name, date=run.day.isoformat())
+        nights.note(broker, name, "drift is not known", run.day, run.attempt, _UNKNOWN)
     records.mark_drift_told(run.day, run.attempt)
 
 

@@ -297,6 +297,22 @@ def test_drift_of_before_it_was_to_be_told_is_told(
     assert announced(redis_client) == [("opened", "data_drift")]
 
 
+def test_a_job_of_which_nobody_can_tell_drift_says_so_once(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its version has no reference: silence would look as if nothing had changed."""
+    broker = make_broker(kind="dataset", drift=True, check={})
+    monkeypatch.setattr(drift_nights, "found_by", lambda *_: None)
+    run = Run(day=DAY, attempt=1, state=RunState.COMPLETED, output=str(tmp_path / "out"))
+    for _ in range(2):
+        drift_nights.tell_job(broker, "watched", broker.settings.nightly["watched"], run)
+    (event,) = nights.records_of(broker, "watched").events()
+    assert event.what == "drift is not known"
+    assert "registered without a reference" in event.text
+    assert announced(redis_client) == []
+
+
 def test_what_a_job_has_found_may_be_out_of_reach(
     make_broker: Callable[..., Broker], redis_client: redis.Redis, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
