@@ -39,16 +39,17 @@ def rendered(template: str, day: date) -> str:
 
 def checked_apart(schedules: dict[str, NightlySettings]) -> dict[str, NightlySettings]:
     """``schedules`` themselves. Raises ValueError if two that are enabled write to one folder: the
-    run of one would be taken for that of the other."""
-    seen: dict[tuple[str, str], str] = {}
+    run of one would be taken for that of the other, and a job takes no folder in which a comparison
+    has been."""
+    seen: dict[str, str] = {}
     for name, schedule in schedules.items():
         if schedule.enabled:
             folder = posixpath.normpath(rendered(schedule.output, _SAMPLE_DAYS[0]))
-            other = seen.setdefault((schedule.kind, folder), name)
+            other = seen.setdefault(folder, name)
             if other != name:
                 raise ValueError(
                     f"{other} and {name} have one output ({schedule.output}), and would take each "
-                    "other's runs for their own"
+                    "other's runs for their own, or each other's folders"
                 )
     return schedules
 

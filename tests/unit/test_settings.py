@@ -155,6 +155,7 @@ def test_one_that_is_like_no_setting_is_told_and_ignored(caplog: pytest.LogCaptu
         (f"{NIGHT}output = 'o-{{date}}'\nmodel = 'A B'", ["nightly.a.model", "not a model name"]),
         (f"{WHOLE}{WHOLE.replace('.a', '.b').replace('date}', 'date:%Y-%m-%d}/')}",
          ["nightly: a and b have one output (o-{date:%Y-%m-%d}/)"]),
+        (f"{WHOLE}{WHOLE.replace('.a', '.b')}kind = 'drift'", ["nightly: a and b have one output"]),
         (f"{WHOLE}time_zone = 'Europe/Berln'", ["time_zone", "did you mean 'Europe/Berlin'"]),
         (f"{WHOLE}time_zone = 'Europe'", ["nightly.a.time_zone: is no time zone"]),
         (f"{WHOLE}missed = 'rerun'", ["nightly.a.missed", "'report' or 'run'"]),
