@@ -24,7 +24,9 @@ GUIDES = [
 PAGES = [*GUIDES, ROOT / "CHANGELOG.md", DOCS / "decisions" / "README.md", *DECISIONS]
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 OPTION = re.compile(r"--[a-z][a-z-]*")
-COMMAND = re.compile(r"(?:^(?:\$ |\.venv/bin/)?|`)celeriac ([a-z-]+(?: [^`|#;\n]*)?)", re.MULTILINE)
+COMMAND = re.compile(
+    r"(?:^(?:\$ |\S*\.venv/bin/)?|`)celeriac ([a-z-]+(?: [^`|#;\n]*)?)", re.MULTILINE
+)
 
 
 def prose(page: Path) -> str:
