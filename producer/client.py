@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import socket
 import time
@@ -334,12 +335,12 @@ def check_expiry(expires_s: float | None, longest_s: float) -> float:
     """``expires_s`` or the longest. Raises RequestError if it is out of range."""
     if expires_s is None:
         return longest_s
-    if not 1 <= expires_s <= longest_s:
-        raise errors.RequestError(
-            f"expires_s is 1 to {longest_s} seconds ([realtime] submission_ttl_s), "
-            f"not {expires_s!r}"
-        )
-    return expires_s
+    with contextlib.suppress(TypeError):  # a text, say
+        if 1 <= expires_s <= longest_s:
+            return expires_s
+    raise errors.RequestError(
+        f"expires_s is 1 to {longest_s} seconds ([realtime] submission_ttl_s), not {expires_s!r}"
+    )
 
 
 def who() -> str:

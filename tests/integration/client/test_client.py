@@ -263,8 +263,11 @@ def test_a_text_is_no_list_of_items(client: Client, lane: Lane) -> None:
 
 
 def test_timeouts_that_make_no_sense(client: Client, settings: Settings) -> None:
-    with pytest.raises(errors.RequestError, match="timeout_s"):
-        client.predict("echo", 1, timeout_s=0)
+    for odd in (0, float("nan"), float("inf"), 10**400, "5"):
+        with pytest.raises(errors.RequestError, match="timeout_s"):
+            client.predict("echo", 1, timeout_s=odd)  # type: ignore[arg-type]
+        with pytest.raises(errors.RequestError, match="expires_s"):
+            client.submit("echo", 1, expires_s=odd)  # type: ignore[arg-type]
     with pytest.raises(errors.RequestError, match="timeout_s"):
         Client(settings=settings, timeout_s=-1)
     with pytest.raises(errors.RequestError, match="expires_s"):
