@@ -21,7 +21,7 @@ from celeriac.outputs import TableAnswers, together
 from celeriac.registry.manifest import InputSchema, OutputSchema
 
 ANSWERS_S = 30.0
-"""A slow model answers so long of the reference: the rest of it has no answers."""
+"""A slow model answers so long of the reference: its first rows stand for all."""
 SLICE_ROWS = 2_000
 log = get_logger(__name__)
 
@@ -56,11 +56,19 @@ def profile_of(  # noqa: PLR0913 - the reference, and what answers it
         raise errors.RegistryError(
             f"the reference does not fit the model: {error.message}"
         ) from error
-    known = None if truth is None else [_plain(truth, int(at)) for at in taken]
-    return make_profile(
+    answered = max((len(one.values) for one in answers.values()), default=len(taken))
+    known = None if truth is None else [_plain(truth, int(at)) for at in taken[:answered]]
+    found = make_profile(
         features.merged(inputs, answers), rows_given=total, texts=texts, source=source,
         performance=None if known is None else performance(answers, known, labels_of(output)),
     )
+    if answered == len(taken):
+        return found
+    said = (
+        f"the model answered {answered:,} of its {len(taken):,} rows within {ANSWERS_S:g} s: "
+        "answers are compared with those"
+    )
+    return found.model_copy(update={"warnings": (*found.warnings, said)})
 
 
 def _check_truth(truth: Sequence[Any] | None, output: OutputSchema) -> None:
@@ -120,21 +128,13 @@ def _plain(truth: Any, at: int) -> Any:
 
 
 def _answers(predict: Callable[[pa.Table], TableAnswers], table: pa.Table) -> TableAnswers:
-    """Answers to the rows, as far as the time goes; null for the others."""
+    """Answers to the rows, the first ones as far as the time goes."""
     ends_s = time.monotonic() + ANSWERS_S
     parts: list[TableAnswers] = []
     start, at_once = 0, 64
     while start < table.num_rows and time.monotonic() < ends_s:
         parts.append(predict(table.slice(start, at_once)))
         start, at_once = start + at_once, SLICE_ROWS
-    if not parts:
-        return TableAnswers({})
-    found = together(parts)
-    missing = table.num_rows - len(next(iter(found.columns.values())))
-    if missing <= 0:
-        return found
-    log.warning("the reference was answered in part", rows=table.num_rows, missing=missing)
-    return TableAnswers({
-        name: pa.concat_arrays([column, pa.nulls(missing, column.type)])
-        for name, column in found.columns.items()
-    })
+    if start < table.num_rows:
+        log.warning("the reference was answered in part", rows=table.num_rows, answered=start)
+    return together(parts) if parts else TableAnswers({})

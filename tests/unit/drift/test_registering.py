@@ -7,6 +7,7 @@ import math
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,15 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from celeriac import errors, release
-from celeriac.drift import features
+from celeriac.drift import features, registering
 from celeriac.drift.dataset import check_dataset, sample
 from celeriac.drift.features import Feature
 from celeriac.drift.performance import auc, misfit, performance
 from celeriac.drift.profile import PROFILE_NAME, Known, ReferenceProfile, read_profile
 from celeriac.drift.reference import make_profile
 from celeriac.inputs import collate
-from celeriac.registry.manifest import Column, InputSchema, Pixels
+from celeriac.outputs import TableAnswers
+from celeriac.registry.manifest import Column, InputSchema, OutputSchema, Pixels
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
 from celeriac.scoring import Scorer
@@ -89,6 +91,31 @@ def test_a_regressor(tmp_path: Path) -> None:
     assert found.performance is not None
     assert found.performance.measure == "mean absolute error"
     assert found.performance.value == pytest.approx(1.0)
+
+
+def test_a_model_that_is_slow_is_known_by_the_answers_that_it_gave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows that nobody had answered looked like answers that are missing."""
+    clock = SimpleNamespace(s=0.0)
+    monkeypatch.setattr(registering, "time", SimpleNamespace(monotonic=lambda: clock.s))
+
+    def predict(table: pa.Table) -> TableAnswers:
+        clock.s += 0.02 * table.num_rows
+        return TableAnswers({"prediction": pa.array(table["a"].to_numpy() * 2)})
+
+    rows = pd.DataFrame({"a": np.random.default_rng(0).normal(size=3_000)})
+    found = registering.profile_of(
+        rows, InputSchema(kind="table", columns=(Column(name="a", dtype="float"),)),
+        OutputSchema(kind="regressor"), predict, truth=rows["a"],
+    )
+    answer = found.by_name["prediction"]
+    assert (found.rows, answer.rows, answer.nulls) == (3_000, 2_064, 0)
+    assert answer.autocorrelation_rows < 2
+    assert answer.calibration is not None
+    assert found.performance is not None
+    assert found.performance.rows == 2_064
+    assert "answered 2,064 of its 3,000 rows within 30 s" in found.warnings[-1]
 
 
 def test_a_reference_that_does_not_fit_is_refused(tmp_path: Path) -> None:
