@@ -308,6 +308,7 @@ def told(error: BaseException) -> str:
     'ValueError: wrong shape'
     """
     text = without_paths(str(error).strip().partition("\n")[0])
+    text = text.encode("utf-8", "backslashreplace").decode()  # it may hold half of a surrogate pair
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

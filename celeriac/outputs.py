@@ -115,7 +115,7 @@ def _any_answer(value: Any, named: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return {**named, "value": encode_item(value)}
     except errors.InvalidItem:
-        return _error(errors.NonFiniteOutput("the model answered with what JSON cannot hold"))
+        return _error(_not_json())
 
 
 def _answer(values: dict[str, Any] | errors.ItemError, named: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,6 +219,20 @@ def _not_finite() -> errors.ItemError:
     return errors.NonFiniteOutput()
 
 
+def _not_json() -> errors.ItemError:
+    return errors.NonFiniteOutput("the model answered with what JSON cannot hold")
+
+
+def _json_text(value: Any) -> str | None:
+    """None for what JSON cannot hold: NaN, or half of a surrogate pair, say."""
+    try:
+        text = json.dumps(encode_item(value), ensure_ascii=False)
+        text.encode()
+    except (errors.InvalidItem, UnicodeEncodeError):
+        return None
+    return text
+
+
 def _unknown_label() -> errors.ItemError:
     return errors.ModelFailed("the model answered with a label that is not one of its own")
 
@@ -255,7 +269,9 @@ def table_answers(
     if schema.kind == "any":
         texts: list[str | None] = [None] * rows
         for row, value in zip(index, output.values if output else [], strict=True):
-            texts[row] = json.dumps(encode_item(value), ensure_ascii=False)
+            texts[row] = _json_text(value)
+            if texts[row] is None:
+                bad[row] = _not_json()
         return TableAnswers({"prediction": pa.array(texts, pa.string())}, bad)
     columns = _columns(output, schema) if output else _no_columns(schema)
     good = np.ones(len(where), dtype=bool)

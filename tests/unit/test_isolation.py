@@ -162,3 +162,12 @@ def test_without_memory_for_one_row_no_other_is_refused_for_it() -> None:
     _, kept, failed = isolate(Counting(short), rows, ROWS)
     assert not failed
     assert list(kept) == list(range(ROWS))
+
+
+def test_what_a_model_raises_can_be_written_whatever_it_is() -> None:
+    def odd(_: Any) -> None:
+        raise ValueError("no token for \udce9")
+
+    assert each_alone(odd, [1]) == {
+        0: ("model_failed", r"the model raised ValueError: no token for \udce9")
+    }

@@ -71,6 +71,14 @@ def test_what_json_cannot_hold_is_an_error_of_its_item(bad: float) -> None:
     assert found[0]["error"]["code"] == "output_not_finite"
 
 
+@pytest.mark.parametrize("bad", [np.nan, {"score": np.inf}, {1, 2}, {1: "a"}, "\ud800", ["\udfff"]])
+def test_what_json_cannot_hold_is_an_error_of_its_row(bad: object) -> None:
+    """It ended the chunk, with all its rows."""
+    found = table_answers(Output(values=["a", bad]), OutputSchema(kind="any"), [0, 2], {}, 3)
+    assert found.columns["prediction"].to_pylist() == ['"a"', None, None]
+    assert {row: error.code for row, error in found.errors.items()} == {2: "output_not_finite"}
+
+
 def test_a_label_that_is_not_the_models_is_an_error() -> None:
     output = Output(values=np.array(["maybe"]), probabilities=np.array([[0.5, 0.5]]))
     assert answers(output, CLASSIFIER, "m", 3)[0]["error"]["code"] == "model_failed"
