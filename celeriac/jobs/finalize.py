@@ -32,11 +32,9 @@ def finalize(
     that is missing, damaged or wrong, or the reason if every chunk is dead, or if another job has
     the folder now; JobNotFound if that was deleted.
     """
-    # Late: callers, who only read manifests, need no pyarrow.
-    from celeriac.datasets.copies import remove_copies
-
     finished = read_manifest(folder)
     if finished is not None:
+        _tidy(folder, finished)  # whoever wrote it may have been killed before
         return finished
     plan = folder.load()
     records, lost = _parts(folder, plan, dead)
@@ -48,9 +46,16 @@ def finalize(
         )
     with _leaving_room(folder):
         manifest = _written(folder, plan, records, manifest, is_wanted)
-    if not lost:  # else chunks may be tried again
-        remove_copies(folder.copies)
+    _tidy(folder, manifest)
     return manifest
+
+
+def _tidy(folder: JobFolder, manifest: Manifest) -> None:
+    # Late: callers, who only read manifests, need no pyarrow.
+    from celeriac.datasets.copies import remove_copies
+
+    if not manifest.dead:  # else chunks may be tried again
+        remove_copies(folder.copies)
 
 
 @contextmanager

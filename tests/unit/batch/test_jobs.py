@@ -755,6 +755,10 @@ def test_what_a_job_copied_of_its_source_goes_when_it_is_complete(tmp_path: Path
     )
     run_all(folder, plan, list(dataset.chunks))
     assert folder.copies.exists()
+    shutil.copytree(folder.copies, tmp_path / "copies")
+    finalize(folder, NOW)
+    assert not folder.copies.exists()
+    shutil.copytree(tmp_path / "copies", folder.copies)  # the finaliser was killed before
     finalize(folder, NOW)
     assert not folder.copies.exists()
 
