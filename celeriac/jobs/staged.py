@@ -87,7 +87,7 @@ class StagedChunk(ABC):
 
         All of it outlasts a power cut then; after one before that a record may lack its part, and
         does not count. Whoever finds a record does this: the run that wrote it may have been
-        killed.
+        killed. Raises StorageError.
         """
 
     @abstractmethod
@@ -126,14 +126,18 @@ class StagedFiles(StagedChunk):
     def settle(self, record: ChunkRecord) -> None:
         moves = [(self._part, self._final_part)]
         if record.errors_sha256 is None:
-            self._final_errors.unlink(missing_ok=True)
+            _remove(self._final_errors)
         else:
             moves.append((self._errors, self._final_errors))
         moved = [target.parent for source, target in moves if _moved(source, target)]
-        if moved:
+        if not moved:
+            return
+        try:
             sync(self._record)
             for folder in {*moved, self._record.parent}:
                 sync(folder)
+        except OSError as error:
+            raise unwritten(self._final_part, error) from error
 
     def discard(self) -> None:
         for path in (self._part, self._errors):
@@ -195,9 +199,20 @@ def _staged(path: Path, epoch: int) -> Path:
 
 
 def _moved(source: Path, target: Path) -> bool:
-    """False if that was done before, or by another."""
+    """False if that was done before, or by another. Raises StorageError."""
     try:
         source.replace(target)
-    except FileNotFoundError:
-        return False
+    except OSError as error:
+        if not source.exists():  # where nothing may be written, that is not what is said
+            return False
+        raise unwritten(target, error) from error
     return True
+
+
+def _remove(path: Path) -> None:
+    """Have no such file. Raises StorageError."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        if path.exists():
+            raise unwritten(path, error) from error

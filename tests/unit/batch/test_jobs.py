@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -834,6 +835,23 @@ def test_a_kill_after_the_record_loses_nothing(
     assert record is not None
     assert record.epoch == 7
     assert pq.read_table(folder.part(0, "parquet"))["prediction"].to_pylist() == ["A"]
+
+
+def test_a_disk_that_takes_no_names_is_told_of_only_if_something_lacks_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also to whoever only reads there. It ended chunks one by one instead of their job."""
+    folder, plan, chunks = make_job(tmp_path, LINES)
+    done = run_chunk(folder, plan, chunks[2], shout)
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "replace", read_only)
+    with pytest.raises(errors.StorageError, match=r"part-00000\.parquet: cannot be written"):
+        run_chunk(folder, plan, chunks[0], shout, epoch=7)
+    monkeypatch.setattr(Path, "unlink", read_only)
+    assert folder.valid_record(plan, chunks[2]) == done
 
 
 def test_a_dead_chunk_is_in_the_manifest_with_its_rows(tmp_path: Path) -> None:
