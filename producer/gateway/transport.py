@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import (
@@ -32,6 +32,9 @@ HEAD_S = 10.0
 LINGER_S = 5.0
 """So long a body may go on coming after its request was answered."""
 
+STALLED_S = 30.0
+"""After so long in which nothing of an answer was taken, its reader counts as gone."""
+
 _UPGRADE = re.compile(rb"\r\nupgrade(?=:)", re.IGNORECASE)
 _NAME_BYTES = len(b"\r\nupgrade")
 _NO_TRAILERS: deque[tuple[bytes, bytes]] = deque(maxlen=0)
@@ -41,9 +44,13 @@ _NO_TRAILERS: deque[tuple[bytes, bytes]] = deque(maxlen=0)
 class JoinedWrites:
     """A transport that passes writes on once a turn of the event loop."""
 
-    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, transport: Any, loop: asyncio.AbstractEventLoop, on_rest: Callable[[], None]
+    ) -> None:
+        """``on_rest``: called when it closes, and not all that was written has left."""
         self._transport = transport
         self._loop = loop
+        self._on_rest = on_rest
         self._parts: list[bytes] = []
 
     def write(self, data: bytes) -> None:
@@ -59,6 +66,8 @@ class JoinedWrites:
     def close(self) -> None:
         self.flush()
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._on_rest()
 
     def flush(self) -> None:
         """Pass on what there is: nothing more of it is to come."""
@@ -136,9 +145,10 @@ class Protocol(HttpToolsProtocol):
     """uvicorn's protocol over such a transport, and with bounds that it lacks.
 
     The head of a request is bounded in bytes and in time, before anybody is asked who it is; so is
-    the rest of a body whose request has been answered already. What is no HTTP gets an error in the
-    form of all others. An offer to go on with another protocol is left unheard: the body that comes
-    with it counts.
+    the rest of a body whose request has been answered already, and the wait for a reader who takes
+    nothing of an answer: each would hold a request's place for good. What is no HTTP gets an error
+    in the form of all others. An offer to go on with another protocol is left unheard: the body
+    that comes with it counts.
     """
 
     _head_bytes = 0
@@ -158,6 +168,8 @@ class Protocol(HttpToolsProtocol):
     set and cancelled, costs a tenth of a refusal."""
     _idle_since_s = 0.0
     """When the last answer left, by the loop's clock."""
+    _stall_timer: asyncio.TimerHandle | None = None
+    """Ends a connection whose reader takes nothing."""
     _running: RequestResponseCycle | None = None
     """The request that is being answered; uvicorn's ``cycle`` is the one whose head came last."""
 
@@ -167,7 +179,8 @@ class Protocol(HttpToolsProtocol):
         self._door: Door = guard.door
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
+        joined: Any = JoinedWrites(transport, self.loop, self._await_reader)
+        super().connection_made(joined)
         self._idle_since_s = self.loop.time()
         self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
 
@@ -220,6 +233,7 @@ class Protocol(HttpToolsProtocol):
         self._end_head()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
+        self._end_stall()
         super().connection_lost(exc)
         running = self._running
         if running is not None and running is not self.cycle and not running.response_complete:
@@ -307,6 +321,30 @@ class Protocol(HttpToolsProtocol):
             self._idle_timer = self.loop.call_later(left_s, self._close_if_idle)
         else:
             self.timeout_keep_alive_handler()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        self._end_stall()
+        super().resume_writing()
+
+    def _await_reader(self) -> None:
+        self._end_stall()
+        left = self.transport.get_write_buffer_size()
+        self._stall_timer = self.loop.call_later(STALLED_S, self._abort_unless_read, left)
+
+    def _abort_unless_read(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() < before:  # slow, but there
+            self._await_reader()
+        else:
+            self.transport.abort()
+
+    def _end_stall(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     def _linger(self) -> None:
         """Nobody will read the rest. To close at once could take the answer from its sender."""

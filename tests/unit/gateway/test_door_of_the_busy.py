@@ -191,6 +191,30 @@ def test_who_goes_away_is_missed_also_if_a_request_has_come_behind(
     talk(play)
 
 
+@pytest.mark.parametrize("closes", [False, True])
+def test_who_takes_nothing_of_an_answer_holds_no_place_for_good(closes: bool) -> None:
+    async def play(guard: Guard, protocol: Protocol, wire: Wire) -> None:
+        assert protocol._stall_timer is None
+        wire.unsent = 100_000
+        if closes:
+            protocol.transport.close()
+        else:
+            protocol.pause_writing()
+            protocol.resume_writing()
+            assert protocol._stall_timer is None
+            protocol.pause_writing()
+        first = protocol._stall_timer
+        assert first is not None
+        wire.unsent = 90_000
+        protocol._abort_unless_read(100_000)  # slow, but there
+        assert not wire.was_aborted
+        assert protocol._stall_timer is not first
+        protocol._abort_unless_read(90_000)
+        assert wire.was_aborted
+
+    talk(play)
+
+
 OFFER = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
 
 

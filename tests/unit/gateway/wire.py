@@ -34,6 +34,9 @@ class Wire(asyncio.Transport):
         self.closed = False
         self.was_closed = False
         """By us, before the other end went."""
+        self.was_aborted = False
+        self.unsent = 0
+        """Bytes that the other end has not taken."""
 
     @property
     def sent(self) -> bytes:
@@ -45,8 +48,14 @@ class Wire(asyncio.Transport):
     def close(self) -> None:
         self.closed = True
 
+    def abort(self) -> None:
+        self.closed = self.was_aborted = True
+
     def is_closing(self) -> bool:
         return self.closed
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
 
     def pause_reading(self) -> None: ...
 
