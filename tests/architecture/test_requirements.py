@@ -71,6 +71,12 @@ def test_the_pins_satisfy_the_library() -> None:
         assert wanted.specifier.contains(str(pin.specifier).removeprefix("==")), text
 
 
+def test_a_gateway_by_itself_reads_what_jobs_have_written() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert set(extras["datasets"]) <= set(extras["gateway"])
+
+
 def imported_modules() -> set[str]:
     found = set()
     for package in PACKAGES:
