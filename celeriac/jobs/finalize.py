@@ -44,7 +44,7 @@ def finalize(
             f"{folder.path}: the plan has {plan.rows} rows, the parts {manifest.rows_in} "
             f"({manifest.rows_ok} answered, {manifest.rows_failed} failed)"
         )
-    with _leaving_room(folder):
+    with _leaving_room(folder, plan):
         manifest = _written(folder, plan, records, manifest, is_wanted)
     _tidy(folder, manifest)
     return manifest
@@ -59,13 +59,13 @@ def _tidy(folder: JobFolder, manifest: Manifest) -> None:
 
 
 @contextmanager
-def _leaving_room(folder: JobFolder) -> Iterator[None]:
+def _leaving_room(folder: JobFolder, plan: JobPlan) -> Iterator[None]:
     """On a full disk nothing stays of what did not come to its end."""
     try:
         yield
     except errors.StorageError as error:
         if is_full(error):
-            folder.clear_unfinished()
+            folder.clear_unfinished(plan)
         raise
 
 
@@ -85,7 +85,7 @@ def _written(
     )
     manifest = with_report(folder, plan, records, manifest)
     folder.remove_debris(records)
-    if folder.clear_ends():
+    if folder.clear_ends(plan):
         raise folder.gone(plan.job_id)
     folder.load_of(plan.job_id)  # another job may have its place
     if not is_wanted():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -36,6 +37,10 @@ _FOLDERS = ("parts", "errors", "samples")
 _DIGITS = 16
 _MARKED = f"part-?????-{'?' * _DIGITS}.*"
 """Names of parts and their errors in S3."""
+_OWN = re.compile(
+    rf"part-\d{{5,}}(-[0-9a-f]{{{_DIGITS}}})?\.(parquet|csv|jsonl|json|dropped|arrow)|profile\.json"
+)
+"""Names of what a job writes into those folders."""
 
 
 class JobFolder:
@@ -271,7 +276,7 @@ class JobFolder:
 
     def reopen(self, chunks: Iterable[int]) -> None:
         """Take back that the job has ended, for chunks that are tried again."""
-        for file in (*self._ends(), *self._summaries()):
+        for file in (*self._ends(self.load()), *self._summaries()):
             file.unlink(missing_ok=True)
         for chunk in chunks:
             self.drop_mark(chunk).unlink(missing_ok=True)
@@ -297,8 +302,9 @@ class JobFolder:
         First goes what makes the output look finished, last what names the job: a purge that was
         interrupted can be repeated. Raises StorageError.
         """
-        files = [*self._ends(), *self._summaries()]
-        files += [file for name in _FOLDERS for file in _files(self.path / name)]
+        files = [*self._ends(self.load()), *self._summaries()]
+        inside = [file for name in _FOLDERS for file in _files(self.path / name)]
+        files += [file for file in inside if _is_own(file.name)]
         files += [file for file in _files(self.copies) if is_copy(file.name)]
         files += [file for file in _files(self.path) if file.name.startswith(TEMPORARY_PREFIX)]
         count = size = 0
@@ -319,18 +325,18 @@ class JobFolder:
         )
         return True
 
-    def clear_ends(self) -> bool:
+    def clear_ends(self, plan: JobPlan) -> bool:
         """As :meth:`clear_chunk`, of a finaliser, and in S3, too."""
         if self.holds_job():
             return False
-        self._clear(self._ends())
+        self._clear(self._ends(plan))
         return True
 
-    def clear_unfinished(self) -> None:
+    def clear_unfinished(self, plan: JobPlan) -> None:
         """Delete what a finaliser wrote that did not come to its end: another one writes it anew,
         and has no room for both."""
         if not self.success.exists():
-            self._clear(self._ends())
+            self._clear(self._ends(plan))
 
     def _clear(self, files: Iterable[Place]) -> None:
         for file in files:
@@ -344,11 +350,13 @@ class JobFolder:
                 with contextlib.suppress(OSError):  # not there, or not empty: somebody else's
                     folder.rmdir()
 
-    def _ends(self) -> list[Place]:
+    def _ends(self, plan: JobPlan) -> list[Place]:
         """What a finished job has, first what makes it look finished."""
         ends = [self.success, self.manifest, self.report]
-        for kind in get_args(Format):
-            ends += [self.merged(kind), self.aggregates(kind)]
+        if plan.scoring.merge:
+            ends.append(self.merged(plan.scoring.output_format))
+        if plan.scoring.aggregate is not None:
+            ends += [self.aggregates("parquet"), self.aggregates("csv")]
         return ends
 
     def _summaries(self) -> list[Place]:
@@ -369,6 +377,10 @@ class JobFolder:
 
 def _files(folder: Place) -> list[Place]:
     return [at.path for at in list_files(folder)] if folder.is_dir() else []
+
+
+def _is_own(name: str) -> bool:
+    return name.startswith(TEMPORARY_PREFIX) or _OWN.fullmatch(name) is not None
 
 
 def _is(path: Place, sha256: str) -> bool:

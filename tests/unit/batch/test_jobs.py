@@ -864,8 +864,10 @@ def test_a_dead_chunk_is_in_the_manifest_with_its_rows(tmp_path: Path) -> None:
         "completed_with_errors", 5, 2, 2,
     )
     assert [(one.first_row, one.rows, one.reason) for one in manifest.dead] == [(3, 2, "no luck")]
+    (folder.path / "predictions.csv").write_text("somebody's own")
     folder.reopen([1])
     assert read_manifest(folder) is None
+    assert (folder.path / "predictions.csv").exists()
     run_chunk(folder, plan, chunks[1], shout)  # a record counts, whatever the ledger says
     assert finalize(folder, NOW, [dead]).dead == ()
 
