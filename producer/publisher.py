@@ -129,7 +129,7 @@ class Publisher:
             zip(queues, self._channel.exchange(*(("LINDEX", name, -1) for name in queues)),
                 strict=True)
         )  # fmt: skip
-        self._refuse_unserved(late)
+        self._refuse_unserved([one for one in late if resends.has_waited(one, now_ms)])
         left = (one for one in late if not one.settled())
         lost = [one for one in left if self._is_lost(one, oldest[one.queue], now_ms)]
         for envelope in lost[LOOK_ENVELOPES:]:

@@ -56,6 +56,12 @@ def due(envelopes: Iterable[SentEnvelope], now_ms: int) -> list[SentEnvelope]:
     return found
 
 
+def has_waited(envelope: SentEnvelope, now_ms: int) -> bool:
+    """True once the share of its time is over after which no worker is expected any more: who has
+    hours may outlast the start of one."""
+    return now_ms - envelope.sent_ms >= int(envelope.time_ms * FIRST_LOOK)
+
+
 def is_lost(envelope: SentEnvelope, now_ms: int, turn_ms: float) -> bool:
     """True if an envelope that does not wait any more has been gone for longer than a worker takes.
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
+from celeriac import errors
+from celeriac.settings import BrokerSettings, Settings
 from producer import wire
+from producer.broker import Broker
 from producer.calls import Call
 from producer.envelopes import SentEnvelope
+from producer.publisher import Publisher
+from producer.refusals import Refusals
 from producer.resends import (
     LATEST_LOOK_S,
     LONGEST_PAUSE_S,
@@ -17,6 +23,7 @@ from producer.resends import (
     is_lost,
     still_waits,
 )
+from producer.statistics import Counts
 
 NOW_MS = 1_000_000
 
@@ -122,3 +129,24 @@ def test_who_has_hours_does_not_wait_for_a_share_of_them() -> None:
     assert due([envelope], at_ms)
     assert not is_lost(envelope, at_ms, 0)
     assert is_lost(envelope, at_ms + int(LONGEST_PAUSE_S * 1_000), 0)
+
+
+def test_who_has_minutes_outlasts_the_start_of_a_gpu_worker() -> None:
+    """Looked for early, told late: another worker may be about to beat."""
+
+    class Absent:
+        """No worker of the GPU has been seen; the envelope waits."""
+
+        def exchange(self, *commands: Any) -> list[Any]:
+            return [0 if name == "EXISTS" else envelope.message for name, *_ in commands]
+
+    call = Call("a", "realtime.gpu.a", b"1", NOW_MS + 600_000)
+    envelope = SentEnvelope([call], "me", NOW_MS)
+    broker = Broker(Settings(broker=BrokerSettings(url="redis://127.0.0.1:1/0")))
+    publisher: Any = Publisher(broker, "me", Counts(), Refusals(10))
+    publisher._channel, publisher._sent = Absent(), {envelope.id: envelope}
+    for ms in (30_000, 40_000, 239_000):
+        publisher.look(NOW_MS + ms)
+        assert call.outcome is None
+    publisher.look(NOW_MS + 250_000)
+    assert isinstance(call.outcome, errors.NotServed)
