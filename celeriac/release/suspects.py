@@ -29,6 +29,10 @@ _MODELS = ("sklearn", "numpy", "scipy", "pandas", "joblib", "torch", "collection
 _WRITTEN_BY = re.compile(rb"_sklearn_version.{1,8}?(\d+\.\d+[\w.]*)", re.DOTALL)
 _GZIP = 31
 """zlib's word for it."""
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError, ValueError,
+)
+"""What an archive raises that is damaged, or encrypted."""
 _PACKED: tuple[tuple[bytes, Callable[[], Any]], ...] = (
     (b"\x1f\x8b", lambda: zlib.decompressobj(_GZIP)), (b"\x78", zlib.decompressobj),
     (b"\xfd7zXZ", lzma.LZMADecompressor),
@@ -79,7 +83,7 @@ def _opened(path: Path, data: bytes) -> tuple[Kind, bytes]:
     if zipfile.is_zipfile(path):
         try:
             return _of_archive(path)
-        except (zipfile.BadZipFile, RuntimeError, OSError, ValueError) as error:
+        except _DAMAGED as error:
             raise errors.RequestError(
                 f"{path}: is a damaged or encrypted archive ({errors.told(error)}); write the "
                 "model again"

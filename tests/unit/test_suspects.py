@@ -85,3 +85,19 @@ def test_a_damaged_or_encrypted_archive(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(errors.RequestError, match=r"net.pt: is a damaged or encrypted archive"):
             suspects.look(path)
+
+
+@pytest.mark.parametrize(("method", "first"), [(zipfile.ZIP_DEFLATED, 0), (zipfile.ZIP_LZMA, 50)])
+def test_a_packed_archive_whose_content_is_damaged(
+    method: int, first: int, tmp_path: Path
+) -> None:
+    """What unpacks it raises errors of its own."""
+    path = tmp_path / "net.pt"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("net/data.pkl", bytes(range(256)))
+    damaged = bytearray(path.read_bytes())
+    start = damaged.index(b"data.pkl") + len(b"data.pkl") + first
+    damaged[start : start + 50] = b"\xff" * 50
+    path.write_bytes(damaged)
+    with pytest.raises(errors.RequestError, match=r"net.pt: is a damaged or encrypted archive"):
+        suspects.look(path)
