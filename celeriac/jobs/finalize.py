@@ -27,10 +27,11 @@ def finalize(
 ) -> Manifest:
     """Check and close a job. Safe to run twice: the second time changes nothing.
 
-    ``dead``: the chunks that may lack a part. ``is_wanted`` is asked once, before anything looks
-    finished. Raises Cancelled if the job goes on instead; JobFailed that names the first other part
-    that is missing, damaged or wrong, or the reason if every chunk is dead, or if another job has
-    the folder now; JobNotFound if that was deleted.
+    ``dead``: the chunks that may lack a part. ``is_wanted`` is asked before anything is deleted
+    that a run may need, and before anything looks finished. Raises Cancelled if the job goes on
+    instead; JobFailed that names the first other part that is missing, damaged or wrong, or the
+    reason if every chunk is dead, or if another job has the folder now; JobNotFound if that was
+    deleted.
     """
     finished = read_manifest(folder)
     if finished is not None:
@@ -84,15 +85,20 @@ def _written(
         aggregates=write_aggregates(folder, plan, records),
     )
     manifest = with_report(folder, plan, records, manifest)
+    _check_wanted(plan, is_wanted)  # or what a chunk is writing now would pass for debris
     folder.remove_debris(records)
     if folder.clear_ends(plan):
         raise folder.gone(plan.job_id)
     folder.load_of(plan.job_id)  # another job may have its place
-    if not is_wanted():
-        raise errors.Cancelled(f"job {plan.job_id} goes on: it was resumed while it ended")
+    _check_wanted(plan, is_wanted)
     write_file(folder.manifest, msgspec.json.format(msgspec.json.encode(manifest)))
     write_file(folder.success, b"")
     return manifest
+
+
+def _check_wanted(plan: JobPlan, is_wanted: Callable[[], bool]) -> None:
+    if not is_wanted():
+        raise errors.Cancelled(f"job {plan.job_id} goes on: it was resumed while it ended")
 
 
 def _parts(

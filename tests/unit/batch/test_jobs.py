@@ -181,6 +181,17 @@ def test_a_finaliser_of_a_job_whose_output_was_deleted_does_not_end_the_next_one
     assert not folder.manifest.exists()
 
 
+def test_a_finaliser_whose_job_goes_on_takes_nothing_from_its_runs(tmp_path: Path) -> None:
+    folder, plan, chunks = make_job(tmp_path, LINES)
+    run_all(folder, plan, chunks)
+    under_way = folder.path / "parts" / ".tmp-of-a-chunk"
+    under_way.write_text("")
+    with pytest.raises(errors.Cancelled, match="was resumed while it ended"):
+        finalize(folder, NOW, is_wanted=lambda: False)
+    assert under_way.exists()
+    assert not folder.manifest.exists()
+
+
 def test_a_file_that_was_touched_has_not_changed_if_it_is_submitted_again(tmp_path: Path) -> None:
     folder, plan, chunks = make_job(tmp_path, LINES)
     first = run_chunk(folder, plan, chunks[0], shout)
