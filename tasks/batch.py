@@ -98,7 +98,7 @@ class PlanTask(CeleriacTask):
 
 
 class FinalizeTask(CeleriacTask):
-    """A task that ends its job when it fails for good."""
+    """A task that ends its job when it fails for good, unless that goes on, or is another one's."""
 
     default_retry_delay = 1  # after a process was killed
 
@@ -106,7 +106,12 @@ class FinalizeTask(CeleriacTask):
         self, exc: Exception, task_id: str, args: Any, kwargs: dict[str, Any], einfo: Any
     ) -> None:
         text = exc.message if isinstance(exc, errors.CeleriacError) else repr(exc)
-        _ledger().fail(str(kwargs.get("job_id")), text[:2_000])
+        job_id, ledger = str(kwargs.get("job_id")), _ledger()
+        answer, state = ledger.finalizing(job_id, task_id, output=str(kwargs.get("output", "")))
+        if answer in (Answer.BUSY, Answer.DONE):
+            log.info("job does not end yet", answer=answer, state=state, reason=text)
+            return
+        ledger.fail(job_id, text[:2_000])
 
 
 @shared_task(name=BATCH_PLAN, base=PlanTask, bind=True, acks_late=True, ignore_result=True)

@@ -236,9 +236,7 @@ def test_the_time_of_a_job_passes_while_nobody_plans_it(
     client: Client, source: Path, tmp_path: Path, seen_by: str
 ) -> None:
     handle = ordered(client, source, tmp_path / "out", expires_s=0.001)
-    status = handle.status()
-    assert status.expires_at is not None
-    assert status.expires_at >= status.created_at
+    assert handle.status().expires_at is not None
     time.sleep(0.005)
     if seen_by == "reconciler":
         reconcile(client.broker, open_ledger(client.broker))
