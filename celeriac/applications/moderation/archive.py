@@ -170,6 +170,11 @@ def _open(source: Path, wanted: Sequence[str]) -> Iterator[Any]:
                                      quoted_strings_can_be_null=False)
         options = csv.ParseOptions(newlines_in_values=True)
         with csv.open_csv(source, convert_options=convert, parse_options=options) as file:
+            if not set(wanted) <= set(file.schema.names):
+                yield from file  # whoever reads says what there is
+                return
+        convert.include_columns = list(dict.fromkeys(wanted))  # the others may hold anything
+        with csv.open_csv(source, convert_options=convert, parse_options=options) as file:
             yield from file
     elif source.suffix in (".jsonl", ".ndjson"):
         with source.open("rb") as stream:

@@ -61,6 +61,15 @@ def test_every_form_of_file_gives_the_same(tmp_path: Path, suffix: str) -> None:
     assert [row.id for row in numbered] == ["1", "2", "3", "4", "5"]
 
 
+def test_columns_that_nobody_asked_for_may_hold_anything(tmp_path: Path) -> None:
+    """Arrow takes the type of a column from the first megabyte."""
+    path = tmp_path / "posts.csv"
+    rows = [f"p{number},7,{'word ' * 100}" for number in range(3_000)]
+    path.write_text("\n".join(["id,age,text", *rows, "last,unknown,hi", ""]), encoding="utf-8")
+    *_, last = read_rows(path, Columns(id="id"), POLICY)
+    assert (last.id, last.error) == ("last", "")
+
+
 def test_texts_that_look_like_dates_are_texts(tmp_path: Path) -> None:
     path = tmp_path / "posts.jsonl"
     path.write_text('{"id": "2026-11-24", "text": "1999-12-31", "images": ["2026-01-01"], "n": 1}')
