@@ -28,6 +28,8 @@ from celeriac.applications.moderation.policy import Policy
 ROWS_AT_ONCE = 5_000
 DECISIONS, CHANGES, SUMMARY = "decisions.parquet", "changes.parquet", "summary.json"
 _IMAGE_BYTES_AT_ONCE = 32_000_000
+_EXACT = 2**53
+"""From here on different whole numbers are the same one to a float."""
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +96,11 @@ def _row(  # noqa: PLR0913, PLR0917 - a row, and how it is read
     row_id = str(number) if columns.id is None else str(given)
     if columns.id is not None and given is None:
         raise errors.DatasetError(f"row {number} of {source.name} has no {columns.id}")
+    if isinstance(given, float) and abs(given) >= _EXACT:
+        raise errors.DatasetError(
+            f"row {number} of {source.name}: {columns.id} is a number that is not read exactly; "
+            "write such ids as texts"
+        )
     try:
         files = tuple(_image(source, name) for name in _names(images))
         if text is None and columns.text is not None:
@@ -139,6 +146,9 @@ def _batches(source: Path, columns: Columns) -> Iterator[list[tuple[Any, Any, An
                     f"{source.name} has no column {missing[0]!r}; it has "
                     f"{', '.join(batch.schema.names)}"
                 )
+            twice = [name for name in wanted if batch.schema.names.count(name) > 1]
+            if twice:
+                raise errors.DatasetError(f"{source.name} has the column {twice[0]!r} twice")
             none = [None] * batch.num_rows
             values = [
                 batch.column(name).to_pylist() if name is not None else none
@@ -170,7 +180,7 @@ def _open(source: Path, wanted: Sequence[str]) -> Iterator[Any]:
                                      quoted_strings_can_be_null=False)
         options = csv.ParseOptions(newlines_in_values=True)
         with csv.open_csv(source, convert_options=convert, parse_options=options) as file:
-            if not set(wanted) <= set(file.schema.names):
+            if any(file.schema.names.count(name) != 1 for name in wanted):
                 yield from file  # whoever reads says what there is
                 return
         convert.include_columns = list(dict.fromkeys(wanted))  # the others may hold anything

@@ -118,6 +118,9 @@ def test_images_lie_beside_the_archive(tmp_path: Path) -> None:
         ("\nnull\n{}\n", "a.jsonl", Columns(), "a.jsonl cannot be read: row 1 is not an object"),
         ("no parquet", "a.parquet", Columns(), "a.parquet cannot be read"),
         ("id,text\n,a\n", "a.csv", Columns(id="id"), "row 1 of a.csv has no id"),
+        ("id,text,text\n1,a,b\n", "a.csv", Columns(), "a.csv has the column 'text' twice"),
+        ('{"id": 18446744073709551615, "text": "a"}', "a.jsonl", Columns(id="id"),
+         "row 1 of a.jsonl: id is a number that is not read exactly"),
     ],
 )
 def test_what_is_no_archive(
