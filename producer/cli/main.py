@@ -34,6 +34,8 @@ PANELS = {
 }
 """How the help arranges the commands."""
 _NEEDS_NONE = "--version"
+OF_DATASETS = ("numpy", "pyarrow", "jinja2")
+"""Libraries of the extra ``datasets``, which some commands need and the wheel does not bring."""
 
 _STYLE = re.compile(r"\[(?=[a-z])")
 
@@ -71,7 +73,7 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
 def main() -> None:
     """Run the command; an error of ours becomes one clear message and its exit code.
 
-    So does a file or folder that cannot be read or written.
+    So does a file or folder that cannot be read or written, and a library that only an extra has.
     """
     try:
         command = get_command(build(sys.argv[1:]))
@@ -82,6 +84,14 @@ def main() -> None:
     except errors.CeleriacError as error:
         sys.stderr.write(f"celeriac: {error.message}\n")
         raise SystemExit(error.exit_code) from None
+    except ModuleNotFoundError as error:
+        if error.name not in OF_DATASETS:
+            raise
+        sys.stderr.write(
+            f"celeriac: this needs {error.name}, which is not installed here: "
+            'pip install "celeriac[datasets]"\n'
+        )
+        raise SystemExit(1) from None
     except OSError as error:
         if error.filename is None or not error.strerror:
             raise
