@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from scipy.special import bdtrc
+from scipy.special import bdtrc, ndtri
 
 from celeriac.drift import bins
 from celeriac.drift.features import Feature
@@ -21,6 +22,9 @@ CHANCE = 1e-4
 FAR = 3.0
 """Ranges of the reference beyond its ends."""
 LEAST_CONSTANT = 100
+_TURING = 4.0
+"""Good and Turing's estimate is not as sure as a count: its variance is that of those that came
+once, and twice that of those that came twice."""
 
 
 def of_feature(feature: FeatureProfile, one: Feature | None, counts: Array) -> list[Finding]:
@@ -90,7 +94,7 @@ def _of_new_values(
         return
     unseen, rows = int(counts[-2]), int(counts[:-1].sum())
     before = feature.counts[-2], feature.rows - feature.nulls
-    if _has_risen(feature, (unseen, rows), before, chance):
+    if _has_risen(feature, (unseen, rows), before, chance, _TURING):
         text = f"{share(unseen, rows)} of its values were never seen in the reference"
         yield Finding(level="bad", what=feature.name, text=text)
 
@@ -129,14 +133,20 @@ def _of_range(feature: FeatureProfile, values: Array) -> Iterator[Finding]:
 
 
 def _has_risen(
-    feature: FeatureProfile, now: tuple[int, int], reference: tuple[int, int], chance: float
+    feature: FeatureProfile, now: tuple[int, int], reference: tuple[int, int], chance: float,
+    doubt: float = 1.0,
 ) -> bool:
-    """More than chance and a little give. ``now`` and ``reference``: so many of so many rows."""
+    """More than chance and a little give. ``now`` and ``reference``: so many of so many rows;
+    ``doubt``: how many times the variance of a share that of the reference has."""
     (found, rows), (before, others) = now, reference
-    if not rows or found / rows - before / max(others, 1) < LEAST_RISE:
+    rise = found / max(rows, 1) - before / max(others, 1)
+    if rise < LEAST_RISE:
         return False
     expected = (before + 1) / (others + 2)
     tau = feature.autocorrelation_rows
+    own = math.sqrt(doubt * expected * (1 - expected) * tau / max(others, 1))
+    if rise < -float(ndtri(chance)) * own:  # the reference itself is a sample
+        return False
     alone, trials = max(1, round(found / tau)), max(1, round(rows / tau))
     return float(bdtrc(alone - 1, trials, expected)) < chance
 

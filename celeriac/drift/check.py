@@ -159,12 +159,15 @@ def _compare(shown: _Shown, stride: float, rule: CheckRule) -> _Compared:
     shannon = statistics.jensen_shannon(p, q)
     square, degrees = statistics.chi_square(reference, values, tau, own)
     p_value = statistics.chi_square_p(square, degrees)
-    noise = 0.0
+    used = int(((reference + values) > 0).sum())
     if feature.kind == "number":
         p_value = min(1.0, 2.0 * min(p_value, statistics.distance_p(distance, independent, others)))
         noise = statistics.distance_of_chance(rule.noise, independent, others)
-    used = int(((reference + values) > 0).sum())
-    shannon_noise = statistics.jensen_shannon_of_chance(rule.noise, used, independent, others)
+    else:
+        noise = statistics.variation_of_chance(rule.noise, used, independent, others, feature.luck)
+    shannon_noise = statistics.jensen_shannon_of_chance(
+        rule.noise, used, independent, others, feature.luck
+    )
     limit = float(max(rule.least_distance, noise))
     shannon_limit = max(rule.least_distance, shannon_noise)
     found = _described(

@@ -114,7 +114,7 @@ def _design(features: Sequence[FeatureProfile], codes: Array) -> _Design:
             ranks[number] = _normal_ranks(feature)[codes[:, number]]
             own += [ranks[number], ranks[number] ** 2]
         else:
-            own += [(codes[:, number] == at).astype(float) for at in range(feature.bins - 1)]
+            own += _categories(feature, codes[:, number])
         columns += own
         owners += [(number,)] * len(own)
     if len(ranks) <= MOST_PRODUCTS_OF:
@@ -122,6 +122,14 @@ def _design(features: Sequence[FeatureProfile], codes: Array) -> _Design:
             columns.append(ranks[one] * ranks[other])
             owners.append((one, other))
     return _standardised(columns, owners)
+
+
+def _categories(feature: FeatureProfile, codes: Array) -> list[Array]:
+    """A column for each that is surely common, for the others together, and for new ones: what was
+    chosen with luck would tell the reference from all others."""
+    other = len(feature.categories)
+    merged = np.where((codes >= feature.sure) & (codes < other), other, codes)
+    return [(merged == at).astype(float) for at in (*range(feature.sure), other, other + 1)]
 
 
 def _standardised(columns: list[Array], owners: list[tuple[int, ...]]) -> _Design:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import zlib
 from functools import cached_property
 from pathlib import Path
@@ -92,6 +93,22 @@ class FeatureProfile(_Record):
     def independent_rows(self) -> float:
         """As many rows that know nothing of each other tell as much as these."""
         return self.rows / self.autocorrelation_rows
+
+    @property
+    def sure(self) -> int:
+        """So many of ``categories``, which come by how common they are, are surely the commonest.
+        The next one might have beaten the others, which were chosen with luck."""
+        counts = self.counts[: len(self.categories)]
+        if not counts or not any(self.counts[-3:-1]):  # all have a bin
+            return len(counts)
+        least = min(counts)
+        return sum(count > least + 3 * math.sqrt(least) for count in counts)
+
+    @property
+    def luck(self) -> float:
+        """How much more common than they are the others may seem, by two standard errors of each:
+        as chi-square of shares (the squares of the differences over the shares, added up)."""
+        return 4 * (len(self.categories) - self.sure) / max(self.independent_rows, 1.0)
 
     @cached_property
     def known_values(self) -> Known | None:

@@ -122,12 +122,30 @@ def chi_square_p(value: float, degrees: int) -> float:
     return float(chdtrc(degrees, value)) if degrees > 0 else 1.0
 
 
-def jensen_shannon_of_chance(share: float, bins: int, rows: float, other_rows: float) -> float:
-    """As :func:`distance_of_chance`, of :func:`jensen_shannon`."""
+def variation_of_chance(
+    share: float, bins: int, rows: float, other_rows: float, luck: float = 0.0
+) -> float:
+    """As :func:`distance_of_chance`, of the total variation, or a little more: by chi-square, which
+    bounds it (Cauchy and Schwarz). ``luck``: of bins that were chosen
+    (:attr:`FeatureProfile.luck`)."""
+    return min(1.0, _root_of_chance(share, bins, rows, other_rows, luck) / 2)
+
+
+def jensen_shannon_of_chance(
+    share: float, bins: int, rows: float, other_rows: float, luck: float = 0.0
+) -> float:
+    """The same of :func:`jensen_shannon`."""
+    root = _root_of_chance(share, bins, rows, other_rows, luck)
+    return min(1.0, root / float(np.sqrt(8 * np.log(2))))
+
+
+def _root_of_chance(
+    share: float, bins: int, rows: float, other_rows: float, luck: float
+) -> float:
+    """The root of the chi-square of two sets of shares."""
     if rows <= 0 or other_rows <= 0 or bins < 2:
-        return 1.0
-    bits = chdtri(bins - 1, share) * (1 / rows + 1 / other_rows) / (8 * np.log(2))
-    return float(np.sqrt(min(1.0, bits)))
+        return float("inf")
+    return float(np.sqrt(chdtri(bins - 1, share) * (1 / rows + 1 / other_rows)) + np.sqrt(luck))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,10 +112,11 @@ def window_threshold(feature: FeatureProfile, rule: WindowRule, features: int, r
     feature has no calibration."""
     if feature.calibration is None:
         raise ValueError(f"feature {feature.name!r} is not calibrated")
-    return threshold(
+    found = threshold(
         feature.calibration, rows_between_alarms=rule.rows_between_alarms, features=features,
         window_rows=rows, reference_rows=feature.independent_rows,
     )
+    return min(1.0, found + math.sqrt(feature.luck) / 2)  # as total variation has it
 
 
 def statistic(feature: FeatureProfile, counts: Array) -> float:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.signal import lfilter
 
-from celeriac.drift import reference
+from celeriac.drift import bins, reference
 from celeriac.drift.calibration import threshold
 from celeriac.drift.check import CheckRule, Current, check, no_profile
 from celeriac.drift.features import Feature, Features
@@ -17,6 +17,7 @@ from celeriac.drift.profile import Performance, ReferenceProfile
 from celeriac.drift.records import DriftReport, FeatureDrift
 from celeriac.drift.reference import make_profile
 from celeriac.drift.report import headline, render
+from celeriac.drift.window import WindowRule, statistic, window_threshold
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 
@@ -251,6 +252,40 @@ def test_values_that_come_once_do_not_give_rows_away() -> None:
     calibration = profile.by_name["shop"].calibration
     assert calibration is not None
     assert threshold(calibration, rows_between_alarms=100_000) < 0.2
+
+
+def even(seed: int, rows: int, shops: int = 200) -> np.ndarray:
+    """All shops are as common as each other; which are the commonest is chance."""
+    names = np.array([f"shop {number}" for number in range(shops)], dtype=object)
+    return np.random.default_rng(seed).choice(names, rows)
+
+
+def test_what_was_the_commonest_by_chance_is_not_expected_to_be_so_again() -> None:
+    names = [f"shop {at}" for at in range(6)]
+    profile = make_profile({name: Feature(even(at, 1_000)) for at, name in enumerate(names)})
+    current = {name: even(9 + at, 3_000) for at, name in enumerate(names)}
+    report = compared(profile, {name: Feature(values) for name, values in current.items()})
+    assert report.state == "stable"
+    current["shop 3"][:1_200] = "shop 7"  # a change is seen all the same
+    report = compared(profile, {name: Feature(values) for name, values in current.items()})
+    assert report.drifted == ["shop 3"]
+
+
+def test_a_window_of_even_categories_is_no_drift() -> None:
+    feature = make_profile({"shop": Feature(even(1, 1_000))}).by_name["shop"]
+    limit = window_threshold(feature, WindowRule(), 1, 1_000)
+    windows = [statistic(feature, bins.counts(feature, even(seed, 1_000))) for seed in range(2, 30)]
+    assert max(windows) < limit < 0.3
+
+
+def test_a_rise_is_seen_beside_what_a_short_reference_knows() -> None:
+    chance = np.random.default_rng(5)
+    half, more = (np.where(chance.random(300) < part, None, "x") for part in (0.5, 0.57))
+    profile = make_profile({"x": Feature(half.astype(object))})
+    now = Feature(np.tile(more.astype(object), 20))
+    assert compared(profile, {"x": now}).state != "broken"  # 0.07 may be the reference's chance
+    lost = Feature(np.where(np.random.default_rng(6).random(6_000) < 0.7, None, "x").astype(object))
+    assert "are null" in broken(compared(profile, {"x": lost}), "x")
 
 
 def test_a_constant(profile: ReferenceProfile) -> None:

@@ -58,6 +58,9 @@ def test_what_chance_exceeds_as_often_as_stated() -> None:
     bound = statistics.jensen_shannon_of_chance(0.05, 20, 1_000, 3_000)
     found = [statistics.jensen_shannon(a, b) > bound for a, b in zip(one, other, strict=True)]
     assert np.mean(found) == pytest.approx(0.05, abs=0.015)
+    bound = statistics.variation_of_chance(0.05, 20, 1_000, 3_000)
+    found = [statistics.distance("category", a, b) > bound for a, b in zip(one, other, strict=True)]
+    assert np.mean(found) <= 0.05  # it is a bound
     bound = statistics.distance_of_chance(0.05, 1_000, 3_000)
     assert np.mean(statistics.distance("number", one, other) > bound) <= 0.05  # of bins: less
 
