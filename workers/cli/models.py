@@ -201,7 +201,7 @@ def _read_model(form: str, source: Path | None, architecture: Any) -> Any:
 
 
 def read_labels(text: str | None) -> list[Any] | None:
-    """``0,1,2`` are whole numbers if all of them are."""
+    """``0,1,2`` are whole numbers if all of them are; ``007`` is a text, which would become 7."""
     if text is None:
         return None
     labels = [label.strip() for label in text.split(",")]
@@ -209,7 +209,8 @@ def read_labels(text: str | None) -> list[Any] | None:
 
 
 def _is_whole(text: str) -> bool:
-    return text.removeprefix("-").isdecimal() and text.isascii()
+    digits = text.removeprefix("-")
+    return digits.isdecimal() and digits.isascii() and str(int(text)) == text
 
 
 def read_metrics(pairs: list[str]) -> dict[str, float]:

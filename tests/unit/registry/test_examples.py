@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from celeriac.release.examples import read_examples
+from workers.cli.models import read_labels
 
 
 def test_a_line_of_json_ends_with_a_line_feed_alone(tmp_path: Path) -> None:
@@ -15,3 +18,11 @@ def test_a_line_of_json_ends_with_a_line_feed_alone(tmp_path: Path) -> None:
     lines = [json.dumps(text, ensure_ascii=False) for text in texts]
     path.write_text("\r\n".join([*lines, ""]), encoding="utf-8", newline="")
     assert read_examples(path, "text", None) == texts
+
+
+@pytest.mark.parametrize(("text", "labels"), [
+    ("0,1, -2", [0, 1, -2]), ("00,01,10", ["00", "01", "10"]), ("01,1", ["01", "1"]),
+    ("-0,1", ["-0", "1"]), ("a,1", ["a", "1"]),
+])
+def test_labels_of_a_command_line(text: str, labels: list[object]) -> None:
+    assert read_labels(text) == labels
