@@ -32,7 +32,7 @@ HEAD_S = 10.0
 LINGER_S = 5.0
 """So long a body may go on coming after its request was answered."""
 
-STALLED_S = 30.0
+STALLED_S = 60.0
 """After so long in which nothing of an answer was taken, its reader counts as gone."""
 
 _UPGRADE = re.compile(rb"\r\nupgrade(?=:)", re.IGNORECASE)
