@@ -6,7 +6,6 @@ it is data: it becomes one of our own exceptions, and no class that it names is 
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -140,12 +139,15 @@ def check_timeout(timeout_s: float | None, default_s: float) -> float:
     """``timeout_s`` or the default. Raises RequestError unless it is a number above 0."""
     if timeout_s is None:
         return default_s
-    with contextlib.suppress(TypeError):  # a text, say
-        if 0 < timeout_s <= 86_400:
-            return float(timeout_s)
-    raise errors.RequestError(
-        f"timeout_s is a number of seconds above 0 and at most a day, not {timeout_s!r}"
-    )
+    try:
+        is_usable = 0 < timeout_s <= 86_400
+    except TypeError:  # a text, say
+        is_usable = False
+    if not is_usable:
+        raise errors.RequestError(
+            f"timeout_s is a number of seconds above 0 and at most a day, not {timeout_s!r}"
+        )
+    return float(timeout_s)
 
 
 def _text(message: Any) -> str:
