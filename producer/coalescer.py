@@ -68,9 +68,10 @@ class Coalescer:
             self._thread.join(timeout_s)
 
     def fail_all(self, reason: str) -> None:
-        """Fail every call that is still open."""
+        """Fail every call that is still open, at the end."""
         while calls := self._take_all():  # what followed one of them goes by itself now
             settle_all((call, errors.Cancelled(reason)) for call in calls)
+        self.stop()  # the word to end may have been taken, too
 
     def _take_all(self) -> list[Call]:
         calls = self._publisher.take_all()

@@ -174,10 +174,15 @@ def test_redis_falls_silent(own_server: EmbeddedServer) -> None:
     with pytest.raises(errors.DeadlineExceeded):
         client.predict("echo", 2, timeout_s=0.5)
     assert time.monotonic() - started < 3
+    exchange = client.realtime._exchange
+    assert exchange is not None
     started = time.monotonic()
     client.close()  # it was heard a moment ago
     assert time.monotonic() - started < 4
     own_server.process.send_signal(signal.SIGCONT)
+    for thread in (exchange.coalescer._thread, exchange._reader._thread):
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def answer_one(connection: redis.Redis, value: Any) -> None:
