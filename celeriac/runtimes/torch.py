@@ -61,9 +61,14 @@ def dtype_of(_model: Any) -> str:
 
 
 def save(model: Any, folder: Path, *, architecture: Architecture | None) -> Saved:
-    """Write the weights. Raises RegistryError if the code that they belong to is not named."""
+    """Write the weights. Raises RegistryError if they cannot be written (a full disk, say), or the
+    code that they belong to is not named."""
     check_architecture(model, architecture)
-    library("safetensors.torch", pip=PIP).save_model(model, str(folder / FILE))
+    weights = library("safetensors.torch", pip=PIP)
+    try:
+        weights.save_model(model, str(folder / FILE))
+    except Exception as error:  # it has an error of its own for those of the disk
+        raise errors.RegistryError(f"{FILE} cannot be written: {errors.told(error)}") from error
     return Saved(frameworks=frameworks("torch", "safetensors"))
 
 

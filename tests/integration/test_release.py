@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import pickle
+import resource
+import signal
 import sys
 import zipfile
 from collections.abc import Callable
@@ -469,6 +471,20 @@ def test_a_text_that_may_be_missing_is_among_what_is_tried(registry: Registry) -
         assert None in model[0].transformers_[0][1].categories_[0]
         with pytest.raises(errors.RegistryError, match="trained on None where a text is missing"):
             release.register("m", model, examples=frame, registry=registry)
+
+
+def test_weights_that_find_no_room_are_told(registry: Registry) -> None:
+    """Its library has an error of its own for what the disk says."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, limits[1]))
+    try:
+        with pytest.raises(errors.RegistryError, match=r"safetensors cannot be written: Safe"):
+            release.register("m", MLP(100, 100), examples=np.ones((3, 100)), registry=registry)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert registry.names() == []
 
 
 def test_two_heads_of_a_network() -> None:
