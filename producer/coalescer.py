@@ -8,6 +8,7 @@ waking another; nobody ever waits for it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -75,8 +76,9 @@ class Coalescer:
 
     def _take_all(self) -> list[Call]:
         calls = self._publisher.take_all()
-        while not self._waiting.empty():
-            calls.extend(self._waiting.get() or ())
+        with contextlib.suppress(queue.Empty):  # the sender may be taking from it, too
+            while True:
+                calls.extend(self._waiting.get_nowait() or ())
         return calls
 
     def _publish_alone(self, call: Call) -> bool:

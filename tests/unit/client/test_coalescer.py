@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 import pytest
@@ -126,6 +129,21 @@ def test_what_still_waits_at_the_end_fails() -> None:
 
     assert isinstance(leader.wait(0), errors.Cancelled)
     assert isinstance(follower.wait(0), errors.Cancelled)
+
+
+def test_who_fails_all_waits_for_nothing_that_the_sender_has_just_taken() -> None:
+    class Raced(queue.SimpleQueue[Any]):
+        def empty(self) -> bool:
+            return False  # it is now
+
+    counts = Counts()
+    broker = Broker(Settings(broker=BrokerSettings(url="redis://127.0.0.1:1/0")))
+    waiting = Coalescer(Publisher(broker, "me", counts, Refusals(10)), counts, OpenItems())
+    waiting._waiting = Raced()
+    closing = threading.Thread(target=waiting.fail_all, args=("closed",), daemon=True)
+    closing.start()
+    closing.join(5)
+    assert not closing.is_alive()
 
 
 def test_the_first_outcome_is_the_only_one() -> None:
