@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import warnings
 from collections.abc import Iterator
@@ -33,13 +34,13 @@ def from_sklearn(estimator: Any, schema: InputSchema, output: OutputSchema) -> O
         raise errors.RegistryError(
             f"column {schema.nullable[0]!r} takes null, which no text of ONNX is"
         )
-    options = {}
-    if output.kind == "classifier" and output.probabilities:
-        options = {"zipmap": False}
+    options: list[dict[str, Any]] = [{"zipmap": False}] if output.kind == "classifier" else []
+    if not output.probabilities:
+        options.append({})  # converters of such classifiers may know no such option
 
     scores: Any = "probabilities" if output.probabilities else "none"
 
-    def converted(*, wide: bool) -> OnnxFile:
+    def converted(wide: bool, options: dict[str, Any]) -> OnnxFile:
         with _quiet(), _boosted_trees():
             graph = skl2onnx.to_onnx(
                 estimator, initial_types=_types(schema, wide), options=options,
@@ -50,15 +51,17 @@ def from_sklearn(estimator: Any, schema: InputSchema, output: OutputSchema) -> O
         wrap(file, output, schema)  # some graphs of doubles cannot be loaded
         return file
 
+    # Some of its converters know float32 alone.
+    *others, (wide, last) = itertools.product((True, False), options)
+    for attempt in others:
+        with contextlib.suppress(Exception):
+            return converted(*attempt)
     try:
-        return converted(wide=True)
-    except Exception:  # noqa: BLE001 - some of its converters know float32 alone
-        try:
-            return converted(wide=False)
-        except Exception as error:
-            raise errors.RegistryError(
-                f"skl2onnx cannot convert it: {errors.told(error)[:200]}"
-            ) from error
+        return converted(wide, last)
+    except Exception as error:
+        raise errors.RegistryError(
+            f"skl2onnx cannot convert it: {errors.told(error)[:200]}"
+        ) from error
 
 
 def from_torch(module: Any, schema: InputSchema) -> OnnxFile:

@@ -17,7 +17,8 @@ import pytest
 import skl2onnx
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.svm import SVC, LinearSVC
 
 from celeriac import errors, release
 from celeriac.optimize import convert
@@ -102,6 +103,18 @@ def test_its_own_labels_are_found_in_the_file(registry: Registry) -> None:
     version = release.register("d", data, examples=x[:5] / 16, registry=registry)
     assert version.output.labels == ("even", "odd")
     assert version.output.probabilities
+
+
+@pytest.mark.parametrize("kind", [SVC, SGDClassifier, LinearSVC])
+def test_classifiers_without_probabilities_are_converted(registry: Registry, kind: Any) -> None:
+    x, y = load_digits(return_X_y=True)
+    names = np.array(["low", "middle", "high"])[y[:200] % 3]
+    fitted = kind(random_state=0).fit(x[:200] / 16, names)
+    schema = InputSchema(kind="array", shape=(64,))
+    graph = convert.from_sklearn(fitted, schema, describe(fitted))
+    release.register("d", graph, examples=x[:5] / 16, registry=registry)
+    found = Scorer.load(registry, "d", 1, LoadOptions()).score((x[:200] / 16).tolist())
+    assert [one["label"] for one in found] == fitted.predict(x[:200] / 16).tolist()
 
 
 def test_labels_that_the_file_does_not_name_have_to_be_given(registry: Registry) -> None:
