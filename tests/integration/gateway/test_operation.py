@@ -73,17 +73,17 @@ def test_what_is_counted(gateway: RunningGateway) -> None:
     assert 'celeriac_gateway_request_seconds_count{route="/v1/models/{model}/predict"}' in text()
 
 
+def under_way(process: GatewayProcess) -> float:
+    """Requests without that which asks."""
+    text = process.admin.get("/metrics").body.decode()
+    found = re.search(r"^celeriac_gateway_requests_in_flight ([\d.e+]+)$", text, re.MULTILINE)
+    assert found is not None
+    return float(found[1]) - 1
+
+
 def test_requests_under_way_are_counted(start_process: Start) -> None:
     process = start_process(access_log=False)
-
-    def under_way() -> float:
-        """Without the request that asks."""
-        text = process.admin.get("/metrics").body.decode()
-        found = re.search(r"^celeriac_gateway_requests_in_flight ([\d.e+]+)$", text, re.MULTILINE)
-        assert found is not None
-        return float(found[1]) - 1
-
-    assert under_way() == 0
+    assert under_way(process) == 0
     head = b"POST /v1/models/echo/predict HTTP/1.1\r\nHost: localhost\r\n"
     head += b"Content-Length: 100\r\nX-Request-Timeout-Ms: 60000\r\n\r\n"
     waiting = [
@@ -91,10 +91,10 @@ def test_requests_under_way_are_counted(start_process: Start) -> None:
     ]
     for connection in waiting:
         connection.sendall(head)
-    wait_until(lambda: under_way() == 3)
+    wait_until(lambda: under_way(process) == 3)
     for connection in waiting:
         connection.close()
-    wait_until(lambda: under_way() == 0, timeout_s=30)  # before their minute is over
+    wait_until(lambda: under_way(process) == 0, timeout_s=30)  # before their minute is over
 
 
 def test_a_method_that_a_hot_path_does_not_take_has_its_route_in_log_and_metrics(
@@ -168,7 +168,7 @@ def test_a_request_that_never_ends_does_not_hold_up_the_end(start_process: Start
         process.http.post("/v1/models/idle/predict", {"item": 1}, X_Request_Timeout_Ms="20000")
     ))
     asking.start()
-    time.sleep(0.4)
+    wait_until(lambda: under_way(process) == 1)
     began = time.monotonic()
     assert process.stop() == 0
     assert time.monotonic() - began < 6
