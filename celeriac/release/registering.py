@@ -179,8 +179,12 @@ def _samples(
 
 
 def _as_given(samples: Samples) -> Samples:
-    """Samples whose ``raw`` a model of numbers or images takes. Raises RegistryError."""
-    if samples.schema.kind not in (*ARRAYS, "table"):
+    """Samples whose ``raw`` a model of numbers or images takes. Raises RegistryError.
+
+    A frame for a model of frames stays as it is: what workers make of it is compared with that.
+    """
+    is_frame = samples.schema.frame and hasattr(samples.raw, "columns")
+    if is_frame or samples.schema.kind not in (*ARRAYS, "table"):
         return samples
     limits = Limits(item_bytes=2**62, image_pixels=get_settings().realtime.max_image_pixels)
     collated = collate(samples.items, samples.schema, limits)

@@ -469,8 +469,10 @@ def test_a_text_that_may_be_missing_is_among_what_is_tried(registry: Registry) -
             assert [one.answer["label"] for one in version.golden] == [False] * 8 + [True]
             continue
         assert None in model[0].transformers_[0][1].categories_[0]
-        with pytest.raises(errors.RegistryError, match="trained on None where a text is missing"):
-            release.register("m", model, examples=frame, registry=registry)
+        schema = version.input
+        for rows, known in ((frame, None), (frame[5:], schema)):
+            with pytest.raises(errors.RegistryError, match="trained on None where a text is miss"):
+                release.register("m", model, examples=rows, input=known, registry=registry)
 
 
 def test_weights_that_find_no_room_are_told(registry: Registry) -> None:
