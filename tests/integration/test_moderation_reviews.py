@@ -47,6 +47,21 @@ def label(reviews: ReviewQueue, number: int, by: str = "anna", **changes: Any) -
     })
 
 
+def test_what_is_sent_again_since_its_answer_was_lost_is_done(redis_client: redis.Redis) -> None:
+    """As the connection does by itself. It is nobody else's decision, and takes no second place."""
+    reviews = queue(redis_client, most_open=1)
+    for _ in range(2):
+        assert reviews.enter(record(1), Post(text="text 1"))
+    one = label(reviews, 1)
+    for _ in range(2):
+        reviews.decide(one)
+    assert [found.by for found in reviews.labels()] == ["anna"]
+    assert reviews.count() == 0
+    with pytest.raises(errors.Conflict, match="by anna"):
+        reviews.decide(Label(**{name: getattr(one, name) for name in one.__struct_fields__}
+                             | {"by": "bob"}))
+
+
 def test_what_is_entered_is_listed_and_decided(redis_client: redis.Redis) -> None:
     reviews = queue(redis_client)
     for number in (1, 2):

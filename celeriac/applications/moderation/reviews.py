@@ -170,6 +170,7 @@ def _blocks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
         yield ids[start : start + BLOCK]
 
 
+# A connection sends a script again whose answer was lost: then it says once more what it did.
 _NOW = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -185,7 +186,8 @@ end
 # KEYS: index, item. ARGV: id, item, ms that it is kept, most that may be open.
 _ENTER = _NOW + """
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[4]) then return 0 end
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[4])
+    and not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 0 end
 enter(KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3]))
 return 1
 """
@@ -193,6 +195,7 @@ return 1
 # KEYS: review, label, index of reviews, of labels. ARGV: id, label, ms that it is kept.
 _DECIDE = _NOW + """
 local known = redis.call('GET', KEYS[2])
+if known == ARGV[2] then return {'done', ''} end
 if known then return {'decided', known} end
 if redis.call('DEL', KEYS[1]) == 0 then return {'gone', ''} end
 redis.call('ZREM', KEYS[3], ARGV[1])
