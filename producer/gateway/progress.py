@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,8 @@ LOOK_S = 0.5
 HEARTBEAT_S = 10.0
 """A stream that has nothing to say says so after this long, so that nobody cuts it off."""
 BUSY_RETRY_S = 5.0
+COMING_S = 1.0
+"""So long a stream for which there was room may take to begin; most take some milliseconds."""
 
 # A blank line ends an event: some clients (httpx-sse) make one of it even where there is no data.
 _HEARTBEAT = b": nothing new\n"
@@ -68,6 +71,9 @@ class Progress:
         self._look = look
         self._is_ending = is_ending
         self._watched: dict[str, _Watched] = {}
+        self._coming: list[tuple[float, str]] = []
+        """Streams for which there was room and that have not begun: until when (monotonic) they
+        count, and their tenants."""
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -77,15 +83,19 @@ class Progress:
 
     def check_room(self, most: int, tenant: str = "", most_of_tenant: int = 0) -> None:
         """Raises GatewayBusy if there are ``most`` streams already, or ``most_of_tenant`` (0: any
-        number) of ``tenant``."""
-        if self.streams >= most:
+        number) of ``tenant``. One more is expected to begin then."""
+        now_s = time.monotonic()
+        self._coming = [one for one in self._coming if one[0] > now_s]
+        if self.streams + len(self._coming) >= most:
             raise _busy(f"{most:,} streams of events are open already")
         if 0 < most_of_tenant <= self._streams_of(tenant):
             raise _busy(f"your tenant has {most_of_tenant:,} streams of events open already")
+        self._coming.append((now_s + COMING_S, tenant))
 
     def _streams_of(self, tenant: str) -> int:
         every = self._watched.values()
-        return sum(one.streams for one in every if one.status.tenant == tenant)
+        coming = sum(1 for _, its in self._coming if its == tenant)
+        return coming + sum(one.streams for one in every if one.status.tenant == tenant)
 
     async def events(
         self, status: JobStatus, shown: Shown, last_id: str = ""
@@ -115,6 +125,10 @@ class Progress:
     def _watching(self, status: JobStatus) -> Iterator[_Watched]:
         watched = self._watched.setdefault(status.id, _Watched(status))
         watched.streams += 1
+        for place, (_, tenant) in enumerate(self._coming):
+            if tenant == status.tenant:
+                del self._coming[place]
+                break
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
         try:

@@ -52,6 +52,27 @@ def test_one_tenant_leaves_room_for_the_others() -> None:
     asyncio.run(main())
 
 
+def test_those_that_come_together_are_counted_before_they_begin() -> None:
+    async def main() -> None:
+        progress = Progress(_nothing, lambda: False)
+        progress.check_room(2)
+        progress.check_room(2)
+        with pytest.raises(GatewayBusy):
+            progress.check_room(2)
+        status: Any = SimpleNamespace(id="a", tenant="", state=SimpleNamespace(is_final=False))
+        stream = progress.events(status, lambda _: {})
+        await anext(stream)  # it is one of the two, and no third
+        assert progress.streams == 1
+        with pytest.raises(GatewayBusy):
+            progress.check_room(2)
+        await stream.aclose()  # type: ignore[attr-defined]
+        progress.check_room(2)
+        progress._coming.clear()  # as after a second in which none of them has begun
+        progress.check_room(1)
+
+    asyncio.run(main())
+
+
 def test_a_tenant_alone_has_all_of_them() -> None:
     def keys(*tenants: str) -> GatewaySettings:
         return GatewaySettings.model_validate({"max_event_streams": 7, "keys": {
