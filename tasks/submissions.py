@@ -34,6 +34,8 @@ log = get_logger(__name__)
 
 LONGEST_RUN_S = 3_600.0
 """A batch whose passes the watchdog finds in order holds its submissions so long, at most."""
+LASTING = (errors.ModelCorrupt, errors.UntrustedModel, errors.RuntimeMissing)
+"""What no later attempt would mend."""
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
@@ -97,7 +99,10 @@ def _run(
 ) -> None:
     started = time.perf_counter()
     try:
-        answers = _answers(model, [_decode(claim.item) for claim in claims])
+        answers = _answers(model, claims)
+    except errors.RegistryError as error:  # it may pass: they are tried again when the lease lapses
+        log.warning("submissions have to wait", reason=error.message, items=len(claims))
+        return
     except Exception as error:
         log.exception("submissions failed", reason=str(error), items=len(claims))
         _give_back(ledger, queue, model, claims)
@@ -110,12 +115,18 @@ def _run(
     )
 
 
-def _answers(model: str, items: list[Any]) -> list[dict[str, Any]]:
-    """One answer or error for each item; what would fail again is an error of each."""
+def _answers(model: str, claims: tuple[Claim, ...]) -> list[dict[str, Any]]:
+    """One answer or error for each item; what would fail again is an error of each.
+
+    Raises RegistryError if the version cannot be loaded now, unless it was the last attempt.
+    """
     try:
-        return score(model, items)
+        return score(model, [_decode(claim.item) for claim in claims])
     except (errors.RequestError, errors.RegistryError, errors.ItemError) as error:
-        return [{"error": error.to_wire()} for _ in items]
+        is_last = claims[0].attempt >= get_settings().submissions.max_attempts
+        if isinstance(error, errors.RegistryError) and not (is_last or isinstance(error, LASTING)):
+            raise
+        return [{"error": error.to_wire()} for _ in claims]
 
 
 def _give_back(

@@ -1,15 +1,19 @@
-"""Submitted items whose version answers on another device than when they came."""
+"""Submitted items whose version is answered elsewhere by now, or by nobody for a while."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
+from celeriac import errors
 from celeriac.host import ModelHost, set_host
+from celeriac.keys import SUBMISSIONS_OPEN_KEY
 from celeriac.registry import catalogue
 from celeriac.registry.store import Registry
 from celeriac.runtimes import LoadOptions
@@ -104,3 +108,37 @@ def test_the_reconciler_follows_the_catalogue(
         assert handle.result(1).value == 1
         assert other.status().state == "queued"
         assert handle.status().submitted_at <= datetime.now(UTC)
+
+
+def test_a_registry_that_is_away_costs_time_and_no_answer(
+    settings: Settings, registry: Registry, redis_client: redis.Redis, broker: Broker,
+    host: ModelHost,
+) -> None:
+    """A network disk, say; the version that was asked for is not in memory."""
+    registry.add("m", lambda folder: registry.get("m", 1))
+    catalogue.publish(redis_client, registry.infos())
+    host.refresh()
+    root, aside = Path(settings.models.root), Path(settings.models.root).with_suffix(".away")
+    ledger = SubmissionLedger(redis_client)
+
+    def lapse() -> None:
+        open_: Any = redis_client.zrange(SUBMISSIONS_OPEN_KEY, 0, -1)
+        if open_:
+            redis_client.zadd(SUBMISSIONS_OPEN_KEY, dict.fromkeys(open_, 0))
+        lost_submissions.reconcile(broker, ledger)
+        host._failed.clear()
+
+    with Client(settings=settings) as client:
+        for away, state in ((1, "done"), (3, "failed")):
+            handle = client.submit("m@2", 1)
+            root.rename(aside)
+            host._loaded.pop(("m", 2), None)
+            for _ in range(away):
+                tasks.predict_submitted("m@2", CPU)
+                lapse()
+            assert handle.status().attempts == away
+            aside.rename(root)
+            tasks.predict_submitted("m@2", CPU)
+            assert handle.status().state == state
+        with pytest.raises(errors.RegistryError, match="is its disk mounted"):
+            handle.result(1)
