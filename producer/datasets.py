@@ -252,7 +252,7 @@ def _validating(
         if known and not known.state.is_final and known.output != str(folder.path):
             raise errors.Conflict(
                 f"job {job_id!r} is {known.state}, with its output in {known.output}: take another "
-                "id, or wait for its end"
+                f"id, or wait for its end; `celeriac batch cancel {job_id}` ends it"
             )
         ledger.announce(
             job_id, model=scoring.model, version=scoring.version, source=source,

@@ -866,6 +866,18 @@ def test_the_id_of_a_job_that_runs_is_not_taken_for_another_output(
     assert second.results().num_rows == 99
 
 
+def test_an_id_whose_submitter_was_killed_while_it_planned_can_be_had_again(
+    submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker
+) -> None:
+    Ledger(broker.redis, 600).announce("mine", model="echo", version=1, source="s", output="/gone")
+    with pytest.raises(errors.Conflict, match=r"is validating, .*batch cancel mine` ends it"):
+        submit(job_id="mine")
+    JobHandle.open(broker, "mine").cancel()
+    handle = submit(job_id="mine")
+    work(redis_client)
+    assert (handle.status().state, handle.results().num_rows) == ("completed_with_errors", 99)
+
+
 @pytest.mark.parametrize("share", [1.0, 0.1])
 def test_rows_of_a_file_that_is_mended_come_back(
     cli: Callable[..., tuple[int, str]], submit: Callable[..., JobHandle],
