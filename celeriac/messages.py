@@ -160,17 +160,22 @@ _INSTEAD = {
 """What may be sent of types that people try."""
 
 
+_PLAIN = frozenset([type(None), str, bool, int])
+
+
 def encode_item(item: Any) -> Any:
     """``item`` as JSON-safe data. Takes JSON values, bytes and numpy arrays or scalars.
 
     Raises InvalidItem for anything else, and for NaN or infinity outside arrays.
     """
-    if item is None or isinstance(item, (str, bool, int)):
+    if type(item) in _PLAIN:
         return item
     if isinstance(item, float):
         if item - item != 0.0:
             raise errors.InvalidItem("the item holds NaN or infinity; send null if it is missing")
-        return item
+        return float(item)  # numpy's float64 is one, and no encoder knows it
+    if isinstance(item, (str, int)):  # of numpy, or an enumeration's
+        return str.__str__(item) if isinstance(item, str) else int(item)
     if isinstance(item, (bytes, bytearray, memoryview)):
         return {"$bytes": base64.b64encode(bytes(item)).decode("ascii")}
     if isinstance(item, dict):

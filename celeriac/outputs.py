@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from celeriac import errors
 from celeriac.messages import encode_item
 from celeriac.registry.manifest import OutputSchema
@@ -112,10 +114,13 @@ def answers(output: Output, schema: OutputSchema, model: str, version: int) -> l
 
 
 def _any_answer(value: Any, named: Mapping[str, Any]) -> dict[str, Any]:
+    answer = {**named}
     try:
-        return {**named, "value": encode_item(value)}
-    except errors.InvalidItem:
+        answer["value"] = encode_item(value)
+        msgspec.json.encode(answer)  # what fails here would fail in a reply, with all beside it
+    except (errors.InvalidItem, UnicodeEncodeError):
         return _error(_not_json())
+    return answer
 
 
 def _answer(values: dict[str, Any] | errors.ItemError, named: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Any
 
 import msgspec
@@ -113,9 +114,23 @@ def test_what_people_try_is_refused_with_what_will_do(item: Any, told: str) -> N
         messages.encode_item(item)
 
 
-def test_numpy_scalars_are_numbers() -> None:
-    assert messages.encode_item(np.float32(0.5)) == 0.5
-    assert messages.encode_item({"a": np.int64(3)}) == {"a": 3}
+class Size(enum.IntEnum):
+    SMALL = 1
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("item", "wire"),
+    [(np.float32(0.5), b"0.5"), ({"a": np.int64(3)}, b'{"a":3}'), (np.bool_(True), b"true"),
+     (np.float64(0.1), b"0.1"), (np.str_("a"), b'"a"'), ({np.str_("a"): 1}, b'{"a":1}'),
+     (Size.SMALL, b"1"), (Colour.RED, b'"red"')],
+)  # fmt: skip
+def test_scalars_of_numpy_are_numbers_and_texts(item: Any, wire: bytes) -> None:
+    """float64 and str_, which are what they are called, were refused."""
+    assert msgspec.json.encode(messages.encode_item(item)) == wire
 
 
 def test_contract_versions() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -66,9 +67,16 @@ def test_what_json_cannot_hold_is_an_error_of_its_item(bad: float) -> None:
     assert found[0]["error"]["code"] == "output_not_finite"
     output = Output(values=np.array(["no"]), probabilities=np.array([[bad, bad]]))
     assert answers(output, CLASSIFIER, "m", 3)[0]["error"]["code"] == "output_not_finite"
-    any_output = Output(values=[bad])
-    found = answers(any_output, OutputSchema(kind="any"), "m", 3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, {"score": np.inf}, {1, 2}, {1: "a"}, "\ud800", ["\udfff"]])
+def test_an_answer_that_no_reply_can_hold_spoils_no_other(bad: object) -> None:
+    """The lane replied to nobody whose item was in the same batch."""
+    values = [bad, np.float64(0.1), {"name": np.str_("a")}]
+    found = answers(Output(values=values), OutputSchema(kind="any"), "m", 3)
     assert found[0]["error"]["code"] == "output_not_finite"
+    told = [answer["value"] for answer in json.loads(msgspec.json.encode(found))[1:]]
+    assert told == [0.1, {"name": "a"}]
 
 
 @pytest.mark.parametrize("bad", [np.nan, {"score": np.inf}, {1, 2}, {1: "a"}, "\ud800", ["\udfff"]])
