@@ -63,12 +63,15 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def claim(self) -> tuple[str, str, int, str]:
         """What is told once: kind, date and attempt of a schedule, or time, version and state of a
-        model. That a run could not begin, and that it has failed, are two things."""
+        model. That a run could not begin, and that its job has failed, are two things, and so are
+        the ends of two jobs: the folder of the first was deleted."""
         if self.model:
             about = f"{self.model}:{self.entry}:{self.state}"
             return (str(self.kind), self.at, self.version, about)
-        begun = "" if self.job_id or self.kind is not AlertKind.FAILED else ":not begun"
-        return (str(self.kind), self.date, self.attempt, f"{self.schedule}{begun}")
+        which = ""
+        if self.kind in (AlertKind.FAILED, AlertKind.ERRORS):
+            which = f":{self.job_id or 'not begun'}"
+        return (str(self.kind), self.date, self.attempt, f"{self.schedule}{which}")
 
     @property
     def id(self) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import glob
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 from celeriac import errors
+from celeriac.datasets.places import expanded
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.lease import ChunkLease
 from celeriac.jobs.ledger import Answer, JobState
@@ -23,6 +26,8 @@ from producer.datasets import submit_dataset
 from producer.jobs import JobHandle, open_ledger, redis_errors
 
 LONGEST_PLAN_S = 3_600.0
+_LATER = re.compile(r"[2-9]|[1-9][0-9]")
+"""Numbers of forced attempts, up to :data:`MAX_ATTEMPTS`."""
 _SWAPS = 5
 _RUNNING = (JobState.IN_PROGRESS, JobState.FINALIZING, JobState.CANCELLING)
 
@@ -38,13 +43,20 @@ def records_of(broker: Broker, name: str) -> NightRecords:
 def runs(broker: Broker, name: str, day: date) -> list[Run]:
     """The attempts at a date that have a job, or a check, oldest first. Raises BrokerError."""
     schedule = find(broker.settings.nightly, name)
-    found = []
-    for attempt in range(1, MAX_ATTEMPTS + 1):
-        output = output_path(schedule, day, attempt)
-        if not holds(schedule, output):
-            break
-        found.append(_attempt(broker, schedule, output, day, attempt))
-    return found
+    return [
+        _attempt(broker, schedule, output_path(schedule, day, attempt), day, attempt)
+        for attempt in attempts(schedule, day)
+    ]
+
+
+def attempts(schedule: NightlySettings, day: date) -> list[int]:
+    """The numbers of the attempts at a date that have a job, or a check, in order. One whose folder
+    was deleted hides no later one. May raise OSError."""
+    first = expanded(output_path(schedule, day))
+    beside = first.parent.glob(f"{glob.escape(first.name)}.attempt-*")
+    ends = [folder.name.rpartition("-")[2] for folder in beside]
+    numbers = [1, *sorted(int(end) for end in ends if _LATER.fullmatch(end))]
+    return [one for one in numbers if holds(schedule, output_path(schedule, day, one))]
 
 
 def newest(broker: Broker, name: str, day: date) -> Run:
@@ -104,7 +116,7 @@ def begin(broker: Broker, name: str, day: date, attempt: int, *, owner: str) -> 
     """
     schedule = find(broker.settings.nightly, name)
     folder = JobFolder(output_path(schedule, day, attempt))
-    _check_attempt(schedule, name, day, attempt)
+    _check_attempt(name, day, attempt)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     ours = Holder(date=day.isoformat(), attempt=attempt, owner=owner, begun_at=now)
     run = _seen(broker, folder, day, attempt) if folder.holds_job() else None
@@ -135,7 +147,7 @@ def begin_check(  # noqa: PLR0913 - one attempt, and what it does
     the date stays owed.
     """
     schedule = find(broker.settings.nightly, name)
-    _check_attempt(schedule, name, day, attempt)
+    _check_attempt(name, day, attempt)
     if holds(schedule, output_path(schedule, day, attempt)):
         return False
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -176,13 +188,11 @@ def note(  # noqa: PLR0913, PLR0917 - one line of a history
         records_of(broker, name).note(event)
 
 
-def _check_attempt(schedule: NightlySettings, name: str, day: date, attempt: int) -> None:
-    """Attempts have no gaps: a later one is only found by way of those before it."""
-    before = output_path(schedule, day, attempt - 1) if attempt > 1 else None
-    if not 1 <= attempt <= MAX_ATTEMPTS or (before is not None and not holds(schedule, before)):
+def _check_attempt(name: str, day: date, attempt: int) -> None:
+    if not 1 <= attempt <= MAX_ATTEMPTS:
         raise errors.RequestError(
-            f"{name} has no attempt {attempt - 1} for {day}, so there is no attempt {attempt}; "
-            f"`celeriac nightly history {name}` lists what there is (at most {MAX_ATTEMPTS})"
+            f"{name} for {day} has no attempt {attempt}: they go from 1 to {MAX_ATTEMPTS}; "
+            f"`celeriac nightly history {name}` lists those that there are"
         )
 
 

@@ -104,10 +104,10 @@ def _found_on(
 ) -> list[DriftReport]:
     """By the first ``most`` attempts at a date."""
     found = []
-    for number in range(1, most + 1):
-        output = output_path(schedule, day, number)
-        if not nights.holds(schedule, output):
+    for number in nights.attempts(schedule, day):
+        if number > most:
             break
+        output = output_path(schedule, day, number)
         try:
             report = found_by(schedule, output) if is_told(day, number) else None
         except _UNREADABLE as error:

@@ -139,9 +139,9 @@ class _Look:
     """What one look at a schedule has found."""
 
     starts: dict[date, int] = field(default_factory=dict)
-    """Attempts that shall begin, by their date."""
-    catches_up: list[date] = field(default_factory=list)
-    """Missed dates that shall begin afterwards."""
+    """Attempts that shall begin, or go on, by their date."""
+    catches_up: dict[date, int] = field(default_factory=dict)
+    """Those of missed dates, that shall begin afterwards."""
     told: dict[AlertKind, list[str]] = field(default_factory=dict)
     not_ready: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
@@ -170,9 +170,9 @@ def _look_after(
         if schedule.drift and run.state.is_whole:
             drift_nights.tell_job(broker, name, schedule, run)
         if verdict.start and verdict.alert is AlertKind.MISSED:
-            look.catches_up.append(day)
+            look.catches_up[day] = run.attempt
         elif verdict.start:
-            look.starts.setdefault(day, 1)
+            look.starts.setdefault(day, run.attempt)
         if verdict.alert is not None:
             look.tell(verdict.alert, day)
             if _alert(broker, name, run, verdict.alert, now):
@@ -224,7 +224,7 @@ def _start(broker: Broker, name: str, look: _Look, busy: Holder | None) -> None:
             if (busy.date, busy.attempt) != (day.isoformat(), attempt):
                 _let_wait(broker, name, day, attempt, _not_ended(busy))
         return
-    for day, attempt in (*sorted(look.starts.items()), *((day, 1) for day in look.catches_up)):
+    for day, attempt in (*sorted(look.starts.items()), *look.catches_up.items()):
         if nights.records_of(broker, name).mark_sent(day, attempt):
             _send(broker, name, day, attempt)
             look.done.append(f"sent {day}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -548,8 +549,48 @@ def test_a_forced_run_has_a_folder_of_its_own(
     assert current.attempt == 1
     end(broker, second, JobState.FAILED)
     assert nights.current(nights.runs(broker, "sales", DAY)) == current
-    with pytest.raises(errors.RequestError, match="no attempt 3"):
-        begin(broker, attempt=4)
+    with pytest.raises(errors.RequestError, match="from 1 to 99"):
+        begin(broker, attempt=100)
+
+
+def test_a_forced_run_that_redis_lost_is_the_one_that_goes_on(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis
+) -> None:
+    broker = make_broker(missed="run")
+    end(broker, begin(broker))
+    begin(broker, attempt=2)
+    redis_client.flushall()
+    publish(redis_client, Registry(broker.settings.models.root).infos())
+    for late in (timedelta(minutes=1), timedelta(hours=2)):  # in its time, and caught up
+        look(broker, DUE + late)
+        assert [one["attempt"] for one in sent(redis_client)] == [2]
+        nights.records_of(broker, "sales").clear_sent(DAY)
+
+
+def test_a_first_run_whose_folder_was_deleted_hides_no_later_one(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    broker = make_broker(missed="run")
+    for attempt in (1, 2, 3):
+        end(broker, begin(broker, attempt=attempt))
+    sent(redis_client)
+    for folder in (f"{DAY}", f"{DAY}.attempt-2"):
+        shutil.rmtree(tmp_path / "out" / folder)
+    (tmp_path / "out" / f"{DAY}.attempt-old").mkdir()
+    assert [one.attempt for one in nights.runs(broker, "sales", DAY)] == [3]
+    look(broker, DUE + timedelta(minutes=1))
+    assert sent(redis_client) == []  # the date has its run
+    assert begin(broker, attempt=4)
+
+
+def test_a_second_failure_is_told_though_the_folder_of_the_first_was_deleted(
+    broker: Broker, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        end(broker, begin(broker), JobState.FAILED)
+        look(broker, DUE + timedelta(hours=1))
+        assert len(redis_client.keys("celeriac:alert:failed:*")) == number
+        shutil.rmtree(tmp_path / "out" / str(DAY))
 
 
 # --- alerts ---------------------------------------------------------------------------------------
