@@ -113,13 +113,14 @@ def category_feature(name: str, values: Array, **fields: Any) -> FeatureProfile:
     """The profile of a category, without what its order says.
 
     How often a value is new is estimated by the share of rows whose value came once (Good and
-    Turing): they count as unseen, unless they are among ``categories``.
+    Turing): they count as unseen, and have no bin, however few categories there are.
     """
     shortened = [None if value is None else value[:CATEGORY_CHARS] for value in values.tolist()]
     found = Counter(shortened)
     nulls = found.pop(None, 0)
     ranked = sorted(found.items(), key=lambda one: (-one[1], one[0]))
-    top, rest = ranked[:TOP], ranked[TOP:]
+    several = min(TOP, sum(count > 1 for _, count in ranked))
+    top, rest = ranked[:several], ranked[several:]
     once = sum(count for _, count in rest if count == 1)
     others = sum(count for _, count in rest) - once
     return FeatureProfile(

@@ -34,32 +34,37 @@ of its own, and knows nothing of values that come once in as many rows as it has
 EULER = 0.5772156649
 
 
-def autocorrelation_rows(ranks: Array) -> float:
-    """Integrated autocorrelation time of a series, at least 1.
+def autocorrelation_rows(values: Array) -> float:
+    """Integrated autocorrelation time, at least 1: of a series ``(rows,)``, or of several
+    ``(series, rows)`` together, whose autocovariances add up.
 
     The sum ends where it has gone on for five times its own value (Sokal's window).
     """
-    count = len(ranks)
-    centred = ranks - ranks.mean() if count else ranks
-    if count < 8 or not centred.any():
-        return 1.0
+    every = np.atleast_2d(values)
+    count = every.shape[1]
     size = 1 << (2 * count - 1).bit_length()
-    spectrum = np.fft.rfft(centred, size)
-    correlation = np.fft.irfft(spectrum * np.conj(spectrum), size)[:count]
+    power = np.zeros(size // 2 + 1)
+    for one in every:
+        if count >= 8 and one.min() < one.max():
+            power += np.abs(np.fft.rfft(one - one.mean(), size)) ** 2
+    if not power.any():
+        return 1.0
+    correlation = np.fft.irfft(power, size)[:count]
     times = 2 * np.cumsum(correlation / correlation[0]) - 1
     ends = np.flatnonzero(np.arange(count) >= 5 * times)
     found = float(times[ends[0]]) if len(ends) else float(times.max())
-    return min(max(found, 1.0), count / 2)
+    return float(min(max(found, 1.0), count / 2))
 
 
 def series(feature: FeatureProfile, codes: Array) -> Array:
-    """What the autocorrelation of a feature is measured on: ranks; of a category, how common."""
+    """What the autocorrelation of a feature is measured on: ranks ``(rows,)``; of a category, for
+    each bin which rows are in it, ``(bins, rows)``."""
+    if feature.kind == "category":
+        is_in: Array = codes == np.arange(feature.bins)[:, None]
+        return is_in
     counts = np.asarray(feature.counts, dtype=float)
-    if feature.kind == "number":
-        cumulated = np.cumsum(ordered(counts))
-        middle = np.roll(cumulated - ordered(counts) / 2, -1)
-    else:
-        middle = counts
+    cumulated = np.cumsum(ordered(counts))
+    middle = np.roll(cumulated - ordered(counts) / 2, -1)
     found: Array = middle[codes] / max(counts.sum(), 1.0)
     return found
 
@@ -99,7 +104,8 @@ def threshold(
     ``features`` are watched together (Sidak).
 
     ``window_rows``: of the window at hand, if it is not the one that was calibrated;
-    ``reference_rows``: independent rows of the reference, which has chance of its own.
+    ``reference_rows``: of the reference, which has chance of its own. Both depend on each other
+    alike, so rows may be counted as they are.
     """
     rows = window_rows or calibration.window_rows
     # A smaller window is another one sooner: as many of them as were simulated take fewer rows.

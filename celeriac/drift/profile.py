@@ -107,8 +107,11 @@ class FeatureProfile(_Record):
     @property
     def luck(self) -> float:
         """How much more common than they are the others may seem, by two standard errors of each:
-        as chi-square of shares (the squares of the differences over the shares, added up)."""
-        return 4 * (len(self.categories) - self.sure) / max(self.independent_rows, 1.0)
+        as chi-square of shares (the squares of the differences over the shares, added up) that
+        gives the total variation which these standard errors add up to."""
+        count = len(self.categories) - self.sure
+        share = sum(self.counts[self.sure : len(self.categories)]) / max(self.rows, 1)
+        return 4 * count * min(1.0, 4 * share) / max(self.independent_rows, 1.0)
 
     @cached_property
     def known_values(self) -> Known | None:

@@ -114,7 +114,7 @@ def window_threshold(feature: FeatureProfile, rule: WindowRule, features: int, r
         raise ValueError(f"feature {feature.name!r} is not calibrated")
     found = threshold(
         feature.calibration, rows_between_alarms=rule.rows_between_alarms, features=features,
-        window_rows=rows, reference_rows=feature.independent_rows,
+        window_rows=rows, reference_rows=feature.rows,
     )
     return min(1.0, found + math.sqrt(feature.luck) / 2)  # as total variation has it
 

@@ -46,10 +46,18 @@ def test_a_number_without_any_value() -> None:
 
 
 def test_bins_of_a_category() -> None:
-    feature = bins.category_feature("x", texts("a", "a", "b", None))
+    feature = bins.category_feature("x", texts("a", "a", "a", "b", "b", None))
     assert feature.categories == ("a", "b")
-    assert feature.counts == (2, 1, 0, 0, 1)
+    assert feature.counts == (3, 2, 0, 0, 1)
     assert bins.codes(feature, texts("b", "new", None)).tolist() == [1, 3, 4]
+
+
+def test_a_category_that_came_once_has_no_bin_however_few_there_are() -> None:
+    values = texts("a", "a", "b")
+    feature = bins.category_feature("x", values)
+    assert (feature.categories, feature.counts) == (("a",), (2, 0, 1, 0))
+    assert bins.codes(feature, texts("b", "new")).tolist() == [1, 2]
+    assert bins.reference_codes(feature, values).tolist() == [0, 0, 2]
 
 
 def test_rare_categories_say_how_often_one_is_new() -> None:

@@ -260,6 +260,27 @@ def even(seed: int, rows: int, shops: int = 200) -> np.ndarray:
     return np.random.default_rng(seed).choice(names, rows)
 
 
+def test_categories_that_are_equally_common_have_neighbours_like_any_other() -> None:
+    """A stratified reference; and one in which days follow each other."""
+    names = [f"c{number}" for number in range(7)] * 1_000
+    mixed = np.random.default_rng(0).permutation(names).astype(object)
+    days = np.repeat(np.array(names[:294], dtype=object), 24)[:7_000]
+    profile = make_profile({"class": Feature(mixed), "day": Feature(days)})
+    assert profile.by_name["class"].autocorrelation_rows < 1.5
+    assert profile.by_name["class"].calibration is not None
+    assert 5 < profile.by_name["day"].autocorrelation_rows < 24
+
+
+def test_few_categories_of_which_some_come_once_are_not_broken_beside_others_like_them() -> None:
+    states = []
+    for seed in range(12):
+        chance = np.random.default_rng(seed)
+        ours, others = (texts(*map(str, chance.zipf(2.0, 200))) for _ in range(2))
+        profile = make_profile({"shop": ours})
+        states.append(compared(profile, {"shop": others}).state)
+    assert states == ["stable"] * 12
+
+
 def test_what_was_the_commonest_by_chance_is_not_expected_to_be_so_again() -> None:
     names = [f"shop {at}" for at in range(6)]
     profile = make_profile({name: Feature(even(at, 1_000)) for at, name in enumerate(names)})

@@ -102,6 +102,18 @@ def test_autocorrelation_raises_the_threshold() -> None:
     )
 
 
+@pytest.mark.parametrize("rows", [250, 4_000])
+def test_of_windows_of_another_size_the_threshold_is_about_what_a_simulation_says(
+    rows: int,
+) -> None:
+    """Neighbours are alike: one row tells as much as a seventh of another one, here and there."""
+    values = series(5_000, 0.8)
+    feature, own = profiled(values), profiled(values, rows)
+    rule = window.WindowRule(rows=rows)
+    found, simulated = (window.window_threshold(one, rule, 1, rows) for one in (feature, own))
+    assert found == pytest.approx(simulated, rel=0.25)
+
+
 def test_a_reference_that_is_too_short_has_no_threshold() -> None:
     assert profiled(np.arange(20.0)).calibration is None
     assert profiled(series(300, 0.9)).calibration is None
