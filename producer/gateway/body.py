@@ -149,6 +149,10 @@ def _check_head(context: RequestContext, limit: int) -> None:
         raise fault("Content-Length is a whole number", "Content-Length")
     if length is not None and (len(length) > 15 or int(length) > limit):
         raise too_large(limit)
+    if b"transfer-encoding" in headers and context.header(b"transfer-encoding") != "chunked":
+        raise UnsupportedBody(
+            "of the transfer codings only chunked is read here; send the body uncompressed"
+        )
     encoding = headers.get(b"content-encoding")
     if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
         raise UnsupportedBody("compressed bodies are not read here; send it as it is")

@@ -158,8 +158,10 @@ class RequestContext:
             self.version = call.outcome.version
 
     def header(self, name: bytes) -> str:
-        """The value of a header as text, stripped; empty if it is not there."""
-        return self.headers.get(name, b"").decode("latin-1").strip()
+        """The value of a header whose case does not matter, in lower case, all its lines joined;
+        empty if it is not there."""
+        values = [value for known, value in self.scope["headers"] if known == name]
+        return b", ".join(values).decode("latin-1").strip().lower()
 
 
 class Gateway:

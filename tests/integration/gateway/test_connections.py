@@ -129,6 +129,30 @@ def test_trailers_are_forgotten(
     assert read(connection)[1]["x-request-id"] == "mine"
 
 
+@pytest.mark.parametrize("coding", [
+    b"gzip, chunked", b"gzip\r\nTransfer-Encoding: chunked", b"identity, chunked",
+])  # fmt: skip
+def test_a_body_in_a_coding_that_is_not_undone_is_refused(
+    connection: socket.socket, coding: bytes
+) -> None:
+    body = b'b\r\n{"item": 1}\r\n0\r\n\r\n'
+    connection.sendall(ECHO + b"Transfer-Encoding: %s\r\n\r\n" % coding + body)
+    status, _, answer = read(connection)
+    assert (status, json.loads(answer)["error"]["code"]) == (415, "unsupported_body")
+    connection.sendall(ECHO + b"Transfer-Encoding: Chunked\r\n\r\n" + body)
+    assert read(connection)[0] == 200
+
+
+@pytest.mark.parametrize("prefer", [
+    b"Prefer: respond-async\r\nPrefer: wait=1\r\n", b"prefer: Respond-Async\r\n",
+])  # fmt: skip
+def test_preferences_in_several_lines_and_in_any_case_are_heard(
+    connection: socket.socket, prefer: bytes
+) -> None:
+    connection.sendall(ECHO + prefer + b'Content-Length: 10\r\n\r\n{"item":1}')
+    assert read(connection)[0] == 202
+
+
 @pytest.mark.parametrize("offer", [
     b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIA\r\n",
     b"connection: upgrade\r\nupgrade: websocket\r\n",
