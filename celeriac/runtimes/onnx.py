@@ -352,10 +352,15 @@ _EXACT = (np.int64, np.int32, np.bool_)
 
 def _described(outputs: Sequence[Any], graph: onnx_graph.Graph) -> OutputSchema | None:
     """What a graph with its own labels answers; None: it has none."""
-    if not graph.labels or not any(one.type in _LABELS for one in outputs):
+    chosen = next((one for one in outputs if one.type in _LABELS), None)
+    if chosen is None:
+        return None
+    labels = graph.labels_of(chosen.name)
+    are_texts = chosen.type == "tensor(string)"
+    if not labels or any(isinstance(label, str) != are_texts for label in labels):
         return None
     numbers = any(one.type not in _LABELS for one in outputs)
-    return OutputSchema(kind="classifier", labels=graph.labels, probabilities=numbers)
+    return OutputSchema(kind="classifier", labels=labels, probabilities=numbers)
 
 
 def _outputs(outputs: Sequence[Any], schema: OutputSchema) -> tuple[str, list[str]]:
@@ -383,7 +388,8 @@ def _scores(
     outputs = session.get_outputs()
     if any(one.type in _LABELS for one in outputs):
         return "probabilities" if output is None or output.probabilities else "none"
-    sure = all(graph.producers.get(one.name) in _SURE for one in outputs)
+    makers = [graph.producers.get(one.name) for one in outputs]
+    sure = all(maker is not None and maker.operator in _SURE for maker in makers)
     return "probabilities" if sure else "logits"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 _DEPTH = 64
 """Graphs within graphs, at most."""
@@ -19,10 +20,21 @@ _RUNS = {
     0x40: re.compile(rb"(?:\x40[\x80-\xff]{0,9}[\x00-\x7f])+"),
     0x3D: re.compile(rb"(?:\x3d.{4})+", re.DOTALL),
 }
+_COPIES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze")
+"""Operators that hand on what their first input says."""
 
 
 class BadFile(ValueError):
     """The bytes are no ONNX model."""
+
+
+class Node(NamedTuple):
+    """What makes a value."""
+
+    operator: str
+    inputs: tuple[str, ...]
+    labels: tuple[int | str, ...]
+    """That it chooses from, if it is a classifier that knows them."""
 
 
 @dataclass
@@ -35,12 +47,26 @@ class Graph:
     """(domain, name) of operators that the file itself defines."""
     external: set[str] = field(default_factory=set)
     """Paths of files with weights, as the file names them."""
-    labels: tuple[int | str, ...] = ()
-    """Of its classifier, if it has an operator that knows them."""
     inputs: dict[str, int] = field(default_factory=dict)
     """Of the outermost graph: name, and ONNX's number for the type of its elements."""
-    producers: dict[str, str] = field(default_factory=dict)
-    """The operator that makes each value of the outermost graph."""
+    producers: dict[str, Node] = field(default_factory=dict)
+    """What makes each value of the outermost graph."""
+    constants: dict[str, memoryview] = field(default_factory=dict)
+    """Tensors of the outermost graph."""
+
+    def labels_of(self, output: str) -> tuple[int | str, ...]:
+        """What an output chooses from; empty if the file does not say so.
+
+        A classifier within others may have numbers for labels that are not those of the whole.
+        """
+        node = self.producers.get(output)
+        while node is not None and not node.labels and node.inputs:
+            if node.operator == "ArrayFeatureExtractor":
+                return tuple(_values(self.constants.get(node.inputs[0], memoryview(b""))))
+            if node.operator not in _COPIES:
+                break
+            node = self.producers.get(node.inputs[0])
+        return node.labels if node else ()
 
 
 def scan(data: bytes) -> Graph:
@@ -60,18 +86,20 @@ def scan(data: bytes) -> Graph:
 def _graph(data: memoryview, graph: Graph, depth: int) -> None:
     if depth > _DEPTH:
         raise BadFile("its graphs are nested too deep")
-    constants: set[str] = set()
+    constants: dict[str, memoryview] = {}
     for number, value in _fields(data):
         if number == 1:
             _node(_message(value), graph, depth)
         elif number == 5:
-            constants.add(_tensor(_message(value), graph))
+            constants[_tensor(_message(value), graph)] = _message(value)
         elif number == 15:
             _sparse(_message(value), graph)
         elif number == 11 and depth == 0:
             graph.inputs.update(_input(_message(value)))
-    for name in constants & graph.inputs.keys() if depth == 0 else ():
-        del graph.inputs[name]  # old files list their weights among the inputs
+    if depth == 0:
+        graph.constants.update(constants)
+        for name in constants.keys() & graph.inputs.keys():
+            del graph.inputs[name]  # old files list their weights among the inputs
 
 
 def _input(data: memoryview) -> dict[str, int]:
@@ -101,22 +129,27 @@ def _function(data: memoryview, graph: Graph) -> None:
 
 def _node(data: memoryview, graph: Graph, depth: int) -> None:
     name = domain = ""
-    outputs = []
+    inputs, outputs = [], []
+    labels: tuple[int | str, ...] = ()
     for number, value in _fields(data):
-        if number == 2:
+        if number == 1:
+            inputs.append(_text(value))
+        elif number == 2:
             outputs.append(_text(value))
         elif number == 4:
             name = _text(value)
         elif number == 7:
             domain = _text(value)
         elif number == 5:
-            _attribute(_message(value), graph, depth)
+            labels = _attribute(_message(value), graph, depth) or labels
     graph.operators.add((domain, name))
     if depth == 0:
-        graph.producers.update(dict.fromkeys(outputs, name))
+        node = Node(name, tuple(inputs), labels)
+        graph.producers.update(dict.fromkeys(outputs, node))
 
 
-def _attribute(data: memoryview, graph: Graph, depth: int) -> None:
+def _attribute(data: memoryview, graph: Graph, depth: int) -> tuple[int | str, ...]:
+    """Looks through it; returns the labels that it lists."""
     name = ""
     for number, value in _fields(data):
         if number == 1:
@@ -127,16 +160,35 @@ def _attribute(data: memoryview, graph: Graph, depth: int) -> None:
             _sparse(_message(value), graph)
         elif number in (6, 11):
             _graph(_message(value), graph, depth + 1)
-    if name.startswith("classlabels_"):
-        graph.labels = tuple(_labels(data)) or graph.labels
+    return tuple(_labels(data)) if name.startswith("classlabels_") else ()
 
 
 def _labels(data: memoryview) -> Iterator[int | str]:
     for number, value in _fields(data, skip_runs=False):
         if number == 8 and isinstance(value, int):
-            yield value - (1 << 64) if value >= 1 << 63 else value
+            yield _signed(value)
         elif number == 9:
             yield _text(value)
+
+
+def _values(tensor: memoryview) -> Iterator[int | str]:
+    """Texts or whole numbers of a tensor; nothing of one of other numbers, or of raw bytes."""
+    for number, value in _fields(tensor, skip_runs=False):
+        if number in (5, 7):
+            yield from map(_signed, [value] if isinstance(value, int) else _packed(value))
+        elif number == 6:
+            yield _text(value)
+
+
+def _packed(data: memoryview) -> Iterator[int]:
+    position = 0
+    while position < len(data):
+        value, position = _varint(data, position)
+        yield value
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
 
 
 def _sparse(data: memoryview, graph: Graph) -> None:

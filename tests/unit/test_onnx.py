@@ -17,8 +17,10 @@ import pytest
 import skl2onnx
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
+from sklearn.ensemble import BaggingClassifier
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.svm import SVC, LinearSVC
+from sklearn.tree import DecisionTreeClassifier
 
 from celeriac import errors, release
 from celeriac.optimize import convert
@@ -117,16 +119,47 @@ def test_classifiers_without_probabilities_are_converted(registry: Registry, kin
     assert [one["label"] for one in found] == fitted.predict(x[:200] / 16).tolist()
 
 
-def test_labels_that_the_file_does_not_name_have_to_be_given(registry: Registry) -> None:
+@pytest.mark.parametrize("names", [[1, 2, 3], ["a", "b", "ü"]])
+def test_labels_are_those_of_the_whole_and_not_of_a_classifier_within(
+    registry: Registry, names: list[Any]
+) -> None:
     x, y = load_digits(n_class=3, return_X_y=True)
-    model = LogisticRegression(max_iter=500).fit(x, y)
-    graph = skl2onnx.to_onnx(model, x[:1], options={"zipmap": False})  # of doubles: arithmetic
-    data = graph.SerializeToString()
+    bagged = BaggingClassifier(DecisionTreeClassifier(max_depth=2), 3, random_state=0)
+    bagged.fit(x, np.array(names)[y])  # its trees know the classes as 0, 1 and 2
+    data = skl2onnx.to_onnx(
+        bagged, x[:1].astype(np.float32), options={"zipmap": False}
+    ).SerializeToString()
+    two = x[bagged.predict(x) != names[2]][:8]  # the third label is no example's
+    version = release.register("d", data, examples=two, registry=registry)
+    assert version.output.labels == tuple(names)
+    scorer = Scorer.load(registry, "d", 1, LoadOptions())
+    found = scorer.score(x.tolist())
+    assert [one["label"] for one in found] == bagged.predict(x).tolist()
+    highest = bagged.predict_proba(x).max(axis=1)
+    assert np.abs([one["probability"] for one in found] - highest).max() < 1e-6
+
+
+def test_labels_of_doubles_are_found(registry: Registry) -> None:
+    x, y = load_digits(n_class=3, return_X_y=True)
+    linear = LogisticRegression(max_iter=500).fit(x, y - 1)
+    graph = skl2onnx.to_onnx(linear, x[:1], options={"zipmap": False})  # arithmetic
+    version = release.register("d", graph.SerializeToString(), examples=x[:9], registry=registry)
+    assert version.output.labels == (-1, 0, 1)
+
+
+def test_labels_that_the_file_does_not_name_have_to_be_given(registry: Registry) -> None:
+    value = helper.make_tensor_value_info
+    data = helper.make_model(helper.make_graph(
+        [helper.make_node("ArgMax", ["x"], ["label"], axis=1, keepdims=0),
+         helper.make_node("Softmax", ["x"], ["chances"])], "g",
+        [value("x", TensorProto.FLOAT, ["n", 3])],
+        [value("label", TensorProto.INT64, ["n"]), value("chances", TensorProto.FLOAT, ["n", 3])],
+    ), opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
     with pytest.raises(errors.RegistryError, match="name the labels of the classifier"):
-        release.register("d", data, examples=x[:9], registry=registry)
-    version = release.register("d", data, examples=x[:9], registry=registry, labels=[0, 1, 2])
-    assert [example.answer["label"] for example in version.golden] == model.predict(x[:8]).tolist()
-    as_numbers = release.register("d", data, examples=x[:9], registry=registry, kind="regressor")
+        release.register("d", data, examples=ROWS, registry=registry)
+    version = release.register("d", data, examples=ROWS, registry=registry, labels=[0, 1, 2])
+    assert [one.answer["label"] for one in version.golden] == ROWS.argmax(axis=1).tolist()
+    as_numbers = release.register("d", data, examples=ROWS, registry=registry, kind="regressor")
     assert as_numbers.output.kind == "regressor"
 
 
@@ -313,7 +346,7 @@ def test_millions_of_numbers_are_skipped_quickly() -> None:
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])
     data = helper.make_model(helper.make_graph([node], "g", [value], [value])).SerializeToString()
     started = time.process_time()
-    assert onnx_runtime.check(data).labels == (4, -7)
+    assert onnx_runtime.check(data).labels_of("y") == (4, -7)
     assert time.process_time() - started < 1.0
 
 
