@@ -8,8 +8,9 @@ it was compared with a run of before, ``summary.json``, and the models' scores.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ def _row(  # noqa: PLR0913, PLR0917 - a row, and how it is read
     source: Path, columns: Columns, policy: Policy, number: int, text: Any, images: Any, given: Any
 ) -> Row:
     row_id = str(number) if columns.id is None else str(given)
+    row_id = row_id.encode("utf-8", "replace").decode()  # of JSON, half of a character
     if columns.id is not None and given is None:
         raise errors.DatasetError(f"row {number} of {source.name} has no {columns.id}")
     if isinstance(given, float) and abs(given) >= _EXACT:
@@ -138,21 +140,24 @@ def _batches(source: Path, columns: Columns) -> Iterator[list[tuple[Any, Any, An
     wanted = [name for name in (columns.text, columns.images, columns.id) if name is not None]
     if columns.text is None and columns.images is None:
         raise errors.RequestError("name the column of texts, of images, or both")
+    places = (columns.text, columns.images, columns.id)
     try:
+        if source.suffix in (".jsonl", ".ndjson"):
+            for row in _lines(source, wanted):
+                text, images, given = (None if name is None else row.get(name) for name in places)
+                yield [(text, images, given)]
+            return
         for batch in _open(source, wanted):
             missing = [name for name in wanted if name not in batch.schema.names]
             if missing:
-                raise errors.DatasetError(
-                    f"{source.name} has no column {missing[0]!r}; it has "
-                    f"{', '.join(batch.schema.names)}"
-                )
+                raise _no_column(source, missing[0], batch.schema.names)
             twice = [name for name in wanted if batch.schema.names.count(name) > 1]
             if twice:
                 raise errors.DatasetError(f"{source.name} has the column {twice[0]!r} twice")
             none = [None] * batch.num_rows
             values = [
                 batch.column(name).to_pylist() if name is not None else none
-                for name in (columns.text, columns.images, columns.id)
+                for name in places
             ]
             yield list(zip(*values, strict=True))
     except (pa.ArrowException, UnicodeDecodeError) as error:
@@ -161,12 +166,9 @@ def _batches(source: Path, columns: Columns) -> Iterator[list[tuple[Any, Any, An
         raise errors.UnreadableFile(f"{source} cannot be read: {error}") from error
 
 
-_BEGINNING_BYTES = 65_536
-
-
 def _open(source: Path, wanted: Sequence[str]) -> Iterator[Any]:
     import pyarrow as pa
-    from pyarrow import csv, json, parquet
+    from pyarrow import csv, parquet
 
     if source.suffix == ".parquet":
         with parquet.ParquetFile(source) as file:
@@ -186,32 +188,50 @@ def _open(source: Path, wanted: Sequence[str]) -> Iterator[Any]:
         convert.include_columns = list(dict.fromkeys(wanted))  # the others may hold anything
         with csv.open_csv(source, convert_options=convert, parse_options=options) as file:
             yield from file
-    elif source.suffix in (".jsonl", ".ndjson"):
-        with source.open("rb") as stream:
-            if stream.read(_BEGINNING_BYTES).lstrip().startswith(b"null"):  # it would end Arrow
-                raise errors.DatasetError(f"{source.name} cannot be read: row 1 is not an object")
-        table = json.read_json(source)
-        texts = {name: _texts_of(table.schema, name) for name in wanted}
-        if fixed := [(name, dtype) for name, dtype in texts.items() if dtype is not None]:
-            options = json.ParseOptions(explicit_schema=pa.schema(fixed))
-            table = json.read_json(source, parse_options=options)
-        yield from table.to_batches(ROWS_AT_ONCE)
     else:
         raise errors.DatasetError(
             f"{source.name}: an archive is a .csv, .jsonl or .parquet file"
         )
 
 
-def _texts_of(schema: Any, name: str) -> Any:
-    """The type of texts, or of lists of them, that a column of JSON lines must be read with, as
-    Arrow takes those that look like dates for dates; None for any other column."""
-    import pyarrow as pa
+def _lines(source: Path, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of JSON lines, each by itself: a column may have a number here and a text there.
 
-    dtype = schema.field(name).type if name in schema.names else pa.null()
-    if pa.types.is_timestamp(dtype):
-        return pa.string()
-    is_list = pa.types.is_list(dtype) and pa.types.is_timestamp(dtype.value_type)
-    return pa.list_(pa.string()) if is_list else None
+    Raises DatasetError for what is no row, and at last for a column that no row has.
+    """
+    missing, names = set(wanted), dict[str, None]()
+    with source.open(encoding="utf-8-sig", newline="\n") as file:
+        for number, line in enumerate(filter(str.strip, file), 1):
+            try:
+                row = json.loads(line, object_pairs_hook=_once)
+            except (ValueError, RecursionError) as error:
+                raise errors.DatasetError(
+                    f"{source.name} cannot be read: row {number}: {error}"
+                ) from error
+            if not isinstance(row, dict):
+                raise errors.DatasetError(
+                    f"{source.name} cannot be read: row {number} is not an object"
+                )
+            if missing:
+                missing -= row.keys()
+                names |= dict.fromkeys(row)
+            yield row
+    if missing:
+        raise _no_column(source, min(missing), names)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; ValueError if a name comes twice: which of its values counts?"""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name comes twice in one object")
+    return found
+
+
+def _no_column(source: Path, name: str, names: Iterable[str]) -> errors.DatasetError:
+    return errors.DatasetError(
+        f"{source.name} has no column {name!r}; it has {', '.join(names)}"
+    )
 
 
 # --- questions -----------------------------------------------------------------------------------

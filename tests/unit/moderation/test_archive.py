@@ -80,6 +80,20 @@ def test_texts_that_look_like_dates_are_texts(tmp_path: Path) -> None:
     assert [q.item for q in row.asked.questions] == ["1999-12-31", b"a cat"]
 
 
+def test_a_column_of_json_lines_may_have_numbers_here_and_texts_there(tmp_path: Path) -> None:
+    path = tmp_path / "posts.jsonl"
+    path.write_text(
+        '\ufeff{"id": 18446744073709551615, "text": "hi", "more": 1}\r\n\n'
+        '{"id": "p2", "text": 7, "more": {"a": [null]}}\n{"id": "\\ud83d", "text": "\\ud83d"}',
+        encoding="utf-8", newline="",
+    )
+    first, second, third = read_rows(path, Columns(id="id"), POLICY)
+    assert (first.id, second.id, third.id) == ("18446744073709551615", "p2", "?")
+    assert second.asked is not None
+    assert [q.item for q in second.asked.questions] == ["7"]
+    assert "half of a character" in third.error
+
+
 def test_images_lie_beside_the_archive(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "secret.png").write_bytes(b"secret")
@@ -119,7 +133,10 @@ def test_images_lie_beside_the_archive(tmp_path: Path) -> None:
         ("no parquet", "a.parquet", Columns(), "a.parquet cannot be read"),
         ("id,text\n,a\n", "a.csv", Columns(id="id"), "row 1 of a.csv has no id"),
         ("id,text,text\n1,a,b\n", "a.csv", Columns(), "a.csv has the column 'text' twice"),
-        ('{"id": 18446744073709551615, "text": "a"}', "a.jsonl", Columns(id="id"),
+        ('{"id": 1}\n{"body": 3}', "a.jsonl", Columns(), "no column 'text'; it has id, body"),
+        ('{"text": 1, "text": 2}', "a.jsonl", Columns(), "row 1: a name comes twice"),
+        ("[" * 100_000, "a.jsonl", Columns(), "a.jsonl cannot be read: row 1"),
+        ('{"id": 1e19, "text": "a"}', "a.jsonl", Columns(id="id"),
          "row 1 of a.jsonl: id is a number that is not read exactly"),
     ],
 )
