@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ import redis
 from msgspec import structs
 
 from celeriac import errors
+from celeriac.datasets.files import changed, has_changed
 from celeriac.datasets.libraries import require_readers
 from celeriac.datasets.places import Place
 from celeriac.datasets.records import Chunk
@@ -281,7 +282,8 @@ class JobHandle:
         (default: all but the dropped ones); how many.
 
         A job that has ended is opened again: its manifest goes until it ends anew. Raises
-        RequestError while the job is finalizing or if it was cancelled.
+        RequestError while the job is finalizing or if it was cancelled, and DatasetError if a file
+        of such a chunk has changed since the job was submitted; then nothing has changed.
         """
         wanted, dead = set(chunks), self.dead()
         found = [
@@ -296,6 +298,7 @@ class JobHandle:
             raise errors.RequestError(
                 f"job {self.id} is {status.state}: its chunks cannot be tried again now"
             )
+        self._check_sources(plan, [*found, *unread])
         self._folder.reopen(found)
         self._folder.forget(unread)  # not before the manifest, which vouches for them
         is_here = status.output == str(self.output)  # or Redis knows it where it was before
@@ -306,6 +309,16 @@ class JobHandle:
                 given_up=[one for one in dead if one.chunk not in found],
             )
         return len(found) + len(unread)
+
+    def _check_sources(self, plan: JobPlan, chunks: Sequence[int]) -> None:
+        """Raises DatasetError if a file of these chunks has changed: they would end the job, and
+        its output would never look finished again. What is not seen from here, workers see."""
+        planned = self._folder.chunks(plan)
+        wanted = [planned[number] for number in chunks]
+        for at in {piece.file for one in wanted for piece in one.pieces or (one,)}:
+            with suppress(OSError):
+                if has_changed(plan.files[at]):
+                    raise changed(plan.files[at].path)
 
     def _requeue_dead(self, plan: JobPlan, chunks: Sequence[int]) -> int:
         with redis_errors(self._broker):

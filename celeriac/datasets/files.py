@@ -14,13 +14,31 @@ from pathlib import Path
 from typing import BinaryIO
 
 from celeriac import errors
-from celeriac.datasets.places import Place, S3Path
+from celeriac.datasets.places import Place, S3Path, place
+from celeriac.datasets.records import SourceFile
 from celeriac.disk import FULL, sync
 
 TEMPORARY_PREFIX = ".tmp-"
 COPY_DIGITS = 16
 """Of its content's sha256, in the name of a copy."""
 _COPY_NAME = re.compile(rf"[0-9a-f]{{{COPY_DIGITS}}}\.(parquet|(csv|jsonl)\.zst)")
+
+
+def has_changed(file: SourceFile) -> bool:
+    """True if a file of a dataset is not as it was planned. Raises OSError."""
+    path = place(file.copy or file.path)
+    found = path.stat()
+    if file.copy:  # it is ours, and named by its content
+        return False
+    etag = path.etag() if isinstance(path, S3Path) and file.etag else file.etag
+    return (found.st_size, found.st_mtime_ns, etag) != (file.size, file.mtime_ns, file.etag)
+
+
+def changed(path: object) -> errors.DatasetError:
+    """What to raise for such a file."""
+    return errors.DatasetError(
+        f"{path}: has changed since the job was submitted; submit it again with another output"
+    )
 
 
 @contextmanager

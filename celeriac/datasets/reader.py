@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from celeriac import errors
 from celeriac.datasets import arrow_types, csv, images, jsonl, parquet, partitions
 from celeriac.datasets.ahead import in_order
-from celeriac.datasets.places import S3Path, is_s3, place
+from celeriac.datasets.files import changed, has_changed
+from celeriac.datasets.places import is_s3, place
 from celeriac.datasets.records import Chunk, DatasetColumn, RowError, SourceFile, SourceFormat
 from celeriac.datasets.scan import joined
 from celeriac.datasets.sharing import named
@@ -273,16 +274,10 @@ def _check_unchanged(file: SourceFile) -> None:
     path = place(file.copy or file.path)
     with naming(path):
         try:
-            found = path.stat()
-            etag = path.etag() if isinstance(path, S3Path) and file.etag else file.etag
+            if has_changed(file):
+                raise changed(path)
         except FileNotFoundError as error:
             raise errors.DatasetError(
                 f"{path}: no such file; the job reads it where it was submitted, so workers must "
                 "see the same folder"
             ) from error
-    if file.copy:  # it is ours, and named by its content
-        return
-    if (found.st_size, found.st_mtime_ns, etag) != (file.size, file.mtime_ns, file.etag):
-        raise errors.DatasetError(
-            f"{path}: has changed since the job was submitted; submit it again with another output"
-        )

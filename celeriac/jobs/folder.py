@@ -188,7 +188,15 @@ class JobFolder:
                 f"{socket.gethostname()} reads {CONTRACT} and {NEW_CONTRACT}: upgrade it, then "
                 f"`celeriac batch resume {plan.job_id}` goes on"
             )
-        return plan
+        return self._with_copies(plan)
+
+    def _with_copies(self, plan: JobPlan) -> JobPlan:
+        """The plan, with the copies of its source where they are since the folder was moved."""
+        files = tuple(
+            msgspec.structs.replace(file, copy=str(self.copies / file.copy.rpartition("/")[2]))
+            if file.copy else file for file in plan.files
+        )
+        return msgspec.structs.replace(plan, files=files)
 
     def load_of(self, job_id: str) -> JobPlan:
         """As :meth:`load`, of this very job. Raises JobNotFound that says what to do if the folder

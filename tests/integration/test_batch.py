@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
@@ -827,7 +828,7 @@ def test_a_job_goes_on_where_its_output_was_moved(
     submit: Callable[..., JobHandle], redis_client: redis.Redis, broker: Broker, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Messages of before name the old place."""
+    """Messages of before name the old place, and so does the plan, of its copy of the source."""
     score, is_mended = tasks.batch._score, []
 
     def fail(job_id: str, output: str, claim: Claim, *rest: Any) -> Any:
@@ -836,7 +837,7 @@ def test_a_job_goes_on_where_its_output_was_moved(
         return score(job_id, output, claim, *rest)
 
     monkeypatch.setattr(tasks.batch, "_score", fail)
-    submit()
+    submit(source=pa.table({"text": [f"text {n}" for n in range(100)]}))
     work(redis_client, chunks=3)
     (tmp_path / "out").rename(tmp_path / "moved")
     moved = JobHandle.from_output(broker, tmp_path / "moved")
@@ -848,8 +849,8 @@ def test_a_job_goes_on_where_its_output_was_moved(
     again = JobHandle.from_output(broker, tmp_path / "again")
     assert again.requeue() == 1
     work(redis_client)
-    assert (again.status().state, again.status().chunks_dead) == ("completed_with_errors", 0)
-    assert again.results().num_rows == 99
+    assert (again.status().state, again.status().chunks_dead) == ("completed", 0)
+    assert again.results().num_rows == 100
 
 
 def test_the_id_of_a_job_that_runs_is_not_taken_for_another_output(
@@ -908,6 +909,11 @@ def test_rows_of_a_file_that_is_mended_come_back(
         assert "1 chunk is tried again" in cli("dead", "requeue", handle.id, "0")[1]
         work(redis_client)  # it is still damaged
         assert handle.status().rows_failed == 2
+        damaged.write_bytes(whole)  # made anew: as far as anybody can tell another file
+        code, said = cli("dead", "requeue", handle.id)
+        assert (code, handle.status().state) == (1, "completed_with_errors")
+        assert f"{damaged}: has changed since the job was submitted" in said
+        assert handle.results().num_rows == 4
     else:
         assert status.state == "failed"
     write(whole)
