@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from celeriac.settings.loading import (
     check_broker_url,
+    config_path,
     get_settings,
     hide_password,
     load_settings,
@@ -42,6 +43,6 @@ __all__ = [
     "FeedbackSettings", "FlowerSettings", "GatewaySettings", "GpuSettings", "KeySettings",
     "LogSettings", "ModelsSettings", "ModerationSettings", "NightlySettings",
     "RealtimeSettings", "SensorSettings", "Settings", "StackSettings", "SubmissionSettings",
-    "WorkerSettings", "check_broker_url", "get_settings", "hide_password", "load_settings",
-    "scalars",
+    "WorkerSettings", "check_broker_url", "config_path", "get_settings", "hide_password",
+    "load_settings", "scalars",
 ]

@@ -31,7 +31,7 @@ def load_settings(
     Raises ConfigError, which names the file, the setting, what is wrong, and a likely spelling.
     """
     environ = os.environ if environ is None else environ
-    path = path or _config_path(environ)
+    path = path or config_path(environ)
     data = _read_toml(path) if path else {}
     _override(data, environ)
     try:
@@ -80,7 +80,8 @@ def hide_password(url: str) -> str:
     return f"{scheme}{slashes}{user.partition(':')[0]}:***@{tail}"
 
 
-def _config_path(environ: Mapping[str, str]) -> Path | None:
+def config_path(environ: Mapping[str, str]) -> Path | None:
+    """The file that is read; None if there is none."""
     named = environ.get(variables.CONFIG)
     if named:
         return Path(named)

@@ -127,6 +127,20 @@ def test_a_second_worker_of_a_role_can_have_a_name(
             worker(role, concurrency=0, name=name)
 
 
+def test_a_worker_reads_the_file_of_the_folder_where_it_was_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("workers.cli.worker.environment", lambda settings: {})
+    monkeypatch.setattr(os, "execv", lambda path, argv: None)
+    monkeypatch.setenv("CELERIAC_CONFIG", "")  # what the command sets is undone
+    monkeypatch.chdir(tmp_path)
+    night = 'dataset = "/lake/{date}.csv"\nmodel = "reviews"\noutput = "/out/{date}"\n'
+    Path("celeriac.toml").write_text(f"[nightly.reviews]\n{night}", encoding="utf-8")
+    worker("maintenance", concurrency=0, name="")
+    assert Path.cwd() != tmp_path
+    assert list(load_settings().nightly) == ["reviews"]
+
+
 def test_a_worker_gets_the_time_that_its_own_bounds_need() -> None:
     assert commands.drain_s(Settings()) == 30
     assert commands.drain_s(Settings(worker=WorkerSettings(exit_timeout_s=60))) == 130

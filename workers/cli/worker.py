@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from celeriac import errors
-from celeriac.settings import Settings, load_settings
+from celeriac.settings import Settings, config_path, load_settings, variables
 from workers import devices, gpu_workers
 from workers.child_settings import environment
 from workers.commands import ROOT, worker_command
@@ -43,8 +43,8 @@ def worker(
         raise errors.ConfigError(f"--name {name!r}: want letters, digits, '.', '_' and '-'")
     settings = load_settings()
     os.environ.update(environment(settings))
-    if "CELERIAC_CONFIG" in os.environ:
-        os.environ["CELERIAC_CONFIG"] = os.path.abspath(os.environ["CELERIAC_CONFIG"])  # noqa: PTH100
+    if file := config_path(os.environ):  # tables (nights, say) are read from it once more
+        os.environ[variables.CONFIG] = str(file.absolute())
     if role in gpu_workers.GPU_ROLES:
         if name:
             raise errors.ConfigError(
