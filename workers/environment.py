@@ -67,6 +67,9 @@ def share_metrics(folder: Path) -> None:
     os.environ[MULTIPROC_VARIABLE] = str(folder)
     from prometheus_client import values
 
+    from workers.reserved_values import ReservedValues
+
+    values.MmapedDict = ReservedValues  # type: ignore[attr-defined]
     # The library chooses at its first import, and that is over: Flower is a plug-in of `celery`.
     values.ValueClass = values.get_value_class()
 
