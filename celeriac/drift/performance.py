@@ -57,9 +57,15 @@ def performance(answers: Features, truth: Any, labels: tuple[Any, ...] = ()) -> 
             return measured.model_copy(update={"accuracy": float((found == right).mean())})
     share = float((found == right).mean())
     return Performance(
-        measure="accuracy", value=share, error=float(np.sqrt(share * (1 - share) / len(found))),
-        rows=len(found),
+        measure="accuracy", value=share, error=_error_of_share(share, len(found)), rows=len(found)
     )
+
+
+def _error_of_share(share: float, rows: int) -> float:
+    """Standard error, as if two more were right and two more wrong (Agresti and Coull, 1998): who
+    was right in all of a hundred rows is not always right."""
+    likely = (share * rows + 2) / (rows + 4)
+    return float(np.sqrt(likely * (1 - likely) / (rows + 4)))
 
 
 def misfit(truth: Iterable[Any], labels: tuple[Any, ...] = ()) -> str:

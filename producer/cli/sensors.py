@@ -175,7 +175,7 @@ def _readings(source: Path, columns: list[str]) -> Iterator[Any]:
     if source.suffix not in (".csv", ".jsonl"):
         raise errors.DatasetError(f"{source}: readings come from a .csv or a .jsonl file")
     try:
-        with source.open(encoding="utf-8", newline="") as file:
+        with source.open(encoding="utf-8-sig", newline="") as file:  # as Excel writes it, too
             if source.suffix == ".jsonl":
                 yield from (_decoded(line) for line in file if line.strip())
                 return

@@ -321,7 +321,7 @@ def test_the_command(
     rows = [f"pump,{T0 + at},{at % 7}" for at in range(40)] + [f"pump,{T0 + 40},1048.36"]
     rows += [f"pump,{T0 + 41},hot", ",1,1", "pump,,3"]
     source = tmp_path / "readings.csv"
-    source.write_text("\n".join(["sensor,at,value", *rows]) + "\n")
+    source.write_text("\n".join(["\ufeffsensor,at,value", *rows]) + "\n")  # as Excel has it
     assert "no sensor has sent" in celeriac("sensors", "list", env=env).stdout
     assert "no alarm has opened" in celeriac("sensors", "alarms", env=env).stdout
     said = celeriac("sensors", "ingest", str(source), env=env)

@@ -195,15 +195,24 @@ def trend_of(at_ms: Array, values: Array, unit: float = 1.0) -> Trend | None:
 def _significance(at_ms: Array, values: Array, slope: float) -> float:
     from scipy import stats
 
-    count = len(values)
     tau = float(stats.kendalltau(at_ms, values).statistic)
     if math.isnan(tau):
         return 1.0
     rest = stats.rankdata(values - slope * (at_ms - at_ms[0]) / 3_600_000)
     inflation = _inflation(rest)
-    # tau's variance where nothing depends on anything, made larger by what neighbours share
-    variance = 2 * (2 * count + 5) / (9 * count * (count - 1)) * inflation
+    variance = _variance(values) * inflation  # made larger by what neighbours share
     return float(2 * stats.norm.sf(abs(tau) / math.sqrt(variance)))
+
+
+def _variance(values: Array) -> float:
+    """Of tau-b beside times that are all different, where nothing depends on anything: values that
+    are equal make it larger (Kendall)."""
+    count = len(values)
+    ties = np.unique(values, return_counts=True)[1].astype(float)
+    pairs = count * (count - 1) / 2
+    untied = pairs - float((ties * (ties - 1)).sum()) / 2
+    lost = float((ties * (ties - 1) * (2 * ties + 5)).sum())
+    return (2 * pairs * (2 * count + 5) - lost) / (18 * pairs * untied)
 
 
 def _inflation(ranks: Array) -> float:

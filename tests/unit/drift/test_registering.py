@@ -23,7 +23,7 @@ from celeriac import errors, release
 from celeriac.drift import features, registering
 from celeriac.drift.dataset import check_dataset, sample
 from celeriac.drift.features import Feature
-from celeriac.drift.performance import auc, misfit, performance
+from celeriac.drift.performance import auc, fell, misfit, performance
 from celeriac.drift.profile import PROFILE_NAME, Known, ReferenceProfile, read_profile
 from celeriac.drift.reference import make_profile
 from celeriac.inputs import collate
@@ -385,3 +385,19 @@ def test_numbers_in_names_of_folders_are_numbers(tmp_path: Path) -> None:
 def test_a_reference_that_is_none(tmp_path: Path, options: dict[str, Any], said: str) -> None:
     with pytest.raises(errors.RegistryError, match=said):
         profile(tmp_path, examples=FRAME.head(10), **({"reference": FRAME} | options))
+
+
+def test_a_reference_without_a_wrong_answer_is_not_right_for_ever() -> None:
+    """Of a model that is right in 98 of 100 each seventh reference of 100 rows has none wrong."""
+    answers = {"prediction": Feature(np.array(["a"] * 5_000, dtype=object), role="answer")}
+    few = {"prediction": Feature(np.array(["a"] * 100, dtype=object), role="answer")}
+    reference = performance(few, ["a"] * 100, ("a", "b", "c"))
+    now, worse = (
+        performance(answers, ["b"] * wrong + ["a"] * (5_000 - wrong), ("a", "b", "c"))
+        for wrong in (100, 400)
+    )
+    assert reference is not None
+    assert now is not None
+    assert worse is not None
+    assert not fell(reference, now)
+    assert fell(reference, worse)

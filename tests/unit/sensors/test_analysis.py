@@ -58,6 +58,15 @@ def test_a_trend_has_a_slope_that_outliers_do_not_move() -> None:
     assert falling.direction == "decreasing"
 
 
+def test_the_p_of_values_that_are_often_equal_is_as_stated() -> None:
+    """Of a machine that is on or off by chance: one in a hundred is below 0.01."""
+    rng = np.random.default_rng(0)
+    at_ms = np.arange(500) * MINUTE
+    trends = [trend_of(at_ms, (rng.random(500) < 0.3).astype(float)) for _ in range(400)]
+    found = sum(trend is not None and trend.p < 0.01 for trend in trends)
+    assert found <= 8
+
+
 @pytest.mark.parametrize(("likeness", "most"), [(0.0, 0.03), (0.6, 0.05), (0.9, 0.09)])
 def test_chance_is_seldom_called_a_trend(likeness: float, most: float) -> None:
     """Also where neighbours resemble each other: plain Mann-Kendall would be wrong in half of the
