@@ -247,6 +247,8 @@ def _take_steps(work: _Work) -> Adaptation:
     _tell_last(work, history)
     for _ in range(_MOST_STEPS):
         state, seen = history.read()
+        if _costs(state):
+            history.check_room()
         step = _next(work, state, time.time())
         if step is None:
             break
@@ -255,6 +257,13 @@ def _take_steps(work: _Work) -> Adaptation:
             log.info("adaptation", model=work.model, step=step.what, why=step.why, who=step.who)
             _tell_last(work, history)
     return history.read()[0]
+
+
+def _costs(state: Adaptation) -> bool:
+    """True if the next step calls somebody, or computes for long."""
+    return state.phase in (Phase.JUDGING, Phase.PROMOTING) or (
+        state.phase is Phase.RETRAINING and not state.is_asked
+    )
 
 
 def _next(work: _Work, state: Adaptation, now_s: float) -> Step | None:

@@ -19,6 +19,8 @@ log = get_logger(__name__)
 NAME = "adaptation.jsonl"
 TAIL_BYTES = 256 * 1_024
 """A hundred steps at least."""
+_ROOM_BYTES = 64 * 1_024
+"""More than a step takes."""
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +84,15 @@ class AdaptationLog:
         """The state, and the number of the line that has it; 0 if there is none."""
         lines = self.newest()
         return (lines[-1].state, lines[-1].number) if lines else (Adaptation(model=self._model), 0)
+
+    def check_room(self) -> None:
+        """Before what should be done once: a step that was done and cannot be written down is done
+        again at each look. Raises OSError if the disk is full."""
+        trial = self._file.with_name(f".{NAME}.room")
+        try:
+            files.write(trial, bytes(_ROOM_BYTES))
+        finally:
+            trial.unlink(missing_ok=True)
 
     def add(self, step: Step, *, seen: int, now_s: float) -> bool:
         """Add a step; False if another line than ``seen`` is the last one.
