@@ -43,7 +43,7 @@ class Coalescer:
         self._counts = counts
         self._open_items = open_items
         self._waiting: queue.SimpleQueue[Sequence[Call] | None] = queue.SimpleQueue()
-        self._turn = threading.Lock()  # of the sender, or of a caller that is alone
+        self._turn = threading.RLock()  # of the sender, or of a caller that is alone
         self._resting = False
         self._looked_s = 0.0
         self._thread = threading.Thread(target=self._run, name="celeriac-send", daemon=True)
@@ -83,14 +83,17 @@ class Coalescer:
 
     def _publish_alone(self, call: Call) -> bool:
         """Publish in the caller's thread, unless that could wait for anything."""
-        if call.size > LONE_BYTES or not self._turn.acquire(blocking=False):
+        if call.size > LONE_BYTES:
             return False
         try:
-            if not self._publisher.can_send_at_once():
+            if not (self._turn.acquire(blocking=False) and self._publisher.can_send_at_once()):
                 return False
             self._publisher.send_at_once(call)
-        finally:
-            self._turn.release()
+        finally:  # an interrupt may come right after the turn was got: it knows whose it is
+            try:  # noqa: SIM105 - another call before this one could be interrupted, too
+                self._turn.release()
+            except RuntimeError:  # another thread's
+                pass
         if self._resting:
             self._waiting.put(())  # from now on there is something to look at
         return True

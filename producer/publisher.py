@@ -73,8 +73,8 @@ class Publisher:
             while self._unconfirmed and self._unconfirmed[0].id not in self._sent:
                 self._confirm(self._unconfirmed[0], self._receive())
                 self._unconfirmed.popleft()
-        except redis.RedisError:
-            self._channel.close()
+        except BaseException as error:  # noqa: BLE001 - it goes on
+            self._break_off(error)
         return len(self._unconfirmed) < UNCONFIRMED and self._channel.connected
 
     def send_at_once(self, call: Call) -> None:
@@ -83,11 +83,11 @@ class Publisher:
         After an error of the connection the sender's next turn sends it once more.
         """
         (envelope,) = self._pack([call])
-        self._unconfirmed.append(envelope)
         try:
+            self._unconfirmed.append(envelope)
             self._channel.send(("LPUSH", envelope.queue, envelope.message))
-        except redis.RedisError:
-            self._channel.close()
+        except BaseException as error:  # noqa: BLE001 - it goes on
+            self._break_off(error)
 
     def confirm(self) -> None:
         """Wait for the answers to what was sent at once; send again what a broken connection lost.
@@ -219,6 +219,15 @@ class Publisher:
             return
         for envelope, answer in zip(envelopes, answers, strict=True):
             self._confirm(envelope, answer)
+
+    def _break_off(self, error: BaseException) -> None:
+        """After an interrupt, too (a caller's time limit, say), nobody knows which answer is whose.
+
+        Raises what is no error of Redis.
+        """
+        self._channel.close()
+        if not isinstance(error, redis.RedisError):
+            raise error
 
     def _receive(self) -> Any:
         try:

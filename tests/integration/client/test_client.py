@@ -284,3 +284,51 @@ def test_who_gets_no_answer_hears_of_a_clock_that_is_behind(
     client.models()  # asks Redis
     with pytest.raises(errors.DeadlineExceeded, match=r"is 3,[56]\d\d s behind that of Redis"):
         client.predict("echo", 1, timeout_s=0.1)
+
+
+class InterruptedTurn:
+    """An interrupt comes right after a caller has got it."""
+
+    def __init__(self, turn: Any) -> None:
+        self.turn = turn
+
+    def acquire(self, *, blocking: bool) -> bool:
+        while not self.turn.acquire(blocking=blocking):
+            time.sleep(0.001)
+        raise KeyboardInterrupt
+
+    def release(self) -> None:
+        self.turn.release()
+
+    def __enter__(self) -> None:
+        self.turn.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.turn.release()
+
+
+@pytest.mark.parametrize("place", ["turn", "send"])
+def test_an_interrupt_as_an_item_is_sent_harms_no_later_call(
+    client: Client, lane: Lane, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """The turn was never given back, or an answer waited for that could not come."""
+    client.predict("echo", 1)
+    exchange = client.realtime._exchange
+    assert exchange is not None
+    coalescer = exchange.coalescer
+    send = coalescer._publisher._channel.send
+
+    def interrupted(*commands: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        send(*commands)
+
+    with monkeypatch.context() as patch:
+        if place == "turn":
+            patch.setattr(coalescer, "_turn", InterruptedTurn(coalescer._turn))
+        else:
+            patch.setattr(coalescer._publisher._channel, "send", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.predict("echo", 2)
+    answers = client.predict_many("echo", [3, 4], timeout_s=2)  # by the sender
+    assert [answer.value for answer in answers] == [3, 4]

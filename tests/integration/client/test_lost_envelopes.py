@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -166,6 +167,24 @@ def replied_items(client: redis.Redis, key: str) -> int:
     return sum(len(json.loads(reply)["answers"]) for reply in replies)
 
 
+@contextlib.contextmanager
+def busy(turn: Any) -> Iterator[None]:
+    """Another thread has the turn."""
+    held, ended = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with turn:
+            held.set()
+            ended.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(5)
+    yield
+    ended.set()
+    thread.join(5)
+
+
 def test_an_item_whose_time_is_over_is_not_sent(
     client: Client, lane: Lane, redis_client: redis.Redis
 ) -> None:
@@ -173,7 +192,7 @@ def test_an_item_whose_time_is_over_is_not_sent(
     exchange = client.realtime._exchange
     assert exchange is not None
     sent = client.statistics().items_sent
-    with exchange.coalescer._turn:  # as if an exchange with Redis took long
+    with busy(exchange.coalescer._turn):  # as if an exchange with Redis took long
         with pytest.raises(errors.DeadlineExceeded):
             client.predict("echo", 1, timeout_s=0.05)
         route = client.realtime.routes.find("echo", 5)
