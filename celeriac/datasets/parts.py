@@ -115,9 +115,8 @@ def read_parts(paths: Sequence[Place], format: Format) -> pa.Table:
 
 
 def _read_parquet(path: Place) -> pa.Table:
-    """Of bytes, not of a Python file: a thread of pyarrow that lets go of one while the
-    interpreter ends aborts the process."""
-    return pq.read_table(pa.BufferReader(path.read_bytes()))
+    with path.open("rb") as stream:
+        return pq.read_table(stream)
 
 
 def _read_all(source: Source) -> pa.Table:
