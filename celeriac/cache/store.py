@@ -48,7 +48,11 @@ class RedisStore:
         self._set_many = self._client.register_script(_SET_MANY)
 
     def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        values: Any = self._client.mget(keys) if len(keys) > 1 else [self._client.get(keys[0])]
+        try:
+            values: Any = self._client.mget(keys) if len(keys) > 1 else [self._client.get(keys[0])]
+        except BaseException:  # an interrupt may leave an answer behind: to the next key, it seems
+            self._client.connection_pool.disconnect()
+            raise
         found: list[bytes | None] = values
         return found
 

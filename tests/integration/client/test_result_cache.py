@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from celeriac import errors
-from celeriac.cache import worker as of_worker
+from celeriac.cache import RedisStore, worker as of_worker
 from celeriac.cache.worker import WorkerCache
 from celeriac.registry import catalogue
 from celeriac.registry.manifest import InputSchema, ModelDraft, OutputSchema, Serving
@@ -194,3 +194,23 @@ def test_a_call_that_is_interrupted_as_it_is_sent_leads_nobody_astray(
             client.predict("kept", "a")
     assert client.statistics().open_items == 0
     assert client.predict("kept", "a", timeout_s=2).value == "a"
+
+
+def test_a_lookup_that_is_interrupted_leaves_no_answer_to_the_next(
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken for that to the next key."""
+    store = RedisStore(settings.broker_url, 1.0)
+    store.get_many(["a"])
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._client, "parse_response", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.get_many(["a"])
+    pool: Any = store._client.connection_pool
+    assert not any(one.is_connected for one in pool._available_connections)
+    store.set_many({"b": b"1"}, 60)
+    assert store.get_many(["b"]) == [b"1"]
