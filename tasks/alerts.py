@@ -135,35 +135,46 @@ def send_oldest(broker: Broker, *, owner: str) -> bool:
 
 
 def _deliver_and_drop(broker: Broker, taken: bytes) -> bool:
-    """It leaves the list last: a sender that was killed leaves it to the next one."""
+    """It leaves the list last: a sender that was killed leaves it to the next one. False if it is
+    to be tried again."""
+    again = None
     try:
-        return _deliver(broker, msgspec.json.decode(taken, type=Delivery))
+        again = _deliver(broker, msgspec.json.decode(taken, type=Delivery))
     finally:
-        broker.redis.lrem(ALERTS_PENDING_KEY, 1, taken)  # type: ignore[arg-type]  # bytes will do
+        _drop(broker, taken, again)
+    return again is None
 
 
-def _deliver(broker: Broker, delivery: Delivery) -> bool:
-    """Call the webhook or the command, once; False if it is to be tried again."""
+def _drop(broker: Broker, taken: bytes, again: Delivery | None) -> None:
+    """In one step with what takes its place: a Redis that is full refuses both or neither."""
+    with broker.redis.pipeline(transaction=True) as pipe:
+        pipe.lrem(ALERTS_PENDING_KEY, 1, taken)  # type: ignore[arg-type]  # bytes will do
+        if again is not None:
+            pipe.rpush(ALERTS_PENDING_KEY, msgspec.json.encode(again))
+            pipe.expire(ALERTS_PENDING_KEY, ALERTS_PENDING_S)
+        pipe.execute()
+
+
+def _deliver(broker: Broker, delivery: Delivery) -> Delivery | None:
+    """Call the webhook or the command, once; what is to be tried again, if it is."""
     settings, body, again = broker.settings.alerts, encode(delivery.alert), False
     if delivery.channel == "webhook":
         problem, again = call_webhook(settings, body)
     else:
         problem = run_command(settings, body)
     if again and delivery.tries + 1 < settings.tries:
-        _put_back(broker, replace(delivery, tries=delivery.tries + 1), problem)
-        return False
+        return _once_more(delivery, problem)
     _record(broker, delivery.alert, delivery.channel, problem)
-    return True
+    return None
 
 
-def _put_back(broker: Broker, delivery: Delivery, problem: str) -> None:
-    alert = delivery.alert
+def _once_more(delivery: Delivery, problem: str) -> Delivery:
+    alert, tries = delivery.alert, delivery.tries + 1
     log.warning(
-        "alert is tried again", kind=str(alert.kind), channel=delivery.channel,
-        tries=delivery.tries, reason=problem, **alert.fields(),
+        "alert is tried again", kind=str(alert.kind), channel=delivery.channel, tries=tries,
+        reason=problem, **alert.fields(),
     )
-    broker.redis.rpush(ALERTS_PENDING_KEY, msgspec.json.encode(delivery))
-    broker.redis.expire(ALERTS_PENDING_KEY, ALERTS_PENDING_S)
+    return replace(delivery, tries=tries)
 
 
 def run_command(settings: AlertSettings, body: bytes) -> str:

@@ -666,6 +666,25 @@ def test_a_receiver_that_fails_is_called_again_at_later_looks(
     assert [one.what for one in events] == ["alert by webhook failed", "alert by command sent"]
 
 
+def test_an_alert_that_a_full_redis_cannot_take_again_stays(
+    make_broker: Callable[..., Broker], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> tuple[str, bool]:
+        redis_client.config_set("maxmemory", 1)
+        return "it answered 503", True
+
+    broker = make_broker(alerts=AlertSettings(webhook="http://127.0.0.1:1"))
+    notify(broker, alert())
+    waiting = redis_client.lrange(ALERTS_PENDING_KEY, 0, -1)
+    monkeypatch.setattr("tasks.alerts.call_webhook", fails)
+    try:
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            tasks.alerts.send_oldest(broker, owner="one")
+    finally:
+        redis_client.config_set("maxmemory", 0)
+    assert redis_client.lrange(ALERTS_PENDING_KEY, 0, -1) == waiting != []
+
+
 # --- commands -------------------------------------------------------------------------------------
 
 
