@@ -236,10 +236,11 @@ def _keep(broker: Broker, name: str, ours: Holder, job_id: str) -> None:
 
 
 def _adopt(broker: Broker, name: str, ours: Holder, run: Run) -> None:
-    """A task that was killed after it had submitted comes again: the slot is its job's."""
+    """A task that was killed after it had submitted comes again: the slot is its job's, also if the
+    time to plan is over and nobody has it."""
     held = records_of(broker, name).holder()
-    if held is not None and held.is_same_run(ours):
-        _keep(broker, name, held, run.job_id)
+    if held is None or held.is_same_run(ours):
+        _keep(broker, name, held or ours, run.job_id)
 
 
 def _is_over(broker: Broker, holder: Holder) -> bool:

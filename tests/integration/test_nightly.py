@@ -267,6 +267,9 @@ def test_a_task_that_comes_again_takes_up_its_own_place(
     job_id = begin(broker, owner="mine")
     held = json.loads(redis_client.get(nightly_slot_key("sales")) or b"")
     assert held["job_id"] == job_id
+    redis_client.delete(nightly_slot_key("sales"))  # as if the task came again after its time
+    assert begin(broker, owner="mine") == job_id
+    assert begin(broker, AFTER, owner="other") is None
     assert redis_client.llen(batch_queue("cpu")) == 1
 
 
