@@ -260,8 +260,8 @@ def _is_literal(host: str) -> bool:
 
 
 def _cut(connection: socket.socket) -> None:
-    try:
-        connection.shutdown(socket.SHUT_RDWR)
+    try:  # that of ssl.SSLSocket takes its TLS from under the thread that reads
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
     except OSError:  # it has ended by itself
         return
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -189,3 +190,19 @@ def test_tls_that_is_not_trusted(peer: Peer) -> None:
     target = check_target(f"https://127.0.0.1:{port}/x", [f"127.0.0.1:{port}"])
     with pytest.raises(Undelivered, match="TLS"):
         post(target, b"{}", {}, 1)
+
+
+def test_tls_that_is_cut_before_the_next_read(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handshake = ssl.SSLSocket.do_handshake
+
+    def cut_before(connection: ssl.SSLSocket) -> None:
+        webhooks._cut(connection)
+        handshake(connection)
+
+    monkeypatch.setattr(ssl.SSLSocket, "do_handshake", cut_before)
+    port = peer.target.port
+    target = check_target(f"https://127.0.0.1:{port}/x", [f"127.0.0.1:{port}"])
+    with pytest.raises(Undelivered, match="no answer"):
+        post(target, b"{}", {}, 5)
