@@ -86,13 +86,11 @@ def write_summary(folder: JobFolder, found: ReviewSummary) -> Place:
 
 def _groups(folder: JobFolder, wanted: Aggregation) -> list[Group]:
     # Late: to decide what to aggregate needs no pyarrow.
-    import pyarrow.parquet as pq
-
     from celeriac.datasets.aggregates import share_name
+    from celeriac.datasets.parts import read_parts
 
     product, *dates = wanted.by[:-1]
-    with folder.aggregates("parquet").open("rb") as file:
-        rows = pq.read_table(file).to_pylist()
+    rows = read_parts([folder.aggregates("parquet")], "parquet").to_pylist()
     is_positive = share_name(LABEL, wanted.share[LABEL])
     return [
         Group(

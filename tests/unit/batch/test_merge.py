@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from celeriac.datasets.merge import merge_parts
+from celeriac.datasets.parts import read_parts
 
 
 def written(folder: Path, sizes: list[int]) -> list[Path]:
@@ -41,3 +43,20 @@ def test_parts_of_few_rows_share_a_row_group(
     )
     assert file.read()["n"].to_pylist() == list(range(sum(sizes)))
     assert merge_parts(parts, tmp_path / "again.parquet", "parquet") == found
+
+
+def test_parts_of_parquet_are_no_files_of_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that a thread still holds as the interpreter ends aborts the process."""
+    folder = tmp_path / "day=1"  # no column of the output
+    folder.mkdir()
+    paths = [folder / "one.parquet", folder / "two.parquet"]
+    for path in paths:
+        pq.write_table(pa.table({"label": [path.stem]}), path)
+
+    def refuse(*_: Any, **_options: Any) -> None:
+        raise AssertionError("a file of Python")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert read_parts(paths, "parquet").to_pydict() == {"label": ["one", "two"]}
