@@ -214,13 +214,13 @@ async def resume(id: str, request: Request) -> Response:
 
 @router.get("/{id}/results", summary="The files of a finished job", responses={
     200: {"description": "The files", "content": results.SHAPE},
-    409: {"description": "It has no results (yet)"}, **_UNKNOWN
+    409: {"description": "It has no results (yet, or any more)"}, **_UNKNOWN
 })  # fmt: skip
 async def files(id: str, request: Request) -> Response:
     """Parts in the order of the dataset, then what was made of them."""
     gateway, context = contexts(request)
-    folder = await folder_of(gateway, context, id)
-    found = await results.in_thread(results.list_results, folder, id)
+    folder, status = await folder_of(gateway, context, id)
+    found = await results.in_thread(results.list_results, folder, status)
     return json_response({"object": "list", "data": [one.shown for one in found]})
 
 
@@ -228,14 +228,14 @@ async def files(id: str, request: Request) -> Response:
             responses={
     200: {"description": "Its content", "content": {kind: {} for kind in results.KINDS}},
     206: {"description": "A part of it (`Range`)", "content": {kind: {} for kind in results.KINDS}},
-    409: {"description": "It has no results (yet)"},
+    409: {"description": "It has no results (yet, or any more)"},
     416: {"description": "It has no such part"}, **_UNKNOWN
 })  # fmt: skip
 async def file(id: str, name: str, request: Request) -> Response:
     """`name` as in the list: `parts/part-00000.csv`, `manifest.json`, `report.html`."""
     gateway, context = contexts(request)
-    folder = await folder_of(gateway, context, id)
-    found, path = await results.in_thread(results.find_result, folder, id, name)
+    folder, status = await folder_of(gateway, context, id)
+    found, path = await results.in_thread(results.find_result, folder, status, name)
     return results.respond(found, path)
 
 
@@ -347,12 +347,17 @@ async def _status(gateway: Gateway, context: RequestContext, job_id: str) -> Job
     return status
 
 
-async def folder_of(gateway: Gateway, context: RequestContext, job_id: str) -> JobFolder:
-    """The output of the caller's job. Raises Forbidden unless it lies where it may be read."""
+async def folder_of(
+    gateway: Gateway, context: RequestContext, job_id: str
+) -> tuple[JobFolder, JobStatus]:
+    """The output of the caller's job, and how that stood just before.
+
+    Raises Forbidden unless it lies where it may be read.
+    """
     status = await _status(gateway, context, job_id)
     roots = roots_of(context.caller.tenant, gateway.limits.output_roots)
     output = await results.in_thread(_inside, "id", status.output, roots, "output_roots")
-    return JobFolder(output)
+    return JobFolder(output), status
 
 
 def _shown(gateway: Gateway, context: RequestContext, status: JobStatus) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from celeriac.datasets.places import Place
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.manifest import Manifest, read_manifest
 from producer.gateway.failures import NoSuchRange, RouteNotFound, fault
+from producer.jobs import JobStatus
 
 BLOCK_BYTES = 1 << 20
 T = TypeVar("T")
@@ -69,14 +70,14 @@ class ResultFile(NamedTuple):
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
-def check_finished(folder: JobFolder, job_id: str) -> None:
-    """Raises Conflict if the folder has no results (yet), or those of another job."""
-    _manifest(folder, job_id)
+def check_finished(folder: JobFolder, job: JobStatus) -> None:
+    """Raises Conflict if the folder has no results (yet, or any more), or those of another job."""
+    _manifest(folder, job)
 
 
-def list_results(folder: JobFolder, job_id: str) -> list[ResultFile]:
-    """The files of a finished job. Raises Conflict if it has none (yet)."""
-    return [_sized(folder, one) for one in _named(folder, _manifest(folder, job_id))]
+def list_results(folder: JobFolder, job: JobStatus) -> list[ResultFile]:
+    """The files of a finished job. Raises Conflict if it has none (yet, or any more)."""
+    return [_sized(folder, one) for one in _named(folder, _manifest(folder, job))]
 
 
 def _named(folder: JobFolder, manifest: Manifest) -> list[ResultFile]:
@@ -103,15 +104,15 @@ def _sized(folder: JobFolder, found: ResultFile) -> ResultFile:
     return found._replace(bytes=_at(folder, found.name).stat().st_size)
 
 
-def find_result(folder: JobFolder, job_id: str, name: str) -> tuple[ResultFile, Place]:
+def find_result(folder: JobFolder, job: JobStatus, name: str) -> tuple[ResultFile, Place]:
     """A file by the name that the list has for it. Raises Conflict, RouteNotFound."""
-    files = _named(folder, _manifest(folder, job_id))
+    files = _named(folder, _manifest(folder, job))
     found = next((one for one in files if one.name == name), None)
     if found is None:
-        raise RouteNotFound(f"job {job_id} has no such file; its results list what there is")
+        raise RouteNotFound(f"job {job.id} has no such file; its results list what there is")
     path = _at(folder, name)
     if isinstance(path, Path) and path.resolve() != path:  # a link that somebody put there
-        raise RouteNotFound(f"job {job_id} has no such file; its results list what there is")
+        raise RouteNotFound(f"job {job.id} has no such file; its results list what there is")
     return _sized(folder, found), path
 
 
@@ -166,14 +167,19 @@ async def _blocks(path: Place) -> AsyncIterator[bytes]:
         await in_thread(file.close)
 
 
-def _manifest(folder: JobFolder, job_id: str) -> Manifest:
+def _manifest(folder: JobFolder, job: JobStatus) -> Manifest:
     manifest = read_manifest(folder)
-    if manifest is None or manifest.job_id != job_id:
+    if manifest is not None and manifest.job_id == job.id:
+        return manifest
+    if job.state.is_whole:
         raise errors.Conflict(
-            f"job {job_id} has no results (yet): they are there once its status is completed or "
-            "completed_with_errors"
+            f"the results of job {job.id} are gone: its output folder was deleted or moved, or "
+            "another job has it now; submit it again"
         )
-    return manifest
+    raise errors.Conflict(
+        f"job {job.id} has no results (yet): they are there once its status is completed or "
+        "completed_with_errors"
+    )
 
 
 def _at(folder: JobFolder, name: str) -> Place:

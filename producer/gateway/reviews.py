@@ -27,6 +27,7 @@ from producer.gateway import body, jobs, predict, results
 from producer.gateway.cold import contexts, json_response
 from producer.gateway.context import Gateway, RequestContext
 from producer.gateway.failures import described, fault
+from producer.jobs import JobStatus
 
 
 class SentimentRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -166,19 +167,19 @@ async def page(id: str, request: Request) -> Response:
 
 async def _found(id: str, request: Request) -> ReviewSummary:
     gateway, context = contexts(request)
-    folder = await jobs.folder_of(gateway, context, id)
-    return await results.in_thread(_read, folder, id)
+    folder, status = await jobs.folder_of(gateway, context, id)
+    return await results.in_thread(_read, folder, status)
 
 
-def _read(folder: JobFolder, job_id: str) -> ReviewSummary:
+def _read(folder: JobFolder, job: JobStatus) -> ReviewSummary:
     """The summary of that very job: its folder may hold another one's. Raises Conflict until it
     has finished, and RequestError if it was submitted for something else."""
-    results.check_finished(folder, job_id)
+    results.check_finished(folder, job)
     try:
         return dataset.read_summary(folder)
     except errors.RequestError as error:  # which names the folder
         raise errors.RequestError(
-            f"job {job_id} was not submitted for a summary of reviews (POST /v1/reviews/summaries)"
+            f"job {job.id} was not submitted for a summary of reviews (POST /v1/reviews/summaries)"
         ) from error
 
 

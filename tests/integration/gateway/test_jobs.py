@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,10 @@ def test_only_what_the_manifest_names_leaves(stack: JobsStack) -> None:
                  "parts/..%2f..%2fsecret.txt", "%2fetc%2fpasswd", "parts", ""):
         answer = stack.ask("GET", f"/v1/jobs/{job['id']}/results/{name}")
         assert (answer.status, answer.json["error"]["code"]) == (404, "not_found"), name
+    shutil.rmtree(stack.folder / "out/shop/named")
+    gone = stack.ask("GET", f"/v1/jobs/{job['id']}/results")
+    assert (gone.status, gone.json["error"]["code"]) == (409, "conflict")
+    assert "its output folder was deleted or moved" in gone.json["error"]["message"]
 
 
 def test_a_job_without_results_says_so(stack: JobsStack) -> None:
