@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 
 from celeriac import errors
-from celeriac.datasets.places import Place, place
+from celeriac.datasets.places import Place, S3Path, place
 from celeriac.datasets.records import COMPRESSIONS, Chunk, Compression, SourceFile
 
 HEAD_BYTES = 1 << 22
 """How much of a file decides the types of its columns."""
 LONGEST_HEAD_BYTES = 1 << 27
+_REQUEST_BYTES = 1 << 22
+"""What is asked of S3 at once, whose every answer takes a while. Arrow unpacks 64 kB at a time."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,17 @@ def open_stream(path: Place) -> Iterator[BinaryIO]:
     Raises DatasetError that names the file.
     """
     compression = compression_of(path)
-    with naming(path, compression), path.open("rb") as file:
+    with naming(path, compression), path.open("rb") as opened:
+        file = _in_large_requests(opened) if isinstance(path, S3Path) else opened
         if not compression:
             yield file
             return
         with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), compression) as stream:
             yield cast("BinaryIO", stream)
+
+
+def _in_large_requests(file: BinaryIO) -> BinaryIO:
+    return cast("BinaryIO", io.BufferedReader(cast("io.RawIOBase", file), _REQUEST_BYTES))
 
 
 def read_range(file: SourceFile, chunk: Chunk) -> bytes:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pandas as pd
@@ -29,6 +29,7 @@ from celeriac.datasets.planner import plan as plan_dataset
 from celeriac.datasets.reader import read_chunk
 from celeriac.datasets.records import Chunk
 from celeriac.datasets.sources import open_source
+from celeriac.datasets.streams import open_stream
 from celeriac.jobs.chunk import run_chunk
 from celeriac.jobs.finalize import finalize
 from celeriac.jobs.folder import JobFolder
@@ -319,6 +320,33 @@ def test_images_in_s3_are_a_listing(bucket: S3Path, tmp_path: Path) -> None:
     assert rows == [
         {"path": f"s3://data/pictures/{n}.png", "image": bytes([n])} for n in range(3)
     ]
+
+
+@pytest.mark.parametrize("name", ["numbers.csv", "numbers.csv.gz"])
+def test_a_file_is_read_with_few_requests(
+    bucket: S3Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of Arrow's, who unpacks a file, each is of 64 kB."""
+    data = os.urandom(3 << 20)
+    put(bucket / name, gzip.compress(data, 0) if name.endswith(".gz") else data)
+    requests: list[int] = []
+
+    class Counted(io.RawIOBase):
+        def __init__(self, path: S3Path, mode: str) -> None:
+            self.file = opening(path, mode)
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, into: Any) -> int:
+            requests.append(len(into))
+            return cast("io.RawIOBase", self.file).readinto(into) or 0
+
+    opening = S3Path.open
+    monkeypatch.setattr(S3Path, "open", staticmethod(Counted))
+    with open_stream(bucket / name) as stream:
+        assert b"".join(iter(lambda: stream.read(1 << 18), b"")) == data
+    assert len(requests) <= 3, requests
 
 
 @pytest.mark.parametrize(
