@@ -29,7 +29,7 @@ from workers.roles import ROLES, Role
 log = get_logger(__name__)
 
 STALE_S = 30.0
-"""A worker whose loop has not turned for so long is not healthy."""
+"""A worker whose loop has not turned, or whom Redis has not answered, so long is not healthy."""
 POLL_S = 0.05
 """How often the thread that serves looks whether to end; a worker that stops waits for it."""
 
