@@ -164,7 +164,9 @@ def _compare(shown: _Shown, stride: float, rule: CheckRule) -> _Compared:
         p_value = min(1.0, 2.0 * min(p_value, statistics.distance_p(distance, independent, others)))
         noise = statistics.distance_of_chance(rule.noise, independent, others)
     else:
-        noise = statistics.variation_of_chance(rule.noise, used, independent, others, feature.luck)
+        noise = statistics.variation_of_chance(
+            rule.noise, used, independent, others, feature.luck_of_variation
+        )
     shannon_noise = statistics.jensen_shannon_of_chance(
         rule.noise, used, independent, others, feature.luck
     )

@@ -107,11 +107,15 @@ class FeatureProfile(_Record):
     @property
     def luck(self) -> float:
         """How much more common than they are the others may seem, by two standard errors of each:
-        as chi-square of shares (the squares of the differences over the shares, added up) that
-        gives the total variation which these standard errors add up to."""
-        count = len(self.categories) - self.sure
+        as chi-square of shares (the squares of the differences over the shares, added up)."""
+        return 4 * (len(self.categories) - self.sure) / max(self.independent_rows, 1.0)
+
+    @property
+    def luck_of_variation(self) -> float:
+        """The same as total variation: what these standard errors add up to, which is less where
+        the others are rare."""
         share = sum(self.counts[self.sure : len(self.categories)]) / max(self.rows, 1)
-        return 4 * count * min(1.0, 4 * share) / max(self.independent_rows, 1.0)
+        return math.sqrt(self.luck * min(share, 0.25))
 
     @cached_property
     def known_values(self) -> Known | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -127,25 +128,24 @@ def variation_of_chance(
 ) -> float:
     """As :func:`distance_of_chance`, of the total variation, or a little more: by chi-square, which
     bounds it (Cauchy and Schwarz). ``luck``: of bins that were chosen
-    (:attr:`FeatureProfile.luck`)."""
-    return min(1.0, _root_of_chance(share, bins, rows, other_rows, luck) / 2)
+    (:attr:`FeatureProfile.luck_of_variation`)."""
+    return min(1.0, _root_of_chance(share, bins, rows, other_rows) / 2 + luck)
 
 
 def jensen_shannon_of_chance(
     share: float, bins: int, rows: float, other_rows: float, luck: float = 0.0
 ) -> float:
-    """The same of :func:`jensen_shannon`."""
-    root = _root_of_chance(share, bins, rows, other_rows, luck)
-    return min(1.0, root / float(np.sqrt(8 * np.log(2))))
+    """The same of :func:`jensen_shannon`. ``luck``: as chi-square
+    (:attr:`FeatureProfile.luck`)."""
+    root = _root_of_chance(share, bins, rows, other_rows) + math.sqrt(luck)
+    return min(1.0, root / math.sqrt(8 * math.log(2)))
 
 
-def _root_of_chance(
-    share: float, bins: int, rows: float, other_rows: float, luck: float
-) -> float:
+def _root_of_chance(share: float, bins: int, rows: float, other_rows: float) -> float:
     """The root of the chi-square of two sets of shares."""
     if rows <= 0 or other_rows <= 0 or bins < 2:
-        return float("inf")
-    return float(np.sqrt(chdtri(bins - 1, share) * (1 / rows + 1 / other_rows)) + np.sqrt(luck))
+        return math.inf
+    return math.sqrt(chdtri(bins - 1, share) * (1 / rows + 1 / other_rows))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

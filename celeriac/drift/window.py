@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +115,7 @@ def window_threshold(feature: FeatureProfile, rule: WindowRule, features: int, r
         feature.calibration, rows_between_alarms=rule.rows_between_alarms, features=features,
         window_rows=rows, reference_rows=feature.rows,
     )
-    return min(1.0, found + math.sqrt(feature.luck) / 2)  # as total variation has it
+    return min(1.0, found + feature.luck_of_variation)
 
 
 def statistic(feature: FeatureProfile, counts: Array) -> float:

@@ -281,6 +281,16 @@ def test_few_categories_of_which_some_come_once_are_not_broken_beside_others_lik
     assert states == ["stable"] * 12
 
 
+def test_few_rows_of_many_categories_are_no_drift_beside_others_like_them() -> None:
+    """The few that came twice are not expected to do so again, also by Jensen and Shannon."""
+    states = []
+    for seed in range(12):
+        profile = make_profile({"shop": Feature(even(seed, 200, 5_000))})
+        others = Feature(even(100 + seed, 1_000, 5_000))
+        states.append(compared(profile, {"shop": others}).state)
+    assert states == ["stable"] * 12
+
+
 def test_what_was_the_commonest_by_chance_is_not_expected_to_be_so_again() -> None:
     names = [f"shop {at}" for at in range(6)]
     profile = make_profile({name: Feature(even(at, 1_000)) for at, name in enumerate(names)})
