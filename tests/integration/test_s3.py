@@ -342,8 +342,11 @@ def test_a_file_is_read_with_few_requests(
             requests.append(len(into))
             return cast("io.RawIOBase", self.file).readinto(into) or 0
 
+    def counted(path: S3Path, mode: str) -> Counted:
+        return Counted(path, mode)
+
     opening = S3Path.open
-    monkeypatch.setattr(S3Path, "open", staticmethod(Counted))
+    monkeypatch.setattr(S3Path, "open", counted)
     with open_stream(bucket / name) as stream:
         assert b"".join(iter(lambda: stream.read(1 << 18), b"")) == data
     assert len(requests) <= 3, requests
