@@ -94,7 +94,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     window_rows: int = 0
     """... of so many that it takes."""
     full_in_s: float | None = None
-    """Until the window is full, if items go on coming as they did; None: it is full, or empty."""
+    """Until the window is full, at the average pace since the first item in it, pauses included;
+    None: it is full, or empty."""
     fills: bool = True
     """False: so few items come that counts are dropped before the window is full."""
     counted_share: float = 1.0

@@ -152,7 +152,7 @@ def _least_new(rule: WindowRule) -> int:
 
 
 def _filling(standing: Standing, seen: Seen, rule: WindowRule, now_s: float) -> Standing:
-    """When the window is full, at the pace of what is in it."""
+    """When the window is full, at the average pace of what is in it, pauses included."""
     span_s = max(now_s - seen.since_s, 1.0)
     pace = seen.items / span_s
     kept_s = min(rule.most_age_s, MOST_FIELDS * span_s / max(seen.fields, 1))

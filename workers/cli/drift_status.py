@@ -131,12 +131,13 @@ def _sentences(one: Standing, now_s: float) -> list[str]:
 def _filling(one: Standing) -> list[str]:
     if one.full_in_s is None:
         return []
-    so_far = f"  {one.items:,} of the {one.window_rows:,} items of a window"
+    so_far = f"  {one.items:,} of the {one.window_rows:,} items of a window;"
+    pace = "  at their average pace since the first one, it is"
     if one.fills:
-        return [f"{so_far}; as they come now, it is full in {duration(one.full_in_s)}"]
+        return [so_far, f"{pace} full in {duration(one.full_in_s)}"]
     return [
-        f"{so_far}; as they come now, it is never full, since counts are",
-        "  dropped before: a smaller [drift] window_rows would be",
+        so_far, f"{pace} never full, since counts",
+        "  are dropped before: a smaller [drift] window_rows would be",
     ]
 
 
