@@ -110,7 +110,7 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     if ordered and folder.holds_job():
         _check_ours(folder, str(job_id))
     found = _opened(source, ordered)
-    needs = inputs.columns_needed(version.input, found.names, text_column)
+    needs = inputs.columns_needed(version.input, found.names, text_column, found.called)
     keeps = _kept(found, keep_columns, needs, id_column)
     _check_types(found, version.input, needs)
     scoring = Scoring(
@@ -275,7 +275,7 @@ def _kept(
 ) -> list[str]:
     if id_column is not None and id_column not in source.names:
         raise errors.DatasetError(
-            f"no column {id_column!r} to name the rows; the dataset has: "
+            f"no column {id_column!r} to name the rows; {source.called} has: "
             f"{', '.join(source.names)}"
         )
     if keep_columns is None:  # all; but nobody wants a second copy of the images
@@ -284,7 +284,8 @@ def _kept(
     missing = [column for column in keep_columns if column not in source.names]
     if missing:
         raise errors.DatasetError(
-            f"no column {', '.join(missing)} to keep; the dataset has: {', '.join(source.names)}"
+            f"no column {', '.join(missing)} to keep; {source.called} has: "
+            f"{', '.join(source.names)}"
         )
     named = [id_column] if id_column is not None and id_column not in keep_columns else []
     return list(dict.fromkeys([*named, *keep_columns]))

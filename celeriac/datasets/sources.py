@@ -93,6 +93,14 @@ class Source:
         return [column.name for column in self.columns]
 
     @property
+    def called(self) -> str:
+        """What errors about its columns, which all files share, call it: by the first file."""
+        if not self.files:
+            return "the dataset"
+        more = f" (the first of {len(self.files):,} files)" if len(self.files) > 1 else ""
+        return f"{self.files[0].at.name}{more}"
+
+    @property
     def in_files(self) -> Source:
         """Without what only the names of folders hold."""
         return replace(self, columns=tuple(one for one in self.columns if not one.in_folders))

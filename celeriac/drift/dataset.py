@@ -110,9 +110,9 @@ def _read(
     found = sources.open_source(source)
     if label is not None and label not in found.names:
         raise errors.DatasetError(
-            f"the dataset lacks {label!r}; it has: {', '.join(found.names[:20])}"
+            f"{found.called} lacks {label!r}; it has: {', '.join(found.names[:20])}"
         )
-    wanted = [name for one in manifests for name in _wanted(one, found.names, text_column)]
+    wanted = [name for one in manifests for name in _wanted(one, found, text_column)]
     names = list(dict.fromkeys([*wanted, *([label] if label else [])]))
     in_folders = {column.name for column in found.in_folders}  # texts, if nobody says more
     dtypes = {
@@ -121,7 +121,7 @@ def _read(
     }
     if not names:
         raise errors.DatasetError(
-            f"the dataset has none of the columns that {manifests[0].ref} reads; it has: "
+            f"{found.called} has none of the columns that {manifests[0].ref} reads; it has: "
             f"{', '.join(found.names[:20])}"
         )
     with tempfile.TemporaryDirectory(prefix="celeriac-drift-") as folder:
@@ -135,15 +135,15 @@ def _read(
 
 
 def _wanted(
-    manifest: ModelVersion, available: Sequence[str], text_column: str | None
+    manifest: ModelVersion, source: sources.Source, text_column: str | None
 ) -> list[str]:
-    schema = manifest.input
+    schema, available = manifest.input, source.names
     if schema.kind in ("table", "any"):
         names = [column.name for column in schema.columns] or list(available)
         return [name for name in names if name in available]
     if schema.kind == "image" and IMAGE_COLUMN in available:
         return [IMAGE_COLUMN]
-    return columns_needed(schema, available, text_column)
+    return columns_needed(schema, available, text_column, source.called)
 
 
 def _pieces(plan: DatasetPlan, names: list[str], most_rows: int) -> Iterator[pa.Table]:

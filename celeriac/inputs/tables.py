@@ -19,12 +19,13 @@ _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def columns_needed(
-    schema: InputSchema, available: Sequence[str], text_column: str | None = None
+    schema: InputSchema, available: Sequence[str], text_column: str | None = None,
+    called: str = "the dataset",
 ) -> list[str]:
     """The columns of a dataset that the model reads, in the model's order.
 
     ``text_column`` names the one that a text model reads. Raises DatasetError, which lists what
-    is missing and what there is.
+    is missing, in what is ``called`` so, and what there is.
     """
     if schema.kind == "any":
         return list(available)
@@ -33,7 +34,7 @@ def columns_needed(
     if missing:
         hint = _why_columns_lack(available, schema)
         raise errors.DatasetError(
-            f"the dataset lacks {listed(missing)}; it has: {listed(available)}{hint}"
+            f"{called} lacks {listed(missing)}; it has: {listed(available)}{hint}"
         )
     return wanted
 

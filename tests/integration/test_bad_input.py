@@ -195,6 +195,12 @@ def csv_with_another_column(folder: Path) -> Path:
     return folder / "*.csv"
 
 
+def many_without_a_column(folder: Path) -> Path:
+    for name in ("a.csv", "b.csv"):
+        write(name, b"id,x\n1,2\n")(folder)
+    return folder / "*.csv"
+
+
 @dataclass(frozen=True)
 class Refused:
     """A dataset of which nothing is queued."""
@@ -214,13 +220,16 @@ REFUSED = {
     "no rows parquet": Refused(
         lambda folder: write_parquet(folder / "a.parquet", parquet(0)), "no rows", "a.parquet"
     ),
-    "missing column csv": Refused(write("a.csv", b"id,x\n1,2\n"), "lacks 'n'", ""),
+    "missing column csv": Refused(write("a.csv", b"id,x\n1,2\n"), "a.csv lacks 'n'", "a.csv"),
     "missing column jsonl": Refused(
-        write("a.jsonl", b'{"id": 1, "x": 2}\n'), "lacks 'n'", ""
+        write("a.jsonl", b'{"id": 1, "x": 2}\n'), "a.jsonl lacks 'n'", "a.jsonl"
     ),
     "missing column parquet": Refused(
         lambda folder: write_parquet(folder / "a.parquet", parquet().drop_columns("n")),
-        "lacks 'n'", "",
+        "a.parquet lacks 'n'", "a.parquet",
+    ),
+    "missing column in many files": Refused(
+        many_without_a_column, "a.csv (the first of 2 files) lacks 'n'", "a.csv"
     ),
     "wrong type csv": Refused(
         write("a.csv", csv_lines(*(f"{n},much,{n}" for n in range(30)))),
