@@ -50,8 +50,10 @@ class RedisStore:
     def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         try:
             values: Any = self._client.mget(keys) if len(keys) > 1 else [self._client.get(keys[0])]
+        except redis.RedisError:
+            raise
         except BaseException:  # an interrupt may leave an answer behind: to the next key, it seems
-            self._client.connection_pool.disconnect()
+            self._client.connection_pool.disconnect(inuse_connections=False)  # not other threads'
             raise
         found: list[bytes | None] = values
         return found

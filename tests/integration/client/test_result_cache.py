@@ -196,21 +196,25 @@ def test_a_call_that_is_interrupted_as_it_is_sent_leads_nobody_astray(
     assert client.predict("kept", "a", timeout_s=2).value == "a"
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, redis.ConnectionError])
 def test_a_lookup_that_is_interrupted_leaves_no_answer_to_the_next(
-    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
 ) -> None:
-    """It was taken for that to the next key."""
+    """It was taken for that to the next key. Then lookups of other threads were ended with it."""
     store = RedisStore(settings.broker_url, 1.0)
     store.get_many(["a"])
+    pool: Any = store._client.connection_pool
+    own, other = pool.get_connection(), pool.get_connection()  # one is another thread's
+    pool.release(own)
 
     def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(store._client, "parse_response", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(error):
             store.get_many(["a"])
-    pool: Any = store._client.connection_pool
-    assert not any(one.is_connected for one in pool._available_connections)
+    assert (own.is_connected, other.is_connected) == (False, True)
     store.set_many({"b": b"1"}, 60)
     assert store.get_many(["b"]) == [b"1"]
