@@ -127,18 +127,25 @@ def test_a_second_worker_of_a_role_can_have_a_name(
             worker(role, concurrency=0, name=name)
 
 
+@pytest.mark.parametrize("has_file", [True, False])
 def test_a_worker_reads_the_file_of_the_folder_where_it_was_started(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_file: bool
 ) -> None:
+    checkout, folder = tmp_path / "checkout", tmp_path / "folder"
+    checkout.mkdir()
+    folder.mkdir()
+    monkeypatch.setattr("workers.cli.worker.ROOT", checkout)
     monkeypatch.setattr("workers.cli.worker.environment", lambda settings: {})
     monkeypatch.setattr(os, "execv", lambda path, argv: None)
     monkeypatch.setenv("CELERIAC_CONFIG", "")  # what the command sets is undone
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(folder)
     night = 'dataset = "/lake/{date}.csv"\nmodel = "reviews"\noutput = "/out/{date}"\n'
-    Path("celeriac.toml").write_text(f"[nightly.reviews]\n{night}", encoding="utf-8")
+    (checkout / "celeriac.toml").write_text(f"[nightly.other]\n{night}", encoding="utf-8")
+    if has_file:
+        Path("celeriac.toml").write_text(f"[nightly.reviews]\n{night}", encoding="utf-8")
     worker("maintenance", concurrency=0, name="")
-    assert Path.cwd() != tmp_path
-    assert list(load_settings().nightly) == ["reviews"]
+    assert Path.cwd() == checkout
+    assert list(load_settings().nightly) == (["reviews"] if has_file else [])
 
 
 def test_a_worker_gets_the_time_that_its_own_bounds_need() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -43,8 +44,8 @@ def worker(
         raise errors.ConfigError(f"--name {name!r}: want letters, digits, '.', '_' and '-'")
     settings = load_settings()
     os.environ.update(environment(settings))
-    if file := config_path(os.environ):  # tables (nights, say) are read from it once more
-        os.environ[variables.CONFIG] = str(file.absolute())
+    file = config_path(os.environ) or Path(os.devnull)  # tables are read once more, from ROOT
+    os.environ[variables.CONFIG] = str(file.absolute())
     if role in gpu_workers.GPU_ROLES:
         if name:
             raise errors.ConfigError(
