@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 BLOCK_BYTES = 1 << 21
-"""What is held of a file at once is a dozen times this: masks, positions, and what is parsed."""
+"""A plan takes some twenty times this at its peak: masks, positions, and what is parsed."""
 _LF, _CR, _QUOTE, _COMMA = b"\n"[0], b"\r"[0], b'"'[0], b","[0]
 _OPENS_AFTER = np.array([_COMMA, _LF, _CR, _QUOTE], dtype=np.uint8)
 
