@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kombu.utils.url import parse_url
+
 from celeriac import errors
 from celeriac.loopback import is_loopback
 from celeriac.messages import (
@@ -67,6 +69,15 @@ def command() -> list[str]:
     """How to start Flower. Its options, and so the password, are in no command line."""
     config = f"--conf={ROOT / 'flowerconfig.py'}"
     return [sys.executable, "-m", "celery", "-A", "workers.app", "flower", config]
+
+
+def tls(url: str) -> dict[str, Any] | None:
+    """Celery's ``broker_use_ssl`` for an address; None without TLS.
+
+    Flower's page of queues asks Redis by this alone: it does not read the options of an address.
+    """
+    found: dict[str, Any] | None = parse_url(url).get("ssl")
+    return found
 
 
 def hide_running_arguments() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from celeriac import errors
-from celeriac.settings import FlowerSettings, Settings
+from celeriac.settings import BrokerSettings, FlowerSettings, Settings
 from workers import flower
 
 
@@ -34,6 +35,18 @@ def test_elsewhere_it_needs_a_password(host: str) -> None:
 def test_a_password_without_a_user_is_refused() -> None:
     with pytest.raises(errors.ConfigError, match="USER:PASSWORD"):
         flower.options(settings(basic_auth="secret"))
+
+
+def test_its_page_of_queues_checks_the_certificate_as_the_address_says() -> None:
+    from flower.utils.broker import Broker
+
+    url = "rediss://h:1/0?ssl_ca_certs=/etc/ours.pem&ssl_certfile=/c.pem&ssl_keyfile=/k.pem"
+    checked = Settings(broker=BrokerSettings(url=url)).broker_url
+    asked = Broker(checked, broker_use_ssl=flower.tls(checked)).redis
+    assert asked.connection_pool.make_connection().ca_certs == "/etc/ours.pem"
+    assert asked.get_connection_kwargs()["ssl_certfile"] == "/c.pem"
+    assert asked.get_connection_kwargs()["ssl_cert_reqs"] == ssl.CERT_REQUIRED
+    assert flower.tls("redis://h:1/0") is None
 
 
 def test_its_end_is_bounded_while_a_thread_waits_for_redis() -> None:
