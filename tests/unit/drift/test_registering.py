@@ -24,7 +24,13 @@ from celeriac.drift import features, registering
 from celeriac.drift.dataset import check_dataset, sample
 from celeriac.drift.features import Feature
 from celeriac.drift.performance import auc, fell, misfit, performance
-from celeriac.drift.profile import PROFILE_NAME, Known, ReferenceProfile, read_profile
+from celeriac.drift.profile import (
+    PROFILE_NAME,
+    Known,
+    Performance,
+    ReferenceProfile,
+    read_profile,
+)
 from celeriac.drift.reference import make_profile
 from celeriac.inputs import collate
 from celeriac.outputs import TableAnswers
@@ -401,3 +407,25 @@ def test_a_reference_without_a_wrong_answer_is_not_right_for_ever() -> None:
     assert worse is not None
     assert not fell(reference, now)
     assert fell(reference, worse)
+
+
+@pytest.mark.parametrize("area", [0.9, 0.99, 1.0])
+def test_answers_are_not_worse_because_few_labels_were_kept_apart(area: float) -> None:
+    """Of pairs of 0.99, whose reference often has no wrong answer among 100, 14 were worse."""
+    chance = np.random.default_rng(3)
+
+    def measured(rows: int, area: float) -> Performance:
+        truth = np.where(np.arange(rows) % 2, "yes", "no")
+        said = np.where(chance.random(rows) < area, truth, truth[::-1]).astype(object)
+        answers = {
+            "prediction": Feature(said, role="answer"),
+            "probability": Feature(1 - chance.random(rows) / 2, role="answer"),
+        }
+        found = performance(answers, truth.tolist(), ("no", "yes"))
+        assert found is not None
+        assert found.measure == "AUC"
+        return found
+
+    pairs = [(measured(100, area), measured(1_000, area)) for _ in range(100)]
+    assert sum(fell(*pair) for pair in pairs) <= 1
+    assert fell(measured(300, area), measured(1_000, area - 0.15))
