@@ -95,7 +95,8 @@ def connect(settings: Settings, **options: Any) -> redis.Redis:
         socket_timeout=settings.broker.socket_timeout_s,
         socket_keepalive=True,
         health_check_interval=15,
-        retry=Retry(NoBackoff(), 1),
+        # Repeated at three places, one in the other: who hangs would be waited for four times.
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         retry_on_error=[redis.exceptions.ReadOnlyError],  # once, by a new connection
         driver_info=DRIVER,
         **({"max_connections": 1_024} | options),

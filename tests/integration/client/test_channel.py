@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 import redis
 
@@ -21,6 +23,20 @@ def test_an_outage_of_any_length_uses_up_nothing() -> None:
         with pytest.raises(redis.ConnectionError, match="refused"):
             channel.ask("PING")
         assert not channel.connected
+
+
+def test_a_server_that_hangs_is_waited_for_once() -> None:
+    """Connections, their first words and commands were repeated, one inside the other."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        client = connect(Settings(broker=BrokerSettings(url=url)))
+        client.connection_pool.connection_kwargs["socket_timeout"] = 0.02
+        with pytest.raises(redis.TimeoutError):
+            client.get("key")
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 def test_a_lost_connection_is_made_anew(
