@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from celeriac.cache.store import Store
+from celeriac.cache.store import FAILURES, Store
 
 PAUSE_S = 1.0
 """After a failure the store is left alone for so long, so that it costs callers nothing."""
@@ -56,7 +56,7 @@ class Cache:
             return None
         try:
             return [_read(value) for value in self._store.get_many(keys)]
-        except Exception:  # noqa: BLE001 - whatever a store raises, callers go on without it
+        except FAILURES:  # callers go on without it
             self._pause()
             return None
 
@@ -74,7 +74,7 @@ class Cache:
             return None
         try:
             self._store.set_many(values, self._ttl_s)
-        except Exception:  # noqa: BLE001 - as above
+        except FAILURES:
             self._pause()
             return None
         return len(values)

@@ -10,6 +10,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 MAX_CONNECTIONS = 256
+FAILURES = (redis.RedisError, OSError)
+"""What a store that fails raises. Others pass: the time limit of a task that asks, say."""
 
 # One command for many keys: to write and read as many commands costs a process nine times as much.
 _SET_MANY = """
@@ -20,7 +22,7 @@ end
 
 
 class Store(Protocol):
-    """What a cache needs. Any method may raise."""
+    """What a cache needs. Any method may raise one of :data:`FAILURES`."""
 
     def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         """The values of ``keys``, in their order; None where there is none."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 
 from celeriac.cache import Cache, MemoryStore, RedisStore, open_cache
 from celeriac.settings import CacheSettings, Settings
@@ -27,6 +28,7 @@ class FailingStore:
     def __init__(self) -> None:
         self.calls = 0
         self.is_broken = True
+        self.error: Exception = OSError("no")
 
     def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         return self._answer([None] * len(keys))
@@ -37,7 +39,7 @@ class FailingStore:
     def _answer(self, result: Any) -> Any:
         self.calls += 1
         if self.is_broken:
-            raise OSError("no")
+            raise self.error
         return result
 
 
@@ -68,6 +70,16 @@ def test_what_is_no_answer_is_a_miss(value: bytes) -> None:
     store.set_many({"k": value}, 60)
     cache = Cache(store)
     assert cache.look_up(["k"]) == [None]
+
+
+def test_a_time_limit_of_the_task_that_asks_is_no_failure() -> None:
+    store = FailingStore()
+    store.error = SoftTimeLimitExceeded()
+    cache = Cache(store)
+    with pytest.raises(SoftTimeLimitExceeded):
+        cache.look_up(["a"])
+    store.is_broken = False
+    assert cache.look_up(["a"]) == [None]
 
 
 def test_a_failure_is_a_miss_and_then_a_pause() -> None:
