@@ -15,8 +15,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-import redis
-
 from celeriac import errors
 from celeriac.messages import (
     MAINTENANCE_QUEUE,
@@ -29,14 +27,14 @@ from celeriac.messages import (
 from celeriac.registry.catalogue import ModelInfo
 from celeriac.settings import Settings, check_broker_url, get_settings
 from producer import handles, wire
-from producer.broker import Broker, broker_error
+from producer.broker import Broker
 from producer.bulk import Bulk, blocks
 from producer.calls import Outcome
 from producer.closing import Closing
 from producer.feedback import Feedback, Feedbacks
 from producer.handles import PredictionHandle
 from producer.realtime import Realtime, answer
-from producer.results import check_timeout, wait_result
+from producer.results import check_timeout, send, wait_result
 from producer.statistics import ClientStatistics
 
 if TYPE_CHECKING:
@@ -61,8 +59,10 @@ class Client(Closing):
     local stack at redis://127.0.0.1:6389/0. ``timeout_s`` is ``[realtime] timeout_s``, 5 s. One
     client holds at most 10,000 items without an answer; an item has at most 1,000,000 bytes.
 
-    Every method may raise BrokerError (Redis cannot be reached), and RequestError for an argument
-    that makes no sense. Errors are in :mod:`celeriac.errors`.
+    Every method may raise BrokerError (Redis cannot be reached; one that hangs is waited for
+    ``[broker] socket_timeout_s``, 5 s, whatever ``timeout_s``, but by ``predict`` and
+    ``predict_many``), and RequestError for an argument that makes no sense. Errors are in
+    :mod:`celeriac.errors`.
     """
 
     def __init__(
@@ -323,10 +323,7 @@ class Client(Closing):
             task, task_id, MAINTENANCE_QUEUE, kwargs, shown=kwargs,
             expires_at=datetime.now(UTC) + timedelta(seconds=limit_s),
         )
-        try:
-            self.broker.redis.lpush(MAINTENANCE_QUEUE, message)
-        except redis.RedisError as error:
-            raise broker_error(error, self.broker.url) from error
+        send(self.broker, MAINTENANCE_QUEUE, task_id, message)
         done: dict[str, Any] = wait_result(self.broker, task_id, limit_s, what=task)
         return done
 

@@ -13,13 +13,22 @@ from typing import Any
 import msgspec
 import redis
 
-from celeriac import errors
+from celeriac import errors, lua
 from celeriac.keys import result_key
 from celeriac.messages import Prediction
 from producer.broker import Broker, broker_error
 
 FIRST_PAUSE_S = 0.002
 LONGEST_PAUSE_S = 0.1
+
+SENT_TTL_S = 3_600
+"""It is known for so long that a task was sent; its result is kept as long."""
+_SENT = '{"status": "PENDING", "result": null}'
+_SEND = """
+if redis.call('SET', KEYS[2], ARGV[2], 'NX', 'EX', ARGV[3]) then
+  redis.call('LPUSH', KEYS[1], ARGV[1])
+end
+"""
 
 
 class Outcome(msgspec.Struct):
@@ -40,6 +49,18 @@ class Outcome(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(Outcome).decode
+
+
+def send(broker: Broker, queue: str, task_id: str, message: bytes) -> None:
+    """Send a task that is to run once, and whose result is waited for. Raises BrokerError.
+
+    Where the answer is lost, redis-py asks again: the place of the result says that it was sent.
+    """
+    keys = queue, result_key(task_id)
+    try:
+        lua.run(broker.redis, _SEND, keys, message, _SENT, SENT_TTL_S)
+    except redis.RedisError as error:
+        raise broker_error(error, broker.url) from error
 
 
 def wait_result(

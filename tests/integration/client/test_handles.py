@@ -280,6 +280,27 @@ def test_promotion_is_asked_of_the_maintenance_role(
     assert message["headers"]["expires"] is not None
 
 
+def test_a_rollback_is_asked_once_where_the_answer_of_redis_is_lost(
+    client: Client, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two that run at the same time one is refused, and that was what the caller was told."""
+    sender = client.broker.redis
+    read, lost = sender.parse_response, []
+
+    def lost_once(connection: Any, *args: Any, **options: Any) -> Any:
+        answer = read(connection, *args, **options)
+        if not lost and redis_client.llen(MAINTENANCE_QUEUE):
+            lost.append(answer)
+            raise redis.ConnectionError("lost")
+        return answer
+
+    monkeypatch.setattr(sender, "parse_response", lost_once)
+    with pytest.raises(errors.DeadlineExceeded):
+        client.rollback("echo", timeout_s=0.05)
+    assert lost
+    assert redis_client.llen(MAINTENANCE_QUEUE) == 1
+
+
 def test_a_refused_promotion(client: Client, redis_client: redis.Redis) -> None:
     import threading
 
