@@ -206,7 +206,10 @@ def _wait_s(gateway: Gateway, context: RequestContext) -> float:
     found = _WAIT.search(context.header(b"prefer"))
     if found is None:
         return 0.0
-    return min(float(found[1]), LONGEST_WAIT_S, gateway.limits.max_timeout_s)
+    longest_s = gateway.limits.max_timeout_s
+    if b"x-request-timeout-ms" in context.headers:  # without it `wait` says how long it may take
+        longest_s = context.left_s()
+    return min(float(found[1]), LONGEST_WAIT_S, longest_s)
 
 
 def _answer(status: PredictionStatus, code: int) -> Answer:
