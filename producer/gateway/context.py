@@ -69,6 +69,9 @@ class Direct(Protocol):
     def respond(self, status: int, headers: Sequence[bytes], body: bytes) -> bool:
         """Answer with these lines of headers; False if it has to go as ASGI messages."""
 
+    def fit(self, message: Message) -> None:
+        """Before a message of an answer is sent: have it fit the caller's version of HTTP."""
+
 
 class RequestContext:
     """One request. It lies in ``scope["celeriac"]``."""

@@ -239,6 +239,8 @@ class _Reply:
                 return
             self._is_whole = True
             message["more_body"] = False
+        if self._context.direct is not None:
+            self._context.direct.fit(message)
         await self._send(message)
 
     def bounded(self) -> Receive:

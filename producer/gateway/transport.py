@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import (
@@ -126,6 +126,18 @@ class Direct:
         cycle.message_event.set()
         cycle.on_response()
         return True
+
+
+    def fit(self, message: MutableMapping[str, Any]) -> None:
+        """Before ASGI's message of an answer: to HTTP/1.0, which knows no chunks, an answer without
+        a length ends with its connection."""
+        cycle = self._cycle
+        if cycle.scope["http_version"] != "1.0":
+            return
+        if message["type"] == "http.response.body":
+            cycle.expected_content_length = len(message.get("body", b""))
+        elif all(name != b"content-length" for name, _ in message["headers"]):
+            cycle.chunked_encoding = False
 
 
 class Refused:

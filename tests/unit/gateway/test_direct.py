@@ -24,10 +24,14 @@ def request(headers: bytes = b"", *, version: bytes = b"1.1", model: bytes = b"r
         model, version, len(BODY), headers, BODY)
 
 
-def sent(pieces: Iterable[bytes], *, drains: bool = False, wanted: int = 1) -> Wire:
-    """What is sent to a caller who sends ``pieces``, and waits for so many answers."""
+def sent(
+    pieces: Iterable[bytes], *, drains: bool = False, wanted: int = 1, cold: Any = None
+) -> Wire:
+    """What is sent to a caller who sends ``pieces``, and waits for so many answers. ``cold``
+    answers in the place of FastAPI."""
     client: Any = FakeClient()
     guard: Guard = build(Settings(), client).public
+    guard._cold = cold or guard._cold
     guard.gateway.pulse.is_up = True
     guard.gateway.is_draining = drains
     wire = Wire()
@@ -105,3 +109,24 @@ def test_so_it_is_by_all_routes(path: bytes) -> None:
     wire = sent([b"GET %s HTTP/1.1\r\n\r\n" % path], drains=True)
     assert parsed(wire.sent)[1]["connection"] == "close"
     assert wire.was_closed
+
+
+@pytest.mark.parametrize(("version", "said", "body"), [
+    (b"1.0", b"connection: close", b"one two"),
+    (b"1.1", b"transfer-encoding: chunked", b"4\r\none \r\n3\r\ntwo\r\n0\r\n\r\n"),
+])  # fmt: skip
+def test_an_answer_without_a_length_ends_with_its_connection_where_there_are_no_chunks(
+    version: bytes, said: bytes, body: bytes
+) -> None:
+    async def stream(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"one ", "more_body": True})
+        await send({"type": "http.response.body", "body": b"two"})
+
+    wire = sent([b"GET /v2 HTTP/%s\r\n\r\n" % version], cold=stream)
+    head, _, found = wire.sent.partition(b"\r\n\r\n")
+    assert found == body
+    assert [name.partition(b":")[0] for name in head.split(b"\r\n")[1:]] == [
+        b"date", b"x-request-id", said.partition(b":")[0]]
+    assert said in head
+    assert wire.was_closed == (version == b"1.0")
