@@ -62,14 +62,15 @@ def relative_to(path: str, roots: Sequence[str]) -> str:
     '2026/a.csv'
     """
     for root in roots:
-        top = _top(root)
+        top = top_of(root)
         if path.startswith(f"{top}/"):
             return path[len(top) + 1 :]
     return path.rpartition("/")[2]
 
 
 @lru_cache(maxsize=256)
-def _top(root: str) -> str:
+def top_of(root: str) -> str:
+    """How paths in ``root`` begin, links resolved."""
     return str(place(root)) if is_s3(root) else str(linked(Path(root).expanduser()))
 
 

@@ -29,6 +29,7 @@ from producer import orders
 from producer.gateway import body, results
 from producer.gateway.cold import contexts, json_response
 from producer.gateway.context import Gateway, RequestContext
+from producer.gateway.disclosure import Disclosure
 from producer.gateway.failures import Forbidden, fault
 from producer.gateway.progress import is_told
 from producer.jobs import JobStatus
@@ -236,7 +237,9 @@ async def file(id: str, name: str, request: Request) -> Response:
     gateway, context = contexts(request)
     folder, status = await folder_of(gateway, context, id)
     found, path = await results.in_thread(results.find_result, folder, status, name)
-    return results.respond(found, path)
+    tenant, limits = context.caller.tenant, gateway.limits
+    roots = roots_of(tenant, (*limits.dataset_roots, *limits.output_roots))
+    return results.respond(found, path, Disclosure(roots), is_head=context.method == "HEAD")
 
 
 @router.get("/{id}/events", summary="Progress as server-sent events", response_class=Response,

@@ -1,7 +1,7 @@
 """The results of a job over HTTP: a list of files, and each of them as it is.
 
 Only files that the job's manifest names leave, and only from folders that jobs over HTTP may write
-to.
+to; what they tell of this machine stays here (``disclosure``).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from celeriac import errors
 from celeriac.datasets.places import Place
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.manifest import Manifest, read_manifest
+from producer.gateway.disclosure import ABOUT, Disclosure
 from producer.gateway.failures import NoSuchRange, RouteNotFound, fault
 from producer.jobs import JobStatus
 
@@ -116,21 +117,25 @@ def find_result(folder: JobFolder, job: JobStatus, name: str) -> tuple[ResultFil
     return _sized(folder, found), path
 
 
-def respond(found: ResultFile, path: Place) -> Response:
-    """The content of a file; parts of it too (``Range``), if it is on a disk."""
+def respond(
+    found: ResultFile, path: Place, disclosure: Disclosure, *, is_head: bool = False
+) -> Response:
+    """The content of a file; of data on a disk, parts of it too (``Range``)."""
     headers = dict(SAFE)
     if found.sha256:
         headers["ETag"] = f'"{found.sha256}"'
     kind = _TYPES.get(path.suffix, "application/octet-stream")
     shown = "inline" if found.kind in ("report", "manifest") else "attachment"
-    if isinstance(path, Path):
+    if found.kind not in ABOUT and isinstance(path, Path):
         return _File(
             path, media_type=kind, headers=headers, filename=path.name,
             content_disposition_type=shown,
         )
     headers["Content-Disposition"] = f'{shown}; filename="{path.name}"'
     headers["Content-Length"] = str(found.bytes)
-    return StreamingResponse(_blocks(path), media_type=kind, headers=headers)
+    if is_head:
+        return Response(media_type=kind, headers=headers)
+    return StreamingResponse(_told(found, path, disclosure), media_type=kind, headers=headers)
 
 
 class _File(FileResponse):
@@ -156,6 +161,21 @@ async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
 
 
 _threads = ThreadPoolExecutor(16, "files")
+
+
+async def _told(found: ResultFile, path: Place, disclosure: Disclosure) -> AsyncIterator[bytes]:
+    if found.kind not in ABOUT:
+        async for block in _blocks(path):
+            yield block
+    elif found.kind != "errors":
+        data = await in_thread(path.read_bytes)
+        yield await in_thread(disclosure.of_file, data)
+    else:
+        rest = b""
+        async for block in _blocks(path):
+            lines, end, rest = (rest + block).rpartition(b"\n")
+            yield await in_thread(disclosure.of_errors, lines + end)
+        yield disclosure.of_errors(rest)
 
 
 async def _blocks(path: Place) -> AsyncIterator[bytes]:

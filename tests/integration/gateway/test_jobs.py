@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -85,6 +86,8 @@ def test_the_whole_life_of_a_job(stack: JobsStack) -> None:
         answer = stack.ask("GET", f"/v1/jobs/{job['id']}/results/{one['name']}")
         assert (answer.status, len(answer.body)) == (200, one["bytes"]), one
         assert answer.headers["x-content-type-options"] == "nosniff"
+        assert str(stack.folder).encode() not in answer.body
+        assert f">{socket.gethostname()}:".encode() not in answer.body
         head = stack.ask("HEAD", f"/v1/jobs/{job['id']}/results/{one['name']}")
         assert (head.status, head.headers["content-length"]) == (200, str(one["bytes"])), one
         if "sha256" in one:
