@@ -127,6 +127,11 @@ def broker_error(error: Exception, url: str) -> errors.BrokerError:
             f"Redis at {hide_password(url)} refuses writes ({error}): it is full, cannot save to "
             "its disk, or is a replica; workers go on when it accepts them again"
         )
+    if isinstance(error, (redis.ResponseError, redis.AuthenticationError)):
+        return errors.BrokerError(
+            f"Redis at {hide_password(url)} refuses this ({error}). CELERIAC_BROKER_URL, or "
+            "[broker] url, names user and password; docs/operations.md says what a user needs"
+        )
     return errors.BrokerError(
         f"no answer from Redis at {hide_password(url)} ({error}). Is it running? "
         "CELERIAC_BROKER_URL, or [broker] url, names it; without either `celeriac up` starts one"
