@@ -19,6 +19,10 @@ TOP = 20
 CATEGORY_CHARS = 60
 """A longer category is known by its beginning."""
 MOST_KNOWN = 50_000
+STRETCH = 0.05
+"""Of a reference's rows. A value that comes only within so short a stretch came once, in however
+many rows: neighbours are alike. A longer one is no stretch: of a reference that is sorted by a few
+values nothing would be known."""
 
 
 def is_number(values: Array) -> bool:
@@ -61,11 +65,25 @@ def reference_codes(feature: FeatureProfile, values: Array) -> Array:
     found = codes(feature, values)
     if feature.kind != "category" or not feature.counts[-2]:
         return found
-    shortened = [None if value is None else value[:CATEGORY_CHARS] for value in values.tolist()]
-    often = Counter(shortened)
-    is_once = np.array([often[value] == 1 for value in shortened], dtype=bool)
-    other = len(feature.categories)
-    return np.where(is_once & (found == other), other + 1, found)
+    shortened = _shortened(values)
+    once = _once(shortened)
+    is_once = np.array([value in once for value in shortened], dtype=bool)
+    return np.where(is_once, len(feature.categories) + 1, found)
+
+
+def _shortened(values: Array) -> list[str | None]:
+    return [None if value is None else value[:CATEGORY_CHARS] for value in values.tolist()]
+
+
+def _once(values: list[str | None]) -> set[str]:
+    """Values that came once: in one row, or in one short stretch."""
+    last = {value: at for at, value in enumerate(values)}
+    first = {value: -at for at, value in enumerate(reversed(values), 1 - len(values))}
+    longest = STRETCH * len(values)
+    return {
+        value for value, at in first.items()
+        if value is not None and last[value] - at <= longest
+    }
 
 
 def counts(feature: FeatureProfile, values: Array) -> Array:
@@ -115,13 +133,14 @@ def category_feature(name: str, values: Array, **fields: Any) -> FeatureProfile:
     How often a value is new is estimated by the share of rows whose value came once (Good and
     Turing): they count as unseen, and have no bin, however few categories there are.
     """
-    shortened = [None if value is None else value[:CATEGORY_CHARS] for value in values.tolist()]
-    found = Counter(shortened)
-    nulls = found.pop(None, 0)
-    ranked = sorted(found.items(), key=lambda one: (-one[1], one[0]))
-    several = min(TOP, sum(count > 1 for _, count in ranked))
+    shortened = _shortened(values)
+    found = Counter(value for value in shortened if value is not None)
+    nulls = len(shortened) - found.total()
+    single = _once(shortened)
+    ranked = sorted(found.items(), key=lambda one: (one[0] in single, -one[1], one[0]))
+    several = min(TOP, len(found) - len(single))
     top, rest = ranked[:several], ranked[several:]
-    once = sum(count for _, count in rest if count == 1)
+    once = sum(count for value, count in rest if value in single)
     others = sum(count for _, count in rest) - once
     return FeatureProfile(
         name=name, kind="category", categories=tuple(value for value, _ in top),

@@ -77,7 +77,8 @@ def _of_nulls(
 ) -> Iterator[Finding]:
     nulls, rows = int(counts[-1]), int(counts.sum())
     before = feature.nulls / max(feature.rows, 1)
-    if _has_risen(feature, (nulls, rows), (feature.nulls, feature.rows), chance):
+    tau = max(feature.autocorrelation_rows, feature.null_autocorrelation_rows)
+    if _has_risen((nulls, rows), (feature.nulls, feature.rows), tau, chance):
         now = "every value is null" if nulls == rows else f"{share(nulls, rows)} are null"
         text = f"{now}; in the reference {share(before, 1) if before else 'none was'}"
         yield Finding(level="bad", what=feature.name, text=text)
@@ -94,7 +95,7 @@ def _of_new_values(
         return
     unseen, rows = int(counts[-2]), int(counts[:-1].sum())
     before = feature.counts[-2], feature.rows - feature.nulls
-    if _has_risen(feature, (unseen, rows), before, chance, _TURING):
+    if _has_risen((unseen, rows), before, feature.autocorrelation_rows, chance, _TURING):
         text = f"{share(unseen, rows)} of its values were never seen in the reference"
         yield Finding(level="bad", what=feature.name, text=text)
 
@@ -133,17 +134,16 @@ def _of_range(feature: FeatureProfile, values: Array) -> Iterator[Finding]:
 
 
 def _has_risen(
-    feature: FeatureProfile, now: tuple[int, int], reference: tuple[int, int], chance: float,
-    doubt: float = 1.0,
+    now: tuple[int, int], reference: tuple[int, int], tau: float, chance: float, doubt: float = 1.0
 ) -> bool:
-    """More than chance and a little give. ``now`` and ``reference``: so many of so many rows;
-    ``doubt``: how many times the variance of a share that of the reference has."""
+    """More than chance and a little give. ``now`` and ``reference``: so many of so many rows, of
+    which ``tau`` tell as much as one that stands alone; ``doubt``: how many times the variance of a
+    share that of the reference has."""
     (found, rows), (before, others) = now, reference
     rise = found / max(rows, 1) - before / max(others, 1)
     if rise < LEAST_RISE:
         return False
     expected = (before + 1) / (others + 2)
-    tau = feature.autocorrelation_rows
     own = math.sqrt(doubt * expected * (1 - expected) * tau / max(others, 1))
     if rise < -float(ndtri(chance)) * own:  # the reference itself is a sample
         return False

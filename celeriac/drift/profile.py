@@ -58,7 +58,9 @@ class FeatureProfile(_Record):
     mean: float | None = None
     std: float | None = None
     autocorrelation_rows: Annotated[float, Field(ge=1)] = 1.0
-    """So many rows, one after the other, tell as much as one that stands alone."""
+    """So many rows, one after the other, tell as much as one that stands alone ..."""
+    null_autocorrelation_rows: Annotated[float, Field(ge=1)] = 1.0
+    """... of whether a value is null: nulls may come in runs though values do not."""
     calibration: Calibration | None = None
     """None: there are too few rows to know."""
 
@@ -102,7 +104,8 @@ class FeatureProfile(_Record):
         if not counts or not any(self.counts[-3:-1]):  # all have a bin
             return len(counts)
         least = min(counts)
-        return sum(count > least + 3 * math.sqrt(least) for count in counts)
+        chance = 3 * math.sqrt(least * self.autocorrelation_rows)
+        return sum(count > least + chance for count in counts)
 
     @property
     def luck(self) -> float:

@@ -78,7 +78,10 @@ def _feature(name: str, one: Feature, window_rows: int) -> tuple[FeatureProfile,
     if feature.rows == 0:
         return feature, codes
     tau = autocorrelation_rows(series(feature, codes))
-    feature = feature.model_copy(update={"autocorrelation_rows": round(tau, 3)})
+    of_nulls = autocorrelation_rows(codes == feature.bins - 1)
+    feature = feature.model_copy(update={
+        "autocorrelation_rows": round(tau, 3), "null_autocorrelation_rows": round(of_nulls, 3)
+    })
     found = calibrate(feature, codes, window_rows=window_rows)
     return feature.model_copy(update={"calibration": found}), codes
 

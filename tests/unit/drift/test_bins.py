@@ -62,11 +62,13 @@ def test_a_category_that_came_once_has_no_bin_however_few_there_are() -> None:
 
 def test_rare_categories_say_how_often_one_is_new() -> None:
     common = [f"c{number}" for number in range(bins.TOP)] * 10
-    rare = [*["twice"] * 2, *(f"once{number}" for number in range(30))]
-    feature = bins.category_feature("x", texts(*common, *rare))
-    assert feature.counts[bins.TOP :] == (2, 30, 0)
-    found = bins.codes(feature, texts("twice", "once7", "never"))
-    assert found.tolist() == [bins.TOP, bins.TOP, bins.TOP + 1]
+    rare = [*(f"once{number}" for number in range(30)), *["stretch", None] * 2]
+    values = texts("twice", *common, *rare, "twice")
+    feature = bins.category_feature("x", values)
+    assert feature.counts[bins.TOP :] == (2, 32, 2)
+    assert bins.reference_codes(feature, values)[-6:].tolist() == [21, 21, 22, 21, 22, 20]
+    found = bins.codes(feature, texts("twice", "once7", "stretch", "never"))
+    assert found.tolist() == [bins.TOP, bins.TOP, bins.TOP, bins.TOP + 1]
 
 
 def test_values_of_another_kind_are_nulls() -> None:

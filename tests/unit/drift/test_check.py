@@ -319,6 +319,51 @@ def test_a_rise_is_seen_beside_what_a_short_reference_knows() -> None:
     assert "are null" in broken(compared(profile, {"x": lost}), "x")
 
 
+def in_runs(seed: int, rows: int, shops: int) -> np.ndarray:
+    """The rows of one shop come together, about twenty of them, with some of another between."""
+    chance = np.random.default_rng(seed)
+    lengths = chance.geometric(1 / 20, rows)
+    drawn = np.repeat(even(seed, rows, shops), lengths)[:rows]
+    return np.where(chance.random(rows) < 0.1, np.roll(drawn, 20), drawn)
+
+
+@pytest.mark.parametrize("shops", [60, 1_000])
+def test_categories_that_come_in_runs_are_not_broken_beside_others_like_them(shops: int) -> None:
+    """Fifty runs say how often a new shop comes, not a thousand rows: all of these were broken."""
+    states = []
+    for seed in range(6):
+        profile = make_profile({"shop": Feature(in_runs(seed, 1_000, shops))})
+        others = Feature(in_runs(100 + seed, 5_000, shops))
+        states.append(compared(profile, {"shop": others}).state)
+    assert states == ["stable"] * 6
+
+
+@pytest.mark.parametrize("shops", [np.arange(5_000) // 20 % 10, np.arange(5_000) // 500])
+def test_other_names_are_broken_where_known_ones_came_in_runs(shops: np.ndarray) -> None:
+    """Ten shops that come again and again; and a reference that is sorted by them."""
+    known, other = (
+        np.array([f"{word} {number}" for number in range(10)], dtype=object)[shops]
+        for word in ("shop", "SHOP")
+    )
+    profile = make_profile({"shop": Feature(known)})
+    assert "never seen" in broken(compared(profile, {"shop": Feature(other)}), "shop")
+
+
+def test_nulls_that_come_in_runs_are_counted_in_runs() -> None:
+    """Of numbers that do not: six stretches without values beside five of twice as many rows."""
+    def sizes(seed: int, rows: int, stretches: int) -> Feature:
+        found = np.random.default_rng(seed).normal(size=rows)
+        for start in np.linspace(0, rows - 20, stretches).astype(int):
+            found[start : start + 20] = np.nan
+        return Feature(found)
+
+    profile = make_profile({"size": sizes(0, 2_000, 5)})
+    assert profile.features[0].autocorrelation_rows < 8
+    assert 10 < profile.features[0].null_autocorrelation_rows < 30
+    assert compared(profile, {"size": sizes(1, 1_000, 6)}).state == "stable"
+    assert "are null" in broken(compared(profile, {"size": sizes(2, 1_000, 20)}), "size")
+
+
 def test_a_constant(profile: ReferenceProfile) -> None:
     report = compared(profile, {"size": Feature(np.full(500, 0.1)), "colour": colours(500)})
     assert "alike" in broken(report, "size")
