@@ -181,17 +181,23 @@ class OpenItems:
         Raises Overloaded if that would be too many.
         """
         size = sum(call.size for call in calls)
-        with self._lock:
-            if self.items + len(calls) > MAX_OPEN_ITEMS or self.size + size > MAX_OPEN_BYTES:
-                raise errors.Overloaded(
-                    f"{self.items:,} items of this client have no answer yet; wait for answers "
-                    "before you send more, or score large data as a dataset"
-                )
-            self.items += len(calls)
-            self.size += size
-            opened = self.items
-        for call in calls:
-            call.account = self
+        counted = False
+        try:
+            for call in calls:
+                call.account = self
+            with self._lock:
+                if self.items + len(calls) > MAX_OPEN_ITEMS or self.size + size > MAX_OPEN_BYTES:
+                    raise errors.Overloaded(
+                        f"{self.items:,} items of this client have no answer yet; wait for answers "
+                        "before you send more, or score large data as a dataset"
+                    )
+                opened = self.items + len(calls)
+                # In one step: who is interrupted knows whether they count.
+                self.items, self.size, counted = opened, self.size + size, True
+        finally:
+            if not counted:
+                for call in calls:
+                    call.account = None
         return opened
 
     def close(self, items: int, size: int) -> None:

@@ -113,6 +113,36 @@ def test_too_many_open_bytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     assert open_items.size == 100
 
 
+class InterruptedLock:
+    """An interrupt comes right before or after it is held."""
+
+    def __init__(self, *, after: bool) -> None:
+        self.after = after
+
+    def __enter__(self) -> None:
+        if not self.after:
+            raise KeyboardInterrupt
+
+    def __exit__(self, *_: object) -> None:
+        if self.after:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_interrupt_as_items_are_counted_leaves_none_open(
+    monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    """They counted for ever; at 10,000 a client refuses everything."""
+    open_items = OpenItems()
+    calls = [make_call() for _ in range(3)]
+    with monkeypatch.context() as patch:
+        patch.setattr(open_items, "_lock", InterruptedLock(after=after))
+        with pytest.raises(KeyboardInterrupt):
+            open_items.open(calls)
+    settle_all((call, errors.Cancelled()) for call in calls)
+    assert (open_items.items, open_items.size) == (0, 0)
+
+
 def test_what_still_waits_at_the_end_fails() -> None:
     counts = Counts()
     broker = Broker(Settings(broker=BrokerSettings(url="redis://127.0.0.1:1/0")))
