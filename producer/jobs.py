@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ import redis
 from msgspec import structs
 
 from celeriac import errors
-from celeriac.datasets.files import changed, has_changed
+from celeriac.datasets.files import check_unchanged
 from celeriac.datasets.libraries import require_readers
 from celeriac.datasets.places import Place
 from celeriac.datasets.records import Chunk
@@ -312,13 +312,11 @@ class JobHandle:
 
     def _check_sources(self, plan: JobPlan, chunks: Sequence[int]) -> None:
         """Raises DatasetError if a file of these chunks has changed: they would end the job, and
-        its output would never look finished again. What is not seen from here, workers see."""
+        its output would never look finished again."""
         planned = self._folder.chunks(plan)
         wanted = [planned[number] for number in chunks]
-        for at in {piece.file for one in wanted for piece in one.pieces or (one,)}:
-            with suppress(OSError):
-                if has_changed(plan.files[at]):
-                    raise changed(plan.files[at].path)
+        read = {piece.file for one in wanted for piece in one.pieces or (one,)}
+        check_unchanged([plan.files[at] for at in sorted(read)])
 
     def _requeue_dead(self, plan: JobPlan, chunks: Sequence[int]) -> int:
         with redis_errors(self._broker):

@@ -8,13 +8,14 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from celeriac import errors
-from celeriac.datasets.places import Place, S3Path, place
+from celeriac.datasets.ahead import in_order
+from celeriac.datasets.places import Place, S3Path, is_s3, place
 from celeriac.datasets.records import SourceFile
 from celeriac.disk import FULL, sync
 
@@ -32,6 +33,22 @@ def has_changed(file: SourceFile) -> bool:
         return False
     etag = path.etag() if isinstance(path, S3Path) and file.etag else file.etag
     return (found.st_size, found.st_mtime_ns, etag) != (file.size, file.mtime_ns, file.etag)
+
+
+def check_unchanged(files: Sequence[SourceFile]) -> None:
+    """Raises DatasetError if one of these files is not as it was planned. What cannot be seen from
+    here, who reads it sees."""
+
+    def is_other(file: SourceFile) -> bool:
+        try:
+            return has_changed(file)
+        except OSError:
+            return False
+
+    waits = any(is_s3(file.path) for file in files)
+    for file, is_changed in zip(files, in_order(is_other, files, waits=waits), strict=True):
+        if is_changed:
+            raise changed(file.path)
 
 
 def changed(path: object) -> errors.DatasetError:

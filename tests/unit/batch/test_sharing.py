@@ -22,6 +22,8 @@ from celeriac import errors
 from celeriac.datasets import ahead, jsonl, sharing, sources
 from celeriac.datasets.ahead import in_order
 from celeriac.datasets.copies import Copies
+from celeriac.datasets.files import check_unchanged
+from celeriac.datasets.places import S3Path, Stat
 from celeriac.datasets.planner import plan
 from celeriac.datasets.reader import read_chunk, read_pieces
 from celeriac.datasets.records import Chunk, DatasetPlan, RowError, SourceFile
@@ -473,3 +475,26 @@ def test_what_is_read_ahead_comes_in_order_and_is_bounded(waits: bool) -> None:
         assert len(begun) <= number + 1 + (ahead._AHEAD if waits else 0)
     with pytest.raises(OSError, match="gone"):
         next(found)
+
+
+def test_objects_are_looked_at_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at one waits for S3, and a job may have many thousands."""
+    together = threading.Barrier(4)
+
+    def stat(path: S3Path) -> Stat:
+        together.wait(30)
+        if path.name == "gone.csv":
+            raise FileNotFoundError(path)
+        return Stat(1, int(path.name.endswith("5.csv")))
+
+    monkeypatch.setattr(S3Path, "stat", stat)
+    names = [*(f"{number}.csv" for number in range(7)), "gone.csv"]
+    files = [
+        SourceFile(path=f"s3://data/{name}", size=1, mtime_ns=0, sha256="", rows=1)
+        for name in names
+    ]
+    with pytest.raises(errors.DatasetError, match=r"s3://data/5\.csv: has changed since"):
+        check_unchanged(files)
+    together.reset()
+    check_unchanged([*files[:3], files[7]])  # one that is not seen from here
+    check_unchanged([])
