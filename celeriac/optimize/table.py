@@ -25,6 +25,8 @@ def show(found: Found, console: Console | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from celeriac.tables import Fitted
+
     console = console or Console(highlight=False)
     sizes = sorted({size for line in found.lines for size in line.predict_ms})
     count = "golden example" if found.golden_only else "sample"
@@ -32,17 +34,17 @@ def show(found: Found, console: Console | None = None) -> None:
                   f"{_threads(found.threads)}; compared on {found.samples} "
                   f"{count}{'' if found.samples == 1 else 's'}")
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("\nform", overflow="fold")
+    table.add_column("\nform")
     metrics = {line.parity.metric_name for line in found.lines
                if line.parity is not None and line.parity.metric is not None}
     times = (f"ms of\n{size}" for size in sizes)
     for name in (*times, "\ngain", "\nlabels", "off\nby", *(f"\n{name}" for name in metrics)):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("\nverdict", overflow="fold")
+        table.add_column(name, justify="right")
+    table.add_column("\nverdict")
     for line in found.lines:
         if line.verdict != "skipped":
             table.add_row(*_cells(line, sizes, bool(metrics)), style=_STYLES.get(line.verdict, ""))
-    console.print(table)
+    console.print(Fitted(table))
     for text in _notes(found):
         console.print(text, markup=False, soft_wrap=True)
 

@@ -11,6 +11,7 @@ import typer
 
 from celeriac.advisor.requirement import Requirement
 from celeriac.settings import get_settings
+from celeriac.tables import Fitted
 from producer.advice import advise_for, as_data
 from producer.cli import terminal
 from producer.cli.models import published
@@ -73,7 +74,7 @@ def _print(data: dict[str, Any]) -> None:
             console.print(f"- {one}")
     if data["ways"]:
         console.print()
-        console.print(_table(data["ways"]))
+        console.print(Fitted(_table(data["ways"])))
     if data["measured_on"]:
         console.print(f"\nMeasured on {data['measured_on']}.", style="dim")
 

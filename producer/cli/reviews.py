@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from celeriac import errors
+from celeriac.tables import Fitted
 from producer.cli import terminal
 from producer.cli.batch import EXIT_CODES, LONGEST_WAIT_S, follow, planning, say_submitted
 from producer.cli.jobs import made_aside
@@ -147,7 +148,7 @@ def _print(found: ReviewSummary, as_json: bool) -> None:
     for line in _findings(found, found.overall):
         console.print(line, soft_wrap=True)
     console.print()
-    console.print(_table(found))
+    console.print(Fitted(_table(found)))
 
 
 def _findings(found: ReviewSummary, overall: ProductSummary) -> list[str]:
@@ -172,11 +173,11 @@ def _table(found: ReviewSummary) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(found.product_column.upper(), overflow="fold")
+    table.add_column(found.product_column.upper())
     for heading in ("REVIEWS", "MEAN", "95 %", "SPREAD", found.positive.upper()):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     if found.date_column:
-        table.add_column("A YEAR", justify="right", no_wrap=True)
+        table.add_column("A YEAR", justify="right")
     ranked = found.products
     cut = len(ranked) > 2 * SHOWN
     for one in [*ranked[:SHOWN], *ranked[-SHOWN:]] if cut else ranked:

@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-MOST_WHOLE = 40
-"""A longer name is folded, too: the rest of its row needs some room."""
-
 
 def console(*, stderr: bool = False) -> Console:
     """Prints text as it is: a path or a name may hold [brackets]."""
@@ -58,15 +55,16 @@ def print_json(value: Any) -> None:
 def show_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table without a frame.
 
-    In a narrow window cells are folded, but not those of the first column: names are copied.
+    In a narrow window cells are folded between words, but not those of the first column: names
+    are copied.
     """
     from rich.table import Table
 
-    cells = list(rows)
-    is_short = all(len(row[0]) <= MOST_WHOLE for row in cells)
+    from celeriac.tables import Fitted
+
     made = Table(box=None, pad_edge=False, header_style="bold")
     for number, heading in enumerate(headings):
-        made.add_column(heading, overflow="fold", no_wrap=is_short and not number)
-    for row in cells:
+        made.add_column(heading, no_wrap=not number)
+    for row in rows:
         made.add_row(*map(plain, row))
-    console().print(made)
+    console().print(Fitted(made))

@@ -97,7 +97,7 @@ def test_formats_and_local_promotion(run: Run, settings: Settings, tmp_path: Pat
     run("register", "digits", "net.safetensors", "--examples", "images.npy", "--labels", "0,1,2",
         "--architecture", "celeriac.runtimes.architectures:DigitCNN",
         "--arguments", json.dumps({"classes": 3}))
-    assert "1 files verified, 4 golden" in run("check", "digits@1").stdout
+    assert "1 file verified, 4 golden examples" in run("check", "digits@1").stdout
     registry = Registry(settings.models.root)
     assert registry.get("digits", 1).output.labels == (0, 1, 2)
     (tmp_path / "pictures").mkdir()
@@ -110,7 +110,7 @@ def test_formats_and_local_promotion(run: Run, settings: Settings, tmp_path: Pat
     run("register", "pictures", "net.safetensors", "--examples", "pictures", "--labels", "0,1,2",
         "--input", "input.json", "--architecture", "celeriac.runtimes.architectures:DigitCNN",
         "--arguments", json.dumps({"classes": 3}))
-    assert "1 files verified, 3 golden" in run("check", "pictures@1").stdout
+    assert "1 file verified, 3 golden examples" in run("check", "pictures@1").stdout
     run("register", "first", "--format", "echo")
     assert "first@1 is promoted" in run("promote", "first@1", "--local").stdout
     assert "serves already" in run("promote", "first@1", "--local").stdout

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from io import StringIO
 
+import pytest
+from rich.console import Console
+from rich.table import Column, Table
+
+from celeriac.tables import Fitted
 from producer.cli.terminal import show_rows
 
 NAME = "20261126-002631-be7eb6"
@@ -35,3 +40,29 @@ def test_cells_steer_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     show_rows(("NAME",), [("a\x1b]0;owned\x07b\x9b31m\udcff",)])
     said = capsys.readouterr().out
     assert "a\ufffd]0;owned\ufffdb\ufffd31m\ufffd" in said
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_words_stay_whole_however_narrow_the_window_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = [
+        ("reviews", "realtime.cpu@host", "anything", "because the new one is better", MOMENT),
+        ("films", "batch.cpu@host", "image 224x224x3", "", MOMENT),
+    ]
+    show_rows(("MODEL", "WORKER", "ANSWERS", "WHY", "BEGUN"), rows)
+    said = capsys.readouterr().out
+    assert all(len(line) <= width for line in said.splitlines())
+    words = " ".join(cell for row in rows for cell in row).split()
+    assert [word for word in words if said.split().count(word) < words.count(word)] == []
+
+
+def test_figures_and_their_units_stay_together() -> None:
+    table = Table("model", Column("up", justify="right"), "serving", box=None)
+    table.add_row("reviews", "1 min 15 s", "reviews@1, films@1, delays@1")
+    screen = Console(width=30, file=StringIO())
+    screen.print(Fitted(table))
+    assert isinstance(screen.file, StringIO)
+    assert "1 min 15 s" in screen.file.getvalue()
+    assert "films@1," in screen.file.getvalue()

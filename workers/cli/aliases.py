@@ -58,10 +58,8 @@ def history(
     if not moves:
         typer.echo(f"No alias of {model} has moved yet. See: celeriac models promote --help")
         return
-    terminal.show_rows(
-        ("TIME (UTC)", "ALIAS", "MOVE", "WHO", "WHY", "MEASURED"),
-        map(_row, moves if everything else moves[-SHOWN:]),
-    )
+    for move in moves if everything else moves[-SHOWN:]:
+        terminal.console().print(terminal.plain(_told(move)), soft_wrap=True)
 
 
 def publish_now() -> None:
@@ -72,12 +70,10 @@ def publish_now() -> None:
         typer.echo("Redis does not answer: workers follow when the registry is next published.")
 
 
-def _row(move: Move) -> tuple[str, ...]:
-    gone, none = "removed", "-"
-    before = none if move.from_ is None else str(move.from_)
-    after = gone if move.to is None else str(move.to)
+def _told(move: Move) -> str:
+    before = "-" if move.from_ is None else str(move.from_)
+    after = "removed" if move.to is None else str(move.to)
+    by = f"  by {move.who}" if move.who else ""
+    head = f"{move.time[:19].replace('T', ' ')} UTC  {move.alias}  {before} -> {after}{by}"
     measured = ", ".join(f"{name}={value:.3g}" for name, value in move.metrics.items())
-    return (
-        move.time[:19].replace("T", " "), move.alias, f"{before} -> {after}", move.who or none,
-        move.why or none, measured or none,
-    )
+    return "\n    ".join(filter(None, (head, move.why, measured)))

@@ -144,6 +144,8 @@ def _print(name: str, found: VersionAccuracy, test: ErrorTest | None, by: Step) 
     from rich.console import Console
     from rich.table import Table
 
+    from celeriac.tables import Fitted
+
     console = Console(highlight=False)
     whole = found.whole
     value, interval = _cells(whole)
@@ -159,7 +161,7 @@ def _print(name: str, found: VersionAccuracy, test: ErrorTest | None, by: Step) 
     for begin_s, one in found.over_time:
         begin = datetime.fromtimestamp(begin_s, UTC).strftime(_STEPS[by][1])
         table.add_row(begin, f"{one.rows:,}", *_cells(one))
-    console.print(table)
+    console.print(Fitted(table))
 
 
 def _cells(found: Accuracy) -> tuple[str, str]:

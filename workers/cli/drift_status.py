@@ -12,6 +12,7 @@ from celeriac.drift import standing
 from celeriac.drift.standing import FeatureStanding, Standing
 from celeriac.messages import ModelRef
 from celeriac.settings import Settings
+from celeriac.tables import Fitted
 from producer.broker import Broker
 from producer.jobs import redis_errors
 from workers.cli.status import duration
@@ -57,7 +58,7 @@ def show(found: list[Standing], settings: Settings, now_s: float) -> None:
         return
     watched = [one for one in found if one.state != "no_profile"]
     if any(one.features for one in watched):
-        console.print(_table(watched, now_s))
+        console.print(Fitted(_table(watched, now_s)))
     for one in found:
         for line in _sentences(one, now_s):
             console.print(line, markup=False)
@@ -74,7 +75,7 @@ def _table(found: list[Standing], now_s: float) -> Table:
     for name, justify in (("model", "left"), ("feature", "left"), ("items", "right"),
                           ("distance", "right"), ("of", "right"), ("state", "left"),
                           ("since", "right")):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for one in found:
         for feature in _ranked(one)[:MOST_FEATURES]:
             table.add_row(*_line(one, feature, now_s))

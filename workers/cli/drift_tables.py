@@ -12,6 +12,7 @@ from celeriac.drift.watching import window_rule
 from celeriac.drift.window import window_threshold
 from celeriac.reports.charts import number, share
 from celeriac.settings import get_settings
+from celeriac.tables import Fitted
 
 if TYPE_CHECKING:
     from celeriac.drift.profile import FeatureProfile, ReferenceProfile
@@ -71,15 +72,15 @@ def show_profile(ref: str, profile: ReferenceProfile) -> None:
 def _table(words: tuple[str, ...], figures: tuple[str, ...]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in words:
-        table.add_column(name, overflow="fold")
+        table.add_column(name)
     for name in figures:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name, justify="right")
     return table
 
 
 def _show(console: Console, table: Table, more: int) -> None:
     console.print()
-    console.print(table)
+    console.print(Fitted(table))
     if more > 0:
         console.print(f"and {more} more features")
 

@@ -13,6 +13,7 @@ from celeriac import errors
 from celeriac.messages import ModelRef
 from celeriac.registry.store import Registry
 from celeriac.settings import get_settings
+from producer.cli import terminal
 from producer.cli.models import app, offer_local, tell_latency
 
 Examples = Annotated[
@@ -110,8 +111,8 @@ def check(
     checked = release.check(_registry(), ModelRef.parse(model), get_settings())
     version = checked.manifest
     typer.echo(
-        f"{version.ref}: {len(version.files)} files verified, "
-        f"{len(version.golden)} golden examples reproduced"
+        f"{version.ref}: {terminal.counted(len(version.files), 'file')} verified, "
+        f"{terminal.counted(len(version.golden), 'golden example')} reproduced"
     )
     tell_latency(checked.figures())
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from celeriac import errors
 from celeriac.settings import Settings, hide_password, load_settings
-from producer.cli.terminal import MOST_WHOLE
+from celeriac.tables import Fitted
 from producer.jobs import JobStatus
 from workers.status import Snapshot, snapshot
 
@@ -51,17 +51,17 @@ def _look_again(settings: Settings) -> Group | str:
 
 def render(shot: Snapshot, url: str) -> Group:
     """The whole page."""
-    return Group(
+    parts = (
         f"Broker {hide_password(url)}", _workers(shot), *_doubts(shot), _beat(shot),
         _gateways(shot), _queues(shot), _models(shot), _jobs(shot),
     )
+    return Group(*(Fitted(part) if isinstance(part, Table) else part for part in parts))
 
 
 def _workers(shot: Snapshot) -> Table | str:
     if not shot.workers:
         return "\nNo worker is up. `celeriac up` starts them all, `celeriac worker ROLE` one."
     table = _table("Workers", "worker", "role", "device", "pid", "up", "serving", "metrics")
-    table.columns[0].no_wrap = all(len(line.hostname) <= MOST_WHOLE for line in shot.workers)
     for line in shot.workers:
         serving = ", ".join(f"{name}@{version}" for name, version in sorted(line.serving.items()))
         port = f":{line.metrics_port}" if line.metrics_port else "-"
@@ -158,8 +158,8 @@ def _table(title: str, *headings: str) -> Table:
     numbers = ("pid", "up", "waiting", "oldest", "rows", "failed", "rows/s", "metrics")
     for heading in headings:
         table.add_column(
-            heading, overflow="fold", justify="right" if heading in numbers else "left",
-            no_wrap=heading == "job",  # people copy it
+            heading, justify="right" if heading in numbers else "left",
+            no_wrap=heading == headings[0],  # people copy it
         )
     return table
 

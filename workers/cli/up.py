@@ -12,6 +12,7 @@ from rich.table import Table
 
 from celeriac import errors
 from celeriac.settings import Settings, load_settings
+from celeriac.tables import Fitted
 from workers import devices
 from workers.stack import Part, Stack, has_models
 from workers.stop_signals import Stop, StopSignals
@@ -47,7 +48,7 @@ def up(
         console.print("Starting the stack ...")
         stack.start()
         stack.wait_ready()
-        console.print(table(stack.parts()))
+        console.print(Fitted(table(stack.parts())))
         console.print(f"Logs: {stack.logs}/NAME.log", soft_wrap=True, markup=False)
         if not has_models(stack.settings):
             console.print(NO_MODELS.format(root=stack.settings.models.root), markup=False)
@@ -75,7 +76,7 @@ def table(parts: list[Part]) -> Table:
     """What runs where."""
     grid = Table(title="The Celeriac stack", title_justify="left")
     for heading in ("name", "what", "where", "pid"):
-        grid.add_column(heading, overflow="fold", justify="right" if heading == "pid" else "left")
+        grid.add_column(heading, justify="right" if heading == "pid" else "left")
     for part in parts:
         grid.add_row(part.name, part.what, part.where, str(part.pid or "-"))
     return grid
