@@ -73,7 +73,11 @@ class Guard:
     async def _live(self, receive: Receive, send: Send) -> None:
         """The life of the process that serves the public port."""
         while True:
-            message = await receive()
+            try:
+                message = await receive()
+            except asyncio.CancelledError:  # ended at once: nobody waits for the shutdown
+                self._access.flush()
+                return
             if message["type"] == "lifespan.startup":
                 await self.gateway.start()
                 await send({"type": "lifespan.startup.complete"})

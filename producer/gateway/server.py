@@ -96,7 +96,8 @@ def _drain_on_signals(gateway: Gateway, server: Server) -> None:
 
     def stop(signum: int) -> None:
         if gateway.is_draining:
-            server.force_exit = signum == signal.SIGINT
+            if signum == signal.SIGINT:
+                server.force_exit = server.should_exit = True
             return
         gateway.is_draining = True
         log.info("gateway drains", requests=len(gateway.watches))

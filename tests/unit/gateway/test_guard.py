@@ -87,3 +87,18 @@ def test_what_a_caller_is_not_told_is_in_the_log(monkeypatch: pytest.MonkeyPatch
     (line,) = said
     assert "see 1.json of /srv/policies" in line["problem"]
     assert line["request"] == error["request_id"]
+
+
+def test_a_process_that_ends_at_once_tells_no_failure() -> None:
+    client: Any = FakeClient()
+    app = build(Settings(), client).public
+
+    async def live() -> None:
+        async def send(_: Any) -> None: ...
+
+        task = asyncio.ensure_future(app({"type": "lifespan"}, asyncio.Event().wait, send))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    asyncio.run(live())
