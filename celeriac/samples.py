@@ -35,12 +35,11 @@ def as_samples(
     Takes a list of texts, a pandas frame, a list of dicts, or an array (a list of lists, a torch
     tensor) whose first axis counts the examples. Raises RegistryError for anything else.
     """
-    if not hasattr(examples, "__len__"):
+    if not hasattr(examples, "__len__") or isinstance(examples, dict):
         raise _not_examples(type(examples).__name__)
     if not hasattr(examples, "columns") and len(examples) == 0:
         raise _no_examples()
-    if hasattr(examples, "detach"):  # a torch tensor
-        examples = examples.detach().cpu().numpy()
+    examples = _as_numpy(examples)
     if hasattr(examples, "iloc") and not hasattr(examples, "columns"):  # a pandas series
         examples = examples.tolist()
     if hasattr(examples, "columns"):
@@ -56,9 +55,14 @@ def as_samples(
 
 def as_items(examples: Any, *, count: int, schema: InputSchema) -> Samples:
     """Pick ``count`` examples of a schema that is given. Raises RegistryError or InvalidItem."""
-    chosen = _spread(examples, count)
+    chosen = _spread(_as_numpy(examples), count)
     rows = chosen.to_dict("records") if hasattr(chosen, "to_dict") else list(chosen)
     return Samples(chosen, [encode_item(_without_nan(row)) for row in rows], schema)
+
+
+def _as_numpy(examples: Any) -> Any:
+    """A torch tensor as an array; anything else as it is."""
+    return examples.detach().cpu().numpy() if hasattr(examples, "detach") else examples
 
 
 def _spread(examples: Any, count: int) -> Any:

@@ -30,6 +30,7 @@ RECIPE = ("direct",)
 """False: plain scikit-learn. Otherwise a shorter way, where there is one that agrees with it."""
 
 TRUSTED = (
+    "functools.partial",
     "numpy.dtype",
     "scipy.interpolate._bsplines.BSpline",
     "sklearn._loss.loss.HalfTweedieLossIdentity",
@@ -60,9 +61,11 @@ TRUSTED = (
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.tree._tree.Tree",
     "sklearn.utils._bunch.Bunch",
+    "sklearn.utils.validation.check_array",
 )
 """Parts of scikit-learn's own estimators that skops does not list: data containers, kernels and
-losses. None of them calls what a file names."""
+losses. None of them calls what a file names, but for ``partial``, whose function is looked up
+here, too; ``check_array`` is that of boosted trees with categories."""
 
 COPY_BYTES = 2_000_000
 """Of the rows that a pipeline's steps are given at once: each of them makes a copy."""

@@ -10,6 +10,7 @@ import signal
 import sys
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ import torch
 from scipy.sparse import csr_matrix
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.compose import make_column_transformer
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 from torch import nn
 
 from celeriac import errors, release, runtimes
@@ -263,6 +264,22 @@ def test_the_servers_settings_can_trust_a_type(tmp_path: Path) -> None:
     assert estimator.predict(X[:2]).tolist() == [0, 0]
 
 
+def test_boosted_trees_may_have_categories(registry: Registry) -> None:
+    frame = pd.DataFrame({"city": ["Oslo", "Bonn", "Rome"] * 10, "age": X[:, 0]})
+    model = HistGradientBoostingClassifier(categorical_features=["city"], max_iter=3)
+    version = release.register(
+        "m", model.fit(frame, frame["city"] == "Rome"), examples=frame, registry=registry
+    )
+    assert [one.dtype for one in version.input.columns] == ["text", "float"]
+
+
+def test_what_a_partial_calls_has_to_be_trusted(registry: Registry) -> None:
+    step = FunctionTransformer(partial(np.take, axis=1, indices=[0]))
+    model = make_pipeline(step, LogisticRegression()).fit(X, Y)
+    with pytest.raises(errors.UntrustedModel, match=r"not trusted here: numpy.take; if"):
+        release.register("m", model, examples=X, registry=registry)
+
+
 def test_pickle_is_never_loaded(tmp_path: Path) -> None:
     path = tmp_path / "model.skops"
     path.write_bytes(pickle.dumps(LogisticRegression()))
@@ -434,14 +451,14 @@ def test_a_schema_can_be_given(registry: Registry) -> None:
     assert version.input == schema
 
 
-@pytest.mark.parametrize("form", ["frame", "lists", "records", "array"])
+@pytest.mark.parametrize("form", ["frame", "lists", "records", "array", "tensor"])
 @pytest.mark.parametrize("kind", ["torch", "onnx", "sklearn"])
 def test_a_schema_of_a_table_can_be_given_with_examples_of_any_form(
     registry: Registry, kind: str, form: str
 ) -> None:
     frame = pd.DataFrame(X, columns=list("abc"))
     examples = {"frame": frame, "lists": X.tolist(), "records": frame.to_dict("records"),
-                "array": X}[form]
+                "array": X, "tensor": torch.tensor(X)}[form]
     fitted = LogisticRegression().fit(X, Y)
     graph = skl2onnx.to_onnx(fitted, X[:1].astype(np.float32), options={"zipmap": False})
     model = {"torch": MLP(3, 2), "onnx": graph.SerializeToString(), "sklearn": fitted}[kind]
@@ -524,6 +541,7 @@ def test_two_heads_of_a_network() -> None:
         ("weights.onnx", {}, "a str cannot be registered; .* pathlib.Path"),
         (Path("model.joblib"), {}, "celeriac models import"),
         (LinearRegression().fit(X, Y), {"examples": []}, "at least one"),
+        (MLP(3, 2), {"examples": {"ids": torch.ones(3, 2)}}, "examples are a list .* found dict"),
         (LinearRegression().fit(X, Y), {"examples": [{"a": object()}]}, "column 'a'"),
         (LinearRegression().fit(X, Y), {"examples": pd.DataFrame(X, columns=["a", "b", "a"])},
          "two columns of the examples are named 'a'"),
