@@ -174,10 +174,12 @@ def _from_csv(
             f"{path}: has no column {label_column!r}; it has {', '.join(frame.columns)}"
         )
     step = max(1, len(frame) // MOST_SAMPLES)
-    frame = frame.dropna(subset=[*names, *([label_column] if label_column else [])])
+    may_lack = {one.name for one in schema.columns if one.dtype == "float" or one.nullable}
+    needed = [name for name in names if name not in may_lack]
+    frame = frame.dropna(subset=[*needed, *([label_column] if label_column else [])])
     frame = frame.iloc[::step].head(MOST_SAMPLES)
     if frame.empty:
-        raise errors.RequestError(f"{path}: holds no whole row of {', '.join(names)}")
+        raise errors.RequestError(f"{path}: holds no whole row of {', '.join(needed or names)}")
     labels = frame[label_column].tolist() if label_column else None
     if schema.kind == "text":
         return frame[names[0]].astype(str).tolist(), labels
