@@ -111,10 +111,10 @@ class Stack:
         Raises ConfigError (settings, a port in use, a second stack on the state folder),
         BrokerError or WorkerError; then nothing is left running.
         """
-        self._check_flower()
-        self._check_gateway()
         self._lock.acquire()
         try:
+            self._check_flower()
+            self._check_gateway()
             self._started_at = time.time()
             self._start_broker()
             for spec in self._specs():

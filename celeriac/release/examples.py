@@ -84,7 +84,13 @@ def _read_csv(path: Path, text_column: str, model: Any) -> Any:
         return frame[list(names)]
     if text_column in frame.columns:
         return frame[text_column].dropna().astype(str).tolist()
-    return frame.to_numpy()
+    values = frame.to_numpy()
+    if values.dtype == object:
+        raise errors.RequestError(
+            f"{path}: has no column {text_column!r}, which a text model would read (--text-column "
+            f"names another), and not only numbers; it has: {', '.join(map(str, frame.columns))}"
+        )
+    return values
 
 
 def _read_jsonl(path: Path, _text_column: str, _model: Any) -> Any:

@@ -175,6 +175,8 @@ def _explain_one(item: dict[str, Any]) -> str:
     if item["type"] != "extra_forbidden":
         problem = item["msg"].removeprefix("Value error, ")
         found = item["input"]
+        if item["type"] == "missing":  # found is then the table that lacks it
+            return f"{location}: it is missing"
         shown = hide_password(found) if isinstance(found, str) and "://" in found else found
         return f"{location}: {problem} (found {shown!r})"
     name = str(item["loc"][-1])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
 from celeriac import errors
 from celeriac.datasets.places import is_s3
+from celeriac.datasets.records import Period
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import JobState
 from producer.broker import Broker
@@ -239,8 +240,14 @@ def _aggregation(
             ranks.setdefault(column, []).append(float(text))
         except ValueError as error:
             raise errors.RequestError(f"--quantile {column}={text}: {text!r} is no rank") from error
+    periods = _pairs("--period", period)
+    for column, text in periods.items():
+        if text not in get_args(Period):
+            raise errors.RequestError(
+                f"--period {column}={text}: want one of {', '.join(get_args(Period))}"
+            )
     return {"by": by, "mean": mean or [], "share": _pairs("--share", share),
-            "quantiles": ranks, "std": std or [], "period": _pairs("--period", period)}
+            "quantiles": ranks, "std": std or [], "period": periods}
 
 
 def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:
@@ -282,25 +289,29 @@ def say_submitted(handle: JobHandle) -> None:
 
 def follow(handle: JobHandle, timeout_s: float, *, as_json: bool = False) -> int:
     """Wait for the end of a job, with progress; the exit code that says how it ended."""
-    with _progress() as progress:
+    with waiting(handle), _progress() as progress:
         task = progress.add_task("scoring", total=None, note="")
-        shown = _Shown(progress, task)
-        try:
-            found = handle.wait(timeout_s, shown)
-        except KeyboardInterrupt:
-            progress.stop()
-            sys.stderr.write(
-                f"\njob {handle.id} goes on; `celeriac batch status {handle.id}` shows it, and "
-                "`celeriac batch cancel` ends it\n"
-            )
-            raise
-        except errors.BrokerError as error:
-            raise errors.BrokerError(
-                f"{error.message}; job {handle.id} goes on when it is back: "
-                f"`celeriac batch status {shlex.quote(str(handle.output))}`"
-            ) from error
+        found = handle.wait(timeout_s, _Shown(progress, task))
     _show(found, as_json)
     return EXIT_CODES.get(found.state, 1)
+
+
+@contextmanager
+def waiting(handle: JobHandle) -> Iterator[None]:
+    """Say of a job whose waiter is interrupted, or loses Redis, that it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"\njob {handle.id} goes on; `celeriac batch status {handle.id}` shows it, and "
+            "`celeriac batch cancel` ends it\n"
+        )
+        raise
+    except errors.BrokerError as error:
+        raise errors.BrokerError(
+            f"{error.message}; job {handle.id} goes on when it is back: "
+            f"`celeriac batch status {shlex.quote(str(handle.output))}`"
+        ) from error
 
 
 class _Shown:

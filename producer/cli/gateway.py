@@ -63,6 +63,11 @@ def gateway_key(
         })
     except ValidationError as error:
         first = error.errors()[0]
+        if first["loc"][0] == "tenant":
+            raise errors.RequestError(
+                f"{tenant or name!r} is no name of a tenant: want lower-case letters, digits, '-' "
+                "and '_', at most 63; --tenant gives the key of another name one"
+            ) from error
         raise errors.RequestError(f"{first['loc'][0]}: {first['msg']}") from error
     lines = [
         f"{field} = {json.dumps(value)}" for field, value in table.model_dump().items()

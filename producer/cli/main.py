@@ -6,6 +6,7 @@ The wheel has the producer's commands. In a checkout of the repository the opera
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import re
@@ -93,9 +94,11 @@ def main() -> None:
         )
         raise SystemExit(1) from None
     except OSError as error:
-        if error.filename is None or not error.strerror:
+        is_printing = error.errno == errno.ENOSPC and error.filename is None
+        name = "the output" if is_printing else error.filename
+        if name is None or not error.strerror:
             raise
-        sys.stderr.write(f"celeriac: {os.fsdecode(error.filename)}: {error.strerror}\n")
+        sys.stderr.write(f"celeriac: {os.fsdecode(name)}: {error.strerror}\n")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         sys.stderr.write("\nceleriac: stopped\n")

@@ -22,7 +22,7 @@ def purge(
         list[str] | None, typer.Argument(help="Ids of jobs, or their output folders.")
     ] = None,
     older_than_days: Annotated[
-        float | None, typer.Option(min=0, help="All jobs that ended so long ago.")
+        float | None, typer.Option(min=0, max=36_500, help="All jobs that ended so long ago.")
     ] = None,
     finished: Annotated[
         bool, typer.Option("--finished", help="Finished outputs, too.")

@@ -12,7 +12,14 @@ import typer
 from celeriac import errors
 from celeriac.tables import Fitted
 from producer.cli import terminal
-from producer.cli.batch import EXIT_CODES, LONGEST_WAIT_S, follow, planning, say_submitted
+from producer.cli.batch import (
+    EXIT_CODES,
+    LONGEST_WAIT_S,
+    follow,
+    planning,
+    say_submitted,
+    waiting,
+)
 from producer.cli.jobs import made_aside
 
 if TYPE_CHECKING:
@@ -117,7 +124,8 @@ def summarise(
                 raise typer.Exit(code)
         from producer.applications.reviews import summary_of
 
-        found = summary_of(handle, timeout_s if as_json else READ_S)
+        with waiting(handle):
+            found = summary_of(handle, timeout_s if as_json else READ_S)
     _print(found, as_json)
     if not as_json:
         page = handle.output / "reviews.html"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ from typer.main import get_command
 import workers.cli
 from celeriac import __version__, errors
 from celeriac.settings import get_settings
-from producer.cli import main, models, terminal
+from producer.cli import main, models, reviews, terminal
 from workers.lock import StateLock
 
 ROOT = Path(__file__).parents[2]
@@ -157,3 +160,53 @@ def test_a_state_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(errors.ConfigError, match=r"state folder .*cannot be written.*STATE_DIR"):
         StateLock(tmp_path / "file" / "state").acquire()
+
+
+def refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, code: int, *words: str
+) -> str:
+    """What the command says that ends with this exit code."""
+    monkeypatch.setattr(sys, "argv", ["celeriac", *words])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == code
+    return capsys.readouterr().err
+
+
+def test_an_output_on_a_full_disk_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(main, "build", built)
+    said = refused(capsys, monkeypatch, 1, "models", "list")
+    assert said == "celeriac: the output: No space left on device\n"
+
+
+def test_no_job_is_older_than_a_century(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = refused(capsys, monkeypatch, 2, "batch", "purge", "--older-than-days", "1e300")
+    assert "less than or equal to 36500" in said
+
+
+def test_a_key_whose_name_is_no_tenant(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "--tenant" in refused(capsys, monkeypatch, 1, "gateway-key", "The Shop")
+
+
+def test_a_waiter_for_json_says_that_the_job_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    job = nullcontext(SimpleNamespace(id="20261127-1"))
+    monkeypatch.setattr(reviews, "made_aside", lambda _: job)
+    monkeypatch.setattr("producer.applications.reviews.summary_of", interrupted)
+    words = ("reviews", "summarise", "x.csv", "--product", "p", "--json")
+    said = refused(capsys, monkeypatch, 130, *words)
+    assert "job 20261127-1 goes on; `celeriac batch status 20261127-1`" in said

@@ -170,6 +170,7 @@ def test_one_that_is_like_no_setting_is_told_and_ignored(caplog: pytest.LogCaptu
         ("[alerts]\nwebhook = 'https://me:secret@host/hook'", ["password", "me:***@host"]),
         ("[alerts]\nwebhook = 'https://host/to a page'", ["alerts.webhook: is no address"]),
         ("[alerts]\nwebhok = ''", ["did you mean 'webhook'"]),
+        ("[gateway.keys.shop]\nrate_per_s = 5", ["gateway.keys.shop.sha256: it is missing"]),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, text: str, parts: list[str]) -> None:

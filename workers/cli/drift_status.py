@@ -30,6 +30,8 @@ def fetch(settings: Settings, model: str | None) -> list[Standing]:
     """Of all versions, or of those of a model (or of one: NAME@VERSION). Raises BrokerError,
     RequestError."""
     ref = None if model is None else ModelRef.parse(model)
+    if ref is not None and "@" in str(model) and ref.version is None:
+        raise errors.RequestError(f"{model}: give a version by its number, or none for all")
     with Broker(settings) as broker, redis_errors(broker):
         found = standing.load_all(broker.redis)
     if ref is None:

@@ -32,7 +32,7 @@ def show_report(report: DriftReport) -> None:
     console.print(headline(report), style="bold", markup=False)
     console.print(
         f"{report.rows:,} of {report.rows_total:,} rows of {report.source}, beside "
-        f"{report.reference_rows:,} of the reference", markup=False,
+        f"{report.reference_rows:,} of the reference", markup=False, soft_wrap=True,
     )
     for found in report.findings[:MOST_LINES]:
         console.print(f"  {found.what}: {found.text}", markup=False)

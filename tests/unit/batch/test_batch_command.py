@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from celeriac import errors
 from celeriac.jobs.ledger import JobState
 from producer.cli import batch, terminal
 from producer.jobs import JobStatus
@@ -110,3 +111,8 @@ def test_chunks_that_were_given_up_can_be_tried_again(
         state=JobState.COMPLETED_WITH_ERRORS, output=str(tmp_path), chunks_dead=1,
     ))
     assert f"`celeriac batch dead requeue {RUNNING.id}` tries them again" in capsys.readouterr().out
+
+
+def test_a_period_that_is_none_is_told_by_its_option() -> None:
+    with pytest.raises(errors.RequestError, match=r"--period date=monthly: want one of day, week"):
+        batch._aggregation(["date"], None, None, None, None, ["date=monthly"])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from celeriac import errors
 from celeriac.drift.standing import EndedEpisode, FeatureStanding, OpenEpisode, Standing
 from celeriac.settings import DriftSettings, Settings
-from workers.cli.drift_status import show
+from workers.cli.drift_status import fetch, show
 
 NOW_S = 1_700_000_000.0
 
@@ -101,3 +102,9 @@ def test_nothing_yet_and_a_watch_that_is_away(said) -> None:  # type: ignore[no-
     assert "are beat and the maintenance role up?" in late
     off = Settings(drift=DriftSettings(enabled=False))
     assert "[drift] enabled is false" in said(settings=off)
+
+
+@pytest.mark.parametrize("model", ["m@champion", "m@shadow"])
+def test_an_alias_is_refused(model: str) -> None:
+    with pytest.raises(errors.RequestError, match="a version by its number"):
+        fetch(Settings(), model)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from celeriac import errors
 from celeriac.release.examples import read_examples
 from workers.cli.models import read_labels
 
@@ -26,3 +27,12 @@ def test_a_line_of_json_ends_with_a_line_feed_alone(tmp_path: Path) -> None:
 ])
 def test_labels_of_a_command_line(text: str, labels: list[object]) -> None:
     assert read_labels(text) == labels
+
+
+def test_a_table_without_the_column_of_texts(tmp_path: Path) -> None:
+    path = tmp_path / "examples.csv"
+    path.write_text("id,review\n1,Delicious\n")
+    with pytest.raises(errors.RequestError, match=r"no column 'text'.*--text-column.*id, review"):
+        read_examples(path, "text", None)
+    path.write_text("a,b\n1,2\n")
+    assert read_examples(path, "text", None).tolist() == [[1, 2]]
