@@ -17,6 +17,8 @@ FILES = {
 }
 """Swagger UI, as the package fastapi-offline carries it."""
 NO_ICON = "data:,"
+NARROW = b"<style>@media (max-width: 640px) { .opblock-tag { flex-wrap: wrap } }</style></head>"
+"""Beside a long heading Swagger UI leaves its description the width of a letter."""
 # Nothing from elsewhere; the page begins with a script of its own.
 POLICY = (
     "default-src 'none'; connect-src 'self'; img-src 'self' data:; style-src 'self' "
@@ -41,8 +43,8 @@ async def docs() -> HTMLResponse:
         swagger_js_url="docs/swagger-ui-bundle.js", swagger_css_url="docs/swagger-ui.css",
         swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
     )
-    page.headers["content-security-policy"] = POLICY
-    return page
+    body = bytes(page.body).replace(b"</head>", NARROW)
+    return HTMLResponse(body, headers={"content-security-policy": POLICY})
 
 
 @router.get("/docs/{name}")

@@ -48,6 +48,7 @@ def test_the_page_needs_no_other_server(http_client: Http) -> None:
             assert (file.status, len(file.body) > 100_000) == (200, True), link
     assert http_client.get("/docs/../../etc/passwd").status == 404
     assert http_client.get("/docs/favicon.png").status == 404
+    assert b"{ .opblock-tag { flex-wrap: wrap } }</style></head>" in page.body  # of a telephone
 
 
 def test_people_are_led_to_it_from_the_root(http_client: Http) -> None:
