@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import celeriac
+from celeriac.messages import CHAMPION
 from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo
 from producer.gateway.oip.items import (
     TensorSpec,
@@ -15,6 +16,7 @@ from producer.gateway.oip.items import (
     table_matrix,
     takes_matrix,
 )
+from producer.gateway.oip.readiness import is_served, unserved
 
 EXTENSIONS = ("binary_tensor_data", "parameters", "schedule_policy", "statistics",
               "model_configuration", "model_repository(index)")
@@ -45,12 +47,21 @@ def platform_of(version: VersionInfo) -> str:
     return f"celeriac_{version.format}"
 
 
-def repository_index(catalogue: Catalogue) -> list[dict[str, str]]:
-    """Every version of every model; all of them may be asked for."""
-    return [
-        {"name": model.name, "version": str(number), "state": "READY", "reason": ""}
-        for model in catalogue.models.values() for number in sorted(model.versions)
-    ]
+def repository_index(
+    catalogue: Catalogue, workers: Mapping[str, list[dict[str, Any]]]
+) -> list[dict[str, str]]:
+    """Every version of every model, and whether one of its device's ``workers`` would answer."""
+    found = []
+    for model in catalogue.models.values():
+        for number, version in sorted(model.versions.items()):
+            champion = number == model.aliases.get(CHAMPION)
+            is_ready = is_served(workers.get(version.device, []), model.name, champion=champion)
+            found.append({
+                "name": model.name, "version": str(number),
+                "state": "READY" if is_ready else "UNAVAILABLE",
+                "reason": "" if is_ready else unserved(model.name),
+            })
+    return found
 
 
 def _other_form(version: VersionInfo) -> Iterable[TensorSpec]:

@@ -34,7 +34,7 @@ from producer.gateway.oip.configuration import model_configuration
 from producer.gateway.oip.items import items_of, tensors_of, wanted_outputs
 from producer.gateway.oip.metadata import model_metadata, repository_index, server_metadata
 from producer.gateway.oip.raw import raw_request
-from producer.gateway.oip.readiness import check_served
+from producer.gateway.oip.readiness import check_served, live_workers
 from producer.gateway.oip.statistics import Answered, every_version
 from producer.gateway.oip.tensors import DTYPES, MAX_RANK
 from producer.gateway.predict import predict_many, predict_one
@@ -233,7 +233,7 @@ async def statistics(request: Request) -> dict[str, Any]:
 
 
 class IndexRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """``{"ready"?}``: only those that are ready, which all are."""
+    """``{"ready"?}``: only those that are ready."""
 
     ready: bool = False
 
@@ -245,9 +245,12 @@ _index = msgspec.json.Decoder(IndexRequest)
 async def index(request: Request) -> list[dict[str, str]]:
     gateway, context = contexts(request)
     data = await body.read(gateway, context)
-    if data:
-        body.decode(gateway, data, _index)
-    return repository_index(await _catalogue(request))
+    wanted = body.decode(gateway, data, _index) if data else IndexRequest()
+    gateway.pulse.check()
+    catalogue = await _catalogue(request)
+    workers = {device: await live_workers(gateway.redis, device) for device in ("cpu", "gpu")}
+    found = repository_index(catalogue, workers)
+    return [one for one in found if one["state"] == "READY" or not wanted.ready]
 
 
 @router.get("/models/{model}", summary="Inputs and outputs of a model")

@@ -136,6 +136,10 @@ def test_without_a_worker_the_model_is_not_ready(alone: RunningGateway) -> None:
         answer = http.get(path)
         assert answer.status == 503
         assert "no worker serves 'lonely'" in answer.json["error"]
+    (listed,) = http.post("/v2/repository/index").json
+    assert listed["state"] == "UNAVAILABLE"
+    assert listed["reason"] == "no worker serves 'lonely' at the moment"
+    assert http.post("/v2/repository/index", {"ready": True}).json == []
     began_s = time.monotonic()
     answer = http.post("/v2/models/lonely/infer", TEXT | {"parameters": {"timeout": 300_000}})
     assert (answer.status, list(answer.json)) == (504, ["error"])

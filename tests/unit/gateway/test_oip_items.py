@@ -365,6 +365,13 @@ def test_what_the_metadata_shows_is_taken() -> None:
 def test_the_server_and_its_index() -> None:
     assert server_metadata()["name"] == "celeriac"
     info, _ = model(TEXT)
-    assert repository_index(Catalogue(models={"m": info})) == [
-        {"name": "m", "version": number, "state": "READY", "reason": ""} for number in ("2", "10")
+    catalogue = Catalogue(models={"m": info.model_copy(update={"aliases": {"champion": 2}})})
+    cases: list[tuple[list[dict[str, Any]], tuple[str, str]]] = [
+        ([], ("UNAVAILABLE", "UNAVAILABLE")), ([{"serving": {}}], ("UNAVAILABLE", "READY")),
+        ([{"serving": {}}, {"serving": {"m": 2}}], ("READY", "READY")),
     ]
+    for said, states in cases:
+        found = repository_index(catalogue, {"cpu": said})
+        assert [one["version"] for one in found] == ["2", "10"]
+        assert tuple(one["state"] for one in found) == states
+        assert [bool(one["reason"]) for one in found] == [one != "READY" for one in states]
