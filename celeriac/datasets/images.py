@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from celeriac import errors
+from celeriac.datasets.parquet import open_file
 from celeriac.datasets.places import Listed, is_s3, place
 from celeriac.datasets.records import Chunk, DatasetColumn, RowError, SourceFile
 
@@ -68,7 +69,7 @@ def read_rows(
     Raises DatasetError that names an image that is gone or has changed since the plan.
     """
     groups = list(range(chunk.group, chunk.group + chunk.groups))
-    with place(file.copy).open("rb") as stream, pq.ParquetFile(stream) as listing:
+    with open_file(place(file.copy)) as listing:
         rows = listing.read_row_groups(groups, use_threads=False)
     rows = rows.slice(chunk.skip, chunk.rows).to_pylist()
     paths: list[str] = []

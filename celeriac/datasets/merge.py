@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from celeriac import errors
 from celeriac.datasets import csv
 from celeriac.datasets.files import replacing, sha256_of
+from celeriac.datasets.parquet import open_file
 from celeriac.datasets.parts import Written, has_rows
 from celeriac.datasets.places import Place
 from celeriac.datasets.planner import plan
@@ -79,14 +80,14 @@ def read_schema(parts: Sequence[Place]) -> pa.Schema:
     """One schema for the Parquet parts of a job."""
     schemas = []
     for part in parts:
-        with part.open("rb") as stream:
-            schemas.append(pq.read_schema(stream))
+        with open_file(part) as file:
+            schemas.append(file.schema_arrow)
     return pa.unify_schemas(schemas, promote_options="permissive").remove_metadata()
 
 
 def row_groups(part: Place, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """The rows of one Parquet part, a group at a time."""
-    with part.open("rb") as stream, pq.ParquetFile(stream) as file:
+    with open_file(part) as file:
         names = list(columns) if columns is not None else None
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns=names, use_threads=False)

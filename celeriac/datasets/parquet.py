@@ -365,21 +365,32 @@ def _digest(at: Listed) -> str:
 
 
 @contextmanager
+def open_file(path: Place, **options: Any) -> Iterator[pq.ParquetFile]:
+    """A file that Arrow itself has opened, never one of Python: a thread that still holds such a
+    one as the interpreter ends aborts the process. Fetching ahead is for S3: of a disk it would
+    hold whole row groups, and cost CPU.
+
+    ``options``: of ParquetFile. Raises OSError, and pyarrow.ArrowException for a damaged file.
+    """
+    if isinstance(path, S3Path):
+        with path.open() as stream, pq.ParquetFile(stream, pre_buffer=True, **options) as file:
+            yield file
+    else:
+        with pq.ParquetFile(path, pre_buffer=False, **options) as file:
+            yield file
+
+
+@contextmanager
 def _open(
     path: Place, metadata: Any = None, *, buffer_bytes: int = 0
 ) -> Iterator[pq.ParquetFile]:
-    """Fetching ahead is for S3, of which large buffers, too, are better than many requests: of a
-    disk it would hold whole row groups, and cost CPU. Times of Spark are by the microsecond: as
-    nanoseconds, which Arrow has them in by default, 9999-12-31 would be a day of 1816."""
-    is_remote = isinstance(path, S3Path)
+    """Of S3 large buffers are better than many requests, too. Times of Spark are by the
+    microsecond: as nanoseconds, which Arrow has them in by default, 9999-12-31 would be a day of
+    1816."""
+    size = 0 if isinstance(path, S3Path) else buffer_bytes
+    options = {"metadata": metadata, "buffer_size": size, "coerce_int96_timestamp_unit": "us"}
     try:
-        with (
-            path.open("rb") as stream,
-            pq.ParquetFile(
-                _source(path, stream), metadata=metadata, pre_buffer=is_remote,
-                buffer_size=0 if is_remote else buffer_bytes, coerce_int96_timestamp_unit="us",
-            ) as file,
-        ):
+        with open_file(path, **options) as file:
             yield file
     except MemoryError:  # no fault of the file
         raise
@@ -387,7 +398,3 @@ def _open(
         raise errors.UnreadableFile(
             f"{path}: cannot be read as Parquet (damaged, or cut short?): {error}"
         ) from error
-
-
-def _source(path: Place, stream: Any) -> Any:
-    return stream if isinstance(path, S3Path) else path

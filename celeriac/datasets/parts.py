@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from celeriac.datasets import csv, jsonl, spellings
 from celeriac.datasets.files import write_file
-from celeriac.datasets.places import Place, S3Path
+from celeriac.datasets.parquet import open_file
+from celeriac.datasets.places import Place
 from celeriac.datasets.planner import plan
 from celeriac.datasets.reader import read_chunk
 from celeriac.datasets.records import DatasetColumn, Format, RowError
@@ -115,12 +116,7 @@ def read_parts(paths: Sequence[Place], format: Format) -> pa.Table:
 
 
 def _read_parquet(path: Place) -> pa.Table:
-    """By a file of pyarrow's own, never one of Python: a thread that still holds such a one as the
-    interpreter ends aborts the process."""
-    if isinstance(path, S3Path):
-        with path.open() as stream, pq.ParquetFile(stream, pre_buffer=True) as file:
-            return file.read()
-    with pq.ParquetFile(path) as file:
+    with open_file(path) as file:
         return file.read()
 
 

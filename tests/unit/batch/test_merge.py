@@ -10,8 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from celeriac.datasets.merge import merge_parts
+from celeriac.datasets import images
+from celeriac.datasets.merge import merge_parts, read_tables
 from celeriac.datasets.parts import read_parts
+from celeriac.datasets.places import Listed
+from celeriac.datasets.records import SourceFile
 
 
 def written(folder: Path, sizes: list[int]) -> list[Path]:
@@ -54,9 +57,19 @@ def test_parts_of_parquet_are_no_files_of_python(
     paths = [folder / "one.parquet", folder / "two.parquet"]
     for path in paths:
         pq.write_table(pa.table({"label": [path.stem]}), path)
+    listing = tmp_path / "listing.parquet"
+    images.write_listing(listing, [Listed("a.png", 1, 0)])
+    opened = Path.open
 
-    def refuse(*_: Any, **_options: Any) -> None:
-        raise AssertionError("a file of Python")
+    def counted(path: Path, *args: Any, **options: Any) -> Any:
+        assert path not in (*paths, listing), "a file of Python"
+        return opened(path, *args, **options)
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "open", counted)
     assert read_parts(paths, "parquet").to_pydict() == {"label": ["one", "two"]}
+    merge_parts(paths, tmp_path / "merged.parquet", "parquet")
+    found = pa.concat_tables(read_tables(paths, "parquet", ["label"], {}))
+    assert found.to_pydict() == {"label": ["one", "two"]}
+    file = SourceFile(path="", size=0, mtime_ns=0, sha256="", rows=1, copy=str(listing))
+    table, _, _ = images.read_rows(file, images.chunk_of(0, 0, 1), ["path"])
+    assert table.to_pydict() == {"path": ["a.png"]}
