@@ -28,8 +28,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(kind: str, code: str, gateway: RunningGateway, folder: Path) -> bytes:
-    """``digits`` of the demonstration takes images, as ``pixels`` does here."""
+    """``digits`` of the demonstration takes images, as ``pixels`` does here; the column of
+    ``reviews`` is ``review`` there, and ``text`` here."""
     here = code.replace("127.0.0.1:8000", f"127.0.0.1:{gateway.port}").replace("digits", "pixels")
+    here = here.replace('"review"', '"text"')
     command = [sys.executable, "-W", "error", "-c", here] if kind == "py" else ["bash", "-c", here]
     done = subprocess.run(command, cwd=folder, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr.decode()
