@@ -20,15 +20,20 @@ from celeriac.keys import worker_key
 from celeriac.refused_writes import PROBE, is_refused_write
 from celeriac.settings import Settings, load_settings
 from producer.broker import connect
+from workers.roles import ROLES
 
 
 def beating(settings: Settings, host: str) -> list[str]:
     """Names of the workers on ``host`` whose heartbeat has not expired.
 
+    Those that have a name of their own are looked for, among all keys, only if none has its role's.
     Raises redis.RedisError if Redis does not answer.
     """
+    usual = [worker_key(f"{role.name}@{host}").encode() for role in ROLES]
     with contextlib.closing(connect(settings)) as client:
-        keys: Any = client.scan_iter(match=worker_key(f"*@{host}"), count=1_000)
+        said: Any = client.mget(usual)
+        keys: Any = [key for key, text in zip(usual, said, strict=True) if text]
+        keys = keys or client.scan_iter(match=worker_key(f"*@{host}"), count=1_000)
         prefix = worker_key("")
         return sorted(key.decode().removeprefix(prefix) for key in keys)
 

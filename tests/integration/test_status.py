@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+from typing import Any
 
 import pytest
 import redis
@@ -162,13 +163,23 @@ def test_without_redis_the_error_says_where_it_was_looked_for() -> None:
     assert time.monotonic() - began < 5
 
 
+def client_calls(client: redis.Redis, command: str) -> int:
+    """How often the server was sent a command since its last ``CONFIG RESETSTAT``."""
+    told: Any = client.info("commandstats")
+    return int(told.get(f"cmdstat_{command}", {}).get("calls", 0))
+
+
 def test_the_health_check_sees_the_workers_of_its_own_host(
     settings: Settings, redis_client: redis.Redis
 ) -> None:
     redis_client.set(worker_key("batch.cpu@box"), "{}")
     redis_client.set(worker_key("batch.cpu@other"), "{}")
+    redis_client.config_resetstat()
     assert beating(settings, "box") == ["batch.cpu@box"]
     assert beating(settings, "nowhere") == []
+    assert client_calls(redis_client, "scan") == 1  # of "nowhere"
+    redis_client.set(worker_key("second@nowhere"), "{}")
+    assert beating(settings, "nowhere") == ["second@nowhere"]
     assert refusal(settings) == ""
 
 
