@@ -17,8 +17,9 @@ from celeriac.datasets.records import COMPRESSIONS, Chunk, Compression, SourceFi
 HEAD_BYTES = 1 << 22
 """How much of a file decides the types of its columns."""
 LONGEST_HEAD_BYTES = 1 << 27
-_REQUEST_BYTES = 1 << 22
-"""What is asked of S3 at once, whose every answer takes a while. Arrow unpacks 64 kB at a time."""
+_REQUEST_BYTES = HEAD_BYTES + 1
+"""What is asked of S3 at once, whose every answer takes a while: a head, and whether there is more.
+Arrow unpacks 64 kB at a time."""
 
 
 @dataclass(frozen=True)

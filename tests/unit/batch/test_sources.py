@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from celeriac.datasets.planner import plan
 from celeriac.datasets.reader import read_chunk
 from celeriac.datasets.records import DatasetPlan, RowError
 from celeriac.datasets.sources import open_source
+from celeriac.datasets.streams import HEAD_BYTES, read_head
 
 Rows = list[dict[str, Any]]
 
@@ -650,3 +652,21 @@ def test_bad_rows_have_the_id_that_they_show(tmp_path: Path) -> None:
         assert [(error.row, error.id) for error in read_all(dataset)[2]] == [
             (31, "r30"), (32, None),
         ]
+
+
+def test_the_head_of_a_large_object_is_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether there is more was another one, of 4 MB."""
+    requests: list[int] = []
+
+    class Object(io.BytesIO):
+        def readinto(self, into: Any) -> int:
+            requests.append(len(into))
+            return super().readinto(into)
+
+    data = b"name,size\n" + b"a,1\n" * (1 << 21)
+    monkeypatch.setattr(S3Path, "open", lambda _path, _mode: Object(data))
+    head = read_head(S3Path("data/large.csv"))
+    assert (head.data, head.is_whole) == (data[:HEAD_BYTES], False)
+    assert sum(requests) <= HEAD_BYTES + 1, requests
+    data = data[:HEAD_BYTES]
+    assert read_head(S3Path("data/large.csv")).is_whole
