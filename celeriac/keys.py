@@ -112,6 +112,20 @@ def job_part_key(job_id: str, part: str) -> str:
     return f"celeriac:job:{job_id}:{part}"
 
 
+def plan_request_key(request_id: str) -> str:
+    """A dataset that a worker is asked to plan while its submitter waits (JSON). Gone when a worker
+    takes it; expires :data:`PLAN_REQUEST_S` after a kill."""
+    return f"celeriac:plan:{request_id}"
+
+
+def plan_replies_key(request_id: str) -> str:
+    """List of what the worker says to that: how far it is, then the plan. Emptied by the submitter;
+    expires :data:`PLAN_REQUEST_S` after the last one came."""
+    return f"celeriac:plan:{request_id}:replies"
+
+
+PLAN_REQUEST_S = 60
+
 ACTIVE_JOBS_KEY = "celeriac:jobs:active"
 """Set of the ids of jobs that have not ended. Owned by the reconciler, which drops what Redis has
 forgotten."""

@@ -31,9 +31,9 @@ from producer.statistics import ClientStatistics
 
 if TYPE_CHECKING:
     from celeriac.datasets.records import Aggregation, Format
-    from producer.datasets import Progress
     from producer.jobs import JobHandle, JobStatus
     from producer.orders import PlannedBy
+    from producer.planning import Progress
 
 THREAD_S = 0.1
 """A thread that keeps the time of a call may be so late."""
@@ -188,7 +188,7 @@ class AsyncClient:
         job_id: str | None = None,
         expires_s: float | None = None,
         on_progress: Progress | None = None,
-        planned_by: PlannedBy = "client",
+        planned_by: PlannedBy = "auto",
     ) -> JobHandle:
         """As :meth:`Client.submit_dataset`; the handle's own methods block."""
         return await asyncio.to_thread(

@@ -27,11 +27,13 @@ from celeriac.messages import ModelRef
 from celeriac.registry.catalogue import VersionInfo, fetch
 from producer import waves
 from producer.broker import Broker
-from producer.datasets import Ordered, Replaced, check_options, submit_dataset
+from producer.datasets import Ordered, check_options, submit_dataset
 from producer.jobs import JobHandle, JobStatus, open_ledger, publish_missing, redis_errors
+from producer.planning import Replaced
 
-PlannedBy = Literal["client", "worker"]
-"""Who reads a dataset and cuts it into chunks."""
+PlannedBy = Literal["auto", "client", "worker"]
+"""Who reads a dataset and cuts it into chunks: whoever is better placed while the call waits; this
+process; or a worker after the call."""
 MAX_ORDER_BYTES = 100_000
 
 
@@ -102,9 +104,9 @@ def order_dataset(  # noqa: PLR0913 - a dataset, and what is said of its job
 
 
 def is_for_worker(planned_by: str) -> bool:
-    """True if a worker is to plan. Raises RequestError for who plans nothing here."""
+    """True if a worker is to plan after the call. Raises RequestError for who plans nothing."""
     if planned_by not in get_args(PlannedBy):
-        raise errors.RequestError(f"planned_by is 'client' or 'worker', not {planned_by!r}")
+        raise errors.RequestError(f"planned_by is 'auto', 'client' or 'worker', not {planned_by!r}")
     return planned_by == "worker"
 
 

@@ -35,9 +35,9 @@ from producer.statistics import ClientStatistics, Counts
 if TYPE_CHECKING:
     from celeriac.datasets.records import Aggregation, Format
     from celeriac.jobs.ledger import DeadChunk
-    from producer.datasets import Progress
     from producer.jobs import JobStatus, PlannedChunk, Purged
     from producer.orders import PlannedBy
+    from producer.planning import Progress
 
 _DEFAULTS = RealtimeSettings()
 _CREATED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -198,7 +198,7 @@ class FakeClient(Closing):
         job_id: str | None = None,
         expires_s: float | None = None,
         on_progress: Progress | None = None,
-        planned_by: PlannedBy = "client",
+        planned_by: PlannedBy = "auto",
     ) -> FakeJob:
         """A job that is complete at once. It reads no source and writes no file."""
         from producer import orders

@@ -36,13 +36,14 @@ from celeriac.messages import (
     BATCH_CHUNK,
     BATCH_FINALIZE,
     BATCH_PLAN,
+    BATCH_PLAN_DATASET,
     BATCH_RECONCILE,
     check_contract,
 )
 from celeriac.registry.store import Registry
 from celeriac.scoring import Scorer
 from celeriac.settings import get_settings
-from producer import orders, reconciler, waves
+from producer import orders, plan_requests, reconciler, waves
 from producer.waves import Job
 from tasks.base import CeleriacTask
 from tasks.beat import BeatTask
@@ -53,6 +54,8 @@ log = get_logger(__name__)  # each line names the job and the chunk: tasks.base 
 
 FINALIZER_TIMEOUT_S = 3_600.0
 PLAN_TIMEOUT_S = 3_600.0
+PLAN_WORD_S = 1.0
+"""So often who waits for a plan hears that somebody is at it."""
 MESSAGE_S = 1.0
 """So long a message's process goes on with the next chunk of the job, without Celery's own work on
 a message, in which its core has nothing to do. What waits for others in the queue it never passes;
@@ -138,6 +141,33 @@ def plan(self: Task, job_id: str, v: int = 1) -> None:  # noqa: ARG001
         _not_planned(job_id, error, lease, planner)
     else:
         log.info("job planned", state=status.state, rows=status.rows_total) if status else None
+
+
+@shared_task(name=BATCH_PLAN_DATASET, base=CeleriacTask, ignore_result=True)
+def plan_dataset(request_id: str, v: int = 1) -> None:
+    """Read a dataset and cut it into chunks for a submitter who waits, if one still does."""
+    check_contract(v)
+    caller = plan_requests.Caller(kept_broker(), request_id)
+    request = caller.claim()
+    if request is None:
+        log.info("nobody waits for the plan")
+        return
+    lease = ChunkLease(caller.renew, lease_s=PLAN_WORD_S * 4, timeout_s=PLAN_TIMEOUT_S)
+    planned = wrong = None
+    try:
+        with lease:
+            planned = plan_requests.plan(kept_broker(), request, caller, lease.is_stopped)
+    except errors.Cancelled as error:
+        log.info("dataset not planned", reason=error.message)
+        return
+    except errors.CeleriacError as error:
+        wrong = error.to_wire()
+        log.info("dataset not planned", reason=error.message)
+    except Exception:  # who waits plans by itself, and sees what it is
+        log.exception("dataset not planned")
+    patiently(lambda: caller.end(planned, wrong))
+    if planned is not None:
+        log.info("dataset planned", model=request.model, rows=planned.dataset.rows)
 
 
 @shared_task(name=BATCH_CHUNK, base=ChunkTask, bind=True, acks_late=True, ignore_result=True)

@@ -17,15 +17,17 @@ from producer.jobs import JobHandle
 TIMEOUT_S = 600.0
 
 
-def score(client: Client, source: str, output: str, model: str, **options: Any) -> dict[str, Any]:
-    """Submit, and wait for the end; ``planned_by="worker"``: in a process that never planned."""
+def score(
+    client: Client, source: str, output: str, model: str, light: bool = False, **options: Any
+) -> dict[str, Any]:
+    """Submit, and wait for the end; ``light``: no dataset is ever read in this process."""
     handle = client.submit_dataset(source, model, output, **options)
     submitted = time.perf_counter()
     status = handle.wait(TIMEOUT_S)
     waited_s = time.perf_counter() - submitted
     if status.state != "completed":
         raise RuntimeError(f"{source}: {status.state} {status.error}")
-    if options.get("planned_by") == "worker" and {"numpy", "pyarrow"} & {*sys.modules}:
+    if light and {"numpy", "pyarrow"} & {*sys.modules}:
         raise RuntimeError("a process that reads no dataset has loaded what reads them")
     return {"rows": status.rows_done, "chunks": status.chunks_total, "waited_s": waited_s,
             "job": handle.id}

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-
-import pyarrow as pa
 
 from celeriac.datasets.files import (
     COPY_DIGITS,
@@ -24,9 +21,6 @@ from celeriac.datasets.files import (
     unwritten,
 )
 from celeriac.datasets.places import Place, S3Path, list_files, place
-from celeriac.datasets.scan import Span
-
-_LEVEL = 1
 
 
 @dataclass
@@ -77,8 +71,17 @@ class Copies:
         finally:
             copy.temporary.unlink(missing_ok=True)
 
+    @property
+    def made(self) -> tuple[str, ...]:
+        """Those that were not there before."""
+        return tuple(map(str, self._made))
+
+    def adopt(self, made: Iterable[str]) -> None:
+        """Take over what another process has made for the same job."""
+        self._made += map(place, made)
+
     def discard(self) -> None:
-        """Delete the copies that were made here: there will be no job."""
+        """Delete the copies that were made for the job: there will be no job."""
         for path in self._made:
             path.unlink(missing_ok=True)
         if isinstance(self._folder, Path):
@@ -90,39 +93,6 @@ class Copies:
         if isinstance(self._folder, S3Path):
             return Path(tempfile.gettempdir()) / name
         return self._folder / name
-
-
-class Recut:
-    """Writes the rows of a stream as one zstd frame for each chunk."""
-
-    def __init__(self, target: BinaryIO, start: int) -> None:
-        self._target = target
-        self._codec = pa.Codec("zstd", compression_level=_LEVEL)
-        self._waiting = bytearray()
-        self._offset = start
-        self._written = 0
-
-    @property
-    def held_bytes(self) -> int:
-        """Of spans that were not taken yet."""
-        return len(self._waiting)
-
-    def feed(self, block: bytes) -> None:
-        """The next bytes of the stream."""
-        self._waiting += block
-
-    def take(self, span: Span) -> Span:
-        """Write the next span; where it is now. Raises StorageError."""
-        size = span.end - self._offset
-        frame = self._codec.compress(bytes(self._waiting[:size]), asbytes=True)
-        del self._waiting[:size]
-        self._offset = span.end
-        try:
-            self._target.write(frame)
-        except OSError as error:  # else it would be told of the source
-            raise unwritten(Path(self._target.name).parent, error) from error
-        start, self._written = self._written, self._written + len(frame)
-        return Span(start, self._written, span.first_row, span.rows)
 
 
 def remove_copies(folder: Place) -> None:

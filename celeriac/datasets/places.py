@@ -214,6 +214,13 @@ def absolute(name: str | Path | S3Path) -> str:
     return str(found.absolute() if isinstance(found, Path) else found)
 
 
+def describe(source: Any) -> str:
+    """What a job says of its source: where it is, whatever folder one looks from."""
+    if isinstance(source, (str, Path, S3Path)):
+        return absolute(source)
+    return f"a frame of {len(source):,} rows" if hasattr(source, "__len__") else "a frame"
+
+
 def linked(path: Path) -> Path:
     """``path`` with its links followed. Those that run in a circle stay as they are, and nothing
     behind them can be read: ``Path.resolve`` does the same from Python 3.13 on, and raises

@@ -19,10 +19,11 @@ from msgspec.structs import replace
 
 from celeriac import errors
 from celeriac.datasets import images, parquet, partitions
-from celeriac.datasets.copies import Copies, Copy, Recut
+from celeriac.datasets.copies import Copies, Copy
 from celeriac.datasets.guesses import Guesses, Watch
 from celeriac.datasets.places import Listed, place
 from celeriac.datasets.records import Chunk, DatasetColumn, DatasetPlan, SourceFile
+from celeriac.datasets.recut import Recut
 from celeriac.datasets.scan import Span
 from celeriac.datasets.sharing import Cut, share
 from celeriac.datasets.sources import Found, Source, check_state, etag_of, in_plan

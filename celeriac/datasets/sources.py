@@ -26,7 +26,6 @@ from celeriac.datasets.places import (
     Listed,
     Place,
     S3Path,
-    absolute,
     expanded,
     is_hidden,
     is_s3,
@@ -141,13 +140,6 @@ def open_source(source: Any, check: Check | None = None) -> Source:
 def open_files(paths: Sequence[Place]) -> Source:
     """As :func:`open_source`, of files in a given order."""
     return _open([listed(path) for path in paths])
-
-
-def describe(source: Any) -> str:
-    """What a job says of its source: where it is, whatever folder one looks from."""
-    if isinstance(source, (str, Path, S3Path)):
-        return absolute(source)
-    return f"a frame of {len(source):,} rows" if hasattr(source, "__len__") else "a frame"
 
 
 def _open(files: list[Listed]) -> Source:

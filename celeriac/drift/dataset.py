@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from celeriac import errors
 from celeriac.datasets import planner, sources
 from celeriac.datasets.copies import Copies
-from celeriac.datasets.places import place
+from celeriac.datasets.places import describe, place
 from celeriac.datasets.reader import read_chunk
 from celeriac.datasets.records import DatasetPlan
 from celeriac.drift import features
@@ -131,7 +131,7 @@ def _read(
             copies=Copies(place(Path(folder) / "input"))
         )
         table = pa.concat_tables(pieces(plan, names), promote_options="permissive")
-    return Sampled(table.combine_chunks(), plan.rows, sources.describe(source))
+    return Sampled(table.combine_chunks(), plan.rows, describe(source))
 
 
 def _wanted(

@@ -119,6 +119,7 @@ def submit(
                 merge=merge, aggregate=_aggregation(by, mean, share, quantile, std, period),
                 model_column=model_column, error_column=error_column, dedupe=dedupe,
                 max_error_share=max_error_share, expires_s=expires_s, on_progress=on_progress,
+                asks_worker=True,
             )
 
     if wait:

@@ -17,6 +17,7 @@ from celeriac.messages import (
     BATCH_CHUNK,
     BATCH_FINALIZE,
     BATCH_PLAN,
+    BATCH_PLAN_DATASET,
     MAINTENANCE_QUEUE,
     batch_queue,
 )
@@ -24,6 +25,7 @@ from celeriac.settings import Settings
 
 QUEUE = batch_queue("cpu")
 _TASKS = {
+    BATCH_PLAN_DATASET: tasks.batch.plan_dataset,
     BATCH_PLAN: tasks.batch.plan, BATCH_CHUNK: tasks.batch.chunk,
     BATCH_FINALIZE: tasks.batch.finalize,
 }

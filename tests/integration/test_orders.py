@@ -149,7 +149,7 @@ def test_from_asyncio(client: Client, source: Path, tmp_path: Path) -> None:
     [
         ({"source": pd.DataFrame({"text": ["a"]})}, errors.RequestError, "see a DataFrame of"),
         ({"on_progress": print}, errors.RequestError, r"handle.wait\(on_progress"),
-        ({"planned_by": "me"}, errors.RequestError, "'client' or 'worker', not 'me'"),
+        ({"planned_by": "me"}, errors.RequestError, "'auto', 'client' or 'worker', not 'me'"),
         ({"output": ""}, errors.RequestError, "no output folder is named"),
         ({"chunk_rows": 0}, errors.RequestError, "chunk_rows is a positive"),
         ({"keep_columns": ["a", 1j]}, errors.RequestError, "cannot be told of this dataset"),

@@ -22,12 +22,13 @@ from hypothesis import given, settings, strategies as st
 
 from celeriac import errors
 from celeriac.datasets import images, planner, scan as scanning
-from celeriac.datasets.copies import Copies, Recut, remove_copies
+from celeriac.datasets.copies import Copies, remove_copies
 from celeriac.datasets.pandas_periods import periods_as_text
 from celeriac.datasets.places import Listed, S3Path
 from celeriac.datasets.planner import plan
 from celeriac.datasets.reader import read_chunk
 from celeriac.datasets.records import DatasetPlan, RowError
+from celeriac.datasets.recut import Recut
 from celeriac.datasets.sources import open_source
 from celeriac.datasets.streams import HEAD_BYTES, read_head
 

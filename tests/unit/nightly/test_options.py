@@ -9,7 +9,9 @@ from celeriac.datasets.records import Aggregation, Format, Period
 from celeriac.settings.nightly import AggregateSettings, JobOptions
 from producer.datasets import submit_dataset
 
-NOT_A_NIGHTS = {"broker", "source", "model", "output", "job_id", "on_progress", "ordered"}
+NOT_A_NIGHTS = {
+    "broker", "source", "model", "output", "job_id", "on_progress", "ordered", "asks_worker",
+}
 
 
 def test_every_option_of_a_dataset_is_one_of_a_schedule() -> None:

@@ -1,0 +1,243 @@
+"""Plan requests: a batch worker that is free reads a dataset and cuts it, while who submits waits.
+
+So a program that submits needs none of the libraries that read data, and what is wrong with the
+dataset is still raised by its call. Nobody depends on the worker: where none is free, or the one
+that began falls silent, the submitter plans by itself. Orders (:mod:`producer.orders`) are what a
+worker plans for somebody who does not wait.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import redis
+
+from celeriac import errors
+from celeriac.datasets.copies import Copies
+from celeriac.datasets.places import Place, S3Path
+from celeriac.jobs.folder import JobFolder
+from celeriac.jobs.ledger import Answer
+from celeriac.keys import PLAN_REQUEST_S, plan_replies_key, plan_request_key
+from celeriac.messages import BATCH_PLAN_DATASET, CONTRACT, ModelRef, batch_queue
+from celeriac.registry.catalogue import fetch
+from celeriac.registry.placement import seen_of_late
+from producer import wire
+from producer.broker import Broker
+from producer.planning import Planned, PlanOptions, Progress, plan_dataset
+
+CLAIM_S = 0.2
+"""So long a submitter waits for a worker to begin; one that is free takes some milliseconds."""
+SILENT_S = 5.0
+"""A worker that is not heard of for so long has ended; it is heard each second."""
+MAX_UNREAD = 4
+"""So many words that nobody has read: the submitter is gone."""
+MAX_REPLY_BYTES = 64_000_000
+_POP_S = 1.0
+_STOPPED = b"stopped"
+
+
+class PlanRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A dataset that is to be planned. Paths are absolute."""
+
+    source: str
+    model: str
+    """``NAME@VERSION``."""
+    output: str
+    """The job's folder: for copies of what has no place to cut."""
+    options: PlanOptions
+
+
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a worker says of a request: how far it is, or the last word."""
+
+    read: int = 0
+    """Bytes of the dataset, of ``total``."""
+    total: int = 0
+    is_last: bool = False
+    planned: Planned | None = None
+    """Without it the last word is that the submitter must plan by itself, or what is wrong."""
+    copies: tuple[str, ...] = ()
+    """Those that were made: they are the submitter's to keep or delete."""
+    error: dict[str, Any] | None = None
+    host: str = ""
+
+
+# --- who submits ---------------------------------------------------------------------------------
+
+
+def may_ask(source: Any, output: Place) -> bool:
+    """True if a worker can read the source, too, and this process has not loaded what it takes."""
+    is_named = isinstance(source, (str, Path, S3Path)) and bool(str(source))
+    return is_named and not isinstance(output, S3Path) and not has_readers()
+
+
+def has_readers() -> bool:
+    """True if this process has loaded what reads datasets."""
+    return "pyarrow" in sys.modules
+
+
+def ask(
+    broker: Broker, request: PlanRequest, device: str, copies: Copies,
+    on_progress: Progress | None = None,
+) -> Planned | None:
+    """The plan of a worker of ``device``. None if none is free, or the one that began is gone:
+    the caller plans then. ``copies`` takes over those that were made.
+
+    Raises what :func:`plan_dataset` does, of what a worker finds, and what ``on_progress`` does.
+    """
+    asker = _Asker(broker, wire.new_id())
+    try:
+        if not seen_of_late(broker.redis, {batch_queue(device)}):
+            return None
+        asker.send(request, batch_queue(device))
+        last = asker.wait(on_progress)
+    except redis.RedisError:  # whoever enters the job into Redis says so
+        return None
+    except BaseException:
+        asker.stop()
+        raise
+    if last is None:
+        return None
+    copies.adopt(last.copies)
+    if last.error is not None:
+        raise _found(errors.from_wire(last.error), last.host)
+    return last.planned
+
+
+def _found(error: errors.CeleriacError, host: str) -> errors.CeleriacError:
+    """An error that names the other machine, which may see other files."""
+    if host == socket.gethostname():
+        return error
+    return type(error)(f"{error.message} (as the batch worker on {host} sees it)")
+
+
+class _Asker:
+    """The submitter's end of one request."""
+
+    def __init__(self, broker: Broker, request_id: str) -> None:
+        self._client = broker.redis
+        self._id = request_id
+        self._request, self._replies = plan_request_key(request_id), plan_replies_key(request_id)
+        self._pop_s = min(_POP_S, broker.settings.broker.socket_timeout_s / 2)
+
+    def send(self, request: PlanRequest, queue: str) -> None:
+        """To the head of the queue. Raises redis.RedisError."""
+        message = wire.task_message(
+            BATCH_PLAN_DATASET, wire.new_id(), queue, {"v": CONTRACT, "request_id": self._id},
+            shown={"model": request.model}, ignore_result=True,
+        )
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.set(self._request, msgspec.json.encode(request), ex=PLAN_REQUEST_S)
+            pipe.rpush(queue, message)
+            pipe.execute()
+
+    def wait(self, on_progress: Progress | None) -> Reply | None:
+        """The worker's last word; None if there is none. Raises redis.RedisError."""
+        reply = self._pop(CLAIM_S)
+        if reply is None and self._client.getdel(self._request) is not None:
+            return None  # nobody had begun, and nobody will
+        heard_s = time.monotonic()
+        while reply is not None or time.monotonic() - heard_s < SILENT_S:
+            if reply is not None:
+                heard_s = time.monotonic()
+                if on_progress is not None and reply.total:
+                    on_progress(reply.read, reply.total)
+                if reply.is_last:
+                    return reply
+            reply = self._pop(self._pop_s)
+        return None
+
+    def stop(self) -> None:
+        """Have the worker plan no more, and leave no copies."""
+        with suppress(redis.RedisError):
+            self._client.set(self._request, _STOPPED, ex=PLAN_REQUEST_S)
+
+    def _pop(self, timeout_s: float) -> Reply | None:
+        found: Any = self._client.blpop([self._replies], timeout=timeout_s)
+        return None if found is None else msgspec.json.decode(found[1], type=Reply)
+
+
+# --- who plans -----------------------------------------------------------------------------------
+
+
+class Caller:
+    """The worker's end of one request."""
+
+    def __init__(self, broker: Broker, request_id: str) -> None:
+        self._client = broker.redis
+        self._request, self._replies = plan_request_key(request_id), plan_replies_key(request_id)
+        self.at = (0, 0)
+        """Bytes of the dataset that were read, and in all."""
+        self.copies: tuple[str, ...] = ()
+        """Those that were made."""
+        self.has_stopped = False
+        """It wants no plan any more. One that is not heard of may have gone on by itself."""
+
+    def claim(self) -> PlanRequest | None:
+        """The request; None if nobody waits for it any more, or it is not one of this release.
+        Raises redis.RedisError."""
+        text: Any = self._client.getdel(self._request)
+        if text is None:
+            return None
+        try:
+            request = msgspec.json.decode(text, type=PlanRequest)
+        except msgspec.MsgspecError:
+            self.end()
+            return None
+        self._tell(Reply())
+        return request
+
+    def renew(self) -> Answer:
+        """Say how far the plan is; KEPT if somebody wants to know. Raises redis.RedisError."""
+        unread = self._tell(Reply(*self.at))
+        self.has_stopped = self._client.get(self._request) == _STOPPED
+        return Answer.LOST if self.has_stopped or unread > MAX_UNREAD else Answer.KEPT
+
+    def end(self, planned: Planned | None = None, error: dict[str, Any] | None = None) -> None:
+        """The last word: the plan, what is wrong with the dataset, or neither, if the caller had
+        better plan by itself. Raises redis.RedisError."""
+        last = Reply(*self.at, is_last=True, copies=self.copies, host=socket.gethostname())
+        self._tell(msgspec.structs.replace(last, planned=planned, error=error))
+
+    def _tell(self, reply: Reply) -> int:
+        """How many words nobody has read so far."""
+        text = msgspec.json.encode(reply)
+        if len(text) > MAX_REPLY_BYTES:
+            text = msgspec.json.encode(Reply(is_last=True, copies=self.copies))
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.rpush(self._replies, text)
+            pipe.expire(self._replies, PLAN_REQUEST_S)
+            unread: int = pipe.execute()[0]
+        return unread
+
+
+def plan(
+    broker: Broker, request: PlanRequest, caller: Caller, is_stopped: Callable[[], bool]
+) -> Planned:
+    """Plan for a caller. Raises what :func:`plan_dataset` does, and Cancelled if it is gone."""
+    from celeriac.datasets.sources import open_source
+
+    def check(read: int, total: int) -> None:
+        caller.at = (read, total)
+        if is_stopped():
+            raise errors.Cancelled("nobody waits for the plan any more")
+
+    ref = ModelRef.parse(request.model)
+    version = fetch(broker.redis).resolve(ref)
+    copies = Copies(JobFolder(request.output).copies)
+    try:
+        source = open_source(request.source)
+        return plan_dataset(source, ref.name, version, request.options, copies, check)
+    except errors.Cancelled:
+        if caller.has_stopped:
+            copies.discard()
+        raise
+    finally:
+        caller.copies = copies.made
