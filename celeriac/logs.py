@@ -12,9 +12,11 @@ from contextlib import AbstractContextManager
 from logging.handlers import WatchedFileHandler
 from typing import Any
 
-import structlog
-
+from celeriac.absent import absent
 from celeriac.settings import LogSettings
+
+with absent("rich"):  # for tracebacks in frames: 9 MB of each process
+    import structlog
 
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,

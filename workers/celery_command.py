@@ -7,11 +7,14 @@ Celery's own, with all their options.
 
 from __future__ import annotations
 
-import click
-from celery.app.utils import find_app
-from celery.bin.base import CLIContext
-from celery.bin.beat import beat
-from celery.bin.worker import worker
+from celeriac.absent import absent
+
+with absent("pygments"):  # for colours of what is called by hand
+    import click
+    from celery.app.utils import find_app
+    from celery.bin.base import CLIContext
+    from celery.bin.beat import beat
+    from celery.bin.worker import worker
 
 
 @click.group()

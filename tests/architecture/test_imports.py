@@ -53,6 +53,24 @@ def test_the_client_does_not_load_celery_until_it_is_needed(tmp_path: Path) -> N
     assert "celery" not in modules_after("from producer import Client; Client()", tmp_path)
 
 
+ABSENT = """
+import sys
+import workers.celery_command, workers.app, tasks.batch, structlog
+found = [name for name in ("rich", "pygments") if name in sys.modules]
+import pygments, rich.console
+print(found, structlog.dev.rich)
+"""
+
+
+def test_a_worker_loads_nothing_that_draws_tracebacks(tmp_path: Path) -> None:
+    """Who needs it can still import it."""
+    ran = subprocess.run(
+        [sys.executable, "-c", ABSENT], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        check=True,
+    )  # fmt: skip
+    assert ran.stdout == "[] None\n"
+
+
 PLAN = """
 import sys
 from producer import Client
