@@ -87,18 +87,19 @@ def ask(
     broker: Broker, request: PlanRequest, device: str, copies: Copies,
     on_progress: Progress | None = None,
 ) -> Planned | None:
-    """The plan of a worker of ``device``. None if none is free, or the one that began is gone:
-    the caller plans then. ``copies`` takes over those that were made.
+    """The plan of a worker of ``device``. None if none is free, the one that began is gone, or JSON
+    cannot say what is asked: the caller plans then. ``copies`` takes over those that were made.
 
     Raises what :func:`plan_dataset` does, of what a worker finds, and what ``on_progress`` does.
     """
     asker = _Asker(broker, wire.new_id())
     try:
-        if not seen_of_late(broker.redis, {batch_queue(device)}):
+        text = _as_json(request)
+        if text is None or not seen_of_late(broker.redis, {batch_queue(device)}):
             return None
-        asker.send(request, batch_queue(device))
+        asker.send(text, request.model, batch_queue(device))
         last = asker.wait(on_progress)
-    except redis.RedisError:  # whoever enters the job into Redis says so
+    except (redis.RedisError, msgspec.MsgspecError):  # who enters the job tells of Redis
         return None
     except BaseException:
         asker.stop()
@@ -109,6 +110,14 @@ def ask(
     if last.error is not None:
         raise _found(errors.from_wire(last.error), last.host)
     return last.planned
+
+
+def _as_json(request: PlanRequest) -> bytes | None:
+    """None for what JSON cannot say: numbers of numpy, say."""
+    try:
+        return msgspec.json.encode(request)
+    except (TypeError, ValueError):
+        return None
 
 
 def _found(error: errors.CeleriacError, host: str) -> errors.CeleriacError:
@@ -127,14 +136,14 @@ class _Asker:
         self._request, self._replies = plan_request_key(request_id), plan_replies_key(request_id)
         self._pop_s = min(_POP_S, broker.settings.broker.socket_timeout_s / 2)
 
-    def send(self, request: PlanRequest, queue: str) -> None:
+    def send(self, text: bytes, model: str, queue: str) -> None:
         """To the head of the queue. Raises redis.RedisError."""
         message = wire.task_message(
             BATCH_PLAN_DATASET, wire.new_id(), queue, {"v": CONTRACT, "request_id": self._id},
-            shown={"model": request.model}, ignore_result=True,
+            shown={"model": model}, ignore_result=True,
         )
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.set(self._request, msgspec.json.encode(request), ex=PLAN_REQUEST_S)
+            pipe.set(self._request, text, ex=PLAN_REQUEST_S)
             pipe.rpush(queue, message)
             pipe.execute()
 

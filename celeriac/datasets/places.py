@@ -215,10 +215,23 @@ def absolute(name: str | Path | S3Path) -> str:
 
 
 def describe(source: Any) -> str:
-    """What a job says of its source: where it is, whatever folder one looks from."""
+    """What a job says of its source: where it is, whatever folder one looks from.
+
+    Raises DatasetError as :func:`absolute` and :func:`check_name` do.
+    """
     if isinstance(source, (str, Path, S3Path)):
-        return absolute(source)
+        return check_name(absolute(source))
     return f"a frame of {len(source):,} rows" if hasattr(source, "__len__") else "a frame"
+
+
+def check_name(name: str) -> str:
+    """``name`` itself. Raises DatasetError if its bytes are no text: no output could hold it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(name).decode(errors="backslashreplace")
+        raise errors.DatasetError(f"{shown}: the name is not UTF-8; rename the file") from None
+    return name
 
 
 def linked(path: Path) -> Path:

@@ -26,6 +26,7 @@ from celeriac.datasets.places import (
     Listed,
     Place,
     S3Path,
+    check_name,
     expanded,
     is_hidden,
     is_s3,
@@ -255,10 +256,8 @@ def _find(source: str | Path | S3Path, check: Check | None) -> list[Listed]:
         raise errors.DatasetError(
             f"{odd.name}: is a pipe, a socket or a device; a dataset is made of ordinary files"
         )
-    odd = next((at for at in files if not _is_utf8(at.name)), None)
-    if odd:
-        shown = os.fsencode(odd.name).decode(errors="backslashreplace")
-        raise errors.DatasetError(f"{shown}: the name is not UTF-8; rename the file")
+    for at in files:
+        check_name(at.name)
     return sorted(files, key=attrgetter("name"))
 
 
@@ -347,15 +346,6 @@ def _named_by(folders: str, below: list[Listed]) -> str:
     *_, ending, last = min(below, key=attrgetter("name")).own_name.split(".")
     ending = f"{ending}.{last}" if compression_of(Path(f"x.{last}")) else last
     return f"name the pattern {folders.rstrip('/')}/**/*.{ending} (in quotes)"
-
-
-def _is_utf8(name: str) -> bool:
-    """False of a name whose bytes are no text: it could not be written into any output."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _matches(

@@ -56,6 +56,7 @@ def client(
     publish(redis_client, registry.infos())
     redis_client.set(seen_key(QUEUE), "1", ex=60)
     monkeypatch.setattr(plan_requests, "has_readers", lambda: False)
+    monkeypatch.setattr(plan_requests, "CLAIM_S", 20.0)  # this machine may be busy
     with run_here(settings, monkeypatch), Client(settings=settings) as client:
         yield client
 
@@ -194,9 +195,10 @@ def test_who_sees_other_files_is_named(
 
 
 def test_without_a_worker_the_submitter_reads_it(
-    client: Client, source: Path, here: list[str], tmp_path: Path
+    client: Client, source: Path, here: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """None there, none free, one that cannot, and data, libraries or places of this process."""
+    """There is none, or none is free."""
+    monkeypatch.setattr(plan_requests, "CLAIM_S", 0.05)
     broker = client.broker
     client.submit_dataset(source, "texts@1", tmp_path / "busy")
     assert here == [str(source)]
@@ -208,6 +210,18 @@ def test_without_a_worker_the_submitter_reads_it(
     client.submit_dataset(source, "texts@1", tmp_path / "none")
     assert broker.redis.llen(QUEUE) == queued + 1
     assert here == [str(source)] * 2
+
+
+def test_what_cannot_be_told_is_planned_here(
+    client: Client, source: Path, here: list[str], tmp_path: Path
+) -> None:
+    """Numbers of numpy. A name that is no text is refused as ever."""
+    rows: Any = np.int64(2)
+    client.submit_dataset(source, "texts@1", tmp_path / "rows", chunk_rows=rows)
+    assert here == [str(source)]
+    odd = source.rename(tmp_path / "a\udcff.csv")
+    with pytest.raises(errors.DatasetError, match=r"a\\xff\.csv: the name is not UTF-8"):
+        client.submit_dataset(odd, "texts@1", tmp_path / "odd")
 
 
 def test_only_what_a_worker_sees_is_left_to_it(
