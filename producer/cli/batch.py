@@ -316,7 +316,8 @@ def waiting(handle: JobHandle) -> Iterator[None]:
 
 
 class _Shown:
-    """Shows a status as a bar, or, where there is no terminal, as a line now and then."""
+    """Shows a status as a bar, or, where there is no terminal, or a dumb one, as a line now and
+    then."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress
@@ -332,7 +333,7 @@ class _Shown:
             description=found.state,
         )
         elapsed_s = self._progress.tasks[self._task].elapsed or 0.0
-        if not self._progress.console.is_terminal:
+        if not self._progress.console.is_interactive:
             self._print(f"{found.state}: {note}\n", elapsed_s)
 
     def _print(self, line: str, elapsed_s: float) -> None:
@@ -449,8 +450,8 @@ def _progress() -> Progress:
 
 
 def _bar(*columns: ProgressColumn) -> Progress:
-    """A bar that is gone when it ends; nothing at all where there is no terminal."""
+    """A bar that is gone when it ends; nothing at all where there is no terminal, or a dumb one."""
     from rich.progress import Progress
 
     console = terminal.console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_interactive)

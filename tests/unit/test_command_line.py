@@ -15,6 +15,7 @@ import pytest
 from typer.main import get_command
 
 import workers.cli
+import workers.cli.status
 from celeriac import __version__, errors
 from celeriac.settings import get_settings
 from producer.cli import main, models, reviews, terminal
@@ -210,3 +211,14 @@ def test_a_waiter_for_json_says_that_the_job_goes_on(
     words = ("reviews", "summarise", "x.csv", "--product", "p", "--json")
     said = refused(capsys, monkeypatch, 130, *words)
     assert "job 20261127-1 goes on; `celeriac batch status 20261127-1`" in said
+
+
+def test_status_goes_on_showing_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = iter(["two"])
+    monkeypatch.setattr(workers.cli.status, "_look", lambda _: "one")
+    monkeypatch.setattr(workers.cli.status, "_look_again", lambda _: next(pages))
+    with pytest.raises(StopIteration):
+        workers.cli.status.status(watch=True, every_s=0.0)
+    assert capsys.readouterr().out == "one\ntwo\n"

@@ -29,13 +29,15 @@ def status(
 ) -> None:
     """Show workers, queues, models and jobs."""
     console, settings = Console(highlight=False), load_settings()
-    if not watch:
-        console.print(_look(settings))
-        return
-    with Live(_look(settings), console=console, screen=console.is_terminal) as live:
-        while True:
-            time.sleep(every_s)
-            live.update(_look_again(settings), refresh=True)
+    if watch and console.is_interactive:
+        with Live(_look(settings), console=console, screen=True) as live:
+            while True:
+                time.sleep(every_s)
+                live.update(_look_again(settings), refresh=True)
+    console.print(_look(settings))
+    while watch:  # into a file, or on a dumb terminal: one page after the other
+        time.sleep(every_s)
+        console.print(_look_again(settings))
 
 
 def _look(settings: Settings) -> Group:

@@ -67,6 +67,22 @@ def test_where_there_is_no_terminal_only_a_change_is_a_line(
     assert capsys.readouterr().err.split() == ["40000", "60000", "60000"]  # at 5, 12, 72 s
 
 
+def test_a_dumb_terminal_gets_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        terminal, "console", lambda **_: Console(file=screen, force_terminal=True)
+    )
+    with batch._progress() as progress:
+        shown = batch._Shown(progress, progress.add_task("scoring", total=None, note=""))
+        shown._line_s = -60.0  # long ago
+        shown(RUNNING)
+    assert "in_progress: 100,320 of 200,000 rows" in capsys.readouterr().err
+    assert screen.getvalue() == ""
+
+
 def test_one_line_of_json_has_what_the_handle_has(capsys: pytest.CaptureFixture[str]) -> None:
     batch._show(status(state=JobState.COMPLETED_WITH_ERRORS, rows_failed=7), as_json=True)
     text = capsys.readouterr().out
