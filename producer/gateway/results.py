@@ -78,7 +78,8 @@ def check_finished(folder: JobFolder, job: JobStatus) -> None:
 
 def list_results(folder: JobFolder, job: JobStatus) -> list[ResultFile]:
     """The files of a finished job. Raises Conflict if it has none (yet, or any more)."""
-    return [_sized(folder, one) for one in _named(folder, _manifest(folder, job))]
+    files = _named(folder, _manifest(folder, job))
+    return [one if one.bytes is not None else _sized(folder, job, one) for one in files]
 
 
 def _named(folder: JobFolder, manifest: Manifest) -> list[ResultFile]:
@@ -99,10 +100,15 @@ def _named(folder: JobFolder, manifest: Manifest) -> list[ResultFile]:
     return files + [ResultFile(name, kind) for name, kind in others]
 
 
-def _sized(folder: JobFolder, found: ResultFile) -> ResultFile:
-    if found.bytes is not None:
-        return found
-    return found._replace(bytes=_at(folder, found.name).stat().st_size)
+def _sized(folder: JobFolder, job: JobStatus, found: ResultFile) -> ResultFile:
+    """With the size that the file has now. Raises Conflict if it was deleted."""
+    try:
+        return found._replace(bytes=_at(folder, found.name).stat().st_size)
+    except FileNotFoundError as error:
+        raise errors.Conflict(
+            f"{found.name} of job {job.id} is gone: it was deleted from the job's output folder; "
+            "submit the job again"
+        ) from error
 
 
 def find_result(folder: JobFolder, job: JobStatus, name: str) -> tuple[ResultFile, Place]:
@@ -114,7 +120,7 @@ def find_result(folder: JobFolder, job: JobStatus, name: str) -> tuple[ResultFil
     path = _at(folder, name)
     if isinstance(path, Path) and path.resolve() != path:  # a link that somebody put there
         raise RouteNotFound(f"job {job.id} has no such file; its results list what there is")
-    return _sized(folder, found), path
+    return _sized(folder, job, found), path
 
 
 def respond(

@@ -117,6 +117,12 @@ def test_only_what_the_manifest_names_leaves(stack: JobsStack) -> None:
                  "parts/..%2f..%2fsecret.txt", "%2fetc%2fpasswd", "parts", ""):
         answer = stack.ask("GET", f"/v1/jobs/{job['id']}/results/{name}")
         assert (answer.status, answer.json["error"]["code"]) == (404, "not_found"), name
+    for name in ("parts/part-00000.parquet", "report.html"):
+        (stack.folder / "out/shop/named" / name).unlink()
+        answer = stack.ask("GET", f"/v1/jobs/{job['id']}/results/{name}")
+        assert (answer.status, answer.json["error"]["code"]) == (409, "conflict"), name
+        assert answer.json["error"]["message"].startswith(f"{name} of job {job['id']} is gone")
+    assert stack.ask("GET", f"/v1/jobs/{job['id']}/results").status == 409
     shutil.rmtree(stack.folder / "out/shop/named")
     gone = stack.ask("GET", f"/v1/jobs/{job['id']}/results")
     assert (gone.status, gone.json["error"]["code"]) == (409, "conflict")
