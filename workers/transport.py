@@ -62,8 +62,8 @@ class QoS(redis.QoS):
     """kombu's books of what was delivered and not acked."""
 
     owed: ClassVar[dict[str, Callable[[], object]]] = {}
-    """Acknowledged by this process, by tag, with the write that Redis has refused. Of all its
-    connections: what a lost one owes, the next one pays."""
+    """Acknowledged by this process, by tag, with the write that Redis has refused, or not told of.
+    Of all its connections: what a lost one owes, the next one pays."""
     asked = ""
     """The tag under which the server is to write down the next message, or has done so unheard."""
     arrives = False
@@ -85,11 +85,11 @@ class QoS(redis.QoS):
             self._quick_append(delivery_tag, message)
 
     def ack(self, delivery_tag: str) -> None:
-        """Acknowledge; later if Redis refuses it now. Raises RedisError."""
+        """Acknowledge; later if Redis refuses it now, or the connection is lost."""
         self._settle(delivery_tag, lambda: self._remove_from_indices(delivery_tag).execute())  # type: ignore[no-untyped-call]
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Drop or put back; later if Redis refuses it now. Raises RedisError."""
+        """Drop or put back; later if Redis refuses it now, or the connection is lost."""
         if requeue:
             self._settle(delivery_tag, lambda: self.restore_by_tag(delivery_tag, leftmost=True))
         else:
@@ -100,6 +100,11 @@ class QoS(redis.QoS):
             write()
         except ResponseError as error:
             REFUSALS.note(error)
+            self.owed[tag] = write
+        except self.channel.connection_errors as error:
+            # Celery tells of it and goes on. As one in hand it would take a place for ever, and a
+            # worker of one process would take nothing more.
+            log.warning("acknowledged later: redis was lost", reason=str(error))
             self.owed[tag] = write
         self._quick_ack(tag)
 
@@ -120,7 +125,7 @@ class QoS(redis.QoS):
             self.ack(tag)
 
     def pay(self) -> None:
-        """Write what Redis has refused. Raises RedisError."""
+        """Write what Redis has refused, or not told of. Raises RedisError."""
         for tag in list(self.owed):
             self.owed[tag]()
             del self.owed[tag]
@@ -218,7 +223,7 @@ class Channel(redis.Channel):
     def _brpop_start(self, timeout: float | None = None) -> None:
         if REFUSALS.now and not self._is_accepted():
             return
-        if not self._gives_back_asked():
+        if not self._settles_up():
             return
         if self._takes():
             self._take(self.brpop_timeout if timeout is None else timeout)
@@ -226,9 +231,13 @@ class Channel(redis.Channel):
             self._awaited = ""
             super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
 
-    def _gives_back_asked(self) -> bool:
-        """False if Redis refuses it; the message is found when its lease has ended."""
+    def _settles_up(self) -> bool:
+        """Write what is owed, and give back what was asked of a lost connection.
+
+        False if Redis refuses it; the message is found when its lease has ended. Raises RedisError.
+        """
         try:
+            self.qos.pay()
             self.qos.give_back_asked()
         except ResponseError as error:
             REFUSALS.note(error)
@@ -273,7 +282,7 @@ class Channel(redis.Channel):
             qos.asked = ""
             raise Empty
         if self._closing or queue not in self.connection._callbacks:  # nobody consumes it any more
-            self._gives_back_asked()
+            self._settles_up()
             raise Empty
         qos.arrives = True
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -453,6 +454,30 @@ def test_what_a_lost_connection_could_not_acknowledge_the_next_one_does(
     drain_until(again, lambda: client.hlen("unacked") == 0)
     assert client.llen(QUEUE) == 0
     again.close()
+
+
+def test_a_message_whose_acknowledgement_was_lost_takes_no_place(
+    server: EmbeddedServer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker of one process took nothing more: it held the message for ever, and nobody was told.
+    """
+    put_two(client)
+    connection, taken = consuming(server)
+    connection.default_channel.basic_qos(0, 1, False)
+    drain_until(connection, lambda: len(taken) == 1)
+
+    def lost(*_: Any) -> None:
+        raise redis.ConnectionError("reset")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(redis.client.Pipeline, "execute", lost)
+        taken[0].ack_log_error(logging.getLogger("test"), connection.connection_errors)
+    assert client.hlen("unacked") == 1
+    drain_until(connection, lambda: len(taken) == 2)
+    assert client.hkeys("unacked") == [taken[1].delivery_tag.encode()]
+    taken[1].ack()
+    connection.close()
+    assert (client.hlen("unacked"), client.llen(QUEUE)) == (0, 0)
 
 
 def test_what_redis_does_not_take_back_is_given_back_with_the_next_connection(
