@@ -119,7 +119,7 @@ async def show(id: str, request: Request) -> Response:
     gateway, context = contexts(request)
     await body.read(gateway, context)  # none; but as long as it may come, it is waited for
     handle = await gateway.client.find(context.caller.tenant, id)
-    status = await _after(handle, _wait_s(gateway, context), request)
+    status = await _after(gateway, handle, _wait_s(gateway, context), request)
     return response_of(_answer(status, 200))
 
 
@@ -189,15 +189,18 @@ def _entered(
 
 
 async def _after(
-    handle: AsyncPredictionHandle, wait_s: float, request: Request
+    gateway: Gateway, handle: AsyncPredictionHandle, wait_s: float, request: Request
 ) -> PredictionStatus:
-    """Its status when it has ended, or after ``wait_s``, or when nobody waits any more."""
+    """Its status when it has ended, or after ``wait_s``, or when nobody waits any more, or the
+    gateway drains: another one is asked again."""
     end_s = time.monotonic() + wait_s
     pauses_s = iter(_PAUSES_S)
     while True:
         status = await handle.status()
         left_s = end_s - time.monotonic()
-        if status.state.is_final or left_s <= 0 or await request.is_disconnected():
+        if status.state.is_final or left_s <= 0 or gateway.is_draining:
+            return status
+        if await request.is_disconnected():
             return status
         await asyncio.sleep(min(next(pauses_s, _PAUSES_S[-1]), left_s))
 
