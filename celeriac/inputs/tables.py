@@ -32,19 +32,28 @@ def columns_needed(
     wanted = _wanted(schema, available, text_column)
     missing = [name for name in wanted if name not in available]
     if missing:
-        hint = _why_columns_lack(available, schema)
+        hint = _why_columns_lack(available, schema, missing)
         raise errors.DatasetError(
             f"{called} lacks {listed(missing)}; it has: {listed(available)}{hint}"
         )
     return wanted
 
 
-def _why_columns_lack(available: Sequence[str], schema: InputSchema) -> str:
+def _why_columns_lack(
+    available: Sequence[str], schema: InputSchema, missing: Sequence[str]
+) -> str:
     """What to do about missing columns, if that can be guessed; begins with a semicolon."""
     for separator, name in _SEPARATORS.items():
         if len(available) == 1 and separator in available[0]:
             return f"; it looks separated by {name}: write it with commas"
-    return "; name the column that holds the text" if schema.kind == "text" else ""
+    if schema.kind == "text":
+        return "; name the column that holds the text"
+    if "x0" in missing and schema.kind == "table":
+        return (
+            "; the examples of this model were an array, so its columns are x0, x1 and so on, in "
+            "their order: rename these, or register it with a frame as examples"
+        )
+    return ""
 
 
 def _wanted(

@@ -176,6 +176,9 @@ def test_columns_that_are_needed() -> None:
         columns_needed(TABLE, ["age\tcity"])
     with pytest.raises(errors.DatasetError, match="'visits', 'member'"):
         columns_needed(TABLE, ["age", "city"])
+    nameless = InputSchema(kind="table", columns=(Column(name="x0"), Column(name="x1")))
+    with pytest.raises(errors.DatasetError, match=r"an array, .*register it with a frame"):
+        columns_needed(nameless, ["age", "visits"])
     with pytest.raises(errors.DatasetError, match="for models that take text"):
         columns_needed(TABLE, ["age"], "age")
 
