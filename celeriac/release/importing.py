@@ -276,11 +276,13 @@ def _difference(one: Any, other: Any) -> float:
 
 def main() -> int:
     """The importing process."""
-    return answer_with(
-        lambda wanted: [_import(wanted)], told=lambda error: errors.RegistryError(
-            f"converting it raised {errors.told(error)}"
-        )
-    )
+    return answer_with(lambda wanted: [_import(wanted)], told=_told)
+
+
+def _told(error: BaseException) -> errors.CeleriacError:
+    if isinstance(error, MemoryError):
+        return errors.RegistryError("converting it needs more memory: --memory-mb gives it more")
+    return errors.RegistryError(f"converting it raised {errors.told(error)}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from celeriac import errors
+from celeriac.release import importing
 from celeriac.release.examples import read_examples
 from workers.cli.models import read_labels
 
@@ -36,3 +37,8 @@ def test_a_table_without_the_column_of_texts(tmp_path: Path) -> None:
         read_examples(path, "text", None)
     path.write_text("a,b\n1,2\n")
     assert read_examples(path, "text", None).tolist() == [[1, 2]]
+
+
+def test_an_import_that_runs_out_of_memory_says_what_gives_it_more() -> None:
+    assert "--memory-mb" in importing._told(MemoryError()).message
+    assert "ValueError" in importing._told(ValueError("x")).message
