@@ -290,6 +290,7 @@ class JobFailed(CeleriacError):
 
 _PATH = re.compile(r"(?:/[\w.@+-]+)+/([\w.@+-]+)")
 """A path of this machine: only its last part may leave."""
+_HOST = re.compile(r" on host [\w.-]+")
 
 
 def without_paths(text: str, most: int = 200) -> str:
@@ -299,6 +300,15 @@ def without_paths(text: str, most: int = 200) -> str:
     'no such file: net.bin'
     """
     return _PATH.sub(r"\1", text.strip())[:most]
+
+
+def without_hosts(text: str) -> str:
+    """A message without the names of machines, as messages of ours have them.
+
+    >>> without_hosts("it is not reached on host node-7.example; submit it again")
+    'it is not reached; submit it again'
+    """
+    return _HOST.sub("", text)
 
 
 def told(error: BaseException) -> str:

@@ -184,7 +184,7 @@ class JobFolder:
             raise errors.JobNotFound(f"{self.job}: is damaged: {error}") from error
         if plan.contract not in (CONTRACT, NEW_CONTRACT):
             raise errors.JobNotFound(
-                f"{self.job}: has contract {plan.contract}, and the release on "
+                f"{self.job}: has contract {plan.contract}, and the release on host "
                 f"{socket.gethostname()} reads {CONTRACT} and {NEW_CONTRACT}: upgrade it, then "
                 f"`celeriac batch resume {plan.job_id}` goes on"
             )
@@ -218,8 +218,8 @@ class JobFolder:
         """What to raise for a job whose folder was deleted."""
         return JobNotFound(
             f"{self.path}: the output of job {job_id} is gone: somebody deleted or moved the "
-            f"folder, or {socket.gethostname()} does not reach it; if it is lost, submit the "
-            "dataset again"
+            f"folder, or it is not reached on host {socket.gethostname()}; if it is lost, submit "
+            "the dataset again"
         )
 
     def chunks(self, plan: JobPlan) -> list[Chunk]:

@@ -388,9 +388,12 @@ def _shown(gateway: Gateway, context: RequestContext, status: JobStatus) -> dict
             "dead": status.chunks_dead,
         },
         "rows_per_s": _rounded(status.rows_per_s), "eta_s": _rounded(status.eta_s),
-        "error": {"code": "job_failed", "message": errors.without_paths(status.error, 1_000)}
-        if status.error else None,
+        "error": {"code": "job_failed", "message": _told(status.error)} if status.error else None,
     }  # fmt: skip
+
+
+def _told(error: str) -> str:
+    return errors.without_hosts(errors.without_paths(error, 1_000))
 
 
 def _seconds(at: datetime | None) -> int | None:

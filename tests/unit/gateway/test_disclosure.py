@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
 from celeriac.datasets.places import place
-from producer.gateway import results
+from celeriac.jobs.folder import JobFolder
+from producer.gateway import jobs, results
 from producer.gateway.disclosure import Disclosure
 
 ROOTS = ["/srv/in/shop", "/srv/out/shop", "s3://lake/in"]
@@ -75,3 +77,12 @@ def test_lines_are_whole_wherever_blocks_end(
         return b"".join([one async for one in results._told(file, place(str(path)), DISCLOSURE)])
 
     assert asyncio.run(told()) == DISCLOSURE.of_errors(path.read_bytes())
+
+
+def test_why_a_job_failed_names_no_host(tmp_path: Path) -> None:
+    said = JobFolder(tmp_path / "out").gone("7").message
+    assert f"on host {socket.gethostname()}" in said
+    assert jobs._told(said) == (
+        "out: the output of job 7 is gone: somebody deleted or moved the folder, or it is not "
+        "reached; if it is lost, submit the dataset again"
+    )
