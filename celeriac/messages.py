@@ -183,7 +183,7 @@ def encode_item(item: Any) -> Any:
         return {_text_key(key): encode_item(value) for key, value in item.items()}
     if isinstance(item, (list, tuple)):
         return [encode_item(value) for value in item]
-    if hasattr(item, "__array_interface__"):
+    if hasattr(item, "__array_interface__") and hasattr(item, "dtype"):  # images of PIL lack it
         return _encode_array(item)
     if hasattr(item, "item") and getattr(item, "ndim", 0) == 0:  # a scalar
         return encode_item(item.item())
@@ -201,6 +201,8 @@ def _text_key(key: Any) -> str:
 
 
 def _encode_array(array: Any) -> Any:
+    if hasattr(array, "mask") and array.mask.any():
+        raise errors.InvalidItem("masked values cannot be sent; put others there: filled(...)")
     if array.dtype.kind not in "biuf":
         raise errors.InvalidItem(f"an array of dtype {array.dtype} cannot be sent; use numbers")
     if array.ndim == 0:

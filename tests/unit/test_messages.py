@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as np_st
+from PIL import Image
 
 from celeriac import errors, messages
 from celeriac.messages import ModelRef
@@ -106,12 +107,23 @@ def test_broken_wrappings_are_refused(item: Any) -> None:
 @pytest.mark.parametrize(
     ("item", "told"),
     [(pd.Series({"size": 1, "city": "Bonn"}), "to_dict"), (torch.ones(3), "numpy"),
-     (pd.DataFrame({"size": [1, 2]}), "predict_many")],
-    ids=["row of a frame", "tensor", "frame"],
+     (pd.DataFrame({"size": [1, 2]}), "predict_many"),
+     (Image.new("L", (2, 2)), "bytes or numpy arrays")],
+    ids=["row of a frame", "tensor", "frame", "image of PIL"],
 )  # fmt: skip
 def test_what_people_try_is_refused_with_what_will_do(item: Any, told: str) -> None:
     with pytest.raises(errors.InvalidItem, match=told):
         messages.encode_item(item)
+
+
+def test_masked_values_are_refused() -> None:
+    """numpy fills them with 1e20 in bytes, and with 0 as scalars; they were answered."""
+    masked = np.ma.masked_greater(np.array([1.0, 6.0]), 5)
+    for item in (masked, list(masked), masked[1], {"size": masked[1]}):
+        with pytest.raises(errors.InvalidItem, match="filled"):
+            messages.encode_item(item)
+    assert messages.encode_item(masked[:1]) == messages.encode_item(np.array([1.0]))
+    assert messages.encode_item(list(masked)[:1]) == [1.0]
 
 
 class Size(enum.IntEnum):
