@@ -268,7 +268,7 @@ class _Reply:
 def failed(context: RequestContext, error: errors.CeleriacError) -> Answer:
     """The answer to a request that failed. What callers are not told is in the log."""
     context.code = error.code
-    if error.code in failures.UNSPOKEN and error.message != _UNFORESEEN:
+    if error.message not in (failures.message_of(error), _UNFORESEEN):
         log.error("request failed", request=context.id, route=context.route, code=error.code,
                   problem=error.message)
     return Answer(

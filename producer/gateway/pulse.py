@@ -43,7 +43,10 @@ class Pulse:
 
     async def start(self) -> None:
         """Ask once, then go on asking in the background."""
-        self._set(await self._answers())
+        fault = await self._fault()
+        self._set(fault)
+        if fault is not None:
+            _tell(fault)
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
@@ -53,23 +56,29 @@ class Pulse:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            self._set(await self._answers() or await self._answers())
+            self._set(await self._fault() and await self._fault())
 
-    async def _answers(self) -> bool:
+    async def _fault(self) -> Exception | None:
         try:
             async with asyncio.timeout(ANSWER_S):
                 await self._ask()
-        except (RedisError, OSError, TimeoutError):
-            return False
-        return True
+        except (RedisError, OSError, TimeoutError) as error:
+            return error
+        return None
 
-    def _set(self, is_up: bool) -> None:
+    def _set(self, fault: Exception | None) -> None:
+        is_up = fault is None
         metrics.BROKER_UP.set(is_up)
         if is_up == self.is_up:
             return
         self.is_up = is_up
-        if is_up:
+        if fault is None:
             log.info("Redis answers")
         else:
-            log.warning("Redis does not answer: requests are refused until it does")
+            _tell(fault)
             self._gone()
+
+
+def _tell(fault: Exception) -> None:
+    reason = str(fault) or type(fault).__name__
+    log.warning("Redis does not answer: requests are refused until it does", reason=reason)

@@ -89,6 +89,24 @@ def test_what_a_caller_is_not_told_is_in_the_log(monkeypatch: pytest.MonkeyPatch
     assert line["request"] == error["request_id"]
 
 
+def test_why_redis_refuses_is_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[dict[str, Any]] = []
+    monkeypatch.setattr(guard.log, "error", lambda _, **named: said.append(named))
+
+    class Refused(FakeClient):
+        async def call(self, *_: Any, **__: Any) -> Call:
+            raise errors.BrokerError("Redis at redis://shop:***@h:1/0 refuses this (no permission)")
+
+    client: Any = Refused()
+    app = build(Settings(), client).public
+    for app.gateway.pulse.is_up in (True, False):  # the pulse itself tells why Redis is not there
+        start, body = asyncio.run(ask(app, b'{"text": "x"}'))
+        assert start["status"] == 503
+        assert b"shop" not in body["body"]
+    (line,) = said
+    assert "no permission" in line["problem"]
+
+
 def test_a_process_that_ends_at_once_tells_no_failure() -> None:
     client: Any = FakeClient()
     app = build(Settings(), client).public
