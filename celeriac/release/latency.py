@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from celeriac.reports.charts import number
 from celeriac.scoring import Scorer
 
 BATCH_ITEMS = 32
@@ -75,7 +76,7 @@ def too_slow(new: Latency, old: Latency, factor: float) -> str:
         (f"a batch of {new.batch_items}", new.batch_ms, per_item),
     )
     return "; ".join(
-        f"{what} takes {now:.3g} ms, and {before:.3g} ms with the champion"
+        f"{what} takes {number(now)} ms, and {number(before)} ms with the champion"
         for what, now, before in cases
         if now > factor * before and now - before > SLACK_MS
     )

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from celeriac.advisor.requirement import Requirement
+from celeriac.reports.charts import number
 from celeriac.settings import get_settings
 from celeriac.tables import Fitted
 from producer.advice import advise_for, as_data
@@ -92,14 +93,14 @@ def _table(ways: dict[str, dict[str, Any]]) -> Any:
             name.replace("_", " "), f"{way['processes']:,}",
             f"{way['utilisation']:.0%}" if "utilisation" in way else "-",
             _ms(way.get("p50_ms")), _ms(way.get("p99_ms")), _s(way.get("duration_s")),
-            "yes" if way["met"] else "no", f"{way['core_hours_per_million']:,.3g}",
-            "-" if cost is None else f"{cost:,.3g}",
+            "yes" if way["met"] else "no", number(way["core_hours_per_million"]),
+            "-" if cost is None else number(cost),
         )
     return table
 
 
 def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.3g} ms"
+    return "-" if value is None else f"{number(value)} ms"
 
 
 def _s(value: float | None) -> str:

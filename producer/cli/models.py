@@ -16,6 +16,7 @@ from celeriac import errors
 from celeriac.messages import CHAMPION, MAINTENANCE_QUEUE, ModelRef, check_model_name
 from celeriac.registry.catalogue import Catalogue, ModelInfo, VersionInfo, fetch
 from celeriac.registry.manifest import InputSchema, OutputSchema, Serving
+from celeriac.reports.charts import number
 from celeriac.settings import get_settings
 from producer.broker import Broker, broker_error
 from producer.cli import terminal
@@ -143,10 +144,13 @@ def tell_latency(result: dict[str, Any]) -> None:
         return
     beside = ""
     if old:
-        beside = f"; with the champion before {old['one_ms']:.3g} ms, {old['batch_ms']:.3g} ms"
+        beside = (
+            f"; with the champion before {number(old['one_ms'])} ms, "
+            f"{number(old['batch_ms'])} ms"
+        )
     typer.echo(
-        f"one item takes {new['one_ms']:.3g} ms, a batch of {new['batch_items']:.0f} "
-        f"{new['batch_ms']:.3g} ms{beside}"
+        f"one item takes {number(new['one_ms'])} ms, a batch of {new['batch_items']:.0f} "
+        f"{number(new['batch_ms'])} ms{beside}"
     )
     if result.get("uncompared"):
         typer.echo(f"not compared with the champion before: {result['uncompared']}")

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from celeriac import errors
+from celeriac.reports import charts
 from producer.cli import terminal
 
 app = typer.Typer(no_args_is_help=True, help="Readings of sensors, their alarms and analyses.")
@@ -119,7 +120,7 @@ def show(sensor: Sensor, as_json: AsJson = False) -> None:
     if view.alarm:
         typer.echo(
             f"an alarm is open since {terminal.moment(view.alarm.opened_at_s)}: score "
-            f"{view.alarm.peak:,.4g}, threshold {view.alarm.threshold:g}"
+            f"{charts.number(view.alarm.peak)}, threshold {view.alarm.threshold:g}"
         )
     for one in analyses:
         for line in _analysis(one):
@@ -147,7 +148,7 @@ def alarms(
     headings = ("sensor", "event", "opened", "closed", "highest score", "threshold")
     terminal.show_rows(headings, ((
         one.sensor, one.event, terminal.moment(one.opened_at_s),
-        terminal.moment(one.closed_at_s) if one.closed_at_s else "", f"{one.peak:,.4g}",
+        terminal.moment(one.closed_at_s) if one.closed_at_s else "", charts.number(one.peak),
         f"{one.threshold:g}",
     ) for one in found))
 
@@ -231,7 +232,8 @@ def _tell(number: int, answer: Any, counts: Counter[str], *, as_json: bool) -> N
         if counts["errors"] <= MOST_ERRORS:
             typer.echo(f"reading {number}: {answer.message}", err=True)
     elif answer.anomaly and not answer.duplicate:
-        typer.echo(f"{terminal.moment(answer.at)} {answer.sensor}: score {answer.score:,.4g}")
+        score = charts.number(answer.score)
+        typer.echo(f"{terminal.moment(answer.at)} {answer.sensor}: score {score}")
 
 
 def _analysis(one: dict[str, Any]) -> Iterator[str]:
@@ -247,11 +249,14 @@ def _analysis(one: dict[str, Any]) -> Iterator[str]:
         trend = channel["trend"]
         rises = (
             "" if trend is None or trend["direction"] == "none"
-            else f", {trend['direction']} by {abs(trend['slope_per_hour']):.4g} an hour"
+            else f", {trend['direction']} by {charts.number(abs(trend['slope_per_hour']))} an hour"
         )
+        shown = {
+            name: charts.number(channel[name]) for name in ("mean", "median", "mode", "min", "max")
+        }
         yield (
-            f"  mean {channel['mean']:.4g}, median {channel['median']:.4g}, mode "
-            f"{channel['mode']:.4g}, from {channel['min']:.4g} to {channel['max']:.4g}{rises}"
+            f"  mean {shown['mean']}, median {shown['median']}, mode {shown['mode']}, from "
+            f"{shown['min']} to {shown['max']}{rises}"
         )
 
 
@@ -266,7 +271,7 @@ def _client() -> Any:
 
 
 def _numbers(values: list[float]) -> str:
-    shown = ", ".join(f"{value:.5g}" for value in values[:4])
+    shown = ", ".join(map(charts.number, values[:4]))
     return shown + (", ..." if len(values) > 4 else "")
 
 

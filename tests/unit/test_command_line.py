@@ -18,7 +18,7 @@ import workers.cli
 import workers.cli.status
 from celeriac import __version__, errors
 from celeriac.settings import get_settings
-from producer.cli import main, models, reviews, terminal
+from producer.cli import advise, main, models, reviews, sensors, terminal
 from workers.lock import StateLock
 
 ROOT = Path(__file__).parents[2]
@@ -222,3 +222,11 @@ def test_status_goes_on_showing_where_there_is_no_terminal(
     with pytest.raises(StopIteration):
         workers.cli.status.status(watch=True, every_s=0.0)
     assert capsys.readouterr().out == "one\ntwo\n"
+
+
+def test_large_figures_have_no_exponent(capsys: pytest.CaptureFixture[str]) -> None:
+    models.tell_latency({"latency": {"one_ms": 0.0571, "batch_ms": 1_190.4, "batch_items": 32.0}})
+    said = capsys.readouterr().out
+    assert said == "one item takes 0.0571 ms, a batch of 32 1,190 ms\n"
+    assert advise._ms(1_045.2) == "1,045 ms"
+    assert sensors._numbers([101_325.0, 20.5]) == "101,325, 20.5"

@@ -10,6 +10,7 @@ import typer
 from celeriac.messages import check_model_name
 from celeriac.registry.aliases import CHALLENGER, Move
 from celeriac.registry.store import Registry
+from celeriac.reports.charts import number
 from celeriac.settings import get_settings
 from producer.broker import connect
 from producer.cli import terminal
@@ -75,5 +76,5 @@ def _told(move: Move) -> str:
     after = "removed" if move.to is None else str(move.to)
     by = f"  by {move.who}" if move.who else ""
     head = f"{move.time[:19].replace('T', ' ')} UTC  {move.alias}  {before} -> {after}{by}"
-    measured = ", ".join(f"{name}={value:.3g}" for name, value in move.metrics.items())
+    measured = ", ".join(f"{name}={number(value)}" for name, value in move.metrics.items())
     return "\n    ".join(filter(None, (head, move.why, measured)))
