@@ -7,6 +7,7 @@ from workers.app import app
 
 try:
     globals().update(flower.options(get_settings()))
+    app.conf.task_queues = flower.queues()
     app.conf.broker_use_ssl = flower.tls(get_settings().broker_url)
 except CeleriacError as error:
     raise SystemExit(f"celeriac: {error.message}") from None

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kombu.entity import Queue
 from kombu.utils.url import parse_url
 
 from celeriac import errors
@@ -26,7 +27,7 @@ from celeriac.messages import (
     realtime_queue,
 )
 from celeriac.settings import Settings
-from workers.roles import role_name
+from workers.roles import ROLES, role_name
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = "name,kwargs,state,received,runtime,worker,routing_key,uuid"
@@ -78,6 +79,13 @@ def tls(url: str) -> dict[str, Any] | None:
     """
     found: dict[str, Any] | None = parse_url(url).get("ssl")
     return found
+
+
+def queues() -> list[Queue]:
+    """Those of the main loops. Flower asks workers for theirs once, as it begins, when those that
+    begin with it do not answer yet; until it is told to ask again, its page of queues shows these.
+    """
+    return [Queue(name) for role in ROLES if role.device == "cpu" for name in role.queues]  # type: ignore[no-untyped-call]
 
 
 def hide_running_arguments() -> None:

@@ -49,6 +49,10 @@ def test_its_page_of_queues_checks_the_certificate_as_the_address_says() -> None
     assert flower.tls("redis://h:1/0") is None
 
 
+def test_its_page_of_queues_has_all_before_workers_answer() -> None:
+    assert {queue.name for queue in flower.queues()} == {"predict.cpu", "batch.cpu", "maintenance"}
+
+
 def test_its_end_is_bounded_while_a_thread_waits_for_redis() -> None:
     program = textwrap.dedent("""
         import os, signal, sys, threading, time
