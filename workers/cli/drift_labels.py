@@ -16,6 +16,7 @@ import typer
 
 from celeriac import errors
 from celeriac.messages import DEFAULT_TENANT, ModelRef
+from producer.cli import terminal
 
 if TYPE_CHECKING:
     from celeriac.drift.concept import ErrorTest
@@ -59,8 +60,9 @@ def accuracy(
         ]
     if not found:
         typer.echo(
-            f"no labels of {model} for predictions of the last {days} days;\nthey come by "
-            "client.feedback(prediction_id, label) or POST /v1/feedback (docs/drift.md)"
+            f"no labels of {model} for predictions of the last {terminal.counted(days, 'day')};\n"
+            "they come by client.feedback(prediction_id, label) or POST /v1/feedback "
+            "(docs/drift.md)"
         )
         return
     for number_of, (one, test) in enumerate(found):
@@ -174,7 +176,7 @@ def _state(test: ErrorTest | None) -> str:
     """What the test of errors says, in one sentence."""
     if test is None:
         return (
-            "not tested yet: labels are looked at every few seconds, if beat and the maintenance\n"
+            "not tested yet: labels are looked at every few seconds, if beat and the maintenance "
             "role are up (`celeriac status`)"
         )
     if test.usual is None:

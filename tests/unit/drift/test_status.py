@@ -8,6 +8,7 @@ import pytest
 from celeriac import errors
 from celeriac.drift.standing import EndedEpisode, FeatureStanding, OpenEpisode, Standing
 from celeriac.settings import DriftSettings, Settings
+from workers.cli import drift_labels
 from workers.cli.drift_status import fetch, show
 
 NOW_S = 1_700_000_000.0
@@ -108,3 +109,7 @@ def test_nothing_yet_and_a_watch_that_is_away(said) -> None:  # type: ignore[no-
 def test_an_alias_is_refused(model: str) -> None:
     with pytest.raises(errors.RequestError, match="a version by its number"):
         fetch(Settings(), model)
+
+
+def test_a_sentence_about_labels_is_folded_by_the_window_alone() -> None:
+    assert "\n" not in drift_labels._state(None)
