@@ -40,10 +40,14 @@ def from_sklearn(estimator: Any, schema: InputSchema, output: OutputSchema) -> O
 
     scores: Any = "probabilities" if output.probabilities else "none"
 
-    def converted(wide: bool, options: dict[str, Any]) -> OnnxFile:
+    ways = [estimator]
+    if schema.frame and not hasattr(estimator, "steps"):
+        ways.append(_of_columns(estimator, schema))
+
+    def converted(way: Any, wide: bool, options: dict[str, Any]) -> OnnxFile:
         with _quiet(), _boosted_trees():
             graph = skl2onnx.to_onnx(
-                estimator, initial_types=_types(schema, wide), options=options,
+                way, initial_types=_types(schema, wide), options=options,
                 target_opset={"": OPSET, "ai.onnx.ml": 3},
             )
         _set_locale(graph.graph)
@@ -52,16 +56,29 @@ def from_sklearn(estimator: Any, schema: InputSchema, output: OutputSchema) -> O
         return file
 
     # Some of its converters know float32 alone.
-    *others, (wide, last) = itertools.product((True, False), options)
+    *others, last = itertools.product(ways, (True, False), options)
     for attempt in others:
         with contextlib.suppress(Exception):
             return converted(*attempt)
     try:
-        return converted(wide, last)
+        return converted(*last)
     except Exception as error:
         raise errors.RegistryError(
             f"skl2onnx cannot convert it: {errors.told(error)[:200]}"
         ) from error
+
+
+def _of_columns(estimator: Any, schema: InputSchema) -> Any:
+    """The same behind a step that joins columns: the converters of single estimators know one
+    input alone, and a graph of a frame has one of each column."""
+    compose = library("sklearn.compose", pip="scikit-learn")
+    pipeline = library("sklearn.pipeline", pip="scikit-learn")
+    import pandas as pd
+
+    names = [column.name for column in schema.columns]
+    joined = compose.ColumnTransformer([("columns", "passthrough", names)])
+    joined.fit(pd.DataFrame(np.zeros((1, len(names))), columns=names))
+    return pipeline.Pipeline([("columns", joined), ("estimator", estimator)])
 
 
 def from_torch(module: Any, schema: InputSchema) -> OnnxFile:

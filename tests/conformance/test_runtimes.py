@@ -211,11 +211,8 @@ def _onnx_boosted() -> Case:
     x, y = _digits()
     names = [f"x{number}" for number in range(64)]
     frame = pd.DataFrame(np.where(x == 13, np.nan, x), columns=names)
-    model = make_pipeline(
-        make_column_transformer(("passthrough", names)),
-        HistGradientBoostingClassifier(max_iter=4, min_samples_leaf=5),
-    ).fit(frame, y % 3)
-    return _converted(Case(model, frame, {"x": 1}))
+    model = HistGradientBoostingClassifier(max_iter=4, min_samples_leaf=5)
+    return _converted(Case(model.fit(frame, y % 3), frame, {"x": 1}))
 
 
 def _onnx_text() -> Case:
