@@ -51,6 +51,8 @@ def from_sklearn(estimator: Any, schema: InputSchema, output: OutputSchema) -> O
                 target_opset={"": OPSET, "ai.onnx.ml": 3},
             )
         _set_locale(graph.graph)
+        if schema.frame:
+            _name_inputs(graph.graph, [column.name for column in schema.columns])
         file = OnnxFile(data=graph.SerializeToString(), scores=scores, output=output)
         wrap(file, output, schema)  # some graphs of doubles cannot be loaded
         return file
@@ -125,6 +127,15 @@ def _types(schema: InputSchema, wide: bool) -> list[tuple[str, Any]]:
     tensor = kinds.FloatTensorType if schema.dtype == "float32" else real
     width = int(np.prod(schema.shape)) if schema.kind in ARRAYS else len(schema.columns)
     return [("input", tensor([None, width]))]
+
+
+def _name_inputs(graph: Any, names: list[str]) -> None:
+    """As the columns are called; the converter writes ``area__m2_`` for ``area (m2)``."""
+    called = {one.name: name for one, name in zip(graph.input, names, strict=True)}
+    for node in graph.node:
+        node.input[:] = [called.get(name, name) for name in node.input]
+    for one in graph.input:
+        one.name = called[one.name]
 
 
 def _set_locale(graph: Any) -> None:

@@ -209,7 +209,7 @@ def _onnx_frame() -> Case:
 def _onnx_boosted() -> Case:
     """With values that are missing, in the training and in the examples."""
     x, y = _digits()
-    names = [f"x{number}" for number in range(64)]
+    names = [f"pixel ({number})" for number in range(64)]
     frame = pd.DataFrame(np.where(x == 13, np.nan, x), columns=names)
     model = HistGradientBoostingClassifier(max_iter=4, min_samples_leaf=5)
     return _converted(Case(model.fit(frame, y % 3), frame, {"x": 1}))
