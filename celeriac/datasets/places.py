@@ -7,6 +7,7 @@ Access to S3 is set by the usual variables: ``AWS_ENDPOINT_URL_S3`` or ``AWS_END
 from __future__ import annotations
 
 import fnmatch
+import glob
 import os
 import re
 import stat
@@ -205,13 +206,18 @@ def expanded(name: str | Path | S3Path) -> Place:
 def absolute(name: str | Path | S3Path) -> str:
     """The name under which every process of this machine finds it, whatever folder it looks from.
 
-    Links stay as they are. Raises DatasetError as :func:`expanded` does.
+    Links stay as they are. What is no file may be a pattern, and then the folder that one looks
+    from is none. Raises DatasetError as :func:`expanded` does.
 
     >>> absolute("/data/in.csv"), absolute("s3://lake/in/")
     ('/data/in.csv', 's3://lake/in')
     """
     found = expanded(name)
-    return str(found.absolute() if isinstance(found, Path) else found)
+    if isinstance(found, S3Path) or found.is_absolute():
+        return str(found)
+    here = os.getcwd()  # noqa: PTH109 - as text
+    is_there = os.path.exists(found)  # noqa: PTH110 - one that must not be seen is not
+    return str(Path(here if is_there else glob.escape(here)) / found)
 
 
 def describe(source: Any) -> str:

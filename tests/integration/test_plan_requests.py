@@ -194,6 +194,25 @@ def test_who_sees_other_files_is_named(
         client.submit_dataset(tmp_path / "in.csv", "texts@1", tmp_path / "out")
 
 
+def test_a_folder_that_reads_like_a_pattern_is_none(
+    client: Client, tmp_path: Path, here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is named in it may be one; its neighbour has other rows."""
+    for name in ("run[1]", "run1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.csv").write_text(f"text\n{name}\n")
+    (tmp_path / "run1" / "b.csv").write_text("text\nwrong\n")
+    monkeypatch.chdir(tmp_path / "run[1]")
+    with worker(client):
+        for source in ("*.csv", "a.csv"):
+            out = tmp_path / f"out-{source[0]}"
+            client.submit_dataset(source, "texts@1", out)
+            assert [Path(at.path).parent.name for at in JobFolder(out).load().files] == ["run[1]"]
+        with pytest.raises(errors.DatasetError, match=r"b\.csv"):
+            client.submit_dataset("b.csv", "texts@1", tmp_path / "none")
+    assert here == []
+
+
 def test_without_a_worker_the_submitter_reads_it(
     client: Client, source: Path, here: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
