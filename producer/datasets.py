@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from celeriac.datasets.sources import Source
 
 MAX_EXPIRES_S = 315_360_000
+_FREE_LATER = (
+    '; or submit it again when a batch worker is free to read it, or with planned_by="worker", '
+    "which waits for one"
+)
 
 
 @dataclass(frozen=True)
@@ -118,12 +122,14 @@ def submit_dataset(  # noqa: PLR0913 - a dataset and its options
     shows = nullcontext() if ordered else _validating(broker, folder, wanted, ref, version, shown)
     with shows, _discarding(copies):
         planned = None
-        if asks_worker and plan_requests.may_ask(source, folder.path):
+        asks = asks_worker and plan_requests.may_ask(source, folder.path)
+        if asks:
             request = PlanRequest(shown, f"{ref.name}@{version.version}", str(folder.path), options)
             planned = plan_requests.ask(
                 broker, request, version.batch_device, copies, on_progress
             )
         if planned is None:
+            require_readers(_FREE_LATER if asks else "")
             planned = _plan(source, ref.name, version, options, copies, on_progress, ordered)
         ours = make_plan(
             planned.dataset, planned.scoring, source=shown, job_id=wanted, now=now,
@@ -178,7 +184,6 @@ def _plan(  # noqa: PLR0913, PLR0917 - a dataset, its model and its options
     on_progress: Progress | None, ordered: Ordered | None,
 ) -> Planned:
     """As :func:`plan_dataset`, of a source that this process opens."""
-    require_readers()
     found = _opened(source, ordered)
     return plan_dataset(found, model, version, options, copies, on_progress)
 

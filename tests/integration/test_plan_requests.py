@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ import redis
 from PIL import Image
 
 from celeriac import errors
+from celeriac.datasets import libraries
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import Answer
 from celeriac.keys import plan_replies_key, plan_request_key, seen_key
@@ -229,6 +231,22 @@ def test_without_a_worker_the_submitter_reads_it(
     client.submit_dataset(source, "texts@1", tmp_path / "none")
     assert broker.redis.llen(QUEUE) == queued + 1
     assert here == [str(source)] * 2
+
+
+def test_who_has_no_readers_is_told_of_the_other_way(
+    client: Client, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_requests, "CLAIM_S", 0.05)
+
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(libraries, "importlib", SimpleNamespace(import_module=missing))
+    with pytest.raises(errors.DatasetError, match=r"need numpy.*planned_by=.worker., which"):
+        client.submit_dataset(source, "texts@1", tmp_path / "out")
+    with pytest.raises(errors.DatasetError, match=r"need numpy.*datasets\]\"$"):
+        client.submit_dataset(source, "texts@1", tmp_path / "out", planned_by="client")
+    assert not client.jobs()
 
 
 def test_what_cannot_be_told_is_planned_here(
