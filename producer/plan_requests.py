@@ -24,6 +24,7 @@ from celeriac.datasets.copies import Copies
 from celeriac.datasets.places import Place, S3Path
 from celeriac.jobs.folder import JobFolder
 from celeriac.jobs.ledger import Answer
+from celeriac.jobs.manifest import read_manifest
 from celeriac.keys import PLAN_REQUEST_S, plan_replies_key, plan_request_key
 from celeriac.messages import BATCH_PLAN_DATASET, CONTRACT, ModelRef, batch_queue
 from celeriac.registry.catalogue import fetch
@@ -92,7 +93,7 @@ def ask(
 
     Raises what :func:`plan_dataset` does, of what a worker finds, and what ``on_progress`` does.
     """
-    asker = _Asker(broker, wire.new_id())
+    asker = _Asker(broker, wire.new_id(), copies)
     try:
         text = _as_json(request)
         if text is None or not seen_of_late(broker.redis, {batch_queue(device)}):
@@ -106,7 +107,6 @@ def ask(
         raise
     if last is None:
         return None
-    copies.adopt(last.copies)
     if last.error is not None:
         raise _found(errors.from_wire(last.error), last.host)
     return last.planned
@@ -130,9 +130,9 @@ def _found(error: errors.CeleriacError, host: str) -> errors.CeleriacError:
 class _Asker:
     """The submitter's end of one request."""
 
-    def __init__(self, broker: Broker, request_id: str) -> None:
+    def __init__(self, broker: Broker, request_id: str, copies: Copies) -> None:
         self._client = broker.redis
-        self._id = request_id
+        self._id, self._copies = request_id, copies
         self._request, self._replies = plan_request_key(request_id), plan_replies_key(request_id)
         self._pop_s = min(_POP_S, broker.settings.broker.socket_timeout_s / 2)
 
@@ -164,13 +164,23 @@ class _Asker:
         return None
 
     def stop(self) -> None:
-        """Have the worker plan no more, and leave no copies."""
-        with suppress(redis.RedisError):
-            self._client.set(self._request, _STOPPED, ex=PLAN_REQUEST_S)
+        """Have the worker plan no more, and leave no copies; if it has ended, hear of them."""
+        with suppress(redis.RedisError, msgspec.MsgspecError):
+            with self._client.pipeline(transaction=True) as pipe:
+                pipe.set(self._request, _STOPPED, ex=PLAN_REQUEST_S)
+                pipe.lrange(self._replies, 0, -1)
+                unread: list[bytes] = pipe.execute()[1]
+            for text in unread:
+                self._hear(text)
 
     def _pop(self, timeout_s: float) -> Reply | None:
         found: Any = self._client.blpop([self._replies], timeout=timeout_s)
-        return None if found is None else msgspec.json.decode(found[1], type=Reply)
+        return None if found is None else self._hear(found[1])
+
+    def _hear(self, text: bytes) -> Reply:
+        reply = msgspec.json.decode(text, type=Reply)
+        self._copies.adopt(reply.copies)
+        return reply
 
 
 # --- who plans -----------------------------------------------------------------------------------
@@ -184,8 +194,10 @@ class Caller:
         self._request, self._replies = plan_request_key(request_id), plan_replies_key(request_id)
         self.at = (0, 0)
         """Bytes of the dataset that were read, and in all."""
-        self.copies: tuple[str, ...] = ()
-        """Those that were made."""
+        self.folder: JobFolder | None = None
+        """Its job's."""
+        self.copies: Copies | None = None
+        """Those that are made for it."""
         self.has_stopped = False
         """It wants no plan any more. One that is not heard of may have gone on by itself."""
 
@@ -206,25 +218,39 @@ class Caller:
     def renew(self) -> Answer:
         """Say how far the plan is; KEPT if somebody wants to know. Raises redis.RedisError."""
         unread = self._tell(Reply(*self.at))
-        self.has_stopped = self._client.get(self._request) == _STOPPED
         return Answer.LOST if self.has_stopped or unread > MAX_UNREAD else Answer.KEPT
 
     def end(self, planned: Planned | None = None, error: dict[str, Any] | None = None) -> None:
         """The last word: the plan, what is wrong with the dataset, or neither, if the caller had
         better plan by itself. Raises redis.RedisError."""
-        last = Reply(*self.at, is_last=True, copies=self.copies, host=socket.gethostname())
+        last = Reply(*self.at, is_last=True, copies=self._made, host=socket.gethostname())
         self._tell(msgspec.structs.replace(last, planned=planned, error=error))
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Leave no copies to a caller that has stopped, or to a job that has ended since: it went
+        on without this process, which was stopped itself."""
+        if self.copies is None or self.folder is None:
+            return
+        if self.has_stopped or read_manifest(self.folder) is not None:
+            self.copies.discard()
+
+    @property
+    def _made(self) -> tuple[str, ...]:
+        return self.copies.made if self.copies is not None else ()
 
     def _tell(self, reply: Reply) -> int:
         """How many words nobody has read so far."""
         text = msgspec.json.encode(reply)
         if len(text) > MAX_REPLY_BYTES:
-            text = msgspec.json.encode(Reply(is_last=True, copies=self.copies))
+            text = msgspec.json.encode(Reply(is_last=True, copies=self._made))
         with self._client.pipeline(transaction=True) as pipe:
             pipe.rpush(self._replies, text)
             pipe.expire(self._replies, PLAN_REQUEST_S)
-            unread: int = pipe.execute()[0]
-        return unread
+            pipe.get(self._request)  # at once: of a last word either who stops hears, or we do
+            unread, _, said = pipe.execute()
+        self.has_stopped = said == _STOPPED
+        return int(unread)
 
 
 def plan(
@@ -240,13 +266,11 @@ def plan(
 
     ref = ModelRef.parse(request.model)
     version = fetch(broker.redis).resolve(ref)
-    copies = Copies(JobFolder(request.output).copies)
+    caller.folder = JobFolder(request.output)
+    caller.copies = Copies(caller.folder.copies)
     try:
         source = open_source(request.source)
-        return plan_dataset(source, ref.name, version, request.options, copies, check)
+        return plan_dataset(source, ref.name, version, request.options, caller.copies, check)
     except errors.Cancelled:
-        if caller.has_stopped:
-            copies.discard()
+        caller.tidy()
         raise
-    finally:
-        caller.copies = copies.made

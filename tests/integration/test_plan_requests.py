@@ -343,6 +343,45 @@ def test_who_is_interrupted_leaves_no_plan_and_no_copy(
     assert not client.jobs()
 
 
+@pytest.mark.parametrize("when", ["before", "after", "of the last word"])
+def test_copies_go_when_the_caller_leaves_as_the_plan_ends(
+    when: str, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever hears of the other deletes them."""
+    path = tmp_path / "in.csv.gz"
+    path.write_bytes(gzip.compress(b"text\n" + b"some text\n" * 20_000))
+    planned, ended, stopped, copied = *(threading.Event() for _ in range(3)), list[Path]()
+    end, stop = Caller.end, plan_requests._Asker.stop
+
+    def ends(self: Caller, *args: Any) -> None:
+        copied.extend((tmp_path / "out" / "input").iterdir())
+        planned.set()
+        assert when != "before" or stopped.wait(20)
+        end(self, *args)
+        ended.set()
+
+    def stops(self: plan_requests._Asker) -> None:
+        assert when != "after" or ended.wait(20)
+        stop(self)
+        stopped.set()
+
+    def interrupted(*_: Any) -> None:
+        assert planned.wait(20)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Caller, "end", ends)
+    monkeypatch.setattr(plan_requests._Asker, "stop", stops)
+    if when != "of the last word":
+        monkeypatch.setattr(plan_requests._Asker, "wait", interrupted)
+    with worker(client), pytest.raises(KeyboardInterrupt):
+        client.submit_dataset(
+            path, "texts@1", tmp_path / "out", chunk_rows=1_000, on_progress=interrupted
+        )
+    assert copied
+    assert not list((tmp_path / "out").rglob("*"))
+    assert not client.jobs()
+
+
 def test_a_caller_that_reads_nothing_is_gone(client: Client, tmp_path: Path) -> None:
     """It may have gone on by itself, with the copies that it found."""
     broker = client.broker
@@ -357,6 +396,27 @@ def test_a_caller_that_reads_nothing_is_gone(client: Client, tmp_path: Path) -> 
     assert 0 < broker.redis.ttl(plan_replies_key("r")) <= 60
     broker.redis.set(plan_request_key("r"), b"stopped")
     assert (caller.renew(), caller.has_stopped) == (Answer.LOST, True)
+
+
+def test_a_worker_that_was_stopped_leaves_no_copies_to_a_job_that_has_ended(
+    client: Client, tmp_path: Path
+) -> None:
+    """Who asked has gone on by itself, and the finaliser has been there."""
+    path, out = tmp_path / "in.csv.gz", tmp_path / "out"
+    path.write_bytes(gzip.compress(b"text\n" + b"some text\n" * 20_000))
+    broker = client.broker
+    options = msgspec.structs.replace(OPTIONS, chunk_rows=10_000)
+    request = PlanRequest(str(path), "texts@1", str(out), options)
+    broker.redis.set(plan_request_key("r"), msgspec.json.encode(request))
+    caller = Caller(broker, "r")
+    assert caller.claim() == request
+    with worker(client):
+        handle = client.submit_dataset(path, "texts@1", out, chunk_rows=10_000, planned_by="client")
+        assert handle.wait(20).state == "completed"
+    planned = plan_requests.plan(broker, request, caller, lambda: False)
+    assert list((out / "input").iterdir())
+    caller.end(planned)
+    assert not (out / "input").exists()
 
 
 def test_a_request_of_another_release_is_left_to_who_asks(client: Client) -> None:
