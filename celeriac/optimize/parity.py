@@ -13,9 +13,9 @@ from celeriac import errors
 from celeriac.outputs import Output
 from celeriac.registry.manifest import OutputSchema
 
-_FLOAT32 = 1e-6
-"""How far a sum of float32 may be from that of float64: a probability of a forest of 100 trees goes
-in steps of 0.01, which is just what is allowed."""
+_JUST = 1.0001
+"""This share of what is allowed is still that, in sums of float32: a probability of a forest of 100
+trees goes in steps of 0.01, which is just what is allowed."""
 
 
 _ROUNDING = 1e-9
@@ -91,7 +91,7 @@ def golden_problem(
         float(np.abs(np.subtract(one["probability"], new["probability"])).max())
         for one, new in pairs if "probability" in one and one["label"] == new["label"]
     ), default=0.0)
-    if error > allowed.error + _FLOAT32:
+    if error > allowed.error * _JUST:
         return f"off by {error:.2g} with a golden example; {allowed.error:g} is allowed"
     return ""
 
@@ -114,7 +114,7 @@ def _judged(found: Parity, allowed: Allowed) -> Parity:
     if found.agreement is not None and found.agreement < allowed.agreement:
         other = round((1 - found.agreement) * found.samples)
         problem = f"other labels for {other} of {found.samples} samples"
-    elif found.error is not None and not found.error <= allowed.error + _FLOAT32:  # NaN too
+    elif found.error is not None and not found.error <= allowed.error * _JUST:  # NaN too
         problem = f"off by {found.error:.2g}; {allowed.error:g} is allowed"
     elif (found.metric is not None and found.metric_before is not None
           and found.metric < found.metric_before - allowed.metric_drop - 1e-12):

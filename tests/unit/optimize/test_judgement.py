@@ -36,7 +36,8 @@ def answers(*chances: float) -> Output:
         ((0.1, 0.9, 0.6), Allowed(), ""),
         ((0.1, 0.9, 0.605), Allowed(), ""),
         ((0.1, 0.9, 0.62), Allowed(), "off by 0.02; 0.01 is allowed"),
-        ((0.1, 0.9, 0.61 + 1e-8), Allowed(), ""),  # one tree of 100, in float32
+        ((0.1, 0.9, 0.61 + 1e-7), Allowed(), ""),  # one tree of 100, in float32
+        ((0.1, 0.9, 0.6 + 1e-7), Allowed(error=1e-9), "off by 1e-07; 1e-09 is allowed"),
         ((0.1, 0.9, 0.62), Allowed(error=0.05), ""),
         ((0.1, 0.9, 0.4), Allowed(error=1), "other labels for 1 of 3 samples"),
         ((0.1, 0.9, 0.4), Allowed(error=1, agreement=0.5), ""),
