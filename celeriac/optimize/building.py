@@ -122,6 +122,8 @@ def _answer(wanted: dict[str, Any]) -> dict[str, Any]:
         look = _of_sklearn if manifest.format == "sklearn" else _of_torch
         return look(model, manifest)
     graph = _GRAPHS[manifest.format](model, manifest)
+    if wanted["what"] == "onnx int8":
+        graph = convert.quantised(graph)
     saved = runtimes.runtime("onnx").save(graph, Path(wanted["target"]), architecture=None)
     return {"recipe": saved.recipe, "frameworks": saved.frameworks}
 
@@ -146,8 +148,8 @@ def _of_torch(model: Any, manifest: ModelVersion) -> dict[str, Any]:
 
     kinds = {type(part).__name__ for part in model.modules()}
     return {
-        "has_convolutions": "Conv2d" in kinds, "compiler": compiler(),
-        "bfloat16": manifest.device == "gpu" or _has_bfloat16(),
+        "has_convolutions": "Conv2d" in kinds, "has_linear_layers": "Linear" in kinds,
+        "compiler": compiler(), "bfloat16": manifest.device == "gpu" or _has_bfloat16(),
     }
 
 

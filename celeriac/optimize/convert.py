@@ -111,6 +111,28 @@ def from_torch(module: Any, schema: InputSchema) -> OnnxFile:
     return OnnxFile(data=file.getvalue(), scores="logits")
 
 
+def quantised(file: OnnxFile) -> OnnxFile:
+    """Its weights as 8-bit integers. Raises RuntimeMissing or RegistryError."""
+    onnx = library("onnx", pip="onnx")
+    quantization = library("onnxruntime.quantization", pip="onnxruntime onnx")
+    import tempfile
+    from dataclasses import replace
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        small = Path(folder) / "small.onnx"
+        try:
+            quantization.quantize_dynamic(
+                onnx.load_from_string(file.data), str(small),
+                weight_type=quantization.QuantType.QUInt8,
+            )
+        except Exception as error:
+            raise errors.RegistryError(
+                f"it cannot be quantised: {errors.told(error)[:200]}"
+            ) from error
+        return replace(file, data=small.read_bytes())
+
+
 def _types(schema: InputSchema, wide: bool) -> list[tuple[str, Any]]:
     kinds = library("skl2onnx.common.data_types", pip=PIP)
     real = kinds.DoubleTensorType if wide else kinds.FloatTensorType

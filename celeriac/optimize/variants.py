@@ -20,6 +20,7 @@ class Traits:
     """That a worker gives the model."""
     cores: int = 1
     has_convolutions: bool = False
+    has_linear_layers: bool = False
     has_direct_way: bool = False
     """``celeriac.runtimes.sklearn_direct`` knows a shorter way."""
     why_not_direct: str = ""
@@ -45,7 +46,7 @@ class Variant:
     name: str
     what: str
     """For people, in a few words."""
-    form: Literal["same", "onnx"] = "same"
+    form: Literal["same", "onnx", "onnx int8"] = "same"
     """Its files: the original's, or a graph made of it."""
     recipe: dict[str, Any] = field(default_factory=dict)
     precision: str = ""
@@ -74,6 +75,10 @@ def plan(traits: Traits) -> Plan:
         found += _torch(traits)
     if traits.format in ("sklearn", "torch"):
         found += _onnx(traits)
+    if traits.format == "onnx":
+        found.append(_on_cpu(traits, Variant(
+            name="int8", what="weights of 8 bits", form="onnx int8", threads=traits.threads,
+        )))
     return found + list(_other_threads(found, traits))
 
 
@@ -111,6 +116,13 @@ def _torch(traits: Traits) -> Iterator[Variant | Skipped]:
                       threads=traits.threads)
     else:
         yield Skipped("float16", "processors compute it slower than float32")
+    if traits.has_linear_layers:
+        yield _on_cpu(traits, Variant(
+            name="int8", what="linear layers of 8 bits", recipe={"int8": True},
+            threads=traits.threads,
+        ))
+    else:
+        yield Skipped("int8", "the network has no linear layers")
     if traits.compiler:
         yield Variant(name="compiled", what=f"torch.compile with {traits.compiler}",
                       recipe={"compile": True}, threads=traits.threads)
@@ -119,11 +131,22 @@ def _torch(traits: Traits) -> Iterator[Variant | Skipped]:
 
 
 def _onnx(traits: Traits) -> Iterator[Variant | Skipped]:
-    if traits.converts:
-        yield Variant(name="onnx", what="a graph in ONNX Runtime", form="onnx",
-                      threads=traits.threads)
-    else:
-        yield Skipped("onnx", "pip install onnxruntime skl2onnx onnx")
+    for name, what in (("onnx", "a graph in ONNX Runtime"),
+                       ("onnx int8", "the same, weights of 8 bits")):
+        if not traits.converts:
+            yield Skipped(name, "pip install onnxruntime skl2onnx onnx")
+        elif name == "onnx":
+            yield Variant(name=name, what=what, form="onnx", threads=traits.threads)
+        elif traits.format == "torch":
+            yield _on_cpu(traits, Variant(
+                name=name, what=what, form="onnx int8", threads=traits.threads,
+            ))
+
+
+def _on_cpu(traits: Traits, variant: Variant) -> Variant | Skipped:
+    if traits.device == "gpu":
+        return Skipped(variant.name, "for CPUs")
+    return variant
 
 
 def _other_threads(found: Plan, traits: Traits) -> Iterator[Variant]:

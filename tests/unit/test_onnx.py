@@ -163,6 +163,18 @@ def test_labels_that_the_file_does_not_name_have_to_be_given(registry: Registry)
     assert as_numbers.output.kind == "regressor"
 
 
+def test_weights_of_8_bits_answer_nearly_alike(registry: Registry) -> None:
+    plain = OnnxFile(data=model().SerializeToString(), scores="logits")
+    small = convert.quantised(plain)
+    stored = onnx.load_from_string(small.data).graph.initializer
+    assert TensorProto.UINT8 in {weights.data_type for weights in stored}
+    found = [register(registry, file, labels=[0, 1]).score(ROWS.tolist())
+             for file in (plain, small)]
+    for one, other in zip(*found, strict=True):
+        assert one["label"] == other["label"]
+        assert one["probability"] == pytest.approx(other["probability"], abs=0.05)
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 

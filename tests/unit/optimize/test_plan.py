@@ -15,8 +15,8 @@ def planned(**traits: Any) -> tuple[list[str], dict[str, str]]:
     return tried, {step.name: step.why for step in steps if isinstance(step, Skipped)}
 
 
-CNN: dict[str, Any] = {"format": "torch", "has_convolutions": True, "bfloat16": True,
-                       "compiler": "/usr/bin/g++"}
+CNN: dict[str, Any] = {"format": "torch", "has_convolutions": True, "has_linear_layers": True,
+                       "bfloat16": True, "compiler": "/usr/bin/g++"}
 
 
 @pytest.mark.parametrize(
@@ -26,11 +26,13 @@ CNN: dict[str, Any] = {"format": "torch", "has_convolutions": True, "bfloat16": 
         ({"format": "sklearn", "why_not_direct": "for forests"}, ["onnx"]),
         ({"format": "sklearn", "has_direct_way": True}, ["direct", "onnx"]),
         ({"format": "sklearn", "converts": False, "why_not_direct": "for forests"}, []),
-        ({"format": "onnx"}, []),
+        ({"format": "onnx"}, ["int8"]),
         ({"format": "onnx", "device": "gpu"}, []),
-        (CNN, ["channels last", "bfloat16", "compiled", "onnx"]),
-        (CNN | {"bfloat16": False, "compiler": None}, ["channels last", "onnx"]),
-        (CNN | {"has_convolutions": False}, ["bfloat16", "compiled", "onnx"]),
+        (CNN, ["channels last", "bfloat16", "int8", "compiled", "onnx", "onnx int8"]),
+        (CNN | {"bfloat16": False, "compiler": None},
+         ["channels last", "int8", "onnx", "onnx int8"]),
+        (CNN | {"has_convolutions": False},
+         ["bfloat16", "int8", "compiled", "onnx", "onnx int8"]),
         (CNN | {"device": "gpu"}, ["bfloat16", "float16", "compiled", "onnx"]),
     ],
 )
