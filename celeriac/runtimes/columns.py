@@ -33,3 +33,17 @@ def values_of(columns: Sequence[Any]) -> Any:
     """Values of a regressor: ``(n,)``, or ``(n, outputs)`` of several."""
     values = np.column_stack(columns) if len(columns) > 1 else columns[0]
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+
+
+def unless_finite(inputs: Any, run: Callable[[Any], list[Any]]) -> list[Any]:
+    """What ``run`` makes of ``(n, ...)`` inputs, and NaN of items that hold NaN or infinity, which
+    would be rounded to numbers."""
+    if not isinstance(inputs, np.ndarray) or inputs.dtype.kind != "f":
+        return run(inputs)
+    sound = np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1)
+
+    def where_sound(array: Any, other: float) -> Any:
+        return np.where(sound.reshape(-1, *[1] * (array.ndim - 1)), array, array.dtype.type(other))
+
+    columns = run(where_sound(inputs, 0.0))
+    return [where_sound(one, np.nan) if one.dtype.kind == "f" else one for one in columns]

@@ -30,7 +30,7 @@ from celeriac.registry.manifest import (
     OutputSchema,
 )
 from celeriac.runtimes import LoadOptions, Output, Saved, frameworks, library, onnx_graph
-from celeriac.runtimes.columns import classified, values_of
+from celeriac.runtimes.columns import classified, unless_finite, values_of
 
 FILE = "model.onnx"
 SUFFIX = ".onnx"
@@ -76,9 +76,13 @@ class OnnxModel:
     """A session. Safe with threads."""
 
     def __init__(
-        self, session: Any, schema: InputSchema, output: OutputSchema, scores: Scores
+        self, session: Any, schema: InputSchema, output: OutputSchema, scores: Scores,
+        alone: bool = False,
     ) -> None:
+        """``alone``: it rounds inputs by a scale of all that come together, so each comes alone."""
         self._session = session
+        self._alone = alone
+        self._slice_rows = 1 if alone else _SLICE_ROWS
         self._output = output
         self._scores = scores
         self._feed = feeder(session.get_inputs(), schema)
@@ -89,22 +93,27 @@ class OnnxModel:
 
     def predict(self, inputs: Any) -> Output:
         """Runs over slices of ``inputs``, joined."""
-        rows = len(inputs)
-        parts = [
-            self._run(take(inputs, start, start + _SLICE_ROWS))
-            for start in range(0, rows, _SLICE_ROWS)
-        ]
-        columns = parts[0] if len(parts) == 1 else [
-            np.concatenate(column) for column in zip(*parts, strict=True)
-        ]
-        if any(len(column) != rows for column in columns):
-            raise ValueError(f"the graph gave {len(columns[0])} answers to {rows} items")
+        run = self._columns
+        columns = unless_finite(inputs, run) if self._alone else run(inputs)
         if self._output.kind == "regressor":
             return Output(values=values_of(columns))
         if self._label:
             return self._labelled(columns)
         choose = from_logits if self._scores == "logits" else _from_probabilities
         return classified(columns, self._output, choose)
+
+    def _columns(self, inputs: Any) -> list[Any]:
+        rows = len(inputs)
+        parts = [
+            self._run(take(inputs, start, start + self._slice_rows))
+            for start in range(0, rows, self._slice_rows)
+        ]
+        columns = parts[0] if len(parts) == 1 else [
+            np.concatenate(column) for column in zip(*parts, strict=True)
+        ]
+        if any(len(column) != rows for column in columns):
+            raise ValueError(f"the graph gave {len(columns[0])} answers to {rows} items")
+        return columns
 
     def _run(self, inputs: Any) -> list[Any]:
         try:
@@ -151,10 +160,11 @@ def save(model: OnnxFile, folder: Path, *, architecture: Architecture | None) ->
 
 def load(folder: Path, version: ModelVersion, options: LoadOptions) -> OnnxModel:
     """Look through the file, then make a session. Raises UntrustedModel or RegistryError."""
-    _check_external(check(_bytes(folder / FILE)), folder)
+    graph = check(_bytes(folder / FILE))
+    _check_external(graph, folder)
     session = _session(folder / FILE, options)
     scores: Any = version.recipe.get("scores", "logits")
-    return OnnxModel(session, version.input, version.output, scores)
+    return OnnxModel(session, version.input, version.output, scores, graph.scales_together)
 
 
 def wrap(model: OnnxFile, output: OutputSchema, schema: InputSchema) -> OnnxModel:
@@ -166,7 +176,8 @@ def wrap(model: OnnxFile, output: OutputSchema, schema: InputSchema) -> OnnxMode
         )
     source = model.path if graph.external and model.path else model.data
     session = _session(source, LoadOptions())
-    return OnnxModel(session, schema, output, _scores(model, graph, output, session))
+    scores = _scores(model, graph, output, session)
+    return OnnxModel(session, schema, output, scores, graph.scales_together)
 
 
 def read(path: Path, _options: LoadOptions | None = None, scores: Scores | None = None) -> OnnxFile:

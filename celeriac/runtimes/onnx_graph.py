@@ -54,6 +54,11 @@ class Graph:
     constants: dict[str, memoryview] = field(default_factory=dict)
     """Tensors of the outermost graph."""
 
+    @property
+    def scales_together(self) -> bool:
+        """True if inputs are rounded as it runs, by a scale of all that are given at once."""
+        return any(name.startswith("DynamicQuantize") for _, name in self.operators)
+
     def labels_of(self, output: str) -> tuple[int | str, ...]:
         """What an output chooses from; empty if the file does not say so.
 

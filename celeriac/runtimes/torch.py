@@ -19,8 +19,8 @@ from celeriac import errors
 from celeriac.outputs import from_logits
 from celeriac.registry.manifest import Architecture, InputSchema, ModelVersion, OutputSchema
 from celeriac.runtimes import LoadOptions, Output, Saved, frameworks, library
-from celeriac.runtimes.columns import classified, values_of
-from celeriac.runtimes.torch_device import Engine, link_to, watching
+from celeriac.runtimes.columns import classified, unless_finite, values_of
+from celeriac.runtimes.torch_device import SLICE_ROWS, Engine, link_to, watching
 from celeriac.runtimes.torch_recipe import KNOWN, applied
 
 FILE = "model.safetensors"
@@ -33,17 +33,22 @@ class TorchModel:
     """A network in evaluation mode."""
 
     def __init__(
-        self, module: Any, output: OutputSchema, *, precision: str = "float32", tf32: bool = False
+        self, module: Any, output: OutputSchema, *, precision: str = "float32", tf32: bool = False,
+        alone: bool = False,
     ) -> None:
+        """``alone``: it rounds inputs by a scale of all that come together, so each comes alone."""
         torch = library("torch", pip=PIP)
         first = next(iter(module.parameters()), None)
         link = link_to(torch, "cpu" if first is None else first.device)
-        self._engine = Engine(module.eval(), link, precision=precision, tf32=tf32)
+        self._engine = Engine(module.eval(), link, precision=precision, tf32=tf32,
+                              most_rows=1 if alone else SLICE_ROWS)
         self._output = output
+        self._alone = alone
 
     def predict(self, inputs: Any) -> Output:
         """Forward passes over slices of ``inputs``, joined."""
-        columns = self._engine.run(inputs)
+        run = self._engine.run
+        columns = unless_finite(inputs, run) if self._alone else run(inputs)
         if self._output.kind == "classifier":
             return classified(columns, self._output, from_logits)
         return Output(values=values_of(columns))
@@ -83,7 +88,10 @@ def load(folder: Path, version: ModelVersion, options: LoadOptions) -> TorchMode
     precision = version.serving.precision if version.device == here else "float32"
     with watching():
         module = applied(read(folder / FILE, version.architecture, options), version.recipe)
-        return TorchModel(module, version.output, precision=precision, tf32=options.tf32)
+        return TorchModel(
+            module, version.output, precision=precision, tf32=options.tf32,
+            alone=bool(version.recipe.get("int8")),
+        )
 
 
 def wrap(model: Any, output: OutputSchema, _input: InputSchema) -> TorchModel:

@@ -124,14 +124,14 @@ class CudaLink(Link):
 class Engine:
     """A network on its device. Answers arrays of any length, in slices that fit."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a network, and how it is run
         self, module: Any, link: Link, *, precision: str = "float32", tf32: bool = False,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, most_rows: int = SLICE_ROWS,
     ) -> None:
         self._link = link
         self._torch = link.torch
         self._clock = clock
-        self.ceiling = Ceiling(SLICE_ROWS)
+        self.ceiling = Ceiling(most_rows)
         self.channels_last = wants_channels_last(link.kind, _convolutions(link.torch, module))
         if self.channels_last:
             module = module.to(memory_format=self._torch.channels_last)

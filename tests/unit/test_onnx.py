@@ -175,6 +175,19 @@ def test_weights_of_8_bits_answer_nearly_alike(registry: Registry) -> None:
         assert one["probability"] == pytest.approx(other["probability"], abs=0.05)
 
 
+def test_a_graph_that_rounds_its_inputs_is_asked_for_each_item_alone(registry: Registry) -> None:
+    """Else one scale is for all of a call, and beside a large item others are zeros."""
+    small = convert.quantised(OnnxFile(data=model().SerializeToString(), scores="logits"))
+    scorer = register(registry, small, labels=[0, 1])
+    items = ROWS.tolist()
+    expected = scorer.score(items)
+    items[0] = [1e6] * len(items[0])
+    items[1] = [float("nan")] * len(items[1])
+    found = scorer.score(items)
+    assert found[2:] == expected[2:]
+    assert "error" in found[1]
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from celeriac.registry.manifest import OutputSchema
 from celeriac.runtimes.architectures import DigitCNN
+from celeriac.runtimes.torch import TorchModel
 from celeriac.runtimes.torch_recipe import applied, compiler
 
 IMAGES = torch.tensor(np.random.default_rng(1).random((5, 8, 8)), dtype=torch.float32)
@@ -31,6 +33,19 @@ def answers(module: Any) -> torch.Tensor:
 def test_the_answers_are_those_of_the_network(recipe: dict[str, bool], off_by: float) -> None:
     expected = answers(network())
     assert (answers(applied(network(), recipe)) - expected).abs().max() <= off_by
+
+
+def test_with_weights_of_8_bits_each_item_is_asked_alone() -> None:
+    """Inputs are rounded by one scale for all of a call: beside a large item others were zeros."""
+    output = OutputSchema(kind="classifier", labels=[*range(10)])
+    model = TorchModel(applied(network(), {"int8": True}).eval(), output, alone=True)
+    images = IMAGES.numpy().copy()
+    expected = model.predict(images).probabilities
+    images[0] *= 1e6
+    images[2, 3, 3] = np.nan
+    found = model.predict(images).probabilities
+    assert np.array_equal(found[[1, 3, 4]], expected[[1, 3, 4]])
+    assert np.isnan(found[2]).all()
 
 
 def test_what_each_does() -> None:
