@@ -11,7 +11,8 @@ from contextlib import contextmanager
 def absent(*names: str) -> Iterator[None]:
     """In the block, what is imported takes these for not installed, unless they are loaded already.
 
-    Only for a library that does without them; another thread that imports one in the block cannot.
+    Only for a library that does without them, and for processes that are ours alone: what was
+    imported does without them for good. Another thread that imports one in the block cannot.
     """
     hidden = [name for name in names if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type] # None: "not installed"

@@ -12,11 +12,9 @@ from contextlib import AbstractContextManager
 from logging.handlers import WatchedFileHandler
 from typing import Any
 
-from celeriac.absent import absent
-from celeriac.settings import LogSettings
+import structlog
 
-with absent("rich"):  # for tracebacks in frames: 9 MB of each process
-    import structlog
+from celeriac.settings import LogSettings
 
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,

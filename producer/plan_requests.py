@@ -93,23 +93,34 @@ def ask(
 
     Raises what :func:`plan_dataset` does, of what a worker finds, and what ``on_progress`` does.
     """
-    asker = _Asker(broker, wire.new_id(), copies)
+    text, folder = _as_json(request), Path(request.output)
+    was_there, last = folder.exists(), None
     try:
-        text = _as_json(request)
         if text is None or not seen_of_late(broker.redis, {batch_queue(device)}):
             return None
-        asker.send(text, request.model, batch_queue(device))
-        last = asker.wait(on_progress)
+        if not _made(folder):
+            return None
+        asker = _Asker(broker, wire.new_id(), copies)
+        last = asker.ask(text, request.model, batch_queue(device), on_progress)
     except (redis.RedisError, msgspec.MsgspecError):  # who enters the job tells of Redis
         return None
-    except BaseException:
-        asker.stop()
-        raise
-    if last is None:
-        return None
-    if last.error is not None:
+    finally:
+        if not was_there and (last is None or last.planned is None):
+            with suppress(OSError):  # not there, or in use
+                folder.rmdir()
+    if last is not None and last.error is not None:
         raise _found(errors.from_wire(last.error), last.host)
-    return last.planned
+    return None if last is None else last.planned
+
+
+def _made(folder: Path) -> bool:
+    """Make the job's folder, which is its submitter's: a worker may be another user. False if it
+    cannot be made, of which the caller hears soon."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return True
 
 
 def _as_json(request: PlanRequest) -> bytes | None:
@@ -135,6 +146,19 @@ class _Asker:
         self._id, self._copies = request_id, copies
         self._request, self._replies = plan_request_key(request_id), plan_replies_key(request_id)
         self._pop_s = min(_POP_S, broker.settings.broker.socket_timeout_s / 2)
+
+    def ask(
+        self, text: bytes, model: str, queue: str, on_progress: Progress | None
+    ) -> Reply | None:
+        """The worker's last word; None if there is none. Raises redis.RedisError."""
+        try:
+            self.send(text, model, queue)
+            return self.wait(on_progress)
+        except redis.RedisError:
+            raise
+        except BaseException:
+            self.stop()
+            raise
 
     def send(self, text: bytes, model: str, queue: str) -> None:
         """To the head of the queue. Raises redis.RedisError."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from celeriac.absent import absent
 
-with absent("pygments"):  # for colours of what is called by hand
+with absent("pygments", "rich"):  # for colours and frames that nobody here sees: 10 MB
     import click
+    import structlog  # noqa: F401 - before ours loads it
     from celery.app.utils import find_app
     from celery.bin.base import CLIContext
     from celery.bin.beat import beat

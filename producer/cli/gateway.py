@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from celeriac import errors, logs
+from celeriac import errors
+from celeriac.absent import absent
 from celeriac.settings import KeySettings, load_settings
 
 
@@ -26,6 +27,8 @@ def gateway(
     admin_port: Annotated[int | None, typer.Option(help="Always on loopback.")] = None,
 ) -> None:
     """Run the HTTP gateway. Ctrl-C drains it."""
+    with absent("rich"):  # for tracebacks in frames: 9 MB
+        from celeriac import logs
     try:
         from producer.gateway.server import serve
     except ImportError as error:

@@ -71,6 +71,12 @@ def test_a_worker_loads_nothing_that_draws_tracebacks(tmp_path: Path) -> None:
     assert ran.stdout == "[] None\n"
 
 
+def test_a_program_that_imports_us_still_draws_its_tracebacks(tmp_path: Path) -> None:
+    """Its structlog is ours, too."""
+    code = "from celeriac import release; import structlog; assert structlog.dev.rich"
+    assert "structlog" in modules_after(code, tmp_path)
+
+
 PLAN = """
 import sys
 from producer import Client

@@ -181,7 +181,25 @@ def test_what_is_wrong_is_raised_by_the_call(
         )
     assert (type(apart.value), str(apart.value)) == (type(plain.value), str(plain.value))
     assert not client.jobs()
+    assert not (folder / "out").exists() or name.endswith(".gz")
     assert not list((folder / "out").rglob("*"))
+
+
+def test_the_folder_is_the_submitters(
+    client: Client, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker may be another user. What no folder can be made of is told as ever."""
+    usual = Caller.claim
+
+    def claims(self: Caller) -> PlanRequest | None:
+        assert (tmp_path / "new" / "out").is_dir()
+        return usual(self)
+
+    monkeypatch.setattr(Caller, "claim", claims)
+    with worker(client):
+        client.submit_dataset(source, "texts@1", tmp_path / "new" / "out")
+        with pytest.raises(errors.OutputConflict, match="cannot be written to"):
+            client.submit_dataset(source, "texts@1", source / "out")
 
 
 def test_who_sees_other_files_is_named(
