@@ -176,7 +176,7 @@ def test_flower_open_to_all_is_refused_before_anything_starts(tmp_path: Path) ->
     )
     with pytest.raises(errors.ConfigError, match="set a password"):
         stack.Stack(settings).start()
-    assert list(tmp_path.iterdir()) == []
+    assert [one.name for one in tmp_path.iterdir()] == ["lock"]
 
 
 def test_a_lock_has_one_holder(tmp_path: Path) -> None:
