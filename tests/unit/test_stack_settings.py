@@ -119,6 +119,7 @@ def test_a_second_worker_of_a_role_can_have_a_name(
     ran: list[list[str]] = []
     monkeypatch.setattr("workers.cli.worker.environment", lambda settings: {})
     monkeypatch.setattr(os, "execv", lambda path, argv: ran.append(argv))
+    monkeypatch.setenv("CELERIAC_CONFIG", "")  # what the command sets is undone
     monkeypatch.chdir(tmp_path)
     worker("batch.cpu", concurrency=0, name="batch.cpu-2")
     assert ran[0][ran[0].index("-n") + 1] == "batch.cpu-2@%h"

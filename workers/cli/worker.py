@@ -42,15 +42,15 @@ def worker(
         raise errors.ConfigError(f"no role is named {role!r}; roles are: {', '.join(NAMES)}")
     if name and not _NAME.fullmatch(name):
         raise errors.ConfigError(f"--name {name!r}: want letters, digits, '.', '_' and '-'")
+    if name and role in gpu_workers.GPU_ROLES:
+        raise errors.ConfigError(
+            f"workers of the role {role} are named by their GPUs; leave --name out"
+        )
     settings = load_settings()
     os.environ.update(environment(settings))
     file = config_path(os.environ) or Path(os.devnull)  # tables are read once more, from ROOT
     os.environ[variables.CONFIG] = str(file.absolute())
     if role in gpu_workers.GPU_ROLES:
-        if name:
-            raise errors.ConfigError(
-                f"workers of the role {role} are named by their GPUs; leave --name out"
-            )
         _on_each_gpu(role, concurrency, settings)
         return
     argv = worker_command(role, concurrency, name)
